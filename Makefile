@@ -1,0 +1,32 @@
+# `make demo` and `make test` do all of their own set-up: tools/setup.sh makes .venv, once.
+# PYTHON=/path/to/python chooses the interpreter it is made with (3.11 or newer).
+OUT = demo
+PYTEST_ARGS =
+BIN = .venv/bin
+
+.PHONY: help setup demo check test slow clean
+
+help: ## list these targets
+	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' Makefile
+
+setup: ## make .venv with everything in it; nothing to do when it is up to date
+	@sh tools/setup.sh
+
+demo: setup ## run the main job; its results go to demo/, or to DIR with OUT=DIR
+	$(BIN)/modelzoo-demo --out "$(OUT)"
+
+check: setup ## lint, formatting, types, import rules
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+test: check ## check, then the tests; pytest's options in PYTEST_ARGS="..."
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+slow: setup ## only the tests marked slow
+	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+
+clean: ## remove .venv, the caches and demo/
+	rm -rf .venv demo .pytest_cache .ruff_cache .mypy_cache .import_linter_cache
+	find . -name .git -prune -o -type d -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,121 @@
+"""The dataset card: YAML that the Hub and `datasets` read, and a text rendered from measured facts alone."""
+
+import tomllib
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+import jinja2
+import pandas as pd
+import yaml
+
+from ..errors import RecipeError
+from ..layout import Layout
+from ..recipes import check_keys, find_recipe, recipe_names
+from .schema import INDEX_SCHEMA, features, schema
+
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Publication:
+    """What a builder recipe says of a dataset: the words that cannot be measured."""
+
+    title: str
+    license: str = "cc-by-4.0"
+    text: str = ""
+
+    @classmethod
+    def of(cls, zoo_recipe: str) -> "Publication":
+        """The recipe in `builders/` of the same name as the zoos' recipe, or plain defaults."""
+        if zoo_recipe not in recipe_names("builders"):
+            return cls(title=zoo_recipe)
+        path = find_recipe("builders", zoo_recipe)
+        try:
+            values = tomllib.loads(path.read_text())
+            check_keys("a builder recipe", values, ("title", "license", "text"))
+            return cls(**values)
+        except (tomllib.TOMLDecodeError, TypeError, RecipeError) as error:
+            raise RecipeError(f"builder recipe {path.name}: {error}") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConfigFacts:
+    """What the card says of one config, all of it measured or recorded."""
+
+    name: str
+    zoo: dict[str, Any]  # its zoo.json
+    rows: pd.DataFrame  # one per published state, with split
+    left_out: int  # models with weights that are not finite
+    num_bytes: dict[str, int]  # "<config>/<split>" -> bytes of the uncompressed table
+
+
+def render_card(repo_id: str, publication: Publication, configs: list[ConfigFacts]) -> str:
+    """README.md of the dataset folder."""
+    layout = Layout.from_json(configs[0].zoo["layout"])
+    template = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True).from_string(
+        (files("modelzoo_datasets.building") / "card.md.j2").read_text()
+    )
+    body = template.render(
+        repo_id=repo_id,
+        publication=publication,
+        configs=[_summary(config) for config in configs],
+        zoo=configs[0].zoo,
+        layout=layout,
+    )
+    header = _header(publication, configs, layout.size)
+    return f"---\n{yaml.safe_dump(header, sort_keys=False)}---\n\n{body}"
+
+
+def _header(
+    publication: Publication, configs: list[ConfigFacts], parameters: int
+) -> dict[str, Any]:
+    entries, infos = [], []
+    for facts in configs:
+        splits = [split for split in SPLITS if (facts.rows["split"] == split).any()]
+        for name, arrow in ((facts.name, schema(parameters)), (f"{facts.name}_index", INDEX_SCHEMA)):
+            files_of = [{"split": s, "path": f"{name}/{s}-*.parquet"} for s in splits]
+            entry: dict[str, Any] = {"config_name": name, "data_files": files_of}
+            if not entries:
+                entry["default"] = True
+            entries.append(entry)
+            sizes = [
+                {
+                    "name": split,
+                    "num_bytes": facts.num_bytes[f"{name}/{split}"],
+                    "num_examples": int((facts.rows["split"] == split).sum()),
+                }
+                for split in splits
+            ]
+            infos.append({"config_name": name, "features": features(arrow), "splits": sizes})
+    states = sum(len(facts.rows) for facts in configs)
+    return {
+        "license": publication.license,
+        "pretty_name": publication.title,
+        "tags": ["model-zoo", "neural-network-weights", "weight-space-learning"],
+        "size_categories": [_size_category(states)],
+        "configs": entries,
+        "dataset_info": infos,
+    }
+
+
+def _size_category(rows: int) -> str:
+    bounds = [(1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (10**6, "100K<n<1M")]
+    return next((name for bound, name in bounds if rows < bound), "1M<n<10M")
+
+
+def _summary(facts: ConfigFacts) -> dict[str, Any]:
+    rows = facts.rows
+    last = rows[rows["epoch"] == rows.groupby("model_id")["epoch"].transform("max")]
+    axes = facts.zoo["recipe"]["axes"]
+    return {
+        "name": facts.name,
+        "models": rows["model_id"].nunique(),
+        "states": len(rows),
+        "left_out": facts.left_out,
+        "splits": {s: last.loc[last["split"] == s, "model_id"].nunique() for s in SPLITS},
+        "accuracy": last["test_acc"].quantile([0, 0.25, 0.5, 0.75, 1]).tolist(),
+        "fixed": {name: axis[0] for name, axis in axes.items() if len(axis) == 1},
+        "varied": {name: axis for name, axis in axes.items() if len(axis) > 1},
+        "epochs": int(rows["epoch"].max()),
+    }

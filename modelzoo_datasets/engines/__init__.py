@@ -1,0 +1,8 @@
+"""Engines train and evaluate populations of models; they differ in speed, never in what a model depends on."""
+
+from .interface import Engine as Engine
+from .interface import Job as Job
+from .interface import Network as Network
+from .interface import States as States
+from .registry import ENGINES as ENGINES
+from .registry import get_engine as get_engine

@@ -1,0 +1,24 @@
+"""Engines by name, and which one `auto` means on this machine."""
+
+import os
+
+from ..errors import DeviceError
+from .interface import Engine
+from .torch_engine import TorchEngine
+
+ENGINES = ("auto", "torch")
+
+
+def get_engine(name: str = "auto", threads: int | None = None) -> Engine:
+    """The engine of that name on `threads` cores (all that this process may use, if not said).
+
+    Raises:
+        DeviceError: no such engine here, or fewer than one thread.
+    """
+    if name not in ENGINES:
+        raise DeviceError(f"unknown engine {name!r}; this release has {', '.join(ENGINES)}")
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    count = threads if threads is not None else available or 1
+    if count < 1:
+        raise DeviceError(f"threads must be at least 1, got {count}")
+    return TorchEngine(processes=count)

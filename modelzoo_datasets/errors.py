@@ -1,0 +1,25 @@
+"""What can go wrong on a user's side: every message says what was expected, what came, and what to do."""
+
+
+class ModelZooError(ValueError):
+    """An expected failure; commands print its message as one line and exit with status 2."""
+
+
+class RecipeError(ModelZooError):
+    """A recipe is unknown, unreadable, or says something that cannot be trained."""
+
+
+class FormatError(ModelZooError):
+    """A file or folder is not what this release writes: missing, truncated, altered or of another version."""
+
+
+class FolderInUseError(ModelZooError):
+    """The output folder already holds something else, which is never overwritten."""
+
+
+class MissingImagesError(ModelZooError):
+    """An image dataset is neither on disk nor to be downloaded."""
+
+
+class DeviceError(ModelZooError):
+    """A device or engine was asked for that this machine does not have."""

@@ -1,0 +1,3 @@
+"""Recipe -> zoo folder."""
+
+from .generate import generate as generate

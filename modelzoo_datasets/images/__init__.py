@@ -1,0 +1,7 @@
+"""The image datasets that zoos are trained on, whole and in memory."""
+
+from .images import Images as Images
+from .images import Split as Split
+from .registry import get_image_dataset as get_image_dataset
+from .registry import image_dataset_names as image_dataset_names
+from .registry import load_images as load_images
