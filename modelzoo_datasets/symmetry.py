@@ -1,4 +1,4 @@
-"""Which units of a network may be reordered without changing its function, as data; permute and align.
+"""Which units of a network may be reordered or negated without changing its function, as data; permute and align.
 
 N models, P weights, S units of a group. A symmetry is a tuple of groups; a group lists every place of the weight vector
 that its units index, so one generic function permutes any architecture.
@@ -38,20 +38,27 @@ class Group:
 
     units: int
     places: tuple[Place, ...]
+    # The activation follows directly, with no pooling between: where it is odd (tanh), a unit may also change its sign.
+    signed: bool = False
 
 
 Symmetry = tuple[Group, ...]
 
 
-def chain_symmetry(layout: Layout) -> Symmetry:
-    """The groups of a plain chain of layers: every layer but the last, a flatten giving blocks of inputs per unit."""
+def chain_symmetry(layout: Layout, pooled: Sequence[bool]) -> Symmetry:
+    """The groups of a plain chain of layers: every layer but the last, a flatten giving blocks of inputs per unit.
+
+    Args:
+        pooled: for each of these layers whether max-pooling stands between it and its activation.
+    """
     groups = []
-    for layer, following in itertools.pairwise(layout.layers):
+    pairs = zip(itertools.pairwise(layout.layers), pooled, strict=True)
+    for (layer, following), pool in pairs:
         places = [_place(layer.weight, before=1, units=layer.units)]
         if layer.bias is not None:
             places.append(_place(layer.bias, before=1, units=layer.units))
         places.append(_place(following.weight, before=following.units, units=layer.units))
-        groups.append(Group(layer.units, tuple(places)))
+        groups.append(Group(layer.units, tuple(places), signed=not pool))
     return tuple(groups)
 
 
@@ -67,21 +74,35 @@ def random_permutations(symmetry: Symmetry, n: int, draws: torch.Generator) -> l
     return [torch.rand(n, g.units, generator=draws).argsort(dim=1) for g in symmetry]
 
 
+@dataclass(frozen=True)
+class Move:
+    """What happens to one group of N models: unit j becomes unit `order[n, j]`, times `sign[n, j]`."""
+
+    order: Tensor  # (N, S) int64
+    sign: Tensor  # (N, S), 1 or -1
+
+
 def permute(weights: Tensor, symmetry: Symmetry, orders: Sequence[Tensor]) -> Tensor:
     """Reorder the units of every model: weights (N, P), orders per group (N, S); the functions stay the same.
 
     Unit j of the result is unit `orders[g][n, j]` of model n (2110.15288, section 3: permutation equivariance).
     """
+    moves = [Move(order, torch.ones_like(order, dtype=weights.dtype)) for order in orders]
+    return apply_moves(weights, symmetry, moves)
+
+
+def apply_moves(weights: Tensor, symmetry: Symmetry, moves: Sequence[Move]) -> Tensor:
+    """Reorder and negate units: weights (N, P), one move per group; a new tensor."""
     moved = weights.clone()
-    for group, order in zip(symmetry, orders, strict=True):
-        _permute_group(moved, group, order)
+    for group, move in zip(symmetry, moves, strict=True):
+        _move_group(moved, group, move)
     return moved
 
 
-def _permute_group(weights: Tensor, group: Group, order: Tensor) -> None:
+def _move_group(weights: Tensor, group: Group, move: Move) -> None:
+    index, sign = move.order[:, None, :, None], move.sign[:, None, :, None].to(weights)
     for place in group.places:
-        index = order.to(weights.device)[:, None, :, None]
-        moved = torch.take_along_dim(place.view(weights), index, dim=2)
+        moved = torch.take_along_dim(place.view(weights), index.to(weights.device), dim=2) * sign
         stop = place.start + moved[0].numel()
         weights[:, place.start : stop] = moved.flatten(1)
 
@@ -92,37 +113,51 @@ def align(
     symmetry: Symmetry,
     *,
     scale: Tensor | None = None,  # (P,) what a weight is divided by before it is compared
+    signs: bool = False,
     sweeps: int = 20,
-) -> list[Tensor]:
-    """Orders (N, S) per group that bring each model closest to the reference: weight matching.
+) -> list[Move]:
+    """The move per group that brings each model closest to the reference: weight matching.
 
     Coordinate descent over the groups, each step an exact assignment, until nothing moves (Git Re-Basin, 2209.04836,
-    section 3.2). `permute(weights, symmetry, align(...))` gives the aligned models.
+    section 3.2). `apply_moves(weights, symmetry, align(...))` gives the aligned models.
+
+    Args:
+        signs: units of signed groups may also be negated; keeps the function only where the activation is odd.
     """
     scale = torch.ones_like(reference) if scale is None else scale
     scaled = (weights / scale).double().cpu()
     goal = (reference / scale).double().cpu().unsqueeze(0)
-    orders = [torch.arange(g.units).expand(len(weights), -1).clone() for g in symmetry]
+    moves = [_no_move(len(weights), group) for group in symmetry]
     active = torch.arange(len(weights))
     for _ in range(sweeps):
-        moved = torch.zeros(len(active), dtype=torch.bool)
+        changed = torch.zeros(len(active), dtype=torch.bool)
         current = scaled[active]
-        for group, order in zip(symmetry, orders, strict=True):
-            step = _best_orders(current, goal, group)
-            _permute_group(current, group, step)
-            order[active] = torch.take_along_dim(order[active], step, dim=1)
-            moved |= (step != torch.arange(group.units)).any(dim=1)
+        for group, move in zip(symmetry, moves, strict=True):
+            step = _best_move(current, goal, group, signs=signs and group.signed)
+            _move_group(current, group, step)
+            move.sign[active] = torch.take_along_dim(move.sign[active], step.order, 1) * step.sign
+            move.order[active] = torch.take_along_dim(move.order[active], step.order, 1)
+            changed |= (step.order != torch.arange(group.units)).any(dim=1)
+            changed |= (step.sign < 0).any(dim=1)
         scaled[active] = current
-        active = active[moved]
+        active = active[changed]
         if len(active) == 0:
             break
-    return orders
+    return moves
 
 
-def _best_orders(weights: Tensor, goal: Tensor, group: Group) -> Tensor:
-    """For each model the order (S,) of one group's units with the largest inner product with the goal."""
+def _no_move(n: int, group: Group) -> Move:
+    return Move(torch.arange(group.units).repeat(n, 1), torch.ones(n, group.units))
+
+
+def _best_move(weights: Tensor, goal: Tensor, group: Group, *, signs: bool) -> Move:
+    """For each model the order and signs (N, S) of one group's units with the largest inner product with the goal."""
     gain = torch.zeros(len(weights), group.units, group.units, dtype=weights.dtype)
     for place in group.places:
         gain += torch.einsum("bsa,nbta->nst", place.view(goal)[0], place.view(weights))
-    best = [linear_sum_assignment(one, maximize=True)[1] for one in gain.numpy()]
-    return torch.from_numpy(np.stack(best))
+    assigned = (gain.abs() if signs else gain).numpy()
+    order = np.stack([linear_sum_assignment(one, maximize=True)[1] for one in assigned])
+    chosen = torch.from_numpy(order)
+    taken = torch.take_along_dim(gain, chosen.unsqueeze(2), dim=2).squeeze(2)
+    sign = torch.where(taken < 0, -1.0, 1.0) if signs else torch.ones_like(taken)
+    return Move(chosen, sign.float())

@@ -2,7 +2,8 @@
 
 from torch import Tensor, nn
 
-from ..symmetry import chain_symmetry
+from ..layout import Layout
+from ..symmetry import Symmetry, chain_symmetry
 from .modules import ACTIVATION_MODULES, SeededDropout
 from .registry import Architecture, register
 
@@ -39,4 +40,8 @@ def _small_cnn(activation: str, dropout: float) -> nn.Module:
     )
 
 
-cnn_s = register(Architecture("cnn-s", (1, 28, 28), 10, _small_cnn, chain_symmetry))
+def _small_cnn_symmetry(layout: Layout) -> Symmetry:
+    return chain_symmetry(layout, pooled=(True, True, False, False))
+
+
+cnn_s = register(Architecture("cnn-s", (1, 28, 28), 10, _small_cnn, _small_cnn_symmetry))

@@ -1,0 +1,114 @@
+"""Recipes of hyper-representations: what is learned from which states, and how it is judged; TOML in, exact errors out."""
+
+import dataclasses
+import tomllib
+from dataclasses import dataclass
+from typing import Any
+
+from modelzoo_datasets.errors import RecipeError
+from modelzoo_datasets.recipes import check_keys, find_recipe
+
+BOTTLENECKS = ("tokens", "dense")
+PERMUTED_VIEWS = ("none", "second", "both")
+DECODED_VIEWS = ("first", "both")
+_CHOICES = {"bottleneck": BOTTLENECKS, "permute": PERMUTED_VIEWS, "reconstruct": DECODED_VIEWS}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataRecipe:
+    """Which states are learned from."""
+
+    config: str
+    epochs: tuple[int, int]  # first and last epoch of the trajectories, both included
+    align: bool = True  # to a common reference, by weight matching
+    signs: bool = False  # align signs too; keeps the functions only where the activation is odd (tanh)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelRecipe:
+    """The auto-encoder (2209.14733, section 3; sizes are ours to choose)."""
+
+    width: int  # of the transformer
+    blocks: int  # of the encoder, and again of the decoder
+    heads: int
+    feedforward: int
+    bottleneck: str  # "dense": all tokens to one latent (published); "tokens": each token to its own part of it
+    latent: float  # dense: size of the latent; tokens: size of a token's part as a fraction of the token's length
+    projection: int = 64  # width of the head used only inside the contrastive loss
+    center: bool = True  # subtract the mean of the training states before encoding
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearningRecipe:
+    """Loss, augmentation and optimisation."""
+
+    epochs: int
+    batch_size: int
+    lr: float  # peak of the one-cycle schedule
+    weight_decay: float
+    layerwise: bool = True  # divide errors by the standard deviation of their layer
+    contrast: float = 0.05  # share of the contrastive loss
+    temperature: float = 0.1
+    permute: str = "both"  # which of the two views gets a permutation of units drawn afresh
+    reconstruct: str = "both"  # which views are decoded; "first" leaves the second to the contrastive loss
+    mix: float = 0.0  # largest share by which a state is moved towards another one
+    layer_weights: tuple[float, ...] = ()  # factors of the layers' errors; all 1 if not given
+    noise: float = 0.0  # standard deviations of the layer added to a view
+    erase: float = 0.0  # probability that a block of a view is set to zero
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationRecipe:
+    """The protocol that samples are judged by."""
+
+    samples: int = 50
+    quality: float = 0.3  # share of the best training states that samplers draw from
+    bandwidth: float = 0.002  # of the kernel density estimates, as published
+    compared: int = 20  # models of every other population that are fine-tuned
+    fine_tune_epochs: int = 5
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class HyperRecipe:
+    """All that decides a hyper-representation and its evaluation."""
+
+    name: str
+    data: DataRecipe
+    model: ModelRecipe
+    learning: LearningRecipe
+    evaluation: EvaluationRecipe
+
+
+_SECTIONS = {
+    "data": DataRecipe,
+    "model": ModelRecipe,
+    "learning": LearningRecipe,
+    "evaluation": EvaluationRecipe,
+}
+
+
+def read_hyper_recipe(name_or_path: str) -> HyperRecipe:
+    """Read a recipe by name (as in `hyperrep/recipes/NAME.toml`) or by path; raises RecipeError."""
+    path = find_recipe("hyperrep", name_or_path)
+    try:
+        values = tomllib.loads(path.read_text())
+        check_keys("a hyper-representation recipe", values, tuple(_SECTIONS))
+        parts = {key: _section(key, values.get(key, {})) for key in _SECTIONS}
+    except (OSError, tomllib.TOMLDecodeError, RecipeError) as error:
+        raise RecipeError(f"recipe {path.name}: {error}") from error
+    return HyperRecipe(name=path.stem, **parts)
+
+
+def _section(key: str, values: dict[str, Any]) -> Any:
+    kind = _SECTIONS[key]
+    fields = dataclasses.fields(kind)
+    check_keys(f"[{key}]", values, tuple(field.name for field in fields))
+    missing = [f.name for f in fields if f.default is dataclasses.MISSING and f.name not in values]
+    if missing:
+        raise RecipeError(f"[{key}] misses {', '.join(missing)}")
+    for name, choices in _CHOICES.items():
+        if values.get(name, choices[0]) not in choices:
+            raise RecipeError(f"[{key}] {name}: choose from {', '.join(choices)}, got {values[name]!r}")
+    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})

@@ -1,0 +1,129 @@
+"""The steps of the commands: dataset folder -> hyper-representation folder -> evaluation folder, each resumable."""
+
+from pathlib import Path
+from typing import Any
+
+from modelzoo_datasets.engines import Engine
+from modelzoo_datasets.errors import FolderInUseError, FormatError
+from modelzoo_datasets.images import load_images
+from modelzoo_datasets.loading import Zoo, load_zoo
+from modelzoo_datasets.progress import Progress, silent
+from modelzoo_datasets.states import read_json, write_json
+
+from .autoencoder import HyperRepresentation
+from .evaluation import embeddings_2d, judge, populations, probe_all, reconstruction, scratch
+from .recipe import HyperRecipe
+from .storage import facts_of, finish, is_finished, load_representation, start
+from .training import learn, new_representation
+
+EVALUATION_FORMAT = "modelzoo-evaluation-1"
+_SPLITS = ("train", "validation", "test")
+
+
+def train(
+    dataset: Path, recipe: HyperRecipe, out: Path, *, progress: Progress = silent
+) -> HyperRepresentation:
+    """Make sure that `out` holds the hyper-representation of this recipe and dataset.
+
+    Raises:
+        FormatError: no such dataset, config or epochs.
+        FolderInUseError: `out` holds something else.
+    """
+    facts = facts_of(recipe, _dataset_facts(dataset, recipe))
+    if is_finished(out, facts):
+        return load_representation(out)
+    states = {s: _learned_states(dataset, recipe, s) for s in ("train", "validation")}
+    rep = new_representation(recipe, states["train"])
+    work = start(out, facts)
+    history = []
+    for row in learn(rep, states["train"].weights, states["validation"].weights, recipe, work):
+        history.append(row)
+        progress("learning a hyper-representation", row.epoch, recipe.learning.epochs)
+    finish(out, rep, history)
+    return load_representation(out)
+
+
+def evaluate(
+    dataset: Path,
+    representation: Path,
+    recipe: HyperRecipe,
+    out: Path,
+    *,
+    engine: Engine,
+    images_root: Path,
+    progress: Progress = silent,
+) -> dict[str, Any]:
+    """Make sure that `out` holds the evaluation of a hyper-representation; returns what its evaluation.json says.
+
+    Populations that were judged before a stop are not judged again.
+
+    Raises:
+        FormatError: a folder is not what it must be.
+        FolderInUseError: `out` holds the evaluation of something else.
+    """
+    rep = load_representation(representation)
+    facts = {
+        "format": EVALUATION_FORMAT,
+        "trained": read_json(representation / "training.json"),
+        "protocol": vars(recipe.evaluation),
+        "engine": engine.name,
+    }
+    if (out / "facts.json").is_file():
+        if read_json(out / "facts.json") != facts:
+            raise FolderInUseError(f"{out} holds another evaluation; choose another --out")
+    elif out.exists() and any(out.iterdir()):
+        raise FolderInUseError(f"{out} holds something else; choose another --out or remove it")
+    write_json(out / "facts.json", facts)
+    learned = {s: _learned_states(dataset, recipe, s) for s in _SPLITS}
+    images = load_images(learned["train"].images, images_root)
+    training = learned["train"].training(0)
+    aligned = rep.align(learned["train"].weights)
+    results = []
+    populated = populations(rep, {s: learned[s] for s in ("train", "test")}, recipe.evaluation)
+    for population in populated:
+        path = out / "populations" / f"{population.name.replace(' ', '-')}.json"
+        if not path.is_file():
+            how = (engine, images, training, recipe.evaluation)
+            write_json(path, judge(population, rep, aligned, *how, progress=progress))
+        results.append(read_json(path))
+    everything = load_zoo(dataset, recipe.data.config)
+    results.append(scratch(everything, recipe.evaluation.fine_tune_epochs))
+    report = {
+        "populations": results,
+        "probes": probe(dataset, representation, recipe),
+        "reconstruction": reconstruction(rep, learned),
+        "embeddings": embeddings_2d(rep, learned, populated),
+    }
+    write_json(out / "evaluation.json", report)
+    return report
+
+
+def probe(dataset: Path, representation: Path, recipe: HyperRecipe) -> dict[str, dict[str, float]]:
+    """R² on test models of linear probes: property -> representation (W, s(W), z) -> R²."""
+    rep = load_representation(representation)
+    return probe_all(
+        rep, {s: _trained(load_zoo(dataset, recipe.data.config, split=s)) for s in _SPLITS}
+    )
+
+
+def _dataset_facts(dataset: Path, recipe: HyperRecipe) -> dict[str, Any]:
+    if not (dataset / "zoo.json").is_file():
+        raise FormatError(f"{dataset} is no dataset folder; modelzoo-build makes one")
+    configs: dict[str, Any] = read_json(dataset / "zoo.json").get("configs", {})
+    if recipe.data.config not in configs:
+        raise FormatError(
+            f"{dataset} has no config {recipe.data.config!r}, which recipe {recipe.name} learns from; "
+            f"it has {', '.join(configs)}"
+        )
+    facts: dict[str, Any] = configs[recipe.data.config]
+    return facts
+
+
+def _learned_states(dataset: Path, recipe: HyperRecipe, split: str) -> Zoo:
+    first, last = recipe.data.epochs
+    return load_zoo(dataset, recipe.data.config, split=split, epochs=range(first, last + 1))
+
+
+def _trained(zoo: Zoo) -> Zoo:
+    """Without the untrained states: probing them is trivial and would flatter every representation."""
+    return zoo.select(zoo.table["epoch"] > 0)

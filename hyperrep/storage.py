@@ -1,0 +1,90 @@
+"""The folder of a hyper-representation: config.json, model.safetensors, what it was learned from, and how training went.
+
+It appears whole: until learning has finished everything lies in a hidden folder beside it.
+"""
+
+import csv
+import dataclasses
+import io
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from modelzoo_datasets.errors import FolderInUseError, FormatError
+from modelzoo_datasets.states import read_json, write_bytes, write_json
+
+from .autoencoder import HyperRepresentation
+from .recipe import HyperRecipe
+from .training import EpochMetrics
+
+HYPERREP_FORMAT = "modelzoo-hyperrep-1"
+
+
+def working_folder(folder: Path) -> Path:
+    """Where checkpoints lie until the hyper-representation is whole."""
+    return folder.with_name(f".{folder.name}.partial")
+
+
+def facts_of(recipe: HyperRecipe, dataset: dict[str, Any]) -> dict[str, Any]:
+    """What training.json says: the recipe and the hash of the states it was applied to."""
+    return {
+        "format": HYPERREP_FORMAT,
+        "recipe": dataclasses.asdict(recipe) | {"evaluation": None},
+        "states_sha256": dataset["states_sha256"],
+    }
+
+
+def is_finished(folder: Path, facts: dict[str, Any]) -> bool:
+    """True if the folder holds this very hyper-representation; raises FolderInUseError if it holds another thing."""
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return False
+    if (folder / "training.json").is_file():
+        # Through JSON once, so that tuples compare equal to the lists that are read back.
+        if read_json(folder / "training.json") == _plain(facts):
+            return True
+        raise FolderInUseError(
+            f"{folder} holds a hyper-representation of another recipe or dataset; choose another --out"
+        )
+    raise FolderInUseError(f"{folder} holds something else; choose another --out or remove it")
+
+
+def start(folder: Path, facts: dict[str, Any]) -> Path:
+    """The working folder, emptied if what lies there belongs to another recipe or dataset."""
+    work = working_folder(folder)
+    if work.is_dir() and not (
+        (work / "training.json").is_file() and read_json(work / "training.json") == _plain(facts)
+    ):
+        shutil.rmtree(work)
+    write_json(work / "training.json", facts)
+    return work
+
+
+def finish(folder: Path, rep: HyperRepresentation, history: list[EpochMetrics]) -> None:
+    """Write the finished files, then let the folder appear."""
+    work = working_folder(folder)
+    rep.save_pretrained(work)
+    table = io.StringIO()
+    writer = csv.DictWriter(table, [f.name for f in dataclasses.fields(EpochMetrics)])
+    writer.writeheader()
+    writer.writerows(dataclasses.asdict(row) for row in history)
+    write_bytes(work / "metrics.csv", table.getvalue().encode())
+    for checkpoint in work.glob("checkpoint.*"):
+        checkpoint.unlink()
+    if folder.is_dir():
+        folder.rmdir()
+    work.replace(folder)
+
+
+def load_representation(folder: Path) -> HyperRepresentation:
+    """Read a hyper-representation; raises FormatError where the folder holds none or its tensors are incomplete."""
+    if not (folder / "training.json").is_file():
+        raise FormatError(f"{folder} is no hyper-representation; modelzoo-hyperrep train makes one")
+    try:
+        return HyperRepresentation.from_pretrained(folder, strict=True).eval()
+    except (OSError, RuntimeError) as error:
+        raise FormatError(f"cannot read hyper-representation {folder}: {error}") from error
+
+
+def _plain(facts: dict[str, Any]) -> Any:
+    return json.loads(json.dumps(facts))

@@ -1,0 +1,1 @@
+"""The commands: parse, read a recipe, call one function, print one line."""

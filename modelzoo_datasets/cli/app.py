@@ -1,0 +1,105 @@
+"""What all commands share: --version, progress bars, errors as one line with exit status 2."""
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from ..errors import ModelZooError
+from ..progress import Progress as Report
+from ..progress import silent
+
+INTERRUPTED = 130  # exit status of a command that was stopped with Ctrl-C
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"{Path(sys.argv[0]).name} {version('modelzoo-datasets')}")
+        raise typer.Exit
+
+
+Version = Annotated[
+    bool,
+    typer.Option(
+        "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+    ),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]
+Out = Annotated[Path, typer.Option("--out", help="Folder to write.")]
+Engine = Annotated[str, typer.Option("--engine", help="auto or torch.")]
+Threads = Annotated[
+    int | None, typer.Option("--threads", help="Cores to use; all by default.", show_default=False)
+]
+ImagesRoot = Annotated[
+    Path, typer.Option("--images-root", help="Where image datasets lie, or are downloaded to.")
+]
+DEFAULT_IMAGES_ROOT = Path.home() / ".cache" / "modelzoo-datasets" / "images"
+
+
+def new_app(help_text: str) -> typer.Typer:
+    """A command without shell-completion options, its help kept as written."""
+    return typer.Typer(
+        help=help_text, add_completion=False, rich_markup_mode=None, no_args_is_help=False
+    )
+
+
+def run(app: typer.Typer) -> None:
+    """Run a command: expected failures end as one line on stderr and exit status 2, never as a traceback."""
+    # Library chatter about downloads and caches has no place between our bars.
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    name = Path(sys.argv[0]).name
+    try:
+        status = app(prog_name=name, standalone_mode=False)
+    except (ModelZooError, OSError, typer.TyperException) as error:
+        message = " ".join(str(error).split())
+        print(f"{name}: {message}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except (KeyboardInterrupt, typer.Abort):
+        print(f"{name}: stopped; run the same command again to go on", file=sys.stderr)
+        raise SystemExit(INTERRUPTED) from None
+    raise SystemExit(status if isinstance(status, int) else 0)
+
+
+@contextmanager
+def progress_bars(quiet: bool) -> Iterator[Report]:
+    """A progress function that draws one bar per kind of work; silent when asked to be or when nobody looks."""
+    console = Console(stderr=True)
+    if quiet or not console.is_terminal:
+        yield silent
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    tasks: dict[str, TaskID] = {}
+    with Progress(*columns, console=console) as bars:
+
+        def report(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(what, total=total)
+            bars.update(tasks[what], completed=done, total=total)
+
+        yield report
+
+
+def entry_point(app: typer.Typer) -> Callable[[], Any]:
+    """The function that a console script calls."""
+    return lambda: run(app)

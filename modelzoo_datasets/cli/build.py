@@ -1,0 +1,31 @@
+"""modelzoo-build: zoo folders -> dataset folder."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..building import build
+from .app import Out, Quiet, Version, entry_point, new_app, progress_bars
+
+app = new_app("Build a dataset folder.")
+
+
+@app.command(epilog="Example: modelzoo-build zoo/seed zoo/hyp --out dataset")
+def command(
+    zoos: Annotated[list[Path], typer.Argument(metavar="ZOO_DIR...", help="One per config.")],
+    out: Out,
+    repo_id: Annotated[
+        str | None,
+        typer.Option(help="ORG/NAME for the examples in the card.", show_default=False),
+    ] = None,
+    quiet: Quiet = False,
+    version: Version = False,
+) -> None:
+    """Write zoo folders as one dataset folder: Parquet files per config, a card, the layout of the weights."""
+    with progress_bars(quiet) as progress:
+        written = build(zoos, out, repo_id=repo_id, progress=progress)
+    print(f"{out}: {'built' if written else 'is already the dataset of these zoos'}")
+
+
+main = entry_point(app)

@@ -1,0 +1,40 @@
+"""Fine-tune a population: every model goes on from given weights, all through one engine call."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..engines import Engine, Job
+from ..images import Images
+from ..progress import Progress, silent
+from ..recipes import Training
+
+
+def fine_tune(
+    engine: Engine,
+    architecture: str,
+    images: Images,
+    weights: Tensor,  # (N, P)
+    training: Training,
+    seeds: Sequence[int],
+    *,
+    progress: Progress = silent,
+    what: str = "fine-tuning",
+) -> Tensor:
+    """Test accuracy (N, E + 1) after 0 (zero-shot) to E = `training.epochs` epochs, with a fresh optimizer.
+
+    Args:
+        seeds: one per model; keys its data order and dropout.
+    """
+    jobs = [
+        Job(training=training, seed=seed, start=start)
+        for seed, start in zip(seeds, weights, strict=True)
+    ]
+    accuracy = torch.full((len(jobs), training.epochs + 1), float("nan"), dtype=torch.float64)
+    done = 0
+    for states in engine.train(architecture, images, jobs, metrics_on=("test",)):
+        accuracy[states.jobs, states.epochs] = states.metrics["test_acc"]
+        done += int((states.epochs == training.epochs).sum())
+        progress(what, done, len(jobs))
+    return accuracy
