@@ -1,4 +1,4 @@
-"""Random views of weight vectors: permuted units (the same function), noise, erased blocks. Drawn afresh for every batch.
+"""Random views of weight vectors, drawn afresh for every batch: permuted units, noise, erased blocks.
 
 B models per batch, P weights.
 """
@@ -8,7 +8,10 @@ from torch import Tensor
 
 from modelzoo_datasets.symmetry import Symmetry, permute, random_permutations
 
-_ERASED = (0.02, 0.33)  # smallest and largest share of the weights in an erased block (2110.15288, code)
+_ERASED = (
+    0.02,
+    0.33,
+)  # smallest and largest share of the weights in an erased block (2110.15288, code)
 
 
 def permuted(weights: Tensor, symmetry: Symmetry, draws: torch.Generator) -> Tensor:
@@ -40,7 +43,7 @@ def erased(x: Tensor, probability: float, draws: torch.Generator) -> Tensor:
     rows, size = x.shape
     chosen = torch.rand(rows, 1, generator=draws) < probability
     low, high = _ERASED
-    length = (low + (high - low) * torch.rand(rows, 1, generator=draws)) * size
-    begin = torch.rand(rows, 1, generator=draws) * (size - length)
+    length = ((low + (high - low) * torch.rand(rows, 1, generator=draws)) * size).round()
+    begin = (torch.rand(rows, 1, generator=draws) * (size - length + 1)).floor()
     place = torch.arange(size)
     return torch.where(chosen & (place >= begin) & (place < begin + length), 0.0, x)

@@ -21,15 +21,14 @@ class HyperRepresentation(
 ):
     """Encoder and decoder transformers over neuron tokens (2209.14733, section 3), for one architecture.
 
-    Weights are aligned to `reference`, centred on `mean` and divided by `scale` before they are encoded; `embed` and `decode`
-    do and undo this, so that their users see plain weight vectors.
+    Weights are aligned to `reference`, centred on `mean` and divided by `scale` before they are encoded; `embed` and
+    `decode` do and undo this, so that their users see plain weight vectors.
     """
 
     # Part of the saved state: what the training states decided.
     mean: Tensor  # (P,) subtracted before encoding; zeros where the recipe says so
     scale: Tensor  # (P,) standard deviation of each weight's layer over the training states
     reference: Tensor  # (P,) what models are aligned to
-    rotation: Tensor  # (D, D) orthogonal: principal axes of the training embeddings
     embeddings: Tensor  # (S, D) of the training states: what samplers draw from
     accuracy: Tensor  # (S,) validation accuracy of the training states, a fraction
 
@@ -76,7 +75,6 @@ class HyperRepresentation(
         for name in ("mean", "reference"):
             self.register_buffer(name, torch.zeros(self.layout.size))
         self.register_buffer("scale", torch.ones(self.layout.size))
-        self.register_buffer("rotation", torch.eye(self.bottleneck.latent))
         self.register_buffer("embeddings", torch.zeros(states, self.bottleneck.latent))
         self.register_buffer("accuracy", torch.zeros(states))
 
@@ -111,11 +109,10 @@ class HyperRepresentation(
         z: Tensor = self.bottleneck.compress(self.encoder(tokens + self.encoder_positions))
         if self.linear_path is not None:
             z = z + self.linear_path.compress(rows)
-        return z @ self.rotation
+        return z
 
     def reconstruct(self, z: Tensor) -> Tensor:
         """z (N, D) -> normalised weights (N, P)."""
-        z = z @ self.rotation.mT
         tokens = self.bottleneck.expand(z) + self.decoder_positions
         pairs = zip(self.debedders, self.decoder(tokens).split(self.units, dim=1), strict=True)
         rows = [debed(part) for debed, part in pairs]

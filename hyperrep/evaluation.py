@@ -22,7 +22,7 @@ from modelzoo_datasets.seeds import derive, generator
 from .autoencoder import HyperRepresentation
 from .probes import layer_statistics, ridge_r2
 from .recipe import EvaluationRecipe
-from .samplers import SAMPLERS, best_states, with_noise
+from .samplers import SAMPLERS, best_states, principal_axes, with_noise
 from .training import reconstruction_r2
 
 PROBED = ("test_acc", "ggap", "epoch")
@@ -38,9 +38,7 @@ class Population:
     fine_tuned: int
 
 
-def populations(
-    rep: HyperRepresentation, zoo: Mapping[str, Zoo], recipe: EvaluationRecipe
-) -> list[Population]:
+def populations(rep: HyperRepresentation, zoo: Mapping[str, Zoo], recipe: EvaluationRecipe) -> list[Population]:
     """Samples of every sampler, and the baselines beside them, all aligned to the reference.
 
     Args:
@@ -51,10 +49,30 @@ def populations(
     best = best_states(rep.accuracy, recipe.quality)
     found = [
         _population("zoo members", "test models as trained", last["test"], recipe),
-        _population("reconstructed unseen", "test models, encoded and decoded", _decoded(rep, last["test"]), recipe),
-        _population("reconstructed training", "training models, encoded and decoded", _decoded(rep, last["train"]), recipe),
-        _population("average of pairs", "means of two aligned training states of the best", _averages(train[best], recipe), recipe),
-        _population("average of all", "mean of all aligned training states", train.mean(0, keepdim=True), recipe),
+        _population(
+            "reconstructed unseen",
+            "test models, encoded and decoded",
+            _decoded(rep, last["test"]),
+            recipe,
+        ),
+        _population(
+            "reconstructed training",
+            "training models, encoded and decoded",
+            _decoded(rep, last["train"]),
+            recipe,
+        ),
+        _population(
+            "average of pairs",
+            "means of two aligned training states of the best",
+            _averages(train[best], recipe),
+            recipe,
+        ),
+        _population(
+            "average of all",
+            "mean of all aligned training states",
+            train.mean(0, keepdim=True),
+            recipe,
+        ),
     ]
     for name in SAMPLERS:
         draws = generator(recipe.seed, "samples", name)
@@ -74,7 +92,7 @@ def populations(
                 name=name,
                 what=f"samples of {name}, best {recipe.quality:.0%} of the training states",
                 weights=sampled,
-                fine_tuned=recipe.samples if name == "kde" else recipe.compared,
+                fine_tuned=recipe.compared if name == "kde-shared" else recipe.samples,
             )
         )
         what = f"best training states with noise, as far from them as the samples of {name}"
@@ -100,9 +118,7 @@ def judge(
     count = min(population.fine_tuned, len(chosen))
     seeds = [derive(recipe.seed, "fine-tuning", i) for i in range(count)]
     what = f"fine-tuning {population.name}"
-    curves = fine_tune(
-        engine, *networks, chosen[:count], told, seeds, progress=progress, what=what
-    )
+    curves = fine_tune(engine, *networks, chosen[:count], told, seeds, progress=progress, what=what)
     zero_shot = curves[:, 0]
     if count < len(chosen):
         network = Network(training.activation, training.dropout)
@@ -123,9 +139,7 @@ def novelty(rep: HyperRepresentation, weights: Tensor, train: Tensor) -> Tensor:
 
     Of a model as it is or aligned to the reference, whichever is nearer: alignment is a heuristic and can miss.
     """
-    return torch.minimum(
-        nearest(weights, train, rep.scale)[0], nearest(rep.align(weights), train, rep.scale)[0]
-    )
+    return torch.minimum(nearest(weights, train, rep.scale)[0], nearest(rep.align(weights), train, rep.scale)[0])
 
 
 def scratch(zoo: Zoo, epochs: int) -> dict[str, Any]:
@@ -165,17 +179,20 @@ def reconstruction(rep: HyperRepresentation, zoo: Mapping[str, Zoo]) -> dict[str
     return found
 
 
-def embeddings_2d(
-    rep: HyperRepresentation, zoo: Mapping[str, Zoo], populated: list[Population]
-) -> dict[str, Any]:
+def embeddings_2d(rep: HyperRepresentation, zoo: Mapping[str, Zoo], populated: list[Population]) -> dict[str, Any]:
     """The two widest principal axes of z, of zoo states with their accuracy and of samples."""
-    found: dict[str, Any] = {}
-    for split, part in zoo.items():
-        z = rep.embed(part.weights)[:, :2]
-        found[split] = {"z": z.tolist(), "test_acc": part.table["test_acc"].tolist()}
+    mean, axes = principal_axes(rep.embeddings)
+
+    def flat(weights: Tensor) -> Any:
+        return ((rep.embed(weights) - mean) @ axes[:, :2]).tolist()
+
+    found: dict[str, Any] = {
+        split: {"z": flat(zoo[split].weights), "test_acc": zoo[split].table["test_acc"].tolist()}
+        for split in ("train", "test")
+    }
     for population in populated:
         if population.name in SAMPLERS:
-            found[population.name] = {"z": rep.embed(population.weights)[:, :2].tolist()}
+            found[population.name] = {"z": flat(population.weights)}
     return found
 
 

@@ -19,9 +19,7 @@ from .storage import load_representation
 SAMPLES_FORMAT = "modelzoo-samples-1"
 
 
-def export_embeddings(
-    dataset: Path, config: str | None, rep: HyperRepresentation, out: Path
-) -> int:
+def export_embeddings(dataset: Path, config: str | None, rep: HyperRepresentation, out: Path) -> int:
     """Write one row per state: the dataset's columns without weights, and `z`; returns how many rows."""
     zoo = load_zoo(dataset, config)
     if zoo.architecture != rep.architecture:
@@ -33,9 +31,7 @@ def export_embeddings(
     return len(zoo)
 
 
-def export_samples(
-    representation: Path, out: Path, *, n: int, sampler: str, quality: float, seed: int
-) -> None:
+def export_samples(representation: Path, out: Path, *, n: int, sampler: str, quality: float, seed: int) -> None:
     """Write n sampled models, `<sampler>-0000/{model.safetensors,config.json}` each, and `samples.parquet`.
 
     Raises:
@@ -45,9 +41,7 @@ def export_samples(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FolderInUseError(f"{out} is not empty; choose another --out")
     rep = load_representation(representation)
-    weights = rep.sample(
-        n, sampler=sampler, quality=quality, generator=generator(seed, "samples", sampler)
-    )
+    weights = rep.sample(n, sampler=sampler, quality=quality, generator=generator(seed, "samples", sampler))
     # Distances are to the decoded training states: a hyper-representation does not carry its training weights.
     distance = novelty(rep, weights, rep.decode(rep.embeddings))
     learned_from = read_json(representation / "training.json")["states_sha256"]

@@ -18,7 +18,7 @@ def reconstruction_loss(decoded: Tensor, target: Tensor, scale: Tensor) -> Tenso
 
 
 def contrastive_loss(first: Tensor, second: Tensor, temperature: float) -> Tensor:
-    """NT-Xent of the projections (B, H) of two views: each finds its partner among all other 2B - 1 (2002.05709, eq. 1)."""
+    """NT-Xent of the projections (B, H) of two views: each finds its partner among 2B - 1 (2002.05709, eq. 1)."""
     views = normalize(torch.cat([first, second]), dim=1)
     similarity = views @ views.mT / temperature
     itself = torch.eye(len(views), dtype=torch.bool, device=views.device)

@@ -11,12 +11,30 @@ from torch import Tensor
 from modelzoo_datasets.layout import Layout
 
 # The published regularisation path (2110.15288 and 2209.14764, code of the ridge probe).
-PENALTIES = (1e3, 3e2, 1e2, 3e1, 1e1, 3, 1, 3e-1, 1e-1, 3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5)
+PENALTIES = (
+    1e3,
+    3e2,
+    1e2,
+    3e1,
+    1e1,
+    3,
+    1,
+    3e-1,
+    1e-1,
+    3e-2,
+    1e-2,
+    3e-3,
+    1e-3,
+    3e-4,
+    1e-4,
+    3e-5,
+    1e-5,
+)
 _QUANTILES = (0.01, 0.25, 0.5, 0.75, 0.99)
 
 
 def layer_statistics(weights: Tensor, layout: Layout) -> Tensor:
-    """s(W): mean, variance and five quantiles of every layer's weights and of its biases: (N, P) -> (N, 14 per layer)."""
+    """s(W): mean, variance, five quantiles of each layer's weights and of its biases: (N, P) -> (N, 14 per layer)."""
     levels = torch.tensor(_QUANTILES, dtype=torch.float64)
     columns = []
     for slot in layout.slots:
@@ -32,12 +50,12 @@ def ridge_r2(
 ) -> float:
     """R² on the test split of ridge regression with the penalty that is best on the validation split.
 
-    R² = 1 - mean squared error / variance of the target, both on the test split (2209.14764, property prediction). The bias is a
-    column of ones and is penalised like the others, as published.
+    R² = 1 - mean squared error / variance of the target, both on the test split (2209.14764, property prediction). The
+    bias is a column of ones and is penalised like the others, as published.
     """
     x = {split: _with_ones(f.double()) for split, f in features.items()}
     y = {split: t.double() for split, t in targets.items()}
-    # One eigendecomposition of the smaller Gram matrix serves the whole path.
+    # One decomposition serves the whole path.
     left, values, right = torch.linalg.svd(x["train"], full_matrices=False)
     projected = left.mT @ y["train"]
     best = max(

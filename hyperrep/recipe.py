@@ -1,4 +1,4 @@
-"""Recipes of hyper-representations: what is learned from which states, and how it is judged; TOML in, exact errors out."""
+"""Recipes of hyper-representations: what is learned from which states, and how it is judged."""
 
 import dataclasses
 import tomllib
@@ -65,7 +65,7 @@ class EvaluationRecipe:
     samples: int = 50
     quality: float = 0.3  # share of the best training states that samplers draw from
     bandwidth: float = 0.002  # of the kernel density estimates, as published
-    compared: int = 20  # models of every other population that are fine-tuned
+    compared: int = 12  # models of every other population that are fine-tuned
     fine_tune_epochs: int = 5
     seed: int = 0
 

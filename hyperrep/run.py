@@ -20,9 +20,7 @@ EVALUATION_FORMAT = "modelzoo-evaluation-1"
 _SPLITS = ("train", "validation", "test")
 
 
-def train(
-    dataset: Path, recipe: HyperRecipe, out: Path, *, progress: Progress = silent
-) -> HyperRepresentation:
+def train(dataset: Path, recipe: HyperRecipe, out: Path, *, progress: Progress = silent) -> HyperRepresentation:
     """Make sure that `out` holds the hyper-representation of this recipe and dataset.
 
     Raises:
@@ -101,9 +99,7 @@ def evaluate(
 def probe(dataset: Path, representation: Path, recipe: HyperRecipe) -> dict[str, dict[str, float]]:
     """R² on test models of linear probes: property -> representation (W, s(W), z) -> R²."""
     rep = load_representation(representation)
-    return probe_all(
-        rep, {s: _trained(load_zoo(dataset, recipe.data.config, split=s)) for s in _SPLITS}
-    )
+    return probe_all(rep, {s: _trained(load_zoo(dataset, recipe.data.config, split=s)) for s in _SPLITS})
 
 
 def _dataset_facts(dataset: Path, recipe: HyperRecipe) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The folder of a hyper-representation: config.json, model.safetensors, what it was learned from, and how training went.
+"""The folder of a hyper-representation: config.json, model.safetensors, what it was learned from and how.
 
 It appears whole: until learning has finished everything lies in a hidden folder beside it.
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from modelzoo_datasets.errors import FolderInUseError, FormatError
-from modelzoo_datasets.states import read_json, write_bytes, write_json
+from modelzoo_datasets.states import read_json, read_tensors, write_bytes, write_json
 
 from .autoencoder import HyperRepresentation
 from .recipe import HyperRecipe
@@ -81,9 +81,11 @@ def load_representation(folder: Path) -> HyperRepresentation:
     if not (folder / "training.json").is_file():
         raise FormatError(f"{folder} is no hyper-representation; modelzoo-hyperrep train makes one")
     try:
-        return HyperRepresentation.from_pretrained(folder, strict=True).eval()
-    except (OSError, RuntimeError) as error:
+        rep = HyperRepresentation(**read_json(folder / "config.json"))
+        rep.load_state_dict(read_tensors(folder / "model.safetensors"))
+    except (FormatError, RuntimeError, TypeError) as error:
         raise FormatError(f"cannot read hyper-representation {folder}: {error}") from error
+    return rep.eval()
 
 
 def _plain(facts: dict[str, Any]) -> Any:

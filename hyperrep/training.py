@@ -47,8 +47,7 @@ def new_representation(recipe: HyperRecipe, zoo: Zoo) -> HyperRepresentation:
     model, weights, activations = recipe.model, zoo.weights, zoo.table["activation"].unique()
     if recipe.data.signs and list(activations) != ["tanh"]:
         raise FormatError(
-            f"recipe {recipe.name}: signs = true needs networks with tanh alone, the zoo has "
-            f"{', '.join(activations)}"
+            f"recipe {recipe.name}: signs = true needs networks with tanh alone, the zoo has {', '.join(activations)}"
         )
     rep = HyperRepresentation(
         architecture=zoo.architecture.name,
@@ -123,8 +122,8 @@ def learn(
     """Train `rep` in place; yield after every epoch, those before a resume too.
 
     Args:
-        checkpoints: a folder; a run that was killed goes on from the last checkpoint in it, to the same bits on the same
-            machine with as many threads.
+        checkpoints: a folder; a run that was killed goes on from the last checkpoint in it, to the same bits on the
+            same machine with as many threads.
     """
     how = recipe.learning
     if len(weights) < how.batch_size:
@@ -137,9 +136,7 @@ def learn(
     for parameter in learner.head.parameters():
         if parameter.ndim > 1:
             nn.init.normal_(parameter, std=parameter.shape[-1] ** -0.5, generator=draws)
-    optimizer = torch.optim.AdamW(
-        learner.parameters(), how.lr, weight_decay=how.weight_decay, fused=True
-    )
+    optimizer = torch.optim.AdamW(learner.parameters(), how.lr, weight_decay=how.weight_decay, fused=True)
     aligned, aligned_validation = rep.align(weights), rep.align(validation)
     history = _restore(checkpoints, learner, optimizer)
     yield from history
@@ -150,7 +147,6 @@ def learn(
         if epoch % _CHECKPOINT_EVERY == 0:
             _save(checkpoints, learner, optimizer, history)
         yield history[-1]
-    rep.rotation.copy_(_principal_axes(rep, aligned))
     rep.embeddings.copy_(rep.embed(aligned))
 
 
@@ -182,9 +178,7 @@ def _learn_epoch(
     return reconstruction, contrast
 
 
-def _losses(
-    learner: _Learner, weights: Tensor, how: LearningRecipe, draws: torch.Generator
-) -> Tensor:
+def _losses(learner: _Learner, weights: Tensor, how: LearningRecipe, draws: torch.Generator) -> Tensor:
     """Reconstruction and contrastive loss (2,) of two fresh views of a batch (B, P); views are their own targets."""
     rep = learner.rep
     mixed = mixed_pairs(weights, how.mix, draws)
@@ -240,14 +234,6 @@ def reconstruction_r2(rep: HyperRepresentation, aligned: Tensor) -> Reconstructi
     return ReconstructionR2(float(1 - error.sum() / baseline.sum()), tuple(parts))
 
 
-@torch.inference_mode()
-def _principal_axes(rep: HyperRepresentation, aligned: Tensor) -> Tensor:
-    """Axes (D, D) in which the training embeddings are uncorrelated, so that sampling them one by one is no lie."""
-    z = rep.embed(aligned).double()
-    axes = torch.linalg.eigh((z - z.mean(dim=0)).T.cov()).eigenvectors.flip(1)
-    return axes.to(rep.rotation.dtype)
-
-
 def _save(
     folder: Path,
     learner: _Learner,
@@ -259,22 +245,16 @@ def _save(
     tensors = {f"model.{name}": tensor for name, tensor in learner.state_dict().items()}
     for number, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{number}.{name}": tensor for name, tensor in state.items()}
-    write_tensors(
-        folder / "checkpoint.safetensors", tensors | {"epoch": torch.tensor(len(history))}
-    )
+    write_tensors(folder / "checkpoint.safetensors", tensors | {"epoch": torch.tensor(len(history))})
 
 
-def _restore(
-    folder: Path, learner: _Learner, optimizer: torch.optim.Optimizer
-) -> list[EpochMetrics]:
+def _restore(folder: Path, learner: _Learner, optimizer: torch.optim.Optimizer) -> list[EpochMetrics]:
     """Load the last checkpoint, if there is one; returns the metrics up to it."""
     if not (folder / "checkpoint.safetensors").is_file():
         return []
     tensors = read_tensors(folder / "checkpoint.safetensors")
     rows = read_json(folder / "checkpoint.json")[: int(tensors.pop("epoch"))]
-    learner.load_state_dict(
-        {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
-    )
+    learner.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
     state: dict[int, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         if key.startswith("optimizer."):

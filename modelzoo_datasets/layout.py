@@ -61,7 +61,7 @@ class Layout:
     @classmethod
     def of(cls, module: nn.Module) -> "Layout":
         """The layout of a module's state dict."""
-        tensors = [(name, p, False) for name, p in module.named_parameters()]
+        tensors: list[tuple[str, Tensor, bool]] = [(name, p, False) for name, p in module.named_parameters()]
         tensors += [(name, b, True) for name, b in module.named_buffers()]
         slots: list[Slot] = []
         for name, tensor, buffer in tensors:
@@ -141,10 +141,7 @@ class Layout:
 
     def to_json(self) -> list[dict[str, Any]]:
         """As plain values; `from_json` is the inverse."""
-        return [
-            {"name": s.name, "shape": list(s.shape), "start": s.start, "buffer": s.buffer}
-            for s in self.slots
-        ]
+        return [{"name": s.name, "shape": list(s.shape), "start": s.start, "buffer": s.buffer} for s in self.slots]
 
     @classmethod
     def from_json(cls, values: list[dict[str, Any]]) -> "Layout":

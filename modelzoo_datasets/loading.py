@@ -78,6 +78,7 @@ def load_zoo(
         FormatError: no dataset folder, or nothing in it matches.
     """
     folder = Path(folder)
+    epochs = None if epochs is None else list(epochs)  # read once per split
     if not (folder / "zoo.json").is_file():
         raise FormatError(f"{folder} is no dataset folder: it has no zoo.json; modelzoo-build makes one")
     configs: dict[str, Any] = read_json(folder / "zoo.json").get("configs", {})
@@ -126,4 +127,5 @@ def _weights(part: pa.Table, parameters: int) -> Tensor:
 
 def _table(parts: list[tuple[str, pa.Table]]) -> pd.DataFrame:
     frames = [part.drop_columns("weights").to_pandas().assign(split=name) for name, part in parts]
-    return pd.concat(frames, ignore_index=True)
+    table: pd.DataFrame = pd.concat(frames, ignore_index=True)
+    return table

@@ -8,7 +8,7 @@ import difflib
 import itertools
 import random
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,7 @@ class Training:
         for name in ("dropout", "momentum"):
             if not 0 <= getattr(self, name) < 1:
                 raise RecipeError(f"{name} must be in [0, 1), got {getattr(self, name)}")
-        if self.weight_decay < 0:
+        if not self.weight_decay >= 0:
             raise RecipeError(f"weight_decay must not be negative, got {self.weight_decay}")
 
 
@@ -194,22 +194,26 @@ def _recipe(name: str, values: Mapping[str, Any]) -> Recipe:
     for key in ("images", "architecture"):
         if not isinstance(values.get(key), str):
             raise RecipeError(f"{key} must be a name in quotes, got {values.get(key)!r}")
-    defaults = values.get("defaults", {})
-    if not values.get("configs"):
+    seed, defaults = values.get("seed", 0), values.get("defaults", {})
+    _check_type("seed", seed, int)
+    if not isinstance(values.get("configs"), dict) or not values["configs"]:
         raise RecipeError("there is no [configs.NAME] table, so nothing to train")
     recipe = Recipe(
         name=name,
         images=values["images"],
         architecture=values["architecture"],
-        seed=values.get("seed", 0),
+        seed=seed,
         configs={key: _config(key, defaults, own) for key, own in values["configs"].items()},
     )
-    for config in recipe.configs:
-        next(_trainings(recipe.configs[config]))  # refuses a missing or impossible value now
+    for config in recipe.configs.values():
+        _check_axes(config)
     return recipe
 
 
 def _config(name: str, defaults: Mapping[str, Any], own: Mapping[str, Any]) -> Config:
+    for table, content in (("defaults", defaults), (f"configs.{name}", own)):
+        if not isinstance(content, dict):
+            raise RecipeError(f"[{table}] must be a table, got {content!r}")
     fields = [field.name for field in dataclasses.fields(Training)]
     merged = {**defaults, **own}
     check_keys(f"[configs.{name}]", merged, (*fields, "seeds"))
@@ -218,36 +222,41 @@ def _config(name: str, defaults: Mapping[str, Any], own: Mapping[str, Any]) -> C
     seeds = _seed_values(merged.pop("seeds"))
     axes = {k: tuple(v) if isinstance(v, list) else (v,) for k, v in merged.items()}
     for key, axis in axes.items():
-        if not axis or len(set(axis)) < len(axis):
+        if not axis or any(axis.count(value) > 1 for value in axis):
             raise RecipeError(f"[configs.{name}] {key}: an axis needs distinct values, got {axis}")
     return Config(axes=axes, seeds=seeds)
 
 
-def _trainings(config: Config) -> Iterator[Training]:
-    for values in itertools.product(*config.axes.values()):
-        given = dict(zip(config.axes, values, strict=True))
-        required = [
-            f.name for f in dataclasses.fields(Training) if f.default is dataclasses.MISSING
-        ]
-        if missing := [name for name in required if name not in given]:
-            raise RecipeError(f"missing {', '.join(missing)}")
-        yield Training(**given)
+def _check_axes(config: Config) -> None:
+    """Refuse a missing or impossible value now, wherever on an axis it stands."""
+    required = [f.name for f in dataclasses.fields(Training) if f.default is dataclasses.MISSING]
+    if missing := [name for name in required if name not in config.axes]:
+        raise RecipeError(f"missing {', '.join(missing)}")
+    first = {name: axis[0] for name, axis in config.axes.items()}
+    for name, axis in config.axes.items():
+        for value in axis:
+            Training(**{**first, name: value})
 
 
 def _seed_values(spec: Any) -> tuple[int, ...] | tuple[str, int, int]:
     """Seeds are "1-1000", a list of integers, or { random = 10, below = 1_000_000 }."""
-    if isinstance(spec, dict) and set(spec) == {"random", "below"}:
+    if isinstance(spec, dict) and set(spec) == {"random", "below"} and _whole(spec.values()):
         if not 0 < spec["random"] <= spec["below"]:
             raise RecipeError(f"seeds: cannot draw {spec['random']} seeds below {spec['below']}")
         return ("random", spec["random"], spec["below"])
     if isinstance(spec, str):
         return tuple(parse_range("seeds", spec))
-    if isinstance(spec, list) and spec and all(isinstance(seed, int) for seed in spec):
+    if isinstance(spec, list) and spec and _whole(spec):
+        if len(set(spec)) < len(spec):
+            raise RecipeError(f"seeds: every seed once, got {spec}")
         return tuple(spec)
     raise RecipeError(
-        f'seeds must be "1-1000", a list of integers or {{ random = 10, below = 1_000_000 }}, '
-        f"got {spec!r}"
+        f'seeds must be "1-1000", a list of integers or {{ random = 10, below = 1_000_000 }}, got {spec!r}'
     )
+
+
+def _whole(values: Iterable[Any]) -> bool:
+    return all(isinstance(value, int) and not isinstance(value, bool) for value in values)
 
 
 def parse_range(what: str, text: str) -> range:

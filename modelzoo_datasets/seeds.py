@@ -4,9 +4,13 @@ No global generator is ever touched: a new use of randomness cannot move an old 
 alone, in any cohort and after any resume.
 """
 
-import hashlib
+from __future__ import annotations
 
-import torch
+import hashlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 Key = str | int
 
@@ -19,4 +23,6 @@ def derive(seed: int, *purpose: Key) -> int:
 
 def generator(seed: int, *purpose: Key) -> torch.Generator:
     """A CPU generator for one purpose, e.g. `generator(model_seed, "order", epoch)`."""
+    import torch  # here, so that recipes, and with them every --help, need not wait for it
+
     return torch.Generator().manual_seed(derive(seed, *purpose))

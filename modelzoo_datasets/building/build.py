@@ -19,15 +19,13 @@ from .schema import rows_of
 DATASET_FORMAT = "modelzoo-dataset-1"
 
 
-def build(
-    zoos: Sequence[Path], out: Path, *, repo_id: str | None = None, progress: Progress = silent
-) -> bool:
+def build(zoos: Sequence[Path], out: Path, *, repo_id: str | None = None, progress: Progress = silent) -> bool:
     """Make sure that `out` is the dataset of these zoo folders; False if it already was.
 
     The weights written are compared with the hash that was recorded when each state was trained.
 
     Args:
-        repo_id: named in the card's examples; the folder itself if not given.
+        repo_id: named in the card's examples; if not given, they are to be run in the folder itself.
 
     Raises:
         FormatError: a folder is no complete zoo, a state is unreadable or altered, or the zoos do not go together.
@@ -35,7 +33,11 @@ def build(
     """
     folders = [ZooFolder.open(path) for path in zoos]
     _refuse_mixture(folders)
-    facts = {"format": DATASET_FORMAT, "configs": {_config_name(f): _facts(f) for f in folders}}
+    facts = {
+        "format": DATASET_FORMAT,
+        "repo_id": repo_id,
+        "configs": {_config_name(f): _facts(f) for f in folders},
+    }
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         if (out / "zoo.json").is_file() and read_json(out / "zoo.json") == facts:
             return False
@@ -44,7 +46,7 @@ def build(
     shutil.rmtree(partial, ignore_errors=True)
     configs = [_write_config(folder, partial, progress) for folder in folders]
     publication = Publication.of(folders[0].facts["recipe"]["recipe"])
-    card = render_card(repo_id or str(out), publication, configs)
+    card = render_card(repo_id or ".", publication, configs)
     write_bytes(partial / "README.md", card.encode())
     write_json(partial / "layout.json", folders[0].facts["layout"])
     write_json(partial / "zoo.json", facts)
@@ -106,6 +108,4 @@ def _write_config(folder: ZooFolder, out: Path, progress: Progress) -> ConfigFac
             size = write_split(out / name, split, part, folder.layout.size, weights_of)
             num_bytes[f"{name}/{split}"] = size
             num_bytes[f"{name}_index/{split}"] = write_index(out / f"{name}_index", split, part)
-    return ConfigFacts(
-        name=name, zoo=folder.facts, rows=rows, left_out=len(broken), num_bytes=num_bytes
-    )
+    return ConfigFacts(name=name, zoo=folder.facts, rows=rows, left_out=len(broken), num_bytes=num_bytes)

@@ -67,13 +67,15 @@ def render_card(repo_id: str, publication: Publication, configs: list[ConfigFact
     return f"---\n{yaml.safe_dump(header, sort_keys=False)}---\n\n{body}"
 
 
-def _header(
-    publication: Publication, configs: list[ConfigFacts], parameters: int
-) -> dict[str, Any]:
-    entries, infos = [], []
+def _header(publication: Publication, configs: list[ConfigFacts], parameters: int) -> dict[str, Any]:
+    entries: list[dict[str, Any]] = []
+    infos: list[dict[str, Any]] = []
     for facts in configs:
         splits = [split for split in SPLITS if (facts.rows["split"] == split).any()]
-        for name, arrow in ((facts.name, schema(parameters)), (f"{facts.name}_index", INDEX_SCHEMA)):
+        for name, arrow in (
+            (facts.name, schema(parameters)),
+            (f"{facts.name}_index", INDEX_SCHEMA),
+        ):
             files_of = [{"split": s, "path": f"{name}/{s}-*.parquet"} for s in splits]
             entry: dict[str, Any] = {"config_name": name, "data_files": files_of}
             if not entries:

@@ -1,5 +1,6 @@
 """Write the Parquet shards of one split: whole models per row group and shard, equal input gives equal bytes."""
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -54,12 +55,12 @@ def _whole_models(rows: pd.DataFrame, target: int) -> list[pd.DataFrame]:
     """Cut rows into stretches of about `target`, never within a model."""
     first_of_model = (rows["model_id"] != rows["model_id"].shift()).to_numpy()
     cuts, begin = [0], 0
-    for row in np.flatnonzero(first_of_model):
+    for row in np.flatnonzero(first_of_model).tolist():
         if row - begin >= target:
-            cuts.append(int(row))
+            cuts.append(row)
             begin = row
     cuts.append(len(rows))
-    return [rows.iloc[a:b] for a, b in zip(cuts, cuts[1:], strict=False) if b > a]
+    return [rows.iloc[a:b] for a, b in itertools.pairwise(cuts) if b > a]
 
 
 def _writer(path: Path, arrow: pa.Schema) -> pq.ParquetWriter:
@@ -87,6 +88,4 @@ def _scalars(rows: pd.DataFrame) -> pa.Table:
 def _table(rows: pd.DataFrame, weights: np.ndarray) -> pa.Table:
     column = schema(weights.shape[1]).field("weights")
     flat = pa.array(weights.reshape(-1), type=pa.float32())
-    return _scalars(rows).append_column(
-        column, pa.FixedSizeListArray.from_arrays(flat, type=column.type)
-    )
+    return _scalars(rows).append_column(column, pa.FixedSizeListArray.from_arrays(flat, type=column.type))

@@ -14,7 +14,7 @@ _FIELDS = (
     pa.field("model_id", pa.string()),
     pa.field("epoch", pa.int32()),
     pa.field("seed", pa.int64()),
-    *(pa.field(name, _KINDS[kind]) for name, kind in Training.__annotations__.items()),  # type: ignore[index]
+    *(pa.field(name, _KINDS[kind]) for name, kind in Training.__annotations__.items()),
     *(pa.field(name, pa.float64()) for name in _METRICS),
     pa.field("sha256", pa.string()),
 )
@@ -29,7 +29,6 @@ def schema(parameters: int) -> pa.Schema:
 
 def rows_of(models: pd.DataFrame, states: pd.DataFrame) -> pd.DataFrame:
     """Join the two tables of a zoo folder: one row per state, in grid order, with every column of the index."""
-    models = models.rename(columns={"epochs": "epochs"})
     rows = states.merge(models, on="model_id", how="left", sort=False)
     return rows.sort_values(["index", "epoch"], kind="stable", ignore_index=True)
 

@@ -35,27 +35,19 @@ def _print_version(wanted: bool) -> None:
 
 Version = Annotated[
     bool,
-    typer.Option(
-        "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
-    ),
+    typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]
 Out = Annotated[Path, typer.Option("--out", help="Folder to write.")]
 Engine = Annotated[str, typer.Option("--engine", help="auto or torch.")]
-Threads = Annotated[
-    int | None, typer.Option("--threads", help="Cores to use; all by default.", show_default=False)
-]
-ImagesRoot = Annotated[
-    Path, typer.Option("--images-root", help="Where image datasets lie, or are downloaded to.")
-]
+Threads = Annotated[int | None, typer.Option("--threads", help="Cores to use; all by default.", show_default=False)]
+ImagesRoot = Annotated[Path, typer.Option("--images-root", help="Where image datasets lie, or are downloaded to.")]
 DEFAULT_IMAGES_ROOT = Path.home() / ".cache" / "modelzoo-datasets" / "images"
 
 
 def new_app(help_text: str) -> typer.Typer:
     """A command without shell-completion options, its help kept as written."""
-    return typer.Typer(
-        help=help_text, add_completion=False, rich_markup_mode=None, no_args_is_help=False
-    )
+    return typer.Typer(help=help_text, add_completion=False, rich_markup_mode=None, no_args_is_help=False)
 
 
 def run(app: typer.Typer) -> None:
@@ -66,7 +58,8 @@ def run(app: typer.Typer) -> None:
     try:
         status = app(prog_name=name, standalone_mode=False)
     except (ModelZooError, OSError, typer.TyperException) as error:
-        message = " ".join(str(error).split())
+        text = error.format_message() if isinstance(error, typer.TyperException) else str(error)
+        message = " ".join(text.split())
         print(f"{name}: {message}", file=sys.stderr)
         raise SystemExit(2) from None
     except (KeyboardInterrupt, typer.Abort):

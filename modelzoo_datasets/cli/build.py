@@ -5,7 +5,6 @@ from typing import Annotated
 
 import typer
 
-from ..building import build
 from .app import Out, Quiet, Version, entry_point, new_app, progress_bars
 
 app = new_app("Build a dataset folder.")
@@ -23,6 +22,8 @@ def command(
     version: Version = False,
 ) -> None:
     """Write zoo folders as one dataset folder: Parquet files per config, a card, the layout of the weights."""
+    from ..building import build
+
     with progress_bars(quiet) as progress:
         written = build(zoos, out, repo_id=repo_id, progress=progress)
     print(f"{out}: {'built' if written else 'is already the dataset of these zoos'}")

@@ -4,8 +4,6 @@ from typing import Annotated
 
 import typer
 
-from ..engines import get_engine
-from ..generating import generate
 from ..recipes import parse_range, read_recipe, recipe_names
 from .app import (
     DEFAULT_IMAGES_ROOT,
@@ -23,23 +21,18 @@ from .app import (
 app = new_app("Train the zoos of a recipe.")
 
 
-@app.command(
-    epilog="Example: modelzoo-generate fashion-mnist-5k-cnn-s/seed --models 1-10 --out zoo/seed"
-)
+@app.command(epilog="Example: modelzoo-generate fashion-mnist-5k-cnn-s/seed --models 1-10 --out zoo/seed")
 def command(
     recipe: Annotated[
         str,
         typer.Argument(
-            metavar="RECIPE[/CONFIG]", help=f"A TOML file or one of {', '.join(recipe_names('generation'))}."
+            metavar="RECIPE[/CONFIG]",
+            help=f"A TOML file or one of {', '.join(recipe_names('generation'))}.",
         ),
     ],
     out: Out,
-    models: Annotated[
-        str | None, typer.Option(help="Only these of the grid, e.g. 1-100.", show_default=False)
-    ] = None,
-    epochs: Annotated[
-        int | None, typer.Option(help="Instead of the recipe's.", show_default=False)
-    ] = None,
+    models: Annotated[str | None, typer.Option(help="Only these of the grid, e.g. 1-100.", show_default=False)] = None,
+    epochs: Annotated[int | None, typer.Option(help="Instead of the recipe's.", show_default=False)] = None,
     engine: Engine = "auto",
     threads: Threads = None,
     images_root: ImagesRoot = DEFAULT_IMAGES_ROOT,
@@ -52,6 +45,10 @@ def command(
     """
     name, config = _parse(recipe)
     chosen = read_recipe(name)
+    chosen_models = parse_range("--models", models) if models else None
+    from ..engines import get_engine
+    from ..generating import generate
+
     for each in [config] if config else list(chosen.configs):
         target = out if config else out / each
         with progress_bars(quiet) as progress:
@@ -61,7 +58,7 @@ def command(
                 target,
                 engine=get_engine(engine, threads),
                 images_root=images_root,
-                models=parse_range("--models", models) if models else None,
+                models=chosen_models,
                 epochs=epochs,
                 progress=progress,
             )

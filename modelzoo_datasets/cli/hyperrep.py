@@ -5,14 +5,7 @@ from typing import Annotated
 
 import typer
 
-from hyperrep import evaluate, load_representation, read_hyper_recipe, train
-from hyperrep.export import export_embeddings, export_samples
-from hyperrep.run import probe
-from hyperrep.samplers import SAMPLERS
-
-from ..engines import get_engine
 from ..recipes import recipe_names
-from ..report import accuracy_table, print_table, probe_table
 from .app import (
     DEFAULT_IMAGES_ROOT,
     Engine,
@@ -29,9 +22,7 @@ from .app import (
 app = new_app("Learn hyper-representations of a zoo: train, embed, probe, sample, evaluate.")
 
 Dataset = Annotated[Path, typer.Argument(metavar="DATASET", help="A dataset folder.")]
-Representation = Annotated[
-    Path, typer.Option("--hyperrep", help="Folder that modelzoo-hyperrep train made.")
-]
+Representation = Annotated[Path, typer.Option("--hyperrep", help="Folder that modelzoo-hyperrep train made.")]
 RecipeName = Annotated[
     str,
     typer.Option("--recipe", help=f"A TOML file or one of {', '.join(recipe_names('hyperrep'))}."),
@@ -44,10 +35,10 @@ def _common(version: Version = False) -> None:
 
 
 @app.command("train", epilog="Example: modelzoo-hyperrep train dataset --out hyperrep")
-def train_command(
-    dataset: Dataset, out: Out, recipe: RecipeName = "demo", quiet: Quiet = False
-) -> None:
+def train_command(dataset: Dataset, out: Out, recipe: RecipeName = "demo", quiet: Quiet = False) -> None:
     """Train the auto-encoder; goes on from its last checkpoint after a stop."""
+    from hyperrep import read_hyper_recipe, train
+
     with progress_bars(quiet) as progress:
         rep = train(dataset, read_hyper_recipe(recipe), out, progress=progress)
     print(f"{out}: latent vectors of {rep.latent} numbers for {rep.layout.size} weights")
@@ -61,6 +52,9 @@ def embed_command(
     config: Annotated[str | None, typer.Option(help="Of the dataset.", show_default=False)] = None,
 ) -> None:
     """Write the embedding of every state beside its table row."""
+    from hyperrep import load_representation
+    from hyperrep.export import export_embeddings
+
     count = export_embeddings(dataset, config, load_representation(hyperrep), out)
     print(f"{out}: {count} embeddings")
 
@@ -68,6 +62,11 @@ def embed_command(
 @app.command("probe", epilog="Example: modelzoo-hyperrep probe dataset --hyperrep hyperrep")
 def probe_command(dataset: Dataset, hyperrep: Representation, recipe: RecipeName = "demo") -> None:
     """Print R² of linear probes for accuracy, generalization gap and epoch on test models."""
+    from hyperrep import read_hyper_recipe
+    from hyperrep.run import probe
+
+    from ..report import print_table, probe_table
+
     print_table(probe_table(probe(dataset, hyperrep, read_hyper_recipe(recipe))))
 
 
@@ -79,13 +78,13 @@ def sample_command(
     hyperrep: Representation,
     out: Out,
     n: Annotated[int, typer.Option("-n", help="How many.")] = 10,
-    sampler: Annotated[str, typer.Option(help=f"One of {', '.join(SAMPLERS)}.")] = "kde",
-    quality: Annotated[
-        float, typer.Option(help="Draw from this share of the training states, the best.")
-    ] = 0.3,
+    sampler: Annotated[str, typer.Option(help="kde, kde-principal or kde-shared.")] = "kde",
+    quality: Annotated[float, typer.Option(help="Draw from this share of the training states, the best.")] = 0.3,
     seed: Annotated[int, typer.Option(help="Equal seeds, equal samples.")] = 0,
 ) -> None:
     """Write sampled models, one folder each with model.safetensors and config.json, and a table of them."""
+    from hyperrep.export import export_samples
+
     export_samples(hyperrep, out, n=n, sampler=sampler, quality=quality, seed=seed)
     print(f"{out}: {n} models")
 
@@ -105,6 +104,11 @@ def evaluate_command(
     quiet: Quiet = False,
 ) -> None:
     """Judge samples zero-shot and fine-tuned, beside scratch, zoo members, reconstructions and noise."""
+    from hyperrep import evaluate, read_hyper_recipe
+
+    from ..engines import get_engine
+    from ..report import accuracy_table, print_table
+
     with progress_bars(quiet) as progress:
         found = evaluate(
             dataset,

@@ -1,7 +1,7 @@
 """What every engine offers: train jobs, evaluate weights.
 
-P weights of a model, K states, N models. A job's result depends on the job and the images alone: not on the other jobs, their
-order, the number of processes or a resume.
+P weights of a model, K states, N models. A job's result depends on the job and the images alone: not on the other jobs,
+their order, the number of processes or a resume.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

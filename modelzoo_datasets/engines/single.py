@@ -31,10 +31,7 @@ class Inputs:
     def of(cls, images: Images) -> "Inputs":
         """Normalise every split."""
         # Pooling and convolution run about 1.4 times as fast in this memory format; values stay the same.
-        last = {
-            split: images.inputs(split).contiguous(memory_format=torch.channels_last)
-            for split in images.splits
-        }
+        last = {split: images.inputs(split).contiguous(memory_format=torch.channels_last) for split in images.splits}
         return cls(last, {split: images.labels(split) for split in images.splits})
 
 
@@ -49,12 +46,10 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def train_one(
-    architecture: str, inputs: Inputs, job: Job, metrics_on: Sequence[str]
-) -> tuple[Tensor, Tensor]:
+def train_one(architecture: str, inputs: Inputs, job: Job, metrics_on: Sequence[str]) -> tuple[Tensor, Tensor]:
     """Weights (E + 1, P) and METRICS (E + 1, 6) after epochs 0 to E; metrics not asked for are NaN.
 
-    Train metrics are running means over the epoch in train mode (2209.14764's definition); at epoch 0 they are measured.
+    Train metrics are running means over the epoch in train mode (as 2209.14764 defines); at epoch 0 they are measured.
     """
     training = job.training
     module = get_architecture(architecture).module(training.activation, training.dropout)
@@ -131,6 +126,5 @@ def _optimizer(module: nn.Module, training: Training) -> torch.optim.Optimizer:
     parameters, lr, decay = module.parameters(), training.lr, training.weight_decay
     if training.optimizer == "sgd":
         return torch.optim.SGD(parameters, lr, training.momentum, weight_decay=decay, fused=True)
-    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[training.optimizer]
+    kind = torch.optim.AdamW if training.optimizer == "adamw" else torch.optim.Adam
     return kind(parameters, lr, weight_decay=decay, fused=True)
-

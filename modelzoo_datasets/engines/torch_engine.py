@@ -114,11 +114,12 @@ def _exit_with_parent() -> None:
         os._exit(1)
 
 
-def _train(
-    job: Job, metrics_on: Sequence[str]
-) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+def _train(job: Job, metrics_on: Sequence[str]) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
     weights, metrics = train_one(_WORKER["architecture"], _WORKER["inputs"], job, metrics_on)
-    return weights.numpy(), metrics.numpy()  # plain arrays: tensors would travel as shared-memory files
+    return (
+        weights.numpy(),
+        metrics.numpy(),
+    )  # plain arrays: tensors would travel as shared-memory files
 
 
 def _evaluate(weights: Tensor, network: Network, split: str) -> tuple[float, float]:

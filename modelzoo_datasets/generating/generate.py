@@ -66,15 +66,11 @@ def _chosen(grid: Sequence[Member], models: range | None) -> list[Member]:
     if models is None:
         return list(grid)
     if models.start < 1 or models.stop - 1 > len(grid):
-        raise RecipeError(
-            f"models {models.start}-{models.stop - 1}: the grid has models 1-{len(grid)}"
-        )
+        raise RecipeError(f"models {models.start}-{models.stop - 1}: the grid has models 1-{len(grid)}")
     return [grid[index - 1] for index in models]
 
 
-def _facts(
-    recipe: Recipe, config: str, epochs: int | None, images: Images, engine: Engine
-) -> dict[str, Any]:
+def _facts(recipe: Recipe, config: str, epochs: int | None, images: Images, engine: Engine) -> dict[str, Any]:
     """All that zoo.json says: equal facts, equal weights."""
     architecture = get_architecture(recipe.architecture)
     return {

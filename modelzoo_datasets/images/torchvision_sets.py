@@ -1,6 +1,5 @@
 """Image datasets that torchvision reads and downloads."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +20,22 @@ def read_fashion_mnist(root: Path) -> dict[str, Split]:
 
 
 def _read(kind: str, root: Path) -> dict[str, Split]:
-    from torchvision import datasets  # imported here: it takes seconds, and only these images need it
+    # Imported here: it takes seconds, and only these images need it.
+    from torchvision import datasets
 
-    dataset: Callable[..., Any] = getattr(datasets, kind)
+    dataset: Any = getattr(datasets, kind)
+    folder = root / kind / "raw"
     splits = {}
     for split in ("train", "test"):
         try:
             found = dataset(root, train=split == "train", download=True)
-        except (OSError, RuntimeError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError, TypeError, KeyError, AssertionError) as error:
+            if all((folder / name.removesuffix(".gz")).is_file() for name, _ in dataset.resources):
+                raise MissingImagesError(
+                    f"{kind} in {folder} is damaged; remove that folder to download it again"
+                ) from error
             raise MissingImagesError(
-                f"{kind} is not in {root / kind / 'raw'} or not whole, and downloading it failed "
+                f"{kind} is not in {folder}, and downloading it failed "
                 f"({' '.join(str(error).split())}); put its idx files there and pass "
                 f"--images-root {root}"
             ) from error

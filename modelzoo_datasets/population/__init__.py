@@ -1,4 +1,4 @@
-"""What engines are used for: fine-tuning populations, and how far models are from each other."""
+"""What engines are used for: measuring, fine-tuning, and how far models are from each other."""
 
 from .distances import nearest as nearest
 from .fine_tuning import fine_tune as fine_tune

@@ -1,4 +1,4 @@
-"""The pictures of the report, each a function from plain values to the bytes of a PNG; equal values give equal bytes."""
+"""The pictures of the report: plain values -> the bytes of a PNG; equal values give equal bytes."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -65,9 +65,10 @@ def fine_tuning_curves(populations: Sequence[Mapping[str, Any]]) -> bytes:
         curves = np.asarray(population["curves"], dtype=float)
         epochs, mean = np.arange(curves.shape[1]), curves.mean(axis=0)
         spread = curves.std(axis=0, ddof=1) if len(curves) > 1 else np.zeros_like(mean)
-        style = {"color": COLOURS[i % len(COLOURS)], "linestyle": "-" if i < 4 else "--"}
-        ax.plot(epochs, mean, label=f"{population['name']} (n={len(curves)})", **style)
-        ax.fill_between(epochs, mean - spread, mean + spread, color=style["color"], alpha=0.12)
+        colour = COLOURS[i % len(COLOURS)]
+        label = f"{population['name']} (n={len(curves)})"
+        ax.plot(epochs, mean, label=label, color=colour, linestyle="-" if i < 4 else "--")
+        ax.fill_between(epochs, mean - spread, mean + spread, color=colour, alpha=0.12)
     ax.set(xlabel="epochs of training", ylabel="test accuracy", ylim=(0, 1))
     ax.legend(fontsize=8, loc="lower right")
     return _png(figure)
@@ -105,7 +106,8 @@ def embedding_map(found: Mapping[str, Mapping[str, Any]]) -> bytes:
     for split, (marker, label) in marks.items():
         z = np.asarray(found[split]["z"])
         dots = ax.scatter(
-            *z.T,
+            z[:, 0],
+            z[:, 1],
             c=found[split]["test_acc"],
             marker=marker,
             s=16,
@@ -117,7 +119,7 @@ def embedding_map(found: Mapping[str, Mapping[str, Any]]) -> bytes:
     samples = [name for name in found if "test_acc" not in found[name]]
     for name, marker in zip(samples, "+x*", strict=False):
         z = np.asarray(found[name]["z"])
-        ax.scatter(*z.T, marker=marker, s=24, color="#D55E00", label=f"samples: {name}", linewidth=0.8)
+        ax.scatter(z[:, 0], z[:, 1], marker=marker, s=24, color="#D55E00", label=f"samples: {name}", linewidth=0.8)
     ax.set(xlabel="first principal axis of z", ylabel="second principal axis of z")
     ax.legend(fontsize=8)
     return _png(figure)

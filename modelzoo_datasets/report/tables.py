@@ -13,7 +13,7 @@ SHOWN_EPOCHS = (0, 1, 5)  # zero-shot, and after so much fine-tuning
 
 
 def accuracy_table(populations: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """One row per population: n, test accuracy (percent, mean ± standard deviation), distance to the training states."""
+    """One row per population: n, test accuracy (percent, mean ± standard deviation), distance to training states."""
     return pd.DataFrame([_row(population) for population in populations])
 
 
@@ -38,9 +38,7 @@ def _spread(values: Any, digits: int) -> str:
 
 def probe_table(probes: Mapping[str, Mapping[str, float]]) -> pd.DataFrame:
     """One row per property, one column per representation: R² on test models."""
-    return pd.DataFrame(
-        [{"property": name} | {k: f"{v:.3f}" for k, v in row.items()} for name, row in probes.items()]
-    )
+    return pd.DataFrame([{"property": name} | {k: f"{v:.3f}" for k, v in row.items()} for name, row in probes.items()])
 
 
 def print_table(table: pd.DataFrame, title: str | None = None) -> None:

@@ -1,9 +1,9 @@
 """Names and paths inside a zoo folder.
 
-    zoo.json                                  recipe as resolved, layout, images, engine, versions
-    models.parquet  states.parquet            one row per model, one row per state
-    states/<model_id>/epoch-000.safetensors   one plain state dict per state
-    progress/<model_id>.json                  rows of finished models, while the zoo is not complete
+zoo.json                                  recipe as resolved, layout, images, engine, versions
+models.parquet  states.parquet            one row per model, one row per state
+states/<model_id>/epoch-000.safetensors   one plain state dict per state
+progress/<model_id>.json                  rows of finished models, while the zoo is not complete
 """
 
 from pathlib import Path

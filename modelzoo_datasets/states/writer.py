@@ -37,12 +37,12 @@ class ZooWriter:
 
     def _refuse_another_zoo(self) -> None:
         found = read_json(self.folder / ZOO_FILE)
-        for key in sorted(self._facts.keys() | found.keys()):
-            if found.get(key) != self._facts.get(key):
-                raise FolderInUseError(
-                    f"{self.folder} holds another zoo: its {key} is {_short(found.get(key))}, not "
-                    f"{_short(self._facts.get(key))}; choose another --out"
-                )
+        if difference := _difference(found, self._facts):
+            what, theirs, ours = difference
+            raise FolderInUseError(
+                f"{self.folder} holds another zoo: its {what} is {_short(theirs)}, not {_short(ours)}; "
+                "choose another --out"
+            )
 
     def finished(self, members: Sequence[Member]) -> set[str]:
         """Ids of the members whose states are all there."""
@@ -99,6 +99,16 @@ class ZooWriter:
 def _model_row(member: Member) -> dict[str, Any]:
     row = {"model_id": member.model_id, "index": member.index, "seed": member.seed}
     return row | {"split": member.split} | dataclasses.asdict(member.training)
+
+
+def _difference(found: Any, wanted: Any, what: str = "content") -> tuple[str, Any, Any] | None:
+    """The first fact in which two JSON values differ, by name, with both values; the order of an object counts."""
+    if not (isinstance(found, dict) and isinstance(wanted, dict)):
+        return None if found == wanted else (what, found, wanted)
+    for key in sorted(found.keys() | wanted.keys()):
+        if difference := _difference(found.get(key), wanted.get(key), key):
+            return difference
+    return None if list(found) == list(wanted) else (f"order of {what}", list(found), list(wanted))
 
 
 def _short(value: Any) -> str:

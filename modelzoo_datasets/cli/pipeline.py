@@ -1,0 +1,87 @@
+"""The steps of the demo: the public functions of the other commands, chained through files."""
+
+from pathlib import Path
+from typing import Any
+
+from hyperrep import evaluate, read_hyper_recipe, train
+
+from ..building import build
+from ..engines import Engine, Network, get_engine
+from ..errors import ModelZooError
+from ..generating import generate
+from ..images import load_images
+from ..loading import Zoo, load_zoo
+from ..progress import Progress
+from ..recipes import Recipe, read_recipe
+from ..report import render_report
+from ..states import write_bytes
+from .app import DEFAULT_IMAGES_ROOT
+
+
+def run_pipeline(recipe: str, hyper_recipe: str, out: Path, threads: int | None, progress: Progress) -> dict[str, Any]:
+    """Zoos, dataset, hyper-representation, evaluation and report below `out`; what is there already is kept."""
+    chosen, learned = read_recipe(recipe), read_hyper_recipe(hyper_recipe)
+    engine = get_engine("torch", threads)
+    dataset = _make_dataset(chosen, out, engine, progress)
+    _check_dataset(dataset, chosen, engine)
+    train(dataset, learned, out / "hyperrep", progress=progress)
+    found = evaluate(
+        dataset,
+        out / "hyperrep",
+        learned,
+        out / "evaluation",
+        engine=engine,
+        images_root=DEFAULT_IMAGES_ROOT,
+        progress=progress,
+    )
+    _write_report(out / "report.html", dataset, chosen, found)
+    return found
+
+
+def _make_dataset(recipe: Recipe, out: Path, engine: Engine, progress: Progress) -> Path:
+    zoos = [out / "zoo" / config for config in recipe.configs]
+    for config, folder in zip(recipe.configs, zoos, strict=True):
+        generate(
+            recipe,
+            config,
+            folder,
+            engine=engine,
+            images_root=DEFAULT_IMAGES_ROOT,
+            progress=progress,
+        )
+    build(zoos, out / "dataset", progress=progress)
+    return out / "dataset"
+
+
+def _check_dataset(dataset: Path, recipe: Recipe, engine: Engine) -> None:
+    """Run every test model again from the dataset's weights: its accuracy must be the stored one, exactly."""
+    images = load_images(recipe.images, DEFAULT_IMAGES_ROOT)
+    for config in recipe.configs:
+        zoo = load_zoo(dataset, config, split="test")
+        trainings = [zoo.training(i) for i in range(len(zoo))]
+        networks = [Network(training.activation, training.dropout) for training in trainings]
+        _, measured = engine.evaluate(zoo.architecture.name, images, zoo.weights, networks, "test")
+        differs = measured.numpy() != zoo.table["test_acc"].to_numpy()
+        if differs.any():
+            models = ", ".join(sorted(set(zoo.table["model_id"][differs])))
+            raise ModelZooError(f"{dataset}/{config}: another test accuracy than stored for {models}")
+
+
+def _write_report(path: Path, dataset: Path, recipe: Recipe, found: dict[str, Any]) -> None:
+    zoos: dict[str, Zoo] = {config: load_zoo(dataset, config) for config in recipe.configs}
+    first = next(iter(zoos.values()))
+    facts = {
+        "images": f"{first.images}, of which {recipe.name} trains on the training split",
+        "architecture": f"{first.architecture.name}, {first.layout.size:,} parameters",
+        "models": ", ".join(f"{z.table['model_id'].nunique()} in {c}" for c, z in zoos.items()),
+        "states": ", ".join(f"{len(zoo)} in {config}" for config, zoo in zoos.items()),
+        "made by": "modelzoo-demo",
+    }
+    page = render_report(
+        f"Model zoo {recipe.name}",
+        {config: zoo.table for config, zoo in zoos.items()},
+        [layer.weight.name.removesuffix(".weight") for layer in first.layout.layers],
+        found,
+        facts,
+    )
+    write_bytes(path, page.encode())

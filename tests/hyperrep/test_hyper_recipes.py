@@ -1,0 +1,128 @@
+"""Recipes of hyper-representations: all that ship can be read, and every mistake is answered word by word."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from hyperrep import HyperRepresentation, read_hyper_recipe
+from hyperrep.recipe import LearningRecipe
+from modelzoo_datasets.errors import RecipeError
+from modelzoo_datasets.recipes import recipe_names
+
+TINY = """\
+[data]
+config = "seed"
+epochs = [1, 2]
+[model]
+width = 16
+blocks = 1
+heads = 2
+feedforward = 32
+bottleneck = "tokens"
+latent = 0.4
+[learning]
+epochs = 3
+batch_size = 8
+lr = 1e-3
+weight_decay = 1e-2
+"""
+
+
+@pytest.mark.parametrize("name", recipe_names("hyperrep"))
+def test_every_shipped_recipe_is_read_and_makes_an_auto_encoder(name: str) -> None:
+    recipe = read_hyper_recipe(name)
+    model = recipe.model
+    rep = HyperRepresentation(
+        architecture="cnn-s",
+        activation="tanh",
+        dropout=0.0,
+        width=model.width,
+        blocks=model.blocks,
+        heads=model.heads,
+        feedforward=model.feedforward,
+        bottleneck=model.bottleneck,
+        latent=model.latent,
+        states=1,
+    )
+    assert recipe.name == name
+    assert 0 < rep.latent < rep.layout.size
+    assert recipe.data.epochs[0] <= recipe.data.epochs[1]
+    assert len(recipe.learning.layer_weights) in (0, len(rep.layout.layers))
+    assert 0 < recipe.evaluation.quality <= 1
+
+
+def test_there_is_a_recipe_for_the_demo() -> None:
+    assert "demo" in recipe_names("hyperrep")
+
+
+def written(folder: Path, text: str) -> str:
+    """Path of a recipe file."""
+    path = folder / "tiny.toml"
+    path.write_text(text)
+    return str(path)
+
+
+def test_what_a_file_does_not_say_has_its_default(tmp_path: Path) -> None:
+    recipe = read_hyper_recipe(written(tmp_path, TINY + "layer_weights = [1, 2, 1, 1, 3]\n"))
+    expected = LearningRecipe(epochs=3, batch_size=8, lr=1e-3, weight_decay=1e-2, layer_weights=(1, 2, 1, 1, 3))
+    assert recipe.name == "tiny"
+    assert recipe.learning == expected
+    assert recipe.data.epochs == (1, 2)
+    assert recipe.evaluation.bandwidth == 0.002
+
+
+MISTAKES = {
+    "a section that is not known": (
+        TINY + "[learn]\nlr = 1\n",
+        "a hyper-representation recipe has no key 'learn'; did you mean 'learning'?",
+    ),
+    "a key that is nearly known": (
+        TINY.replace("batch_size", "batchsize"),
+        "[learning] has no key 'batchsize'; did you mean 'batch_size'?",
+    ),
+    "a key of nowhere": (
+        TINY.replace("config =", "zzz = 1\nconfig ="),
+        "[data] has no key 'zzz'; known: config, epochs, align, signs",
+    ),
+    "missing keys": (
+        TINY.replace("width = 16\n", "").replace("heads = 2\n", ""),
+        "[model] misses width, heads",
+    ),
+    "a missing section": (
+        TINY.replace('[data]\nconfig = "seed"\nepochs = [1, 2]\n', ""),
+        "[data] misses config, epochs",
+    ),
+    "a bottleneck of nowhere": (
+        TINY.replace('"tokens"', '"token"'),
+        "[model] bottleneck: choose from tokens, dense, got 'token'",
+    ),
+    "a view of nowhere": (
+        TINY + 'permute = "all"\n',
+        "[learning] permute: choose from none, second, both, got 'all'",
+    ),
+    "decoding of nowhere": (
+        TINY + 'reconstruct = "second"\n',
+        "[learning] reconstruct: choose from first, both, got 'second'",
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_answered_word_by_word(mistake: str, tmp_path: Path) -> None:
+    text, told = MISTAKES[mistake]
+    with pytest.raises(RecipeError, match=f"^{re.escape(f'recipe tiny.toml: {told}')}$"):
+        read_hyper_recipe(written(tmp_path, text))
+
+
+def test_broken_toml_is_answered_with_its_line(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"^recipe tiny\.toml: .*line 1"):
+        read_hyper_recipe(written(tmp_path, "[data\n"))
+
+
+def test_a_recipe_of_no_known_name_or_path_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"^unknown recipe 'dem'; did you mean 'demo'\?$"):
+        read_hyper_recipe("dem")
+    path = tmp_path / "none.toml"
+    with pytest.raises(RecipeError, match=f"^{re.escape(f'there is no recipe file {path}')}$"):
+        read_hyper_recipe(str(path))

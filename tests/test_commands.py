@@ -1,0 +1,103 @@
+"""The commands as users meet them: help, version, and failures as one line with exit status 2."""
+
+import shutil
+import tomllib
+from pathlib import Path
+
+import pytest
+from processes import hashes, run
+
+ROOT = Path(__file__).parent.parent
+COMMANDS = sorted(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"])
+SUBCOMMANDS = [
+    *([name] for name in COMMANDS),
+    *(["modelzoo-hyperrep", sub] for sub in ("train", "embed", "probe", "sample", "evaluate")),
+]
+
+
+@pytest.mark.parametrize("words", SUBCOMMANDS, ids=" ".join)
+def test_help_shows_an_example(words: list[str]) -> None:
+    result = run([*words, "--help"])
+    assert result.returncode == 0
+    assert "Example: " + " ".join(words) in " ".join(result.stdout.split())
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_version_is_printed(name: str) -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert run([name, "--version"]).stdout == f"{name} {version}\n"
+
+
+def _fails(words: list[str | Path], message: str) -> None:
+    """One line on stderr, word by word, exit status 2, nothing on stdout."""
+    result = run(words)
+    assert (result.returncode, result.stdout, result.stderr) == (2, "", f"{words[0]}: {message}\n")
+
+
+def test_an_unknown_recipe_is_answered_with_the_nearest_one(tmp_path: Path) -> None:
+    _fails(
+        ["modelzoo-generate", "fashion-mnist-5k-cnn/seed", "--out", tmp_path / "zoo"],
+        "unknown recipe 'fashion-mnist-5k-cnn'; did you mean 'fashion-mnist-5k-cnn-s'?",
+    )
+    assert not (tmp_path / "zoo").exists()
+
+
+def test_an_unknown_key_in_a_recipe_is_answered_with_the_nearest_one(tmp_path: Path, tiny_recipe: Path) -> None:
+    (tmp_path / "bad.toml").write_text(tiny_recipe.read_text().replace("batch_size", "batchsize"))
+    _fails(
+        ["modelzoo-generate", tmp_path / "bad.toml", "--out", tmp_path / "zoo"],
+        "recipe bad.toml: [configs.seed] has no key 'batchsize'; did you mean 'batch_size'?",
+    )
+
+
+def test_the_folder_of_another_recipe_is_left_alone(tmp_path: Path, tiny_zoo: Path, tiny_recipe: Path) -> None:
+    before = hashes(tiny_zoo)
+    result = run(["modelzoo-generate", f"{tiny_recipe}/hyp", "--out", tiny_zoo])
+    assert result.returncode == 2
+    assert result.stderr == (
+        f"modelzoo-generate: {tiny_zoo} holds another zoo: its name is 'tiny/seed', not 'tiny/hyp'; "
+        "choose another --out\n"
+    )
+    assert hashes(tiny_zoo) == before
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path: Path, tiny_recipe: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("do not overwrite")
+    _fails(
+        ["modelzoo-generate", f"{tiny_recipe}/seed", "--out", tmp_path],
+        f"{tmp_path} is not empty and no zoo; choose another --out",
+    )
+
+
+def test_a_truncated_state_file_is_named(tmp_path: Path, tiny_zoo: Path) -> None:
+    zoo = tmp_path / "zoo"
+    shutil.copytree(tiny_zoo, zoo)
+    state = zoo / "states" / "seed-00001" / "epoch-001.safetensors"
+    state.write_bytes(state.read_bytes()[:-7])
+    result = run(["modelzoo-build", zoo, "--out", tmp_path / "dataset"])
+    assert result.returncode == 2
+    assert result.stderr.startswith(f"modelzoo-build: cannot read state file {state}: ")
+    assert result.stderr.count("\n") == 1
+    assert not (tmp_path / "dataset").exists()
+
+
+def test_a_wrong_option_is_one_line(tmp_path: Path) -> None:
+    _fails(["modelzoo-build", tmp_path], "Missing option '--out'.")
+
+
+def test_an_engine_that_is_not_there_is_an_error(tmp_path: Path, tiny_recipe: Path) -> None:
+    _fails(
+        ["modelzoo-generate", tiny_recipe, "--out", tmp_path / "zoo", "--engine", "cuda"],
+        "unknown engine 'cuda'; this release has auto, torch",
+    )
+
+
+def test_missing_images_are_one_line_with_the_remedy(tmp_path: Path, tiny_recipe: Path) -> None:
+    recipe = tmp_path / "mnist.toml"
+    recipe.write_text(tiny_recipe.read_text().replace("fashion-mnist-5k", "mnist"))
+    root = tmp_path / "images"
+    root.write_text("not a folder, so nothing can be downloaded into it")
+    result = run(["modelzoo-generate", recipe, "--out", tmp_path / "zoo", "--images-root", root])
+    assert result.returncode == 2
+    assert result.stderr.count("\n") == 1
+    assert f"put its idx files there and pass --images-root {root}" in result.stderr

@@ -1,0 +1,69 @@
+"""Documents cannot drift: what the README shows is run."""
+
+import os
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+from processes import BIN, run
+
+from modelzoo_datasets import build, generate, read_recipe
+from modelzoo_datasets.engines.torch_engine import TorchEngine
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+TARGETS = re.findall(r"^([a-z]+):.*##", (ROOT / "Makefile").read_text(), re.M)
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.S)
+
+
+def commands() -> list[str]:
+    """Every command of the README's console blocks, continuation lines joined, comments dropped."""
+    lines = "\n".join(blocks("bash")).replace("\\\n", " ").splitlines()
+    return [line.split("  #")[0].strip() for line in lines if line.strip()]
+
+
+def test_make_targets_of_the_readme_exist() -> None:
+    named = [words[1] for words in map(shlex.split, commands()) if words[0] == "make"]
+    assert {"demo", "test"} <= set(named) <= set(TARGETS)
+
+
+@pytest.fixture(scope="module")
+def folder_after_the_demo(
+    tiny_recipe: Path, engine: TorchEngine, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A folder with `demo/dataset` in it, of the demo's epochs but with fewer models and larger batches."""
+    folder = tmp_path_factory.mktemp("readme")
+    zoo, recipe = folder / "demo" / "zoo" / "seed", read_recipe(str(tiny_recipe))
+    generate(recipe, "seed", zoo, engine=engine, images_root=folder / "images", epochs=10)
+    build([zoo], folder / "demo" / "dataset")
+    return folder
+
+
+def test_commands_and_python_of_the_readme_run(folder_after_the_demo: Path) -> None:
+    """All modelzoo-* commands in their order, then every Python block, each in a process of its own."""
+    caches = {**os.environ, "HF_HOME": str(folder_after_the_demo / "caches"), "HF_HUB_OFFLINE": "1"}
+    for command in commands():
+        words = shlex.split(command)
+        if words[0].startswith("modelzoo-"):
+            result = run(words, cwd=folder_after_the_demo)
+            assert result.returncode == 0, f"{command}\n{result.stderr}"
+    for block in blocks("python"):
+        result = run(["python", "-c", block], cwd=folder_after_the_demo, env=caches)
+        assert result.returncode == 0, f"{block}\n{result.stderr}"
+
+
+def test_every_command_of_the_readme_is_one_that_is_installed() -> None:
+    for command in commands():
+        program = shlex.split(command)[0]
+        assert (BIN / program).exists() or shutil.which(program), program
+
+
+def test_pictures_and_files_that_the_readme_links_to_exist() -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        if "://" not in target:
+            assert (ROOT / target).exists(), target

@@ -1,0 +1,71 @@
+"""SIGKILL at any moment and run again: the same bytes as if nothing had happened, finished work not done twice."""
+
+from pathlib import Path
+
+import pytest
+from processes import hashes, kill_when, run
+
+TINY_HYPER_RECIPE = """
+[data]
+config = "seed"
+epochs = [1, 2]
+
+[model]
+width = 16
+blocks = 1
+heads = 2
+feedforward = 16
+bottleneck = "tokens"
+latent = 0.2
+
+[learning]
+epochs = 24
+batch_size = 4
+lr = 1e-3
+weight_decay = 1e-2
+
+[evaluation]
+samples = 2
+compared = 2
+fine_tune_epochs = 1
+"""
+
+
+@pytest.fixture(scope="module")
+def hyper_recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("recipe") / "tiny-hyper.toml"
+    path.write_text(TINY_HYPER_RECIPE)
+    return path
+
+
+def test_a_killed_generate_ends_with_the_same_bytes_and_repeats_no_finished_model(
+    tiny_recipe: Path, tiny_zoo: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "zoo"
+    command = ["modelzoo-generate", f"{tiny_recipe}/seed", "--out", out, "--threads", "2"]
+    kill_when(command, lambda: len(list(out.glob("progress/*.json"))) >= 3)
+    finished = {path.stem for path in out.glob("progress/*.json")}
+    written = {p: p.stat().st_mtime_ns for name in finished for p in (out / "states" / name).iterdir()}
+    result = run(command)
+    assert result.returncode == 0, result.stderr
+    assert f"{20 - len(finished)} models trained" in result.stdout
+    assert {path: path.stat().st_mtime_ns for path in written} == written
+    assert hashes(out) == hashes(tiny_zoo)  # made by one process, undisturbed
+
+
+def test_a_demo_killed_in_every_stage_ends_with_the_same_bytes(
+    tiny_recipe: Path, hyper_recipe: Path, tmp_path: Path
+) -> None:
+    def demo(out: Path) -> list[str | Path]:
+        recipes = ["--recipe", tiny_recipe, "--hyper-recipe", hyper_recipe]
+        return ["modelzoo-demo", "--out", out, *recipes, "--threads", "1"]
+
+    killed, undisturbed = tmp_path / "killed", tmp_path / "undisturbed"
+    kill_when(demo(killed), lambda: len(list(killed.glob("zoo/*/progress/*.json"))) >= 5)
+    kill_when(demo(killed), lambda: (killed / ".hyperrep.partial" / "checkpoint.safetensors").is_file())
+    kill_when(demo(killed), lambda: len(list(killed.glob("evaluation/populations/*.json"))) >= 3)
+    for out in (killed, undisturbed):
+        result = run(demo(out))
+        assert result.returncode == 0, result.stderr
+    assert (killed / "report.html").is_file()
+    assert hashes(killed) == hashes(undisturbed)
