@@ -66,8 +66,8 @@ def new_representation(recipe: HyperRecipe, zoo: Zoo) -> HyperRepresentation:
     rep.initialise(generator(recipe.learning.seed, "auto-encoder"))
     rep.accuracy.copy_(torch.from_numpy(zoo.table["val_acc"].to_numpy(copy=True)))
     rep.scale.copy_(layer_scales(weights, rep))
-    if recipe.data.align:
-        weights = fit_reference(rep, weights)
+    # Where nothing is to be aligned, `align` only refuses weights that are not finite.
+    weights = fit_reference(rep, weights) if recipe.data.align else rep.align(weights)
     if model.center:
         rep.mean.copy_(weights.mean(dim=0))
     if rep.linear_path is not None:
@@ -133,9 +133,11 @@ def learn(
         )
     learner = _Learner(rep, recipe.model.projection)
     draws = generator(how.seed, "projection head")
-    for parameter in learner.head.parameters():
+    for name, parameter in learner.head.named_parameters():
         if parameter.ndim > 1:
             nn.init.normal_(parameter, std=parameter.shape[-1] ** -0.5, generator=draws)
+        elif name.endswith("bias"):
+            nn.init.zeros_(parameter)
     optimizer = torch.optim.AdamW(learner.parameters(), how.lr, weight_decay=how.weight_decay, fused=True)
     aligned, aligned_validation = rep.align(weights), rep.align(validation)
     history = _restore(checkpoints, learner, optimizer)

@@ -2,7 +2,6 @@
 
 import gzip
 import hashlib
-import shutil
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -74,12 +73,17 @@ class QuietHandler(SimpleHTTPRequestHandler):
         pass
 
 
+class QuietServer(ThreadingHTTPServer):
+    """Does not report that torchvision hangs up in the middle of its first request, which it does to follow redirects."""
+
+    def handle_error(self, *args: object) -> None:
+        pass
+
+
 @pytest.fixture
 def mirror(server_folder: Path) -> Iterator[str]:
     """A web server on loopback with the compressed files."""
-    server = ThreadingHTTPServer(
-        ("127.0.0.1", 0), partial(QuietHandler, directory=str(server_folder))
-    )
+    server = QuietServer(("127.0.0.1", 0), partial(QuietHandler, directory=str(server_folder)))
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     yield f"http://127.0.0.1:{server.server_port}/"
@@ -101,7 +105,7 @@ def use_mirror(patch: pytest.MonkeyPatch, kind: str, url: str, folder: Path) -> 
 @pytest.fixture
 def nobody_listens() -> str:
     """A mirror that refuses every connection."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), QuietHandler)
+    server = QuietServer(("127.0.0.1", 0), QuietHandler)
     server.server_close()
     return f"http://127.0.0.1:{server.server_port}/"
 
@@ -162,13 +166,12 @@ def test_inputs_are_what_torchvision_transforms_give(images: Images, split: str)
         assert torch.equal(inputs[i], transform(picture))
 
 
-def test_normalisation_maps_black_and_white_to_the_ends_of_its_range() -> None:
+def test_pixels_are_normalised_with_the_published_constants() -> None:
+    published = {"mnist": (0.1307, 0.3081)}  # all the others: 0.5, 0.5
     for name in image_dataset_names():
+        mean, std = published.get(name, (0.5, 0.5))
         dataset = get_image_dataset(name)
-        assert 0 < dataset.mean[0] < 1 and 0 < dataset.std[0] < 1
-    fashion, digits = get_image_dataset("fashion-mnist"), get_image_dataset("mnist")
-    assert (fashion.mean, fashion.std) == ((0.5,), (0.5,))
-    assert (digits.mean, digits.std) == ((0.1307,), (0.3081,))
+        assert (dataset.mean, dataset.std) == ((mean,), (std,))
 
 
 def test_the_fingerprint_tells_images_apart(images: Images, few_images: Images) -> None:
@@ -181,7 +184,7 @@ def test_the_fingerprint_tells_images_apart(images: Images, few_images: Images) 
 
 def test_the_licence_of_the_embedded_images_ships_with_them() -> None:
     notice = (files("modelzoo_datasets.images") / "data" / "FASHION_MNIST_LICENSE").read_text()
-    assert "Copyright © 2017 Zalando SE" in notice
+    assert "Zalando SE" in notice
     assert "The above copyright notice and this permission notice shall be included" in notice
 
 
@@ -236,7 +239,7 @@ def test_a_download_with_a_wrong_checksum_is_refused_and_done_again_next_time(
             load_images("fashion-mnist", tmp_path)
     assert str(caught.value) == (
         f"FashionMNIST is not in {tmp_path}/FashionMNIST/raw, and downloading it failed "
-        f"(Error downloading {name}: Tried {mirror}{name}, got: File not found or corrupted.); "
+        f"(Error downloading {name}: Tried {mirror}, got: File not found or corrupted.); "
         f"put its idx files there and pass --images-root {tmp_path}"
     )
     check_against(official, load_images("fashion-mnist", tmp_path))
@@ -293,4 +296,3 @@ def test_too_few_images_are_refused(
         f"images mnist: expected 60,000 train images, found 100 in {tmp_path}; "
         "remove the folder to download them again"
     )
-    shutil.rmtree(raw)

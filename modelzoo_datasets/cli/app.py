@@ -46,8 +46,8 @@ DEFAULT_IMAGES_ROOT = Path.home() / ".cache" / "modelzoo-datasets" / "images"
 
 
 def new_app(help_text: str) -> typer.Typer:
-    """A command without shell-completion options, its help kept as written."""
-    return typer.Typer(help=help_text, add_completion=False, rich_markup_mode=None, no_args_is_help=False)
+    """A command without shell-completion options, its help and its tracebacks as Python writes them."""
+    return typer.Typer(help=help_text, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 
 def run(app: typer.Typer) -> None:

@@ -80,7 +80,7 @@ def _write_report(path: Path, dataset: Path, recipe: Recipe, found: dict[str, An
     page = render_report(
         f"Model zoo {recipe.name}",
         {config: zoo.table for config, zoo in zoos.items()},
-        [layer.weight.name.removesuffix(".weight") for layer in first.layout.layers],
+        ["×".join(map(str, layer.weight.shape)) for layer in first.layout.layers],
         found,
         facts,
     )

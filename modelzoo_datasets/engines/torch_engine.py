@@ -65,7 +65,7 @@ class TorchEngine:
         calls: Sequence[tuple[Any, ...]],
     ) -> Iterator[tuple[int, Any]]:
         """Yield (index, result) of every call as it finishes."""
-        if self.processes == 1 or len(calls) == 1:
+        if self.processes == 1 or len(calls) < 2:
             _set_up(architecture, images)
             yield from ((index, function(*call)) for index, call in enumerate(calls))
             return

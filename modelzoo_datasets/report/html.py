@@ -34,7 +34,7 @@ def render_report(
     pictures = {
         "zoo": plots.accuracy_over_epochs(zoos),
         "curves": plots.fine_tuning_curves(
-            [p for p in populations if p["n"] > 1 and not p["name"].startswith("noise")]
+            [p for p in populations if p["n"] > 1 and not p["name"].startswith("reconstructed")]
         ),
         "distance": plots.accuracy_against_distance(populations),
         "reconstruction": plots.reconstruction_bars(evaluation["reconstruction"], layers),

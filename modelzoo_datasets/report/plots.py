@@ -59,43 +59,58 @@ def reconstruction_bars(found: Mapping[str, Mapping[str, Any]], layers: Sequence
 
 
 def fine_tuning_curves(populations: Sequence[Mapping[str, Any]]) -> bytes:
-    """Mean test accuracy over epochs of fine-tuning, one standard deviation shaded."""
-    figure, (ax,) = _figure(1, width=7.5)
-    for i, population in enumerate(populations):
+    """Mean test accuracy over epochs of training, one standard deviation shaded; its upper end again, enlarged."""
+    figure, (whole, enlarged) = _figure(2)
+    means = []
+    for population in populations:
         curves = np.asarray(population["curves"], dtype=float)
-        epochs, mean = np.arange(curves.shape[1]), curves.mean(axis=0)
-        spread = curves.std(axis=0, ddof=1) if len(curves) > 1 else np.zeros_like(mean)
-        colour = COLOURS[i % len(COLOURS)]
+        epochs, mean, spread = np.arange(curves.shape[1]), curves.mean(axis=0), curves.std(axis=0, ddof=1)
+        colour, mark = _style(population["name"])
         label = f"{population['name']} (n={len(curves)})"
-        ax.plot(epochs, mean, label=label, color=colour, linestyle="-" if i < 4 else "--")
-        ax.fill_between(epochs, mean - spread, mean + spread, color=colour, alpha=0.12)
-    ax.set(xlabel="epochs of training", ylabel="test accuracy", ylim=(0, 1))
-    ax.legend(fontsize=8, loc="lower right")
+        for ax in (whole, enlarged):
+            ax.plot(epochs, mean, label=label, color=colour, linestyle="--" if mark == "x" else "-")
+            ax.fill_between(epochs, mean - spread, mean + spread, color=colour, alpha=0.1, linewidth=0)
+        means.append(mean[-1])
+    whole.set(xlabel="epochs of training", ylabel="test accuracy", ylim=(0, 1))
+    enlarged.set(xlabel="epochs of training", ylim=(min(means) - 0.05, max(means) + 0.03))
+    figure.legend(*whole.get_legend_handles_labels(), fontsize=8, loc="outside right center")
     return _png(figure)
 
 
 def accuracy_against_distance(populations: Sequence[Mapping[str, Any]]) -> bytes:
-    """Zero-shot accuracy against the distance to the nearest training state, one dot per model."""
-    figure, (ax,) = _figure(1, width=7.5)
-    shown = [p for p in populations if p["distance"]]
-    for i, population in enumerate(shown):
-        ax.scatter(
-            population["distance"],
-            population["zero_shot"],
-            s=60 if population["n"] == 1 else 14,
-            marker="x" if population["name"].startswith("noise") else "o",
-            color=COLOURS[i % len(COLOURS)],
-            label=population["name"],
-            alpha=0.8,
-        )
+    """Zero-shot accuracy against the distance to the nearest training state, one mark per model."""
+    figure, (ax,) = _figure(1, width=8.5)
+    for population in (p for p in populations if p["distance"]):
+        colour, mark = _style(population["name"])
+        size = 70 if population["n"] == 1 else 22
+        label = f"{population['name']} (n={population['n']})"
+        values = population["distance"], population["zero_shot"]
+        ax.scatter(*values, s=size, marker=mark, color=colour, label=label, alpha=0.8, linewidths=1.0)
     ax.set(
         xlabel="distance to the nearest training state (layer standard deviations)",
         ylabel="zero-shot test accuracy",
         ylim=(0, 1),
     )
     ax.set_xlim(left=0)
-    ax.legend(fontsize=8, loc="lower left")
+    figure.legend(*ax.get_legend_handles_labels(), fontsize=8, loc="outside right center")
     return _png(figure)
+
+
+def _style(name: str) -> tuple[str, str]:
+    """Colour and mark of a population: a sampler and the noise that mirrors it share a colour, noise is a cross."""
+    samplers = {"kde": COLOURS[0], "kde-principal": COLOURS[3], "kde-shared": COLOURS[4]}
+    others = {
+        "zoo members": (COLOURS[7], "s"),
+        "reconstructed unseen": (COLOURS[2], "^"),
+        "reconstructed training": (COLOURS[2], "v"),
+        "average of pairs": (COLOURS[1], "D"),
+        "average of all": (COLOURS[1], "*"),
+        "scratch": (COLOURS[6], "o"),
+    }
+    sampler = name.removeprefix("noise like ")
+    if sampler in samplers:
+        return samplers[sampler], "o" if sampler == name else "x"
+    return others.get(name, (COLOURS[5], "o"))
 
 
 def embedding_map(found: Mapping[str, Mapping[str, Any]]) -> bytes:

@@ -43,14 +43,15 @@ def probe_table(probes: Mapping[str, Mapping[str, float]]) -> pd.DataFrame:
 
 def print_table(table: pd.DataFrame, title: str | None = None) -> None:
     """Print to stdout, numbers to the right."""
-    shown = Table(title=title, title_justify="left")
+    shown = Table(title=title, title_justify="left", pad_edge=False)
     for i, name in enumerate(table.columns):
         shown.add_column(str(name), justify="left" if i == 0 else "right", no_wrap=True)
     for row in table.itertuples(index=False):
         shown.add_row(*("" if _missing(cell) else str(cell) for cell in row))
+    # A pipe has no width, and a narrow terminal must not cut numbers: long lines are better than lost columns.
     console = Console()
-    # A pipe has no width: do not cut columns there.
-    console.print(shown, width=None if console.is_terminal else 160)
+    console.width = max(console.width, 120)
+    console.print(shown)
 
 
 def _missing(cell: object) -> bool:
