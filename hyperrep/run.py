@@ -13,7 +13,7 @@ from modelzoo_datasets.states import read_json, write_json
 from .autoencoder import HyperRepresentation
 from .evaluation import embeddings_2d, judge, populations, probe_all, reconstruction, scratch
 from .recipe import HyperRecipe
-from .storage import facts_of, finish, is_finished, load_representation, start
+from .storage import facts_of, finish, is_finished, is_learned_by, load_representation, start
 from .training import learn, new_representation
 
 EVALUATION_FORMAT = "modelzoo-evaluation-1"
@@ -60,6 +60,11 @@ def evaluate(
         FolderInUseError: `out` holds the evaluation of something else.
     """
     rep = load_representation(representation)
+    if not is_learned_by(representation, facts_of(recipe, _dataset_facts(dataset, recipe))):
+        raise FormatError(
+            f"{representation} was not learned by recipe {recipe.name} from {dataset}; "
+            "evaluate it with what it was learned from"
+        )
     facts = {
         "format": EVALUATION_FORMAT,
         "trained": read_json(representation / "training.json"),
@@ -69,7 +74,7 @@ def evaluate(
     if (out / "facts.json").is_file():
         if read_json(out / "facts.json") != facts:
             raise FolderInUseError(f"{out} holds another evaluation; choose another --out")
-    elif out.exists() and any(out.iterdir()):
+    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FolderInUseError(f"{out} holds something else; choose another --out or remove it")
     write_json(out / "facts.json", facts)
     learned = {s: _learned_states(dataset, recipe, s) for s in _SPLITS}

@@ -49,6 +49,11 @@ def is_finished(folder: Path, facts: dict[str, Any]) -> bool:
     raise FolderInUseError(f"{folder} holds something else; choose another --out or remove it")
 
 
+def is_learned_by(folder: Path, facts: dict[str, Any]) -> bool:
+    """True if a finished folder holds the hyper-representation of this recipe and dataset."""
+    return bool(read_json(folder / "training.json") == _plain(facts))
+
+
 def start(folder: Path, facts: dict[str, Any]) -> Path:
     """The working folder, emptied if what lies there belongs to another recipe or dataset."""
     work = working_folder(folder)
@@ -84,7 +89,8 @@ def load_representation(folder: Path) -> HyperRepresentation:
         rep = HyperRepresentation(**read_json(folder / "config.json"))
         rep.load_state_dict(read_tensors(folder / "model.safetensors"))
     except (FormatError, RuntimeError, TypeError) as error:
-        raise FormatError(f"cannot read hyper-representation {folder}: {error}") from error
+        told = " ".join(str(error).split())  # torch names every tensor that does not fit in a line of its own
+        raise FormatError(f"cannot read hyper-representation {folder}: {told}") from error
     return rep.eval()
 
 

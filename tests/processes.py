@@ -15,7 +15,7 @@ BIN = Path(sys.executable).parent
 def run(command: Sequence[str | Path], **options: object) -> subprocess.CompletedProcess[str]:
     """Run to the end; nothing is raised for a failure."""
     words = [str(BIN / command[0]), *map(str, command[1:])]
-    return subprocess.run(words, capture_output=True, text=True, timeout=300, **options)  # type: ignore[call-overload, no-any-return]
+    return subprocess.run(words, capture_output=True, text=True, **{"timeout": 300, **options})  # type: ignore[call-overload, no-any-return]
 
 
 def kill_when(command: Sequence[str | Path], reached: Callable[[], bool], patience: float = 120) -> None:
@@ -26,7 +26,9 @@ def kill_when(command: Sequence[str | Path], reached: Callable[[], bool], patien
     try:
         while not reached():
             ended = process.poll()
-            assert ended is None, f"ended with {ended} before it was killed: {process.stderr.read() if process.stderr else ''}"
+            assert ended is None, (
+                f"ended with {ended} before it was killed: {process.stderr.read() if process.stderr else ''}"
+            )
             assert time.monotonic() < until, f"not reached within {patience} s"
             time.sleep(0.002)
     finally:

@@ -33,9 +33,7 @@ def test_make_targets_of_the_readme_exist() -> None:
 
 
 @pytest.fixture(scope="module")
-def folder_after_the_demo(
-    tiny_recipe: Path, engine: TorchEngine, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def folder_after_the_demo(tiny_recipe: Path, engine: TorchEngine, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `demo/dataset` in it, of the demo's epochs but with fewer models and larger batches."""
     folder = tmp_path_factory.mktemp("readme")
     zoo, recipe = folder / "demo" / "zoo" / "seed", read_recipe(str(tiny_recipe))

@@ -119,7 +119,7 @@ def test_as_many_models_are_fine_tuned_as_the_protocol_says(populated: dict[str,
 def test_zoo_members_and_reconstructions_are_those_of_the_last_epoch(
     rep: HyperRepresentation, zoo: dict[str, Zoo], populated: dict[str, Population]
 ) -> None:
-    last = {s: rep.align(part.weights[(part.table["epoch"] == 2).to_numpy()]) for s, part in zoo.items()}
+    last = {s: rep.align(part.select(part.table["epoch"] == 2).weights) for s, part in zoo.items()}
     assert torch.equal(populated["zoo members"].weights, last["test"])
     for name, split in (("unseen", "test"), ("training", "train")):
         found = populated[f"reconstructed {name}"].weights

@@ -30,7 +30,7 @@ def slow_ridge(x: dict[str, Tensor], y: dict[str, Tensor]) -> tuple[float, float
         target = y[split].double()
         total = sum((t - float(target.mean())) ** 2 for t in target.tolist())
         error = sum((p - t) ** 2 for p, t in zip(predicted.tolist(), target.tolist(), strict=True))
-        return 1 - error / total
+        return 1 - float(error / total)
 
     found = []
     for penalty in PENALTIES:

@@ -1,4 +1,4 @@
-"""Learning: what is fitted to the training states, what the losses measure, and killed runs that go on to equal bits."""
+"""Learning: what is fitted to the training states, what the losses measure, and killed runs that go on."""
 
 import dataclasses
 import itertools
@@ -119,7 +119,7 @@ def test_a_killed_run_goes_on_from_its_checkpoint_to_the_same_bits(states: Zoo, 
     killed = new_representation(chosen, states)
     steps = learn(killed, states.weights, unseen.weights, chosen, tmp_path / "killed")
     assert list(itertools.islice(steps, _CHECKPOINT_EVERY + 1)) == history[:-1]
-    steps.close()
+    del steps
     resumed = new_representation(chosen, states)
     steps = learn(resumed, states.weights, unseen.weights, chosen, tmp_path / "killed")
     assert list(itertools.islice(steps, _CHECKPOINT_EVERY)) == history[:-2]
