@@ -39,7 +39,7 @@ class Population:
 
 
 def populations(rep: HyperRepresentation, zoo: Mapping[str, Zoo], recipe: EvaluationRecipe) -> list[Population]:
-    """Samples of every sampler, and the baselines beside them, all aligned to the reference.
+    """Samples of every sampler, and the baselines beside them, made from aligned models.
 
     Args:
         zoo: train and test split, each with the epochs the hyper-representation was learned from.

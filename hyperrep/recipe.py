@@ -3,10 +3,10 @@
 import dataclasses
 import tomllib
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args, get_origin
 
 from modelzoo_datasets.errors import RecipeError
-from modelzoo_datasets.recipes import check_keys, find_recipe
+from modelzoo_datasets.recipes import check_keys, check_type, find_recipe
 
 BOTTLENECKS = ("tokens", "dense")
 PERMUTED_VIEWS = ("none", "second", "both")
@@ -96,12 +96,14 @@ def read_hyper_recipe(name_or_path: str) -> HyperRecipe:
         values = tomllib.loads(path.read_text())
         check_keys("a hyper-representation recipe", values, tuple(_SECTIONS))
         parts = {key: _section(key, values.get(key, {})) for key in _SECTIONS}
-    except (OSError, tomllib.TOMLDecodeError, RecipeError) as error:
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecipeError) as error:
         raise RecipeError(f"recipe {path.name}: {error}") from error
     return HyperRecipe(name=path.stem, **parts)
 
 
 def _section(key: str, values: dict[str, Any]) -> Any:
+    if not isinstance(values, dict):
+        raise RecipeError(f"{key} must be a table, got {values!r}")
     kind = _SECTIONS[key]
     fields = dataclasses.fields(kind)
     check_keys(f"[{key}]", values, tuple(field.name for field in fields))
@@ -111,4 +113,21 @@ def _section(key: str, values: dict[str, Any]) -> Any:
     for name, choices in _CHOICES.items():
         if values.get(name, choices[0]) not in choices:
             raise RecipeError(f"[{key}] {name}: choose from {', '.join(choices)}, got {values[name]!r}")
-    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    kinds = {field.name: field.type for field in fields}
+    return kind(**{name: _value(f"[{key}] {name}", v, kinds[name]) for name, v in values.items()})
+
+
+def _value(name: str, value: Any, kind: Any) -> Any:
+    """The value, lists as tuples; RecipeError if it is of another type, or a count below 1."""
+    if get_origin(kind) is tuple:
+        parts = get_args(kind)
+        length = None if parts[-1] is ... else len(parts)
+        if not isinstance(value, list) or length not in (None, len(value)):
+            raise RecipeError(f"{name} must be a list of {length or 'one per layer'}, got {value!r}")
+        for part in value:
+            check_type(name, part, parts[0])
+        return tuple(value)
+    check_type(name, value, kind)
+    if kind is int and value < 1 and not name.endswith("seed"):
+        raise RecipeError(f"{name} must be at least 1, got {value}")
+    return value

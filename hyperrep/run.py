@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from modelzoo_datasets.engines import Engine
+from modelzoo_datasets.engines import Engine, one_thread
 from modelzoo_datasets.errors import FolderInUseError, FormatError
 from modelzoo_datasets.images import load_images
 from modelzoo_datasets.loading import Zoo, load_zoo
@@ -20,6 +20,7 @@ EVALUATION_FORMAT = "modelzoo-evaluation-1"
 _SPLITS = ("train", "validation", "test")
 
 
+@one_thread()
 def train(dataset: Path, recipe: HyperRecipe, out: Path, *, progress: Progress = silent) -> HyperRepresentation:
     """Make sure that `out` holds the hyper-representation of this recipe and dataset.
 
@@ -41,6 +42,7 @@ def train(dataset: Path, recipe: HyperRecipe, out: Path, *, progress: Progress =
     return load_representation(out)
 
 
+@one_thread()
 def evaluate(
     dataset: Path,
     representation: Path,
@@ -101,6 +103,7 @@ def evaluate(
     return report
 
 
+@one_thread()
 def probe(dataset: Path, representation: Path, recipe: HyperRecipe) -> dict[str, dict[str, float]]:
     """R² on test models of linear probes: property -> representation (W, s(W), z) -> R²."""
     rep = load_representation(representation)

@@ -6,6 +6,8 @@ N training embeddings, n samples, D latent dimensions, P weights.
 import torch
 from torch import Tensor
 
+from modelzoo_datasets.engines import one_thread
+
 
 def best_states(accuracy: Tensor, quality: float) -> Tensor:
     """Indices of the states at or above the (1 - quality) quantile of accuracy (N,): 'S_KDE30' means quality 0.3."""
@@ -30,6 +32,7 @@ def kde_principal(z: Tensor, n: int, bandwidth: float, draws: torch.Generator) -
     return kde((z - mean) @ axes, n, bandwidth, draws) @ axes.mT + mean
 
 
+@one_thread()  # with more, the decomposition can be a hundred times slower on busy cores
 def principal_axes(z: Tensor) -> tuple[Tensor, Tensor]:
     """Mean (D,) and orthogonal axes (D, D), widest first, of embeddings (N, D)."""
     mean = z.mean(dim=0)

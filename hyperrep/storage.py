@@ -40,8 +40,7 @@ def is_finished(folder: Path, facts: dict[str, Any]) -> bool:
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return False
     if (folder / "training.json").is_file():
-        # Through JSON once, so that tuples compare equal to the lists that are read back.
-        if read_json(folder / "training.json") == _plain(facts):
+        if is_learned_by(folder, facts):
             return True
         raise FolderInUseError(
             f"{folder} holds a hyper-representation of another recipe or dataset; choose another --out"
@@ -50,16 +49,15 @@ def is_finished(folder: Path, facts: dict[str, Any]) -> bool:
 
 
 def is_learned_by(folder: Path, facts: dict[str, Any]) -> bool:
-    """True if a finished folder holds the hyper-representation of this recipe and dataset."""
-    return bool(read_json(folder / "training.json") == _plain(facts))
+    """True if the folder holds the hyper-representation of this recipe and dataset, finished or not."""
+    # Through JSON once, so that tuples compare equal to the lists that are read back.
+    return bool(read_json(folder / "training.json") == json.loads(json.dumps(facts)))
 
 
 def start(folder: Path, facts: dict[str, Any]) -> Path:
     """The working folder, emptied if what lies there belongs to another recipe or dataset."""
     work = working_folder(folder)
-    if work.is_dir() and not (
-        (work / "training.json").is_file() and read_json(work / "training.json") == _plain(facts)
-    ):
+    if work.is_dir() and not ((work / "training.json").is_file() and is_learned_by(work, facts)):
         shutil.rmtree(work)
     write_json(work / "training.json", facts)
     return work
@@ -81,8 +79,9 @@ def finish(folder: Path, rep: HyperRepresentation, history: list[EpochMetrics]) 
     work.replace(folder)
 
 
-def load_representation(folder: Path) -> HyperRepresentation:
+def load_representation(folder: str | Path) -> HyperRepresentation:
     """Read a hyper-representation; raises FormatError where the folder holds none or its tensors are incomplete."""
+    folder = Path(folder)
     if not (folder / "training.json").is_file():
         raise FormatError(f"{folder} is no hyper-representation; modelzoo-hyperrep train makes one")
     try:
@@ -92,7 +91,3 @@ def load_representation(folder: Path) -> HyperRepresentation:
         told = " ".join(str(error).split())  # torch names every tensor that does not fit in a line of its own
         raise FormatError(f"cannot read hyper-representation {folder}: {told}") from error
     return rep.eval()
-
-
-def _plain(facts: dict[str, Any]) -> Any:
-    return json.loads(json.dumps(facts))

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from modelzoo_datasets.errors import FormatError, ModelZooError
+from modelzoo_datasets.errors import FormatError, ModelZooError, RecipeError
 from modelzoo_datasets.loading import Zoo
 from modelzoo_datasets.seeds import generator
 from modelzoo_datasets.states import read_json, read_tensors, write_json, write_tensors
@@ -66,8 +66,14 @@ def new_representation(recipe: HyperRecipe, zoo: Zoo) -> HyperRepresentation:
     rep.initialise(generator(recipe.learning.seed, "auto-encoder"))
     rep.accuracy.copy_(torch.from_numpy(zoo.table["val_acc"].to_numpy(copy=True)))
     rep.scale.copy_(layer_scales(weights, rep))
-    # Where nothing is to be aligned, `align` only refuses weights that are not finite.
-    weights = fit_reference(rep, weights) if recipe.data.align else rep.align(weights)
+    if len(recipe.learning.layer_weights) not in (0, len(rep.layout.layers)):
+        raise RecipeError(
+            f"recipe {recipe.name}: layer_weights needs one number for each of the {len(rep.layout.layers)} layers of "
+            f"{zoo.architecture.name}, got {len(recipe.learning.layer_weights)}"
+        )
+    if recipe.data.align:
+        fit_reference(rep, weights)
+    weights = rep.align(weights)  # also refuses weights that are not finite
     if model.center:
         rep.mean.copy_(weights.mean(dim=0))
     if rep.linear_path is not None:
@@ -84,8 +90,8 @@ def layer_scales(weights: Tensor, rep: HyperRepresentation) -> Tensor:
     return scales
 
 
-def fit_reference(rep: HyperRepresentation, weights: Tensor) -> Tensor:
-    """Set the reference to the mean of all states (N, P) once each is aligned to it; returns them aligned.
+def fit_reference(rep: HyperRepresentation, weights: Tensor) -> None:
+    """Set the reference to the mean of all states (N, P) once each is aligned to it.
 
     Starts from one state, then aligns and averages until nothing moves.
     """
@@ -95,7 +101,6 @@ def fit_reference(rep: HyperRepresentation, weights: Tensor) -> Tensor:
         rep.reference.copy_(weights.mean(dim=0))
         if torch.equal(weights, before):
             break
-    return weights
 
 
 class _Learner(nn.Module):
@@ -122,8 +127,7 @@ def learn(
     """Train `rep` in place; yield after every epoch, those before a resume too.
 
     Args:
-        checkpoints: a folder; a run that was killed goes on from the last checkpoint in it, to the same bits on the
-            same machine with as many threads.
+        checkpoints: a folder; a run that was killed goes on from the last checkpoint in it, to the same bits.
     """
     how = recipe.learning
     if len(weights) < how.batch_size:

@@ -45,7 +45,7 @@ class Training:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            _check_type(field.name, getattr(self, field.name), field.type)
+            check_type(field.name, getattr(self, field.name), Training.__annotations__[field.name])
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 raise RecipeError(_unknown(name, getattr(self, name), choices))
@@ -195,7 +195,7 @@ def _recipe(name: str, values: Mapping[str, Any]) -> Recipe:
         if not isinstance(values.get(key), str):
             raise RecipeError(f"{key} must be a name in quotes, got {values.get(key)!r}")
     seed, defaults = values.get("seed", 0), values.get("defaults", {})
-    _check_type("seed", seed, int)
+    check_type("seed", seed, int)
     if not isinstance(values.get("configs"), dict) or not values["configs"]:
         raise RecipeError("there is no [configs.NAME] table, so nothing to train")
     recipe = Recipe(
@@ -283,7 +283,8 @@ def _hint(word: str, known: Any) -> str:
     return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
 
 
-def _check_type(name: str, value: Any, kind: Any) -> None:
-    accepted = {int: (int,), float: (int, float), str: (str,)}[kind]
-    if not isinstance(value, accepted) or isinstance(value, bool):
+def check_type(name: str, value: Any, kind: type) -> None:
+    """Refuse a value that is not of the kind int, float (integers welcome), str or bool."""
+    accepted = (int, float) if kind is float else (kind,)
+    if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
         raise RecipeError(f"{name} must be {kind.__name__}, got {value!r}")

@@ -100,10 +100,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Images:
 def few_images(images: Images) -> Images:
     """So few images that an epoch takes milliseconds; 250 is no multiple of any sensible batch size."""
     sizes = {"train": 250, "validation": 70, "test": 60}
-    splits = {
-        name: Split(images.splits[name].pixels[:n], images.splits[name].labels[:n])
-        for name, n in sizes.items()
-    }
+    splits = {name: Split(images.splits[name].pixels[:n], images.splits[name].labels[:n]) for name, n in sizes.items()}
     return dataclasses.replace(images, splits=splits)
 
 
@@ -123,25 +120,19 @@ def _generated(recipe: Path, config: str, engine: TorchEngine, factory: Any) -> 
 
 
 @pytest.fixture(scope="session")
-def tiny_zoo(
-    tiny_recipe: Path, engine: TorchEngine, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def tiny_zoo(tiny_recipe: Path, engine: TorchEngine, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The zoo folder of config `seed`: 20 models, epochs 0 to 2."""
     return _generated(tiny_recipe, "seed", engine, tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
-def tiny_hyp_zoo(
-    tiny_recipe: Path, engine: TorchEngine, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def tiny_hyp_zoo(tiny_recipe: Path, engine: TorchEngine, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The zoo folder of config `hyp`: 8 models, epochs 0 and 1, activations and dropout mixed."""
     return _generated(tiny_recipe, "hyp", engine, tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
-def tiny_dataset(
-    tiny_zoo: Path, tiny_hyp_zoo: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def tiny_dataset(tiny_zoo: Path, tiny_hyp_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The dataset folder of both zoos."""
     out = tmp_path_factory.mktemp("datasets") / "tiny"
     build([tiny_zoo, tiny_hyp_zoo], out)

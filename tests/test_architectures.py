@@ -29,12 +29,8 @@ def global_randomness() -> tuple[bytes, bytes, object]:
     return torch.get_rng_state().numpy().tobytes(), repr(state).encode(), random.getstate()
 
 
-@pytest.mark.parametrize(
-    ("dropout", "numbers"), [(0.0, (0, 3, 6, 9, 11)), (0.2, (0, 4, 8, 11, 14))]
-)
-def test_cnn_s_has_2464_parameters_under_the_published_keys(
-    dropout: float, numbers: tuple[int, ...]
-) -> None:
+@pytest.mark.parametrize(("dropout", "numbers"), [(0.0, (0, 3, 6, 9, 11)), (0.2, (0, 4, 8, 11, 14))])
+def test_cnn_s_has_2464_parameters_under_the_published_keys(dropout: float, numbers: tuple[int, ...]) -> None:
     module = get_architecture("cnn-s").module("tanh", dropout)
     assert sum(p.numel() for p in module.parameters()) == 2464
     expected = [f"module_list.{n}.{kind}" for n in numbers for kind in ("weight", "bias")]
@@ -68,9 +64,7 @@ def test_an_architecture_maps_its_input_shape_to_its_classes(name: str) -> None:
 
 @every_architecture
 @pytest.mark.parametrize("init", INITS)
-def test_weights_are_drawn_by_the_initialisation_and_biases_are_a_hundredth(
-    name: str, init: str
-) -> None:
+def test_weights_are_drawn_by_the_initialisation_and_biases_are_a_hundredth(name: str, init: str) -> None:
     module = get_architecture(name).module("tanh", 0.1)
     initialise(module, init, generator(3, "init"))
     draws = generator(3, "init")
@@ -150,9 +144,7 @@ def test_a_seeded_dropout_is_plain_dropout_in_eval_mode_and_without_a_generator(
 
 @every_architecture
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
-def test_a_module_from_a_vector_has_its_weights_and_shares_no_memory(
-    name: str, dropout: float
-) -> None:
+def test_a_module_from_a_vector_has_its_weights_and_shares_no_memory(name: str, dropout: float) -> None:
     architecture = get_architecture(name)
     vector = torch.randn(architecture.layout.size, generator=generator(0, "w"))
     before = vector.clone()

@@ -44,9 +44,7 @@ def official() -> dict[tuple[str, str], np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def idx_folder(
-    official: dict[tuple[str, str], np.ndarray], tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def idx_folder(official: dict[tuple[str, str], np.ndarray], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The four idx files, written as the format says: magic number, sizes (big-endian), bytes."""
     folder = tmp_path_factory.mktemp("idx")
     for name, key in IDX_FILES.items():
@@ -94,10 +92,7 @@ def mirror(server_folder: Path) -> Iterator[str]:
 
 def use_mirror(patch: pytest.MonkeyPatch, kind: str, url: str, folder: Path) -> None:
     """Point torchvision at another server, whose files have other checksums."""
-    resources = [
-        (f"{name}.gz", hashlib.md5((folder / f"{name}.gz").read_bytes()).hexdigest())
-        for name in IDX_FILES
-    ]
+    resources = [(f"{name}.gz", hashlib.md5((folder / f"{name}.gz").read_bytes()).hexdigest()) for name in IDX_FILES]
     patch.setattr(getattr(torchvision.datasets, kind), "mirrors", [url])
     patch.setattr(getattr(torchvision.datasets, kind), "resources", resources)
 
@@ -156,9 +151,7 @@ def test_train_and_validation_are_disjoint_and_together_the_official_train(image
 
 @pytest.mark.parametrize("split", ["train", "validation", "test"])
 def test_inputs_are_what_torchvision_transforms_give(images: Images, split: str) -> None:
-    transform = transforms.Compose(
-        [transforms.ToTensor(), transforms.Normalize(images.mean, images.std)]
-    )
+    transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize(images.mean, images.std)])
     inputs = images.inputs(split)
     assert inputs.dtype == torch.float32
     for i in range(0, len(inputs), 50):
@@ -293,6 +286,5 @@ def test_too_few_images_are_refused(
     with pytest.raises(MissingImagesError) as caught:
         load_images("mnist", tmp_path)
     assert str(caught.value) == (
-        f"images mnist: expected 60,000 train images, found 100 in {tmp_path}; "
-        "remove the folder to download them again"
+        f"images mnist: expected 60,000 train images, found 100 in {tmp_path}; remove the folder to download them again"
     )

@@ -84,9 +84,7 @@ def test_every_builder_recipe_belongs_to_a_generation_recipe() -> None:
 def test_an_unknown_recipe_is_answered_with_the_nearest_one() -> None:
     with pytest.raises(RecipeError) as caught:
         read_recipe("fashion-mnist-5k-cnn-z")
-    assert str(caught.value) == (
-        "unknown recipe 'fashion-mnist-5k-cnn-z'; did you mean 'fashion-mnist-5k-cnn-s'?"
-    )
+    assert str(caught.value) == ("unknown recipe 'fashion-mnist-5k-cnn-z'; did you mean 'fashion-mnist-5k-cnn-s'?")
 
 
 def test_an_unknown_recipe_like_no_other_is_answered_with_all() -> None:
@@ -118,14 +116,10 @@ def test_a_file_that_is_no_toml_is_named_with_the_cause(tmp_path: Path, content:
 def test_an_unknown_config_is_answered_with_the_nearest_one() -> None:
     with pytest.raises(RecipeError) as caught:
         read_recipe("fashion-mnist-5k-cnn-s").members("sed")
-    assert str(caught.value) == (
-        "recipe fashion-mnist-5k-cnn-s: unknown config 'sed'; did you mean 'seed'?"
-    )
+    assert str(caught.value) == ("recipe fashion-mnist-5k-cnn-s: unknown config 'sed'; did you mean 'seed'?")
 
 
-SEEDS_TOLD = (
-    'seeds must be "1-1000", a list of integers or { random = 10, below = 1_000_000 }, got '
-)
+SEEDS_TOLD = 'seeds must be "1-1000", a list of integers or { random = 10, below = 1_000_000 }, got '
 
 
 @pytest.mark.parametrize(
@@ -183,9 +177,7 @@ SEEDS_TOLD = (
         ),
     ],
 )
-def test_what_is_wrong_with_a_recipe_is_said(
-    tmp_path: Path, old: str, new: str, told: str
-) -> None:
+def test_what_is_wrong_with_a_recipe_is_said(tmp_path: Path, old: str, new: str, told: str) -> None:
     assert GOOD.count(old) == 1
     with pytest.raises(RecipeError) as caught:
         recipe_of(tmp_path, GOOD.replace(old, new))
@@ -207,9 +199,7 @@ def test_recipe_errors_are_errors_that_commands_print_as_one_line(error: RecipeE
     assert isinstance(error, ModelZooError) and isinstance(error, ValueError)
 
 
-@pytest.mark.parametrize(
-    ("text", "numbers"), [("3", [3]), ("1-4", [1, 2, 3, 4]), ("7-7", [7]), ("0-1", [0, 1])]
-)
+@pytest.mark.parametrize(("text", "numbers"), [("3", [3]), ("1-4", [1, 2, 3, 4]), ("7-7", [7]), ("0-1", [0, 1])])
 def test_a_range_includes_both_ends(text: str, numbers: list[int]) -> None:
     assert list(parse_range("--models", text)) == numbers
 
@@ -223,10 +213,7 @@ def test_what_is_no_range_is_refused(text: str) -> None:
 
 def test_the_grid_lists_axes_as_the_recipe_does_with_seeds_innermost(tmp_path: Path) -> None:
     expected = [
-        (lr, activation, seed)
-        for lr in (1e-3, 1e-2, 1e-1)
-        for activation in ("tanh", "gelu")
-        for seed in (11, 5)
+        (lr, activation, seed) for lr in (1e-3, 1e-2, 1e-1) for activation in ("tanh", "gelu") for seed in (11, 5)
     ]
     members = recipe_of(tmp_path, GOOD).members("a")
     assert [(m.training.lr, m.training.activation, m.seed) for m in members] == expected
@@ -254,9 +241,7 @@ def test_epochs_can_be_overridden_and_nothing_else_changes(tmp_path: Path) -> No
     recipe = recipe_of(tmp_path, GOOD)
     before, after = recipe.members("a"), recipe.members("a", epochs=5)
     assert {m.training.epochs for m in after} == {5}
-    assert [(m.model_id, m.seed, m.split) for m in after] == [
-        (m.model_id, m.seed, m.split) for m in before
-    ]
+    assert [(m.model_id, m.seed, m.split) for m in after] == [(m.model_id, m.seed, m.split) for m in before]
     assert recipe.resolved("a", epochs=5)["axes"]["epochs"] == [5]
 
 

@@ -14,10 +14,7 @@ def test_a_stream_depends_on_its_seed_and_purpose_alone() -> None:
 
 
 def test_streams_of_other_seeds_or_purposes_are_others() -> None:
-    keys = [
-        (seed, what, epoch)
-        for seed, what, epoch in itertools.product(range(10), ("order", "dropout"), range(10))
-    ]
+    keys = [(seed, what, epoch) for seed, what, epoch in itertools.product(range(10), ("order", "dropout"), range(10))]
     draws = {tuple(torch.rand(4, generator=generator(*key)).tolist()) for key in keys}
     assert len(draws) == len(keys)
 

@@ -44,12 +44,7 @@ def outputs(name: str, weights: Tensor, activation: str) -> Tensor:
     x = torch.randn(16, *get_architecture(name).input_shape, generator=generator(0, "images"))
     with torch.no_grad():
         return torch.stack(
-            [
-                module_from_vector(get_architecture(name), w, activation=activation).double()(
-                    x.double()
-                )
-                for w in weights
-            ]
+            [module_from_vector(get_architecture(name), w, activation=activation).double()(x.double()) for w in weights]
         )
 
 
@@ -155,9 +150,7 @@ def test_random_permutations_are_permutations_and_reach_every_order() -> None:
 def test_align_recovers_planted_moves_exactly(name: str, signs: bool) -> None:
     symmetry, n = get_architecture(name).symmetry, 10
     reference = population(name, 1)
-    moved = permute(
-        reference.repeat(n, 1), symmetry, random_permutations(symmetry, n, generator(6, "p"))
-    )
+    moved = permute(reference.repeat(n, 1), symmetry, random_permutations(symmetry, n, generator(6, "p")))
     if signs:
         moved = apply_moves(moved, symmetry, random_signs(symmetry, n, of_signed_groups=True))
     moves = align(moved, reference[0], symmetry, signs=signs)
@@ -177,9 +170,7 @@ def test_align_recovers_permutations_through_noise() -> None:
 def test_align_brings_strangers_closer_in_the_scale_it_was_given_and_keeps_their_functions() -> None:
     symmetry, weights = get_architecture("cnn-s").symmetry, population("cnn-s", 4)
     scale = torch.rand(2464, generator=generator(1, "scale")) + 0.5
-    aligned = apply_moves(
-        weights, symmetry, align(weights, weights[0], symmetry, scale=scale, signs=True)
-    )
+    aligned = apply_moves(weights, symmetry, align(weights, weights[0], symmetry, scale=scale, signs=True))
 
     def distance(w: Tensor) -> Tensor:
         return (((w - weights[0]) / scale) ** 2).sum(dim=1)

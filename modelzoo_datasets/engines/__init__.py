@@ -6,3 +6,4 @@ from .interface import Network as Network
 from .interface import States as States
 from .registry import ENGINES as ENGINES
 from .registry import get_engine as get_engine
+from .threads import one_thread as one_thread

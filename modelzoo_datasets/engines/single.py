@@ -1,7 +1,6 @@
 """Train and evaluate one model in plain PyTorch: the obviously right way that every other engine is held against."""
 
-import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +14,7 @@ from ..layout import Layout
 from ..recipes import Training
 from ..seeds import generator
 from .interface import METRICS, Job, Network
+from .threads import one_thread
 
 _EVALUATION_BATCH = 500  # images; large enough to be fast, small enough for the caches
 _COLUMN = {"train": "train", "validation": "val", "test": "test"}  # split -> prefix of its metrics
@@ -33,17 +33,6 @@ class Inputs:
         # Pooling and convolution run about 1.4 times as fast in this memory format; values stay the same.
         last = {split: images.inputs(split).contiguous(memory_format=torch.channels_last) for split in images.splits}
         return cls(last, {split: images.labels(split) for split in images.splits})
-
-
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """Sums in a fixed order: with more threads the last bits would depend on how many there are."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def train_one(architecture: str, inputs: Inputs, job: Job, metrics_on: Sequence[str]) -> tuple[Tensor, Tensor]:

@@ -75,13 +75,16 @@ class TorchEngine:
             initializer=_set_up_worker,
             initargs=(architecture, images),
         ) as pool:
+            indices: dict[Future[Any], int] = {}
             try:
-                indices: dict[Future[Any], int] = {
-                    pool.submit(function, *call): index for index, call in enumerate(calls)
-                }
+                for index, call in enumerate(calls):
+                    indices[pool.submit(function, *call)] = index
                 for future in as_completed(indices):
                     yield indices.pop(future), future.result()
             except BaseException:  # Ctrl-C, a failed job, or a consumer that stopped: drop what has not begun
+                # One by one: the pool forgets cancel_futures if it is collected before its own thread wakes up.
+                for future in indices:
+                    future.cancel()
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
 

@@ -1,0 +1,142 @@
+"""Loading: what was asked for, as it was trained."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from modelzoo_datasets import load_zoo
+from modelzoo_datasets.errors import FormatError
+from modelzoo_datasets.images import Images
+from modelzoo_datasets.layout import Layout
+from modelzoo_datasets.states import ZooFolder
+
+
+def test_every_model_reproduces_its_stored_test_accuracy(tiny_dataset: Path, images: Images) -> None:
+    inputs, labels = images.inputs("test"), images.labels("test")
+    for config in ("seed", "hyp"):
+        zoo = load_zoo(tiny_dataset, config, split=None if config == "hyp" else "test")
+        if config == "hyp":
+            kinds = set(zip(zoo.table["activation"], zoo.table["dropout"], strict=True))
+            assert kinds == {("tanh", 0.0), ("tanh", 0.2), ("relu", 0.0), ("relu", 0.2)}
+        for i in range(len(zoo)):
+            with torch.no_grad():
+                guesses = zoo.model(i)(inputs).argmax(dim=1)
+            assert (guesses == labels).double().mean().item() == zoo.table["test_acc"][i]
+
+
+def test_weights_and_rows_are_those_of_the_zoo_folder(tiny_hyp_zoo: Path, tiny_dataset: Path) -> None:
+    zoo, folder = load_zoo(tiny_dataset, "hyp"), ZooFolder.open(tiny_hyp_zoo)
+    assert len(zoo) == len(zoo.weights) == len(zoo.table) == 16
+    assert zoo.weights.dtype == torch.float32
+    for i, (model, epoch) in enumerate(zip(zoo.table["model_id"], zoo.table["epoch"], strict=True)):
+        assert torch.equal(zoo.weights[i], folder.weights(model, epoch))
+    assert (zoo.architecture.name, zoo.images) == ("cnn-s", "fashion-mnist-5k")
+    assert zoo.layout == folder.layout
+
+
+def test_a_model_can_be_changed_without_changing_the_zoo(tiny_dataset: Path) -> None:
+    zoo = load_zoo(tiny_dataset, "seed", split="test")
+    before, module = zoo.weights.clone(), zoo.model(0)
+    assert not module.training
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.zero_()
+    assert torch.equal(zoo.weights, before)
+
+
+def test_a_model_of_a_row_is_that_of_its_activation_and_dropout(tiny_dataset: Path) -> None:
+    zoo = load_zoo(tiny_dataset, "hyp")
+    for i in range(len(zoo)):
+        training, kinds = zoo.training(i), [type(m).__name__ for m in zoo.model(i).modules()]
+        assert {"tanh": "Tanh", "relu": "ReLU"}[training.activation] in kinds
+        assert ("SeededDropout" in kinds) == (training.dropout > 0)
+        assert training.epochs == 1 and type(training.epochs) is int
+        assert torch.equal(Layout.of(zoo.model(i)).pack(zoo.model(i).state_dict()), zoo.weights[i])
+
+
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+def test_a_split_is_loaded_alone(split: str, tiny_dataset: Path) -> None:
+    everything = load_zoo(tiny_dataset, "seed")
+    part, expected = (
+        load_zoo(tiny_dataset, "seed", split=split),
+        everything.select(everything.table["split"] == split),
+    )
+    assert set(part.table["split"]) == {split}
+    assert torch.equal(part.weights, expected.weights)
+    assert part.table.equals(expected.table)
+
+
+@pytest.mark.parametrize("epochs", [[2], (0, 2), range(1, 3), {1}])
+def test_epochs_are_loaded_alone(epochs: "list[int]", tiny_dataset: Path) -> None:
+    everything = load_zoo(tiny_dataset, "seed")
+    part = load_zoo(tiny_dataset, "seed", epochs=epochs)
+    expected = everything.select(everything.table["epoch"].isin(list(epochs)))
+    assert len(part) == 20 * len(list(epochs))
+    assert torch.equal(part.weights, expected.weights)
+    assert part.table.equals(expected.table)
+
+
+def test_epochs_may_be_an_iterator_that_is_read_once(tiny_dataset: Path) -> None:
+    part = load_zoo(tiny_dataset, "seed", epochs=iter([2]))
+    assert set(part.table["split"]) == {"train", "validation", "test"}
+    assert len(part) == 20
+
+
+def test_selecting_keeps_weights_and_rows_together(tiny_dataset: Path) -> None:
+    zoo = load_zoo(tiny_dataset, "seed")
+    chosen = zoo.select(zoo.table["test_acc"] > zoo.table["test_acc"].median())
+    assert 0 < len(chosen) < len(zoo)
+    where = {digest: i for i, digest in enumerate(zoo.table["sha256"])}
+    for i, digest in enumerate(chosen.table["sha256"]):
+        assert torch.equal(chosen.weights[i], zoo.weights[where[digest]])
+
+
+def test_the_first_config_is_the_default(tiny_dataset: Path) -> None:
+    assert load_zoo(tiny_dataset).table.equals(load_zoo(str(tiny_dataset), "seed").table)
+
+
+def test_a_folder_that_is_no_dataset_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FormatError) as caught:
+        load_zoo(tmp_path)
+    assert str(caught.value) == (f"{tmp_path} is no dataset folder: it has no zoo.json; modelzoo-build makes one")
+
+
+def test_a_zoo_folder_is_no_dataset_folder(tiny_zoo: Path) -> None:
+    with pytest.raises(FormatError, match="has no config ''; it has none$"):
+        load_zoo(tiny_zoo)
+
+
+def test_an_unknown_config_is_answered_with_those_there_are(tiny_dataset: Path) -> None:
+    with pytest.raises(FormatError) as caught:
+        load_zoo(tiny_dataset, "hyper")
+    assert str(caught.value) == f"{tiny_dataset} has no config 'hyper'; it has seed, hyp"
+
+
+def test_an_unknown_split_is_answered_with_those_there_are(tiny_dataset: Path) -> None:
+    with pytest.raises(FormatError) as caught:
+        load_zoo(tiny_dataset, "seed", split="val")
+    assert str(caught.value) == "split must be one of train, validation, test, got 'val'"
+
+
+@pytest.mark.parametrize("epochs", [[7], []])
+def test_nothing_that_matches_is_an_error(epochs: list[int], tiny_dataset: Path) -> None:
+    with pytest.raises(FormatError) as caught:
+        load_zoo(tiny_dataset, "hyp", epochs=epochs)
+    assert str(caught.value) == (f"{tiny_dataset}/hyp has no states of the split and epochs asked for")
+
+
+def test_damaged_files_are_named(tiny_dataset: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_dataset, tmp_path / "copy"))
+    path = folder / "hyp" / "test-00000-of-00001.parquet"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(FormatError) as caught:
+        load_zoo(folder, "hyp")
+    told = f"cannot read {folder}/hyp/test-*.parquet: "
+    assert str(caught.value) == f"{told}{caught.value.__cause__}"
+    assert len(load_zoo(folder, "hyp", split="train")) == 8, "the other splits are whole"
+    (folder / "layout.json").write_text(json.dumps([])[:1])
+    with pytest.raises(FormatError, match=f"^cannot read {folder}/layout.json: "):
+        load_zoo(folder, "hyp", split="train")
