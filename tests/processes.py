@@ -1,8 +1,6 @@
 """Run the real commands as real processes."""
 
 import hashlib
-import os
-import signal
 import subprocess
 import sys
 import time
@@ -18,22 +16,18 @@ def run(command: Sequence[str | Path], **options: object) -> subprocess.Complete
     return subprocess.run(words, capture_output=True, text=True, **{"timeout": 300, **options})  # type: ignore[call-overload, no-any-return]
 
 
-def kill_when(command: Sequence[str | Path], reached: Callable[[], bool], patience: float = 120) -> None:
-    """Start a command in a session of its own and SIGKILL it as soon as `reached` says so; fails if it ends before."""
+def kill_when(command: Sequence[str | Path], reached: Callable[[], bool], patience: float = 300) -> None:
+    """Start a command and SIGKILL it as soon as `reached` says so; fails if it ends before."""
     words = [str(BIN / command[0]), *map(str, command[1:])]
-    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    until = time.monotonic() + patience
-    try:
-        while not reached():
-            ended = process.poll()
-            assert ended is None, (
-                f"ended with {ended} before it was killed: {process.stderr.read() if process.stderr else ''}"
-            )
-            assert time.monotonic() < until, f"not reached within {patience} s"
-            time.sleep(0.002)
-    finally:
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
+    with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        until = time.monotonic() + patience
+        try:
+            while not reached():
+                assert process.poll() is None, f"ended with {process.returncode} before it was killed"
+                assert time.monotonic() < until, f"not reached within {patience} s"
+                time.sleep(0.002)
+        finally:
+            process.kill()
 
 
 def hashes(folder: Path) -> dict[str, str]:

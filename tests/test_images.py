@@ -72,7 +72,7 @@ class QuietHandler(SimpleHTTPRequestHandler):
 
 
 class QuietServer(ThreadingHTTPServer):
-    """Does not report that torchvision hangs up in the middle of its first request, which it does to follow redirects."""
+    """Says nothing when torchvision hangs up on its first request, which only looks for redirects."""
 
     def handle_error(self, *args: object) -> None:
         pass
