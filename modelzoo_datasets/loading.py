@@ -17,7 +17,7 @@ from .architectures import Architecture, get_architecture, module_from_vector
 from .errors import FormatError
 from .layout import Layout
 from .recipes import Training
-from .states import read_json
+from .states import DATASET_FORMAT, read_json
 
 _SPLITS = ("train", "validation", "test")
 
@@ -81,7 +81,13 @@ def load_zoo(
     epochs = None if epochs is None else list(epochs)  # read once per split
     if not (folder / "zoo.json").is_file():
         raise FormatError(f"{folder} is no dataset folder: it has no zoo.json; modelzoo-build makes one")
-    configs: dict[str, Any] = read_json(folder / "zoo.json").get("configs", {})
+    facts = read_json(folder / "zoo.json")
+    if facts.get("format") != DATASET_FORMAT:
+        raise FormatError(
+            f"{folder} has format {facts.get('format')!r}, but load_zoo reads {DATASET_FORMAT!r}; "
+            "modelzoo-build makes one from zoo folders"
+        )
+    configs: dict[str, Any] = facts["configs"]
     config = config if config is not None else next(iter(configs), "")
     if config not in configs:
         raise FormatError(f"{folder} has no config {config!r}; it has {', '.join(configs) or 'none'}")

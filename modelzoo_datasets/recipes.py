@@ -7,6 +7,7 @@ import dataclasses
 import difflib
 import itertools
 import random
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -198,6 +199,12 @@ def _recipe(name: str, values: Mapping[str, Any]) -> Recipe:
     check_type("seed", seed, int)
     if not isinstance(values.get("configs"), dict) or not values["configs"]:
         raise RecipeError("there is no [configs.NAME] table, so nothing to train")
+    for config in values["configs"]:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", config) or config.endswith("_index"):
+            raise RecipeError(
+                f"config name {config!r}: use letters, digits, '_', '.' and '-', and another ending than '_index', "
+                "which names the table without weights"
+            )
     recipe = Recipe(
         name=name,
         images=values["images"],

@@ -286,5 +286,6 @@ def test_too_few_images_are_refused(
     with pytest.raises(MissingImagesError) as caught:
         load_images("mnist", tmp_path)
     assert str(caught.value) == (
-        f"images mnist: expected 60,000 train images, found 100 in {tmp_path}; remove the folder to download them again"
+        f"images mnist: expected 60,000 train images, found 100 below {tmp_path}; "
+        "remove its files to have them downloaded again"
     )

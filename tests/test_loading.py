@@ -105,8 +105,12 @@ def test_a_folder_that_is_no_dataset_is_named(tmp_path: Path) -> None:
 
 
 def test_a_zoo_folder_is_no_dataset_folder(tiny_zoo: Path) -> None:
-    with pytest.raises(FormatError, match="has no config ''; it has none$"):
+    with pytest.raises(FormatError) as caught:
         load_zoo(tiny_zoo)
+    assert str(caught.value) == (
+        f"{tiny_zoo} has format 'modelzoo-zoo-1', but load_zoo reads 'modelzoo-dataset-1'; "
+        "modelzoo-build makes one from zoo folders"
+    )
 
 
 def test_an_unknown_config_is_answered_with_those_there_are(tiny_dataset: Path) -> None:

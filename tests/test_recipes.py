@@ -296,3 +296,15 @@ def test_a_resolved_recipe_survives_json_and_says_the_whole_grid(tmp_path: Path)
 
 def test_a_training_may_say_whole_numbers_for_fractions() -> None:
     assert Training(**{**GOOD_TRAINING, "lr": 1}).lr == 1  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["a b", "seed_index", "../up", ""])
+def test_a_config_name_that_the_hub_or_a_folder_refuses_is_refused_here(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "bad.toml"
+    path.write_text(f'images = "mnist"\narchitecture = "cnn-s"\n[configs."{name}"]\nseeds = "1"\n')
+    with pytest.raises(RecipeError) as caught:
+        read_recipe(str(path))
+    assert str(caught.value) == (
+        f"recipe bad.toml: config name {name!r}: use letters, digits, '_', '.' and '-', and another ending than "
+        "'_index', which names the table without weights"
+    )

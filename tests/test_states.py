@@ -269,10 +269,10 @@ def test_a_missing_state_is_named(zoo: Path) -> None:
 @pytest.mark.parametrize(
     ("state", "told"),
     [
-        ({"weight": torch.zeros(3)}, "zip() argument 2 is shorter than argument 1"),
+        ({"weight": torch.zeros(3)}, "{path} holds 1 tensors, a state of {zoo} has 10"),
         (
             {f"layer.{i}": torch.zeros(3) for i in range(10)},
-            "module_list.0.weight: expected shape (8, 1, 5, 5), got (3,)",
+            "{path} is no state of {zoo}: module_list.0.weight: expected shape (8, 1, 5, 5), got (3,)",
         ),
     ],
 )
@@ -281,7 +281,7 @@ def test_a_state_of_another_network_is_refused(zoo: Path, state: dict[str, Tenso
     write_tensors(path, state)
     with pytest.raises(FormatError) as caught:
         ZooFolder.open(zoo).weights("seed-00001", 2)
-    assert str(caught.value) == f"{path} is no state of {zoo}: {told}"
+    assert str(caught.value) == told.format(path=path, zoo=zoo)
 
 
 def test_a_folder_that_is_no_zoo_is_named(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ key=$({ pwd -P; echo "$version $prefix"; cat pyproject.toml tools/setup.sh; } | 
 stamp=.venv/.setup-$key
 if [ -e "$stamp" ]; then exit 0; fi
 
-say "setting up .venv with Python $version: about 1 minute and 6 GB of disk, once"
+say "setting up .venv with Python $version: about a minute and 6 GB of disk, once"
 free_kb=$(df -Pk . | awk 'END { print $4 }')
 if [ "$free_kb" -lt 8000000 ]; then say "only $((free_kb / 1000000)) GB of disk are free here, it may not fit"; fi
 

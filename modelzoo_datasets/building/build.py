@@ -11,12 +11,10 @@ from torch import Tensor
 
 from ..errors import FolderInUseError, FormatError
 from ..progress import Progress, silent
-from ..states import ZooFolder, read_json, weights_sha256, write_bytes, write_json
+from ..states import DATASET_FORMAT, ZooFolder, read_json, weights_sha256, write_bytes, write_json
 from .card import SPLITS, ConfigFacts, Publication, render_card
 from .parquet import write_index, write_split
 from .schema import rows_of
-
-DATASET_FORMAT = "modelzoo-dataset-1"
 
 
 def build(zoos: Sequence[Path], out: Path, *, repo_id: str | None = None, progress: Progress = silent) -> bool:

@@ -5,6 +5,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import wait
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..errors import ModelZooError
 from ..images import Images
 from .interface import METRICS, Job, Network, States
 from .single import Inputs, evaluate_one, train_one
@@ -81,6 +83,11 @@ class TorchEngine:
                     indices[pool.submit(function, *call)] = index
                 for future in as_completed(indices):
                     yield indices.pop(future), future.result()
+            except BrokenProcessPool as error:
+                raise ModelZooError(
+                    "a worker process was killed, most often for want of memory; run the same command again to go "
+                    "on, with fewer --threads"
+                ) from error
             except BaseException:  # Ctrl-C, a failed job, or a consumer that stopped: drop what has not begun
                 # One by one: the pool forgets cancel_futures if it is collected before its own thread wakes up.
                 for future in indices:

@@ -61,7 +61,7 @@ def load_images(name: str, root: Path) -> Images:
         if len(official[split]) != expected:
             raise MissingImagesError(
                 f"images {name}: expected {expected:,} {split} images, found "
-                f"{len(official[split]):,} in {root}; remove the folder to download them again"
+                f"{len(official[split]):,} below {root}; remove its files to have them downloaded again"
             )
     return Images(
         name=name,

@@ -9,6 +9,7 @@ progress/<model_id>.json                  rows of finished models, while the zoo
 from pathlib import Path
 
 ZOO_FORMAT = "modelzoo-zoo-1"
+DATASET_FORMAT = "modelzoo-dataset-1"  # of what is built from zoo folders
 ZOO_FILE = "zoo.json"
 MODELS_FILE = "models.parquet"
 STATES_FILE = "states.parquet"

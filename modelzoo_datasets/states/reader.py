@@ -75,10 +75,11 @@ class ZooFolder:
         # Dropout shifts the numbers in the keys of the published CNNs, so tensors are matched by sorted layer number.
         ordered = sorted(state, key=_natural)
         names = sorted((slot.name for slot in self.layout.slots), key=_natural)
+        if len(ordered) != len(names):
+            raise FormatError(f"{path} holds {len(ordered)} tensors, a state of {self.path} has {len(names)}")
         try:
-            renamed = {name: state[key] for name, key in zip(names, ordered, strict=True)}
-            return self.layout.pack(renamed)
-        except ValueError as error:
+            return self.layout.pack({name: state[key] for name, key in zip(names, ordered, strict=True)})
+        except FormatError as error:
             raise FormatError(f"{path} is no state of {self.path}: {error}") from error
 
 
