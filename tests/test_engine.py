@@ -289,9 +289,7 @@ def test_a_killed_worker_is_an_error_and_no_hang(few_images: Images) -> None:
     workers = multiprocessing.active_children()
     assert len(workers) == 2
     workers[0].kill()
-    with pytest.raises(
-        ModelZooError, match="^a worker process was killed, most often for want of memory; run"
-    ):
+    with pytest.raises(ModelZooError, match="^a worker process was killed, most often for want of memory; run"):
         list(states)
 
 
