@@ -1,5 +1,8 @@
 """What can go wrong on a user's side: every message says what was expected, what came, and what to do."""
 
+import difflib
+from collections.abc import Iterable
+
 
 class ModelZooError(ValueError):
     """An expected failure; commands print its message as one line and exit with status 2."""
@@ -23,3 +26,15 @@ class MissingImagesError(ModelZooError):
 
 class DeviceError(ModelZooError):
     """A device or engine was asked for that this machine does not have."""
+
+
+def unknown(what: str, word: str, known: Iterable[str]) -> str:
+    """The message for a name that nobody knows: with the nearest known one, or else all of them."""
+    return f"unknown {what} {word!r}; {nearest_hint(word, known)}"
+
+
+def nearest_hint(word: str, known: Iterable[str]) -> str:
+    """'did you mean ...?' where something is near enough, else what is known."""
+    choices = list(known)
+    close = difflib.get_close_matches(word, choices, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(choices)}"

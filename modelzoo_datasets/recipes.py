@@ -4,7 +4,6 @@ In a generation recipe a scalar is fixed, a list is an axis of the grid, and `[d
 """
 
 import dataclasses
-import difflib
 import itertools
 import random
 import re
@@ -14,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .errors import RecipeError
+from .errors import RecipeError, nearest_hint, unknown
 from .seeds import derive
 
 ACTIVATIONS = ("tanh", "relu", "sigmoid", "gelu")
@@ -49,7 +48,7 @@ class Training:
             check_type(field.name, getattr(self, field.name), Training.__annotations__[field.name])
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
-                raise RecipeError(_unknown(name, getattr(self, name), choices))
+                raise RecipeError(unknown(name, str(getattr(self, name)), choices))
         for name in ("epochs", "batch_size", "lr"):
             if not getattr(self, name) > 0:
                 raise RecipeError(f"{name} must be positive, got {getattr(self, name)}")
@@ -92,7 +91,7 @@ class Recipe:
     def config(self, name: str) -> Config:
         """The config of that name; raises RecipeError with the nearest known one."""
         if name not in self.configs:
-            raise RecipeError(f"recipe {self.name}: {_unknown('config', name, self.configs)}")
+            raise RecipeError(f"recipe {self.name}: {unknown('config', name, self.configs)}")
         return self.configs[name]
 
     def members(self, config: str, *, epochs: int | None = None) -> list[Member]:
@@ -178,7 +177,7 @@ def find_recipe(kind: str, name_or_path: str) -> Path:
         return path
     shipped = _recipe_folder(kind) / f"{name_or_path}.toml"
     if name_or_path not in recipe_names(kind):
-        raise RecipeError(_unknown("recipe", name_or_path, recipe_names(kind)))
+        raise RecipeError(unknown("recipe", name_or_path, recipe_names(kind)))
     return shipped
 
 
@@ -278,16 +277,7 @@ def check_keys(where: str, values: Mapping[str, Any], known: tuple[str, ...]) ->
     """Refuse a key that is not known, offering the nearest one."""
     for key in values:
         if key not in known:
-            raise RecipeError(f"{where} has no key {key!r}; {_hint(key, known)}")
-
-
-def _unknown(what: str, value: Any, known: Any) -> str:
-    return f"unknown {what} {value!r}; {_hint(str(value), list(known))}"
-
-
-def _hint(word: str, known: Any) -> str:
-    close = difflib.get_close_matches(word, known, n=1)
-    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
+            raise RecipeError(f"{where} has no key {key!r}; {nearest_hint(key, known)}")
 
 
 def check_type(name: str, value: Any, kind: type) -> None:

@@ -1,6 +1,5 @@
 """The registry: an architecture is a name, an input shape, a builder and a symmetry."""
 
-import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -8,7 +7,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from ..errors import RecipeError
+from ..errors import RecipeError, unknown
 from ..layout import Layout
 from ..symmetry import Symmetry
 
@@ -59,9 +58,7 @@ def architecture_names() -> list[str]:
 def get_architecture(name: str) -> Architecture:
     """The architecture of that name; raises RecipeError with the nearest known one."""
     if name not in _ARCHITECTURES:
-        close = difflib.get_close_matches(name, _ARCHITECTURES, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(_ARCHITECTURES)}"
-        raise RecipeError(f"unknown architecture {name!r}; {hint}")
+        raise RecipeError(unknown("architecture", name, _ARCHITECTURES))
     return _ARCHITECTURES[name]
 
 

@@ -1,11 +1,10 @@
 """Image datasets by name: where their pixels come from, how they are split and normalised."""
 
-import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import MissingImagesError, RecipeError
+from ..errors import MissingImagesError, RecipeError, unknown
 from .embedded import read_fashion_mnist_5k
 from .images import Images, Split, split_train
 from .torchvision_sets import read_fashion_mnist, read_mnist
@@ -41,9 +40,7 @@ def image_dataset_names() -> list[str]:
 def get_image_dataset(name: str) -> ImageDataset:
     """The image dataset of that name; raises RecipeError with the nearest known one."""
     if name not in _DATASETS:
-        close = difflib.get_close_matches(name, _DATASETS, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(_DATASETS)}"
-        raise RecipeError(f"unknown images {name!r}; {hint}")
+        raise RecipeError(unknown("images", name, _DATASETS))
     return _DATASETS[name]
 
 

@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 # Okabe and Ito's palette: told apart by colour-blind readers too.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#999999", "#000000")
@@ -24,6 +25,7 @@ def accuracy_over_epochs(zoos: Mapping[str, pd.DataFrame]) -> bytes:
         ax.fill_between(curves.index, low, high, color=COLOURS[0], alpha=0.3, label="quartiles")
         ax.plot(curves.index, middle, color=COLOURS[0], linewidth=2, label="median")
         ax.set(title=f"{name}: {curves.shape[1]} models", xlabel="epoch", ylim=(0, 1))
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes[0].set_ylabel("test accuracy")
     axes[0].legend(loc="lower right")
     return _png(figure)
@@ -40,7 +42,7 @@ def probe_bars(probes: Mapping[str, Mapping[str, float]]) -> bytes:
         ax.bar_label(bars, [f"{v:.2f}" for v in values], fontsize=8)
     ax.set_xticks(np.arange(len(probes)), list(probes))
     ax.set(ylabel="R² on test models", ylim=(0, 1.1))
-    ax.legend(loc="lower right")
+    figure.legend(loc="outside upper center", ncols=len(kinds))
     return _png(figure)
 
 
@@ -54,7 +56,7 @@ def reconstruction_bars(found: Mapping[str, Mapping[str, Any]], layers: Sequence
         ax.bar_label(bars, [f"{v:.2f}" for v in values], fontsize=8)
     ax.set_xticks(np.arange(len(layers) + 1), [*layers, "all"])
     ax.set(ylabel="R² of the reconstruction", ylim=(0, 1.1))
-    ax.legend(loc="lower right")
+    figure.legend(loc="outside upper center", ncols=2)
     return _png(figure)
 
 

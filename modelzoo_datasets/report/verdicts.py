@@ -45,7 +45,7 @@ def _sampler(name: str, population: Mapping[str, Any], noise: Mapping[str, Any])
 def _against_scratch(name: str, population: Mapping[str, Any], scratch: Mapping[str, Any]) -> str:
     parts = []
     tuned, fresh = np.asarray(population["curves"]), np.asarray(scratch["curves"])
-    for epoch in (1, tuned.shape[1] - 1):
+    for epoch in sorted({1, min(tuned.shape[1], fresh.shape[1]) - 1}):
         gap, error = _difference(tuned[:, epoch], fresh[:, epoch])
         word = "above" if gap > _CLEAR * error else "below" if gap < -_CLEAR * error else "level with"
         parts.append(

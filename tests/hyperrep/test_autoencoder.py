@@ -1,7 +1,6 @@
 """The auto-encoder: tokens, the linear path it starts from, alignment inside `embed`, saving, sampling, errors."""
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,20 +10,12 @@ from torch import Tensor
 from hyperrep import HyperRepresentation
 from hyperrep.samplers import SAMPLERS
 from modelzoo_datasets.architectures import cnn_s, module_from_vector
-from modelzoo_datasets.engines.single import one_thread
 from modelzoo_datasets.errors import FormatError, ModelZooError
 from modelzoo_datasets.seeds import generator
 from modelzoo_datasets.symmetry import permute, random_permutations
 
 LAYOUT = cnn_s.layout
 STATES = 12
-
-
-@pytest.fixture(scope="module", autouse=True)
-def on_one_thread() -> Iterator[None]:
-    """Equal bits and equal speed whatever else runs."""
-    with one_thread():
-        yield
 
 
 def representation(bottleneck: str = "tokens", latent: float = 0.4) -> HyperRepresentation:

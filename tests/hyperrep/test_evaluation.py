@@ -3,7 +3,6 @@
 import dataclasses
 import itertools
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,6 @@ from hyperrep.run import probe
 from hyperrep.samplers import SAMPLERS, best_states
 from hyperrep.training import reconstruction_r2
 from modelzoo_datasets.engines import Network
-from modelzoo_datasets.engines.single import one_thread
 from modelzoo_datasets.engines.torch_engine import TorchEngine
 from modelzoo_datasets.errors import FolderInUseError, FormatError
 from modelzoo_datasets.images import Images
@@ -47,13 +45,6 @@ RECIPE = HyperRecipe(
 )
 FIXED = {"zoo members": 3, "reconstructed unseen": 3, "reconstructed training": 14}
 BASELINES = FIXED | {"average of pairs": 1, "average of all": 1}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def on_one_thread() -> Iterator[None]:
-    """Equal bits and equal speed whatever else runs."""
-    with one_thread():
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,6 @@ from hyperrep import HyperRepresentation, load_representation, train
 from hyperrep.export import export_embeddings, export_samples
 from hyperrep.recipe import DataRecipe, EvaluationRecipe, HyperRecipe, LearningRecipe, ModelRecipe
 from hyperrep.samplers import SAMPLERS
-from modelzoo_datasets.engines.single import one_thread
 from modelzoo_datasets.errors import FolderInUseError, FormatError, ModelZooError
 from modelzoo_datasets.loading import load_zoo
 from modelzoo_datasets.population import nearest
@@ -30,13 +28,6 @@ RECIPE = HyperRecipe(
     learning=LearningRecipe(epochs=1, batch_size=14, lr=3e-3, weight_decay=1e-2),
     evaluation=EvaluationRecipe(),
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def on_one_thread() -> Iterator[None]:
-    """Equal bits and equal speed whatever else runs."""
-    with one_thread():
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ import dataclasses
 import json
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,6 @@ from hyperrep import HyperRepresentation, load_representation, train
 from hyperrep.recipe import DataRecipe, EvaluationRecipe, HyperRecipe, LearningRecipe, ModelRecipe
 from hyperrep.storage import working_folder
 from hyperrep.training import _CHECKPOINT_EVERY
-from modelzoo_datasets.engines.single import one_thread
 from modelzoo_datasets.errors import FolderInUseError, FormatError
 
 EPOCHS = _CHECKPOINT_EVERY + 2
@@ -28,13 +26,6 @@ RECIPE = HyperRecipe(
     evaluation=EvaluationRecipe(),
 )
 FILES = {"config.json", "model.safetensors", "training.json", "metrics.csv"}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def on_one_thread() -> Iterator[None]:
-    """Equal bits and equal speed whatever else runs."""
-    with one_thread():
-        yield
 
 
 @pytest.fixture(scope="module")

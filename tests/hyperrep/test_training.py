@@ -5,7 +5,6 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,18 +32,10 @@ from hyperrep.training import (
     new_representation,
     reconstruction_r2,
 )
-from modelzoo_datasets.engines.single import one_thread
 from modelzoo_datasets.errors import FormatError, ModelZooError
 from modelzoo_datasets.loading import Zoo, load_zoo
 from modelzoo_datasets.seeds import generator
 from modelzoo_datasets.symmetry import permute, random_permutations
-
-
-@pytest.fixture(scope="module", autouse=True)
-def on_one_thread() -> Iterator[None]:
-    """Equal bits and equal speed whatever else runs."""
-    with one_thread():
-        yield
 
 
 @pytest.fixture(scope="module")
