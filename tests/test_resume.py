@@ -1,9 +1,12 @@
 """SIGKILL at any moment and run again: the same bytes as if nothing had happened, finished work not done twice."""
 
+import signal
+import subprocess
+import time
 from pathlib import Path
 
 import pytest
-from processes import hashes, kill_when, run
+from processes import BIN, hashes, kill_when, run
 
 TINY_HYPER_RECIPE = """
 [data]
@@ -51,6 +54,20 @@ def test_a_killed_generate_ends_with_the_same_bytes_and_repeats_no_finished_mode
     assert f"{20 - len(finished)} models trained" in result.stdout
     assert {path: path.stat().st_mtime_ns for path in written} == written
     assert hashes(out) == hashes(tiny_zoo)  # made by one process, undisturbed
+
+
+def test_ctrl_c_is_one_line_and_leaves_a_folder_to_go_on_with(tiny_recipe: Path, tmp_path: Path) -> None:
+    out = tmp_path / "zoo"
+    words = [str(BIN / "modelzoo-generate"), f"{tiny_recipe}/seed", "--out", str(out), "--threads", "1"]
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:
+        while not list(out.glob("progress/*.json")):
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=60)
+    assert (process.returncode, told) == (130, "modelzoo-generate: stopped; run the same command again to go on\n")
+    assert not (out / "states.parquet").exists()
+    assert list(out.glob("progress/*.json"))
 
 
 def test_a_demo_killed_in_every_stage_ends_with_the_same_bytes(

@@ -63,8 +63,9 @@ def run(app: typer.Typer) -> None:
         print(f"{name}: {message}", file=sys.stderr)
         raise SystemExit(2) from None
     except (KeyboardInterrupt, typer.Abort):
+        status = INTERRUPTED
+    if status == INTERRUPTED:  # typer turns Ctrl-C within a command into this status
         print(f"{name}: stopped; run the same command again to go on", file=sys.stderr)
-        raise SystemExit(INTERRUPTED) from None
     raise SystemExit(status if isinstance(status, int) else 0)
 
 
