@@ -308,3 +308,13 @@ def test_a_config_name_that_the_hub_or_a_folder_refuses_is_refused_here(tmp_path
         f"recipe bad.toml: config name {name!r}: use letters, digits, '_', '.' and '-', and another ending than "
         "'_index', which names the table without weights"
     )
+
+
+@pytest.mark.parametrize("name", ["mnist-cnn-s", "fashion-mnist-cnn-s"])
+def test_the_published_zoos_have_the_published_sizes(name: str) -> None:
+    recipe = read_recipe(name)
+    sizes = {config: len(recipe.members(config)) for config in recipe.configs}
+    assert sizes == {"seed": 1000, "hyp-10-rand": 2560, "hyp-10-fix": 2560}
+    drawn, fixed = ([m.seed for m in recipe.members(config)] for config in ("hyp-10-rand", "hyp-10-fix"))
+    assert sorted(set(fixed)) == list(range(1, 11))
+    assert max(drawn) < 1_000_000 and len(set(drawn)) > 2500
