@@ -69,6 +69,14 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path, tiny_recipe: P
     )
 
 
+def test_a_file_in_the_place_of_the_folder_is_left_alone(tmp_path: Path, tiny_recipe: Path) -> None:
+    (tmp_path / "zoo").write_text("a file")
+    _fails(
+        ["modelzoo-generate", f"{tiny_recipe}/seed", "--out", tmp_path / "zoo"],
+        f"{tmp_path / 'zoo'} is not empty and no zoo; choose another --out",
+    )
+
+
 def test_a_truncated_state_file_is_named(tmp_path: Path, tiny_zoo: Path) -> None:
     zoo = tmp_path / "zoo"
     shutil.copytree(tiny_zoo, zoo)

@@ -29,7 +29,7 @@ class ZooWriter:
         """
         self.folder = folder
         self._facts = {"format": ZOO_FORMAT, **facts}
-        if not folder.is_dir() or not any(folder.iterdir()):
+        if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
             write_json(folder / ZOO_FILE, self._facts)
         elif not (folder / ZOO_FILE).is_file():
             raise FolderInUseError(f"{folder} is not empty and no zoo; choose another --out")
