@@ -26,7 +26,7 @@ class HyperRepresentation(
     """
 
     # Part of the saved state: what the training states decided.
-    mean: Tensor  # (P,) subtracted before encoding; zeros where the recipe says so
+    mean: Tensor  # (P,) of the aligned training states; subtracted before encoding if `center`
     scale: Tensor  # (P,) standard deviation of each weight's layer over the training states
     reference: Tensor  # (P,) what models are aligned to
     embeddings: Tensor  # (S, D) of the training states: what samplers draw from
@@ -47,12 +47,14 @@ class HyperRepresentation(
         states: int,
         aligned: bool = True,
         signs: bool = False,
+        center: bool = True,
     ) -> None:
         super().__init__()
+        self.arguments = {k: v for k, v in locals().items() if k not in ("self", "__class__")}  # what config.json holds
         self.architecture = get_architecture(architecture)
         self.layout = self.architecture.layout
         self.activation, self.dropout = activation, dropout  # of the networks that it learned from
-        self.aligned, self.signs = aligned, signs
+        self.aligned, self.signs, self.center = aligned, signs, center
         layers = self.layout.layers
         self.units = [layer.units for layer in layers]
         tokens = sum(self.units)
@@ -123,11 +125,11 @@ class HyperRepresentation(
 
     def normalise(self, weights: Tensor) -> Tensor:
         """Aligned weights (N, P) -> what the encoder takes."""
-        return (weights - self.mean) / self.scale
+        return (weights - self.mean * self.center) / self.scale
 
     def denormalise(self, x: Tensor) -> Tensor:
         """The inverse of `normalise`."""
-        return x * self.scale + self.mean
+        return x * self.scale + self.mean * self.center
 
     def align(self, weights: Tensor) -> Tensor:
         """Reorder the units of each model (N, P) to match the reference; the functions stay the same."""

@@ -63,8 +63,8 @@ def populations(rep: HyperRepresentation, zoo: Mapping[str, Zoo], recipe: Evalua
         ),
         _population(
             "average of pairs",
-            "means of two aligned training states of the best",
-            _averages(train[best], recipe),
+            "means of two aligned training states of the best, of different models",
+            _averages(train[best], list(zoo["train"].table["model_id"].iloc[best.tolist()]), recipe),
             recipe,
         ),
         _population(
@@ -74,6 +74,7 @@ def populations(rep: HyperRepresentation, zoo: Mapping[str, Zoo], recipe: Evalua
             recipe,
         ),
     ]
+    found = [population for population in found if len(population.weights)]
     for name in SAMPLERS:
         draws = generator(recipe.seed, "samples", name)
         sampled = rep.sample(
@@ -92,7 +93,7 @@ def populations(rep: HyperRepresentation, zoo: Mapping[str, Zoo], recipe: Evalua
                 name=name,
                 what=f"samples of {name}, best {recipe.quality:.0%} of the training states",
                 weights=sampled,
-                fine_tuned=recipe.compared if name == "kde-shared" else recipe.samples,
+                fine_tuned=recipe.samples,
             )
         )
         what = f"best training states with noise, as far from them as the samples of {name}"
@@ -208,7 +209,9 @@ def _decoded(rep: HyperRepresentation, weights: Tensor) -> Tensor:
     return rep.decode(rep.embed(weights))
 
 
-def _averages(weights: Tensor, recipe: EvaluationRecipe) -> Tensor:
+def _averages(weights: Tensor, models: list[str], recipe: EvaluationRecipe) -> Tensor:
+    """Means of random pairs of states (N, P) of different models; `models` names the model of each state."""
     draws = generator(recipe.seed, "averages")
-    pairs = torch.rand(recipe.compared, len(weights), generator=draws).argsort(dim=1)[:, :2]
-    return weights[pairs].mean(dim=1)
+    pairs = [(i, j) for i in range(len(weights)) for j in range(i) if models[i] != models[j]]
+    chosen = torch.randperm(len(pairs), generator=draws)[: recipe.compared]
+    return weights[torch.tensor(pairs, dtype=torch.long).reshape(-1, 2)[chosen]].mean(dim=1)

@@ -10,7 +10,7 @@ from modelzoo_datasets.errors import FolderInUseError, FormatError
 from modelzoo_datasets.layout import Layout
 from modelzoo_datasets.loading import load_zoo
 from modelzoo_datasets.seeds import generator
-from modelzoo_datasets.states import read_json, write_json, write_table, write_tensors
+from modelzoo_datasets.states import partial_beside, read_json, write_json, write_table, write_tensors
 
 from .autoencoder import HyperRepresentation
 from .evaluation import novelty
@@ -21,6 +21,8 @@ SAMPLES_FORMAT = "modelzoo-samples-1"
 
 def export_embeddings(dataset: Path, config: str | None, rep: HyperRepresentation, out: Path) -> int:
     """Write one row per state: the dataset's columns without weights, and `z`; returns how many rows."""
+    if out.exists():
+        raise FolderInUseError(f"{out} exists; choose another --out")
     zoo = load_zoo(dataset, config)
     if zoo.architecture != rep.architecture:
         raise FormatError(
@@ -45,7 +47,7 @@ def export_samples(representation: Path, out: Path, *, n: int, sampler: str, qua
     # Distances are to the decoded training states: a hyper-representation does not carry its training weights.
     distance = novelty(rep, weights, rep.decode(rep.embeddings))
     learned_from = read_json(representation / "training.json")["states_sha256"]
-    partial = out.with_name(f".{out.name}.partial")
+    partial = partial_beside(out)
     shutil.rmtree(partial, ignore_errors=True)
     layout = Layout.of(rep.architecture.module(rep.activation, rep.dropout))
     for number, vector in enumerate(weights):

@@ -1,6 +1,7 @@
 """Recipes of hyper-representations: what is learned from which states, and how it is judged."""
 
 import dataclasses
+import math
 import tomllib
 from dataclasses import dataclass
 from typing import Any, get_args, get_origin
@@ -98,7 +99,29 @@ def read_hyper_recipe(name_or_path: str) -> HyperRecipe:
         parts = {key: _section(key, values.get(key, {})) for key in _SECTIONS}
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecipeError) as error:
         raise RecipeError(f"recipe {path.name}: {error}") from error
-    return HyperRecipe(name=path.stem, **parts)
+    recipe = HyperRecipe(name=path.stem, **parts)
+    for wrong, told in _impossible(recipe):
+        if wrong:
+            raise RecipeError(f"recipe {path.name}: {told}")
+    return recipe
+
+
+def _impossible(recipe: HyperRecipe) -> list[tuple[bool, str]]:
+    """What cannot be learned or judged, and how to say so."""
+    data, model, how, judged = recipe.data, recipe.model, recipe.learning, recipe.evaluation
+    shares = {"contrast": how.contrast, "mix": how.mix, "erase": how.erase}
+    sizes = {"lr": how.lr, "temperature": how.temperature, "bandwidth": judged.bandwidth, "latent": model.latent}
+    return [
+        (not 0 <= data.epochs[0] <= data.epochs[1], f"[data] epochs must be [first, last], got {list(data.epochs)}"),
+        (model.width % model.heads > 0, f"[model] width {model.width} is no multiple of heads {model.heads}"),
+        (model.bottleneck == "dense" and model.latent < 1, f"[model] a dense latent has a size, got {model.latent}"),
+        *((not 0 < v < math.inf, f"{name} must be positive, got {v}") for name, v in sizes.items()),
+        *((not 0 <= v <= 1, f"{name} must be in [0, 1], got {v}") for name, v in shares.items()),
+        (not 0 <= how.noise < math.inf, f"noise must not be negative, got {how.noise}"),
+        (not 0 <= how.weight_decay < math.inf, f"weight_decay must not be negative, got {how.weight_decay}"),
+        (not all(0 <= w < math.inf for w in how.layer_weights), "layer_weights must not be negative"),
+        (not 0 < judged.quality <= 1, f"[evaluation] quality must be in (0, 1], got {judged.quality}"),
+    ]
 
 
 def _section(key: str, values: dict[str, Any]) -> Any:

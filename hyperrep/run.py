@@ -62,11 +62,7 @@ def evaluate(
         FolderInUseError: `out` holds the evaluation of something else.
     """
     rep = load_representation(representation)
-    if not is_learned_by(representation, facts_of(recipe, _dataset_facts(dataset, recipe))):
-        raise FormatError(
-            f"{representation} was not learned by recipe {recipe.name} from {dataset}; "
-            "evaluate it with what it was learned from"
-        )
+    _refuse_foreign(representation, recipe, dataset)
     facts = {
         "format": EVALUATION_FORMAT,
         "trained": read_json(representation / "training.json"),
@@ -107,7 +103,17 @@ def evaluate(
 def probe(dataset: Path, representation: Path, recipe: HyperRecipe) -> dict[str, dict[str, float]]:
     """R² on test models of linear probes: property -> representation (W, s(W), z) -> R²."""
     rep = load_representation(representation)
+    _refuse_foreign(representation, recipe, dataset)
     return probe_all(rep, {s: _trained(load_zoo(dataset, recipe.data.config, split=s)) for s in _SPLITS})
+
+
+def _refuse_foreign(representation: Path, recipe: HyperRecipe, dataset: Path) -> None:
+    """Another dataset may call test models what were training models here."""
+    if not is_learned_by(representation, facts_of(recipe, _dataset_facts(dataset, recipe))):
+        raise FormatError(
+            f"{representation} was not learned by recipe {recipe.name} from {dataset}; "
+            "evaluate it with what it was learned from"
+        )
 
 
 def _dataset_facts(dataset: Path, recipe: HyperRecipe) -> dict[str, Any]:

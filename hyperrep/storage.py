@@ -8,11 +8,12 @@ import dataclasses
 import io
 import json
 import shutil
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from modelzoo_datasets.errors import FolderInUseError, FormatError
-from modelzoo_datasets.states import read_json, read_tensors, write_bytes, write_json
+from modelzoo_datasets.states import partial_beside, read_json, read_tensors, write_bytes, write_json, write_tensors
 
 from .autoencoder import HyperRepresentation
 from .recipe import HyperRecipe
@@ -21,17 +22,13 @@ from .training import EpochMetrics
 HYPERREP_FORMAT = "modelzoo-hyperrep-1"
 
 
-def working_folder(folder: Path) -> Path:
-    """Where checkpoints lie until the hyper-representation is whole."""
-    return folder.with_name(f".{folder.name}.partial")
-
-
 def facts_of(recipe: HyperRecipe, dataset: dict[str, Any]) -> dict[str, Any]:
     """What training.json says: the recipe and the hash of the states it was applied to."""
     return {
         "format": HYPERREP_FORMAT,
         "recipe": dataclasses.asdict(recipe) | {"evaluation": None},
         "states_sha256": dataset["states_sha256"],
+        "versions": {name: version(name) for name in ("modelzoo-datasets", "torch")},
     }
 
 
@@ -56,7 +53,7 @@ def is_learned_by(folder: Path, facts: dict[str, Any]) -> bool:
 
 def start(folder: Path, facts: dict[str, Any]) -> Path:
     """The working folder, emptied if what lies there belongs to another recipe or dataset."""
-    work = working_folder(folder)
+    work = partial_beside(folder)
     if work.is_dir() and not ((work / "training.json").is_file() and is_learned_by(work, facts)):
         shutil.rmtree(work)
     write_json(work / "training.json", facts)
@@ -65,8 +62,9 @@ def start(folder: Path, facts: dict[str, Any]) -> Path:
 
 def finish(folder: Path, rep: HyperRepresentation, history: list[EpochMetrics]) -> None:
     """Write the finished files, then let the folder appear."""
-    work = working_folder(folder)
-    rep.save_pretrained(work)
+    work = partial_beside(folder)
+    write_json(work / "config.json", rep.arguments)
+    write_tensors(work / "model.safetensors", rep.state_dict())
     table = io.StringIO()
     writer = csv.DictWriter(table, [f.name for f in dataclasses.fields(EpochMetrics)])
     writer.writeheader()
@@ -84,10 +82,13 @@ def load_representation(folder: str | Path) -> HyperRepresentation:
     folder = Path(folder)
     if not (folder / "training.json").is_file():
         raise FormatError(f"{folder} is no hyper-representation; modelzoo-hyperrep train makes one")
+    found = read_json(folder / "training.json")
+    if not isinstance(found, dict) or found.get("format") != HYPERREP_FORMAT:
+        raise FormatError(f"{folder} is of another format than {HYPERREP_FORMAT!r}; learn it again with this release")
     try:
         rep = HyperRepresentation(**read_json(folder / "config.json"))
         rep.load_state_dict(read_tensors(folder / "model.safetensors"))
-    except (FormatError, RuntimeError, TypeError) as error:
+    except (FormatError, RuntimeError, TypeError, AssertionError) as error:
         told = " ".join(str(error).split())  # torch names every tensor that does not fit in a line of its own
         raise FormatError(f"cannot read hyper-representation {folder}: {told}") from error
     return rep.eval()

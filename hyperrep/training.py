@@ -3,6 +3,7 @@
 N states, B states per batch, P weights.
 """
 
+import dataclasses
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from modelzoo_datasets.errors import FormatError, ModelZooError, RecipeError
 from modelzoo_datasets.loading import Zoo
+from modelzoo_datasets.recipes import Training
 from modelzoo_datasets.seeds import generator
 from modelzoo_datasets.states import read_json, read_tensors, write_json, write_tensors
 
@@ -42,13 +44,20 @@ def new_representation(recipe: HyperRecipe, zoo: Zoo) -> HyperRepresentation:
     """An untrained hyper-representation whose reference, mean and scale are fitted to training states.
 
     Raises:
-        FormatError: weights that are not finite, or signs to be aligned where an activation is not odd.
+        FormatError: weights that are not finite, models that were trained in different ways, or signs to be aligned
+            where an activation is not odd.
     """
     model, weights, activations = recipe.model, zoo.weights, zoo.table["activation"].unique()
     if recipe.data.signs and list(activations) != ["tanh"]:
         raise FormatError(
             f"recipe {recipe.name}: signs = true needs networks with tanh alone, the zoo has {', '.join(activations)}"
         )
+    for field in dataclasses.fields(Training):
+        if zoo.table[field.name].nunique() > 1:
+            raise FormatError(
+                f"recipe {recipe.name} learns from models that were trained alike; config {recipe.data.config} has "
+                f"several values of {field.name}"
+            )
     rep = HyperRepresentation(
         architecture=zoo.architecture.name,
         activation=str(activations[0]),
@@ -62,6 +71,7 @@ def new_representation(recipe: HyperRecipe, zoo: Zoo) -> HyperRepresentation:
         states=len(weights),
         aligned=recipe.data.align,
         signs=recipe.data.signs,
+        center=model.center,
     )
     rep.initialise(generator(recipe.learning.seed, "auto-encoder"))
     rep.accuracy.copy_(torch.from_numpy(zoo.table["val_acc"].to_numpy(copy=True)))
@@ -74,8 +84,7 @@ def new_representation(recipe: HyperRecipe, zoo: Zoo) -> HyperRepresentation:
     if recipe.data.align:
         fit_reference(rep, weights)
     weights = rep.align(weights)  # also refuses weights that are not finite
-    if model.center:
-        rep.mean.copy_(weights.mean(dim=0))
+    rep.mean.copy_(weights.mean(dim=0))
     if rep.linear_path is not None:
         rep.linear_path.fit(rep.layout.to_tokens(rep.normalise(weights)))
     return rep

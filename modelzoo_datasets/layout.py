@@ -74,10 +74,6 @@ class Layout:
         """Length P of the vector."""
         return self.slots[-1].stop
 
-    def same_shapes(self, other: "Layout") -> bool:
-        """Equal but for names: dropout layers shift the key numbers of the published CNNs, not their order."""
-        return [s.shape for s in self.slots] == [s.shape for s in other.slots]
-
     def pack(self, state: Mapping[str, Tensor]) -> Tensor:
         """State dict -> vector (P,) of float32; raises FormatError where names or shapes differ."""
         for slot in self.slots:

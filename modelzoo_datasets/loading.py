@@ -82,6 +82,8 @@ def load_zoo(
     if not (folder / "zoo.json").is_file():
         raise FormatError(f"{folder} is no dataset folder: it has no zoo.json; modelzoo-build makes one")
     facts = read_json(folder / "zoo.json")
+    if not isinstance(facts, dict) or ("configs" not in facts and facts.get("format") == DATASET_FORMAT):
+        raise FormatError(f"{folder / 'zoo.json'} is not what modelzoo-build writes; build the dataset again")
     if facts.get("format") != DATASET_FORMAT:
         raise FormatError(
             f"{folder} has format {facts.get('format')!r}, but load_zoo reads {DATASET_FORMAT!r}; "

@@ -5,10 +5,11 @@ In a generation recipe a scalar is fixed, a list is an axis of the grid, and `[d
 
 import dataclasses
 import itertools
+import math
 import random
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ INITS = (
     "xavier_normal",
 )
 OPTIMIZERS = ("adam", "adamw", "sgd")
+_LARGEST_RANGE = 10_000_000
 _CHOICES = {"activation": ACTIVATIONS, "init": INITS, "optimizer": OPTIMIZERS}
 
 
@@ -50,12 +52,12 @@ class Training:
             if getattr(self, name) not in choices:
                 raise RecipeError(unknown(name, str(getattr(self, name)), choices))
         for name in ("epochs", "batch_size", "lr"):
-            if not getattr(self, name) > 0:
+            if not 0 < getattr(self, name) < math.inf:
                 raise RecipeError(f"{name} must be positive, got {getattr(self, name)}")
         for name in ("dropout", "momentum"):
             if not 0 <= getattr(self, name) < 1:
                 raise RecipeError(f"{name} must be in [0, 1), got {getattr(self, name)}")
-        if not self.weight_decay >= 0:
+        if not 0 <= self.weight_decay < math.inf:
             raise RecipeError(f"weight_decay must not be negative, got {self.weight_decay}")
 
 
@@ -144,6 +146,15 @@ class Recipe:
             "axes": axes,
             "seeds": list(chosen.seeds),
         }
+
+
+def chosen_members(grid: Sequence[Member], models: range | None) -> list[Member]:
+    """The members at these places of the grid, from 1; all if None. Raises RecipeError where the grid ends before."""
+    if models is None:
+        return list(grid)
+    if models.start < 1 or models.stop - 1 > len(grid):
+        raise RecipeError(f"models {models.start}-{models.stop - 1}: the grid has models 1-{len(grid)}")
+    return [grid[index - 1] for index in models]
 
 
 def read_recipe(name_or_path: str) -> Recipe:
@@ -268,8 +279,10 @@ def _whole(values: Iterable[Any]) -> bool:
 def parse_range(what: str, text: str) -> range:
     """'3' or '1-100' (both ends included) as a range."""
     first, _, last = text.partition("-")
-    if not first.isdecimal() or not (last or first).isdecimal() or int(last or first) < int(first):
+    if not re.fullmatch(r"\d{1,9}(-\d{1,9})?", text, re.ASCII) or int(last or first) < int(first):
         raise RecipeError(f"{what} must look like 1-100 or 7, got {text!r}")
+    if int(last or first) - int(first) >= _LARGEST_RANGE:
+        raise RecipeError(f"{what}: at most {_LARGEST_RANGE:,} at once, got {text!r}")
     return range(int(first), int(last or first) + 1)
 
 

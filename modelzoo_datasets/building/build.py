@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..errors import FolderInUseError, FormatError
 from ..progress import Progress, silent
-from ..states import DATASET_FORMAT, ZooFolder, read_json, weights_sha256, write_bytes, write_json
+from ..states import DATASET_FORMAT, ZooFolder, partial_beside, read_json, weights_sha256, write_bytes, write_json
 from .card import SPLITS, ConfigFacts, Publication, render_card
 from .parquet import write_index, write_split
 from .schema import rows_of
@@ -40,10 +40,10 @@ def build(zoos: Sequence[Path], out: Path, *, repo_id: str | None = None, progre
         if (out / "zoo.json").is_file() and read_json(out / "zoo.json") == facts:
             return False
         raise FolderInUseError(f"{out} holds something else; choose another --out or remove it")
-    partial = out.with_name(f".{out.name}.partial")
+    partial = partial_beside(out)
     shutil.rmtree(partial, ignore_errors=True)
     configs = [_write_config(folder, partial, progress) for folder in folders]
-    publication = Publication.of(folders[0].facts["recipe"]["recipe"])
+    publication = Publication.of(folders[0].facts)
     card = render_card(repo_id or ".", publication, configs)
     write_bytes(partial / "README.md", card.encode())
     write_json(partial / "layout.json", folders[0].facts["layout"])
@@ -66,7 +66,7 @@ def _facts(folder: ZooFolder) -> dict[str, Any]:
 def _refuse_mixture(folders: Sequence[ZooFolder]) -> None:
     first = folders[0]
     for folder in folders[1:]:
-        for key in ("architecture", "images"):
+        for key in ("architecture", "images", "images_sha256", "engine", "versions"):
             if folder.facts[key] != first.facts[key]:
                 raise FormatError(
                     f"one dataset is of one {key}: {first.path} has {first.facts[key]}, "

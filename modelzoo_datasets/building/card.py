@@ -11,7 +11,7 @@ import yaml
 
 from ..errors import RecipeError
 from ..layout import Layout
-from ..recipes import check_keys, find_recipe, recipe_names
+from ..recipes import check_keys, find_recipe, read_recipe, recipe_names
 from .schema import INDEX_SCHEMA, features, schema
 
 SPLITS = ("train", "validation", "test")
@@ -26,10 +26,14 @@ class Publication:
     text: str = ""
 
     @classmethod
-    def of(cls, zoo_recipe: str) -> "Publication":
-        """The recipe in `builders/` of the same name as the zoos' recipe, or plain defaults."""
+    def of(cls, zoo: dict[str, Any]) -> "Publication":
+        """What `builders/` says of zoos (by their zoo.json) of a shipped recipe; plain defaults for all others."""
+        zoo_recipe = zoo["recipe"]["recipe"]
         if zoo_recipe not in recipe_names("builders"):
             return cls(title=zoo_recipe)
+        shipped = read_recipe(zoo_recipe)
+        if (shipped.images, shipped.architecture) != (zoo["images"], zoo["architecture"]):
+            return cls(title=zoo_recipe)  # somebody's own recipe of the same name
         path = find_recipe("builders", zoo_recipe)
         try:
             values = tomllib.loads(path.read_text())

@@ -64,7 +64,7 @@ def _whole_models(rows: pd.DataFrame, target: int) -> list[pd.DataFrame]:
 
 
 def _writer(path: Path, arrow: pa.Schema) -> pq.ParquetWriter:
-    # Floats compress best split into byte planes; dictionaries only serve the scalar columns (docs: hub measurements).
+    # Floats compress best split into byte planes; dictionaries only serve the scalar columns.
     scalars = [field.name for field in arrow if field.name != "weights"]
     encoding = {"weights.list.element": "BYTE_STREAM_SPLIT"} if "weights" in arrow.names else None
     return pq.ParquetWriter(

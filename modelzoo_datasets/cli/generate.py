@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from ..recipes import parse_range, read_recipe, recipe_names
+from ..recipes import chosen_members, parse_range, read_recipe, recipe_names
 from .app import (
     DEFAULT_IMAGES_ROOT,
     Engine,
@@ -45,11 +45,14 @@ def command(
     """
     name, config = _parse(recipe)
     chosen = read_recipe(name)
-    chosen_models = parse_range("--models", models) if models else None
+    chosen_models = parse_range("--models", models) if models is not None else None
+    configs = [config] if config else list(chosen.configs)
+    for each in configs:  # all of them before the first is trained for an hour
+        chosen_members(chosen.members(each, epochs=epochs), chosen_models)
     from ..engines import get_engine
     from ..generating import generate
 
-    for each in [config] if config else list(chosen.configs):
+    for each in configs:
         target = out if config else out / each
         with progress_bars(quiet) as progress:
             trained = generate(

@@ -1,13 +1,15 @@
 """The steps of the demo: the public functions of the other commands, chained through files."""
 
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from hyperrep import evaluate, read_hyper_recipe, train
+from hyperrep.recipe import HyperRecipe
 
 from ..building import build
 from ..engines import Engine, Network, get_engine
-from ..errors import ModelZooError
+from ..errors import FolderInUseError, ModelZooError, RecipeError
 from ..generating import generate
 from ..images import load_images
 from ..loading import Zoo, load_zoo
@@ -21,6 +23,8 @@ from .app import DEFAULT_IMAGES_ROOT
 def run_pipeline(recipe: str, hyper_recipe: str, out: Path, threads: int | None, progress: Progress) -> dict[str, Any]:
     """Zoos, dataset, hyper-representation, evaluation and report below `out`; what is there already is kept."""
     chosen, learned = read_recipe(recipe), read_hyper_recipe(hyper_recipe)
+    _refuse_foreign_folder(out)
+    _check_recipes(chosen, learned)
     engine = get_engine("torch", threads)
     dataset = _make_dataset(chosen, out, engine, progress)
     _check_dataset(dataset, chosen, engine)
@@ -34,8 +38,27 @@ def run_pipeline(recipe: str, hyper_recipe: str, out: Path, threads: int | None,
         images_root=DEFAULT_IMAGES_ROOT,
         progress=progress,
     )
-    _write_report(out / "report.html", dataset, chosen, found)
+    _write_report(out / "report.html", dataset, chosen, learned.name, found)
     return found
+
+
+def _refuse_foreign_folder(out: Path) -> None:
+    ours = {"zoo", "dataset", "hyperrep", "evaluation", "report.html"}
+    if out.exists() and not out.is_dir():
+        raise FolderInUseError(f"{out} is a file; choose another --out")
+    foreign = [p.name for p in out.iterdir() if p.name not in ours and p.suffix != ".partial"] if out.is_dir() else []
+    if foreign:
+        raise FolderInUseError(f"{out} holds something else ({sorted(foreign)[0]}); choose another --out")
+
+
+def _check_recipes(recipe: Recipe, learned: HyperRecipe) -> None:
+    """That they fit is known before anything is trained."""
+    epochs = min(member.training.epochs for member in recipe.members(learned.data.config))
+    if learned.data.epochs[1] > epochs:
+        raise RecipeError(
+            f"recipe {learned.name} learns from epochs up to {learned.data.epochs[1]}, {recipe.name}/"
+            f"{learned.data.config} has {epochs}"
+        )
 
 
 def _make_dataset(recipe: Recipe, out: Path, engine: Engine, progress: Progress) -> Path:
@@ -67,7 +90,7 @@ def _check_dataset(dataset: Path, recipe: Recipe, engine: Engine) -> None:
             raise ModelZooError(f"{dataset}/{config}: another test accuracy than stored for {models}")
 
 
-def _write_report(path: Path, dataset: Path, recipe: Recipe, found: dict[str, Any]) -> None:
+def _write_report(path: Path, dataset: Path, recipe: Recipe, learned: str, found: dict[str, Any]) -> None:
     zoos: dict[str, Zoo] = {config: load_zoo(dataset, config) for config in recipe.configs}
     first = next(iter(zoos.values()))
     facts = {
@@ -75,7 +98,8 @@ def _write_report(path: Path, dataset: Path, recipe: Recipe, found: dict[str, An
         "architecture": f"{first.architecture.name}, {first.layout.size:,} parameters",
         "models": ", ".join(f"{z.table['model_id'].nunique()} in {c}" for c, z in zoos.items()),
         "states": ", ".join(f"{len(zoo)} in {config}" for config, zoo in zoos.items()),
-        "made by": "modelzoo-demo",
+        "recipes": f"{recipe.name}, {learned}",
+        "versions": ", ".join(f"{name} {version(name)}" for name in ("modelzoo-datasets", "torch")),
     }
     page = render_report(
         f"Model zoo {recipe.name}",

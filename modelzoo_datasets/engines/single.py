@@ -36,7 +36,7 @@ class Inputs:
 
 
 def train_one(architecture: str, inputs: Inputs, job: Job, metrics_on: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """Weights (E + 1, P) and METRICS (E + 1, 6) after epochs 0 to E; metrics not asked for are NaN.
+    """Weights (E + 1, P) and METRICS (E + 1, 6) after epochs 0 to E; metrics of splits not asked for are NaN.
 
     Train metrics are running means over the epoch in train mode (as 2209.14764 defines); at epoch 0 they are measured.
     """

@@ -1,6 +1,5 @@
 """Train the zoo of one config into a folder; run again, it goes on where it stopped."""
 
-from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from ..engines import Engine, Job
 from ..errors import RecipeError
 from ..images import Images, load_images
 from ..progress import Progress, silent
-from ..recipes import Member, Recipe
+from ..recipes import Recipe, chosen_members
 from ..states import ZooWriter
 
 _METRICS_ON = ("train", "validation", "test")
@@ -40,7 +39,7 @@ def generate(
     """
     architecture = get_architecture(recipe.architecture)
     grid = recipe.members(config, epochs=epochs)
-    members = _chosen(grid, models)
+    members = chosen_members(grid, models)
     images = load_images(recipe.images, images_root)
     if tuple(images.splits["train"].pixels.shape[1:]) != architecture.input_shape:
         raise RecipeError(
@@ -60,14 +59,6 @@ def generate(
         progress(f"training {recipe.name}/{config}", len(finished) + trained, len(members))
     writer.complete(grid)
     return trained
-
-
-def _chosen(grid: Sequence[Member], models: range | None) -> list[Member]:
-    if models is None:
-        return list(grid)
-    if models.start < 1 or models.stop - 1 > len(grid):
-        raise RecipeError(f"models {models.start}-{models.stop - 1}: the grid has models 1-{len(grid)}")
-    return [grid[index - 1] for index in models]
 
 
 def _facts(recipe: Recipe, config: str, epochs: int | None, images: Images, engine: Engine) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """A zoo folder on disk: how it is written so that nothing is lost, and how it is read back."""
 
+from .files import partial_beside as partial_beside
 from .files import read_json as read_json
 from .files import read_tensors as read_tensors
 from .files import write_bytes as write_bytes

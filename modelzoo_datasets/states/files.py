@@ -13,13 +13,20 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from ..errors import FormatError
+from ..errors import FolderInUseError, FormatError
+
+
+def partial_beside(path: Path) -> Path:
+    """Where a file or folder is made before it is renamed into place; FolderInUseError for the current folder."""
+    if path.absolute() == Path.cwd():
+        raise FolderInUseError("the current folder cannot be written as a whole; name a new one with --out")
+    return path.with_name(f".{path.name}.partial")
 
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Put a file in place whole; a kill at any moment leaves the old file or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
+    partial = partial_beside(path)
     try:
         with partial.open("wb") as file:
             file.write(content)

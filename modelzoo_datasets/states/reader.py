@@ -33,6 +33,8 @@ class ZooFolder:
         if not (path / ZOO_FILE).is_file():
             raise FormatError(f"{path} is no zoo folder: it has no {ZOO_FILE}")
         folder = cls(path)
+        if not isinstance(folder.facts, dict):
+            raise FormatError(f"{path / ZOO_FILE} is not what modelzoo-generate writes; make the zoo again")
         if folder.facts.get("format") != ZOO_FORMAT:
             raise FormatError(
                 f"{path} has zoo format {folder.facts.get('format')!r}, but this release reads "
@@ -71,7 +73,10 @@ class ZooFolder:
     def weights(self, model_id: str, epoch: int) -> Tensor:
         """Weights (P,) of one state, read from its file; raises FormatError if it is unreadable or of other shapes."""
         path = state_path(self.path, model_id, epoch)
-        state = read_tensors(path)
+        try:
+            state = read_tensors(path)
+        except FormatError as error:
+            raise FormatError(f"{error}; run modelzoo-generate again to restore it") from error
         # Dropout shifts the numbers in the keys of the published CNNs, so tensors are matched by sorted layer number.
         ordered = sorted(state, key=_natural)
         names = sorted((slot.name for slot in self.layout.slots), key=_natural)

@@ -51,8 +51,13 @@ class ZooWriter:
 
     def _is_finished(self, member: Member, rows: list[dict[str, Any]]) -> bool:
         epochs = range(member.training.epochs + 1)
-        files = (state_path(self.folder, member.model_id, epoch) for epoch in epochs)
-        return len(rows) == len(epochs) and all(file.is_file() for file in files)
+        files = [state_path(self.folder, member.model_id, epoch) for epoch in epochs]
+        if len(rows) != len(epochs) or not all(file.is_file() for file in files):
+            return False
+        # States of one model are files of one size: a truncated one shows without being read.
+        smallest = 4 * get_architecture(self._facts["architecture"]).layout.size
+        sizes = {file.stat().st_size for file in files}
+        return len(sizes) == 1 and min(sizes) > smallest
 
     def add(self, member: Member, weights: Tensor, metrics: Mapping[str, Tensor]) -> None:
         """Write the trajectory of one model: weights (E + 1, P), metrics (E + 1,) each; its record comes last."""
