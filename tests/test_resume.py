@@ -56,6 +56,14 @@ def test_a_killed_generate_ends_with_the_same_bytes_and_repeats_no_finished_mode
     assert hashes(out) == hashes(tiny_zoo)  # made by one process, undisturbed
 
 
+def test_the_demo_leaves_a_folder_of_something_else_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("do not touch")
+    result = run(["modelzoo-demo", "--out", tmp_path])
+    told = f"modelzoo-demo: {tmp_path} holds something else (thesis.tex); choose another --out\n"
+    assert (result.returncode, result.stderr) == (2, told)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
 def test_ctrl_c_is_one_line_and_leaves_a_folder_to_go_on_with(tiny_recipe: Path, tmp_path: Path) -> None:
     out = tmp_path / "zoo"
     words = [str(BIN / "modelzoo-generate"), f"{tiny_recipe}/seed", "--out", str(out), "--threads", "1"]

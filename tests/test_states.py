@@ -81,11 +81,16 @@ def test_a_complete_zoo_is_left_as_it_is(tiny_recipe: Path, zoo: Path, engine: E
     assert contents(zoo) == before
 
 
-def test_a_model_with_a_missing_state_is_trained_again_to_the_same_bytes(
-    tiny_recipe: Path, zoo: Path, engine: Engine
+@pytest.mark.parametrize("keep", [None, 0, 5000])
+def test_a_model_with_a_missing_or_truncated_state_is_trained_again_to_the_same_bytes(
+    tiny_recipe: Path, zoo: Path, engine: Engine, keep: int | None
 ) -> None:
     before = contents(zoo)
-    (zoo / "states" / "seed-00007" / "epoch-001.safetensors").unlink()
+    state = zoo / "states" / "seed-00007" / "epoch-001.safetensors"
+    if keep is None:
+        state.unlink()
+    else:
+        state.write_bytes(state.read_bytes()[:keep])
     assert go_on(tiny_recipe, zoo, engine) == 1
     assert contents(zoo) == before
 
@@ -255,7 +260,9 @@ def test_a_truncated_state_is_named(zoo: Path, keep: int) -> None:
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(FormatError) as caught:
         ZooFolder.open(zoo).weights("seed-00001", 2)
-    assert str(caught.value) == f"cannot read state file {path}: {caught.value.__cause__}"
+    told, cause = str(caught.value), caught.value.__cause__
+    assert cause is not None and told == f"{cause}; run modelzoo-generate again to restore it"
+    assert str(cause) == f"cannot read state file {path}: {cause.__cause__}"
 
 
 def test_a_missing_state_is_named(zoo: Path) -> None:
@@ -263,7 +270,10 @@ def test_a_missing_state_is_named(zoo: Path) -> None:
     path.unlink()
     with pytest.raises(FormatError) as caught:
         ZooFolder.open(zoo).weights("seed-00001", 2)
-    assert str(caught.value) == (f"cannot read state file {path}: [Errno 2] No such file or directory: '{path}'")
+    assert str(caught.value) == (
+        f"cannot read state file {path}: [Errno 2] No such file or directory: '{path}'; "
+        "run modelzoo-generate again to restore it"
+    )
 
 
 @pytest.mark.parametrize(

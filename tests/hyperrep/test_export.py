@@ -172,3 +172,12 @@ def test_a_dataset_of_another_architecture_is_refused(trained: Path, tiny_datase
     with pytest.raises(FormatError, match=f"^{re.escape(told)}$"):
         export_embeddings(tiny_dataset, "seed", rep, tmp_path / "z.parquet")
     assert not (tmp_path / "z.parquet").exists()
+
+
+def test_embeddings_overwrite_nothing(tiny_dataset: Path, rep: HyperRepresentation, tmp_path: Path) -> None:
+    out = tmp_path / "z.parquet"
+    out.write_text("something else")
+    with pytest.raises(FolderInUseError) as caught:
+        export_embeddings(tiny_dataset, "seed", rep, out)
+    assert str(caught.value) == f"{out} exists; choose another --out"
+    assert out.read_text() == "something else"

@@ -126,3 +126,26 @@ def test_a_recipe_of_no_known_name_or_path_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "none.toml"
     with pytest.raises(RecipeError, match=f"^{re.escape(f'there is no recipe file {path}')}$"):
         read_hyper_recipe(str(path))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("heads = 2", "heads = 3", "[model] width 16 is no multiple of heads 3"),
+        ("latent = 0.4", "latent = 0.0", "latent must be positive, got 0.0"),
+        ('"tokens"', '"dense"', "[model] a dense latent has a size, got 0.4"),
+        ("lr = 1e-3", "lr = nan", "lr must be positive, got nan"),
+        ("lr = 1e-3", "lr = 1e-3\ncontrast = 1.5", "contrast must be in [0, 1], got 1.5"),
+        ("[1, 2]", "[2, 1]", "[data] epochs must be [first, last], got [2, 1]"),
+        ("[learning]", "[evaluation]\nquality = 3.0\n[learning]", "[evaluation] quality must be in (0, 1], got 3.0"),
+        ("blocks = 1", "blocks = 0", "[model] blocks must be at least 1, got 0"),
+        ("blocks = 1", 'blocks = "1"', "[model] blocks must be int, got '1'"),
+    ],
+)
+def test_what_cannot_be_learned_is_refused_before_anything_is_done(
+    tmp_path: Path, old: str, new: str, told: str
+) -> None:
+    assert old in TINY
+    with pytest.raises(RecipeError) as caught:
+        read_hyper_recipe(written(tmp_path, TINY.replace(old, new)))
+    assert str(caught.value).endswith(f": {told}")

@@ -13,9 +13,9 @@ from safetensors.torch import load_file
 
 from hyperrep import HyperRepresentation, load_representation, train
 from hyperrep.recipe import DataRecipe, EvaluationRecipe, HyperRecipe, LearningRecipe, ModelRecipe
-from hyperrep.storage import working_folder
 from hyperrep.training import _CHECKPOINT_EVERY
 from modelzoo_datasets.errors import FolderInUseError, FormatError
+from modelzoo_datasets.states import partial_beside
 
 EPOCHS = _CHECKPOINT_EVERY + 2
 RECIPE = HyperRecipe(
@@ -108,10 +108,10 @@ def test_a_killed_training_leaves_no_folder_and_goes_on_to_the_same_bytes(
     with pytest.raises(KeyboardInterrupt):
         train(tiny_dataset, RECIPE, out, progress=kill)
     assert not out.exists()
-    assert working_folder(out).is_dir()
+    assert partial_beside(out).is_dir()
     train(tiny_dataset, RECIPE, out)
     assert contents(out) == contents(finished)
-    assert not working_folder(out).exists()
+    assert not partial_beside(out).exists()
 
 
 def test_what_another_recipe_left_unfinished_is_not_gone_on_with(
@@ -126,7 +126,7 @@ def test_what_another_recipe_left_unfinished_is_not_gone_on_with(
 
     with pytest.raises(KeyboardInterrupt):
         train(tiny_dataset, other, out, progress=kill)
-    assert (working_folder(out) / "checkpoint.safetensors").is_file()
+    assert (partial_beside(out) / "checkpoint.safetensors").is_file()
     train(tiny_dataset, RECIPE, out)
     assert contents(out) == contents(finished)
 

@@ -206,7 +206,8 @@ def test_all_kinds_of_representations_learn(
     chosen = recipe(data={"align": align}, model=model, permute="none", lr=3e-3, epochs=6)
     rep, history = learned(chosen, states, unseen, tmp_path)
     assert history[-1].reconstruction < history[0].reconstruction
-    assert bool(rep.mean.any()) is center
+    shifted = rep.normalise(rep.mean.unsqueeze(0))
+    assert bool((shifted == 0).all()) is center
     assert bool(rep.reference.any()) is align
 
 
@@ -307,3 +308,21 @@ def test_signs_are_only_aligned_where_all_activations_are_odd(states: Zoo, activ
     with pytest.raises(FormatError, match=f"^{re.escape(told)}$"):
         new_representation(recipe(data={"signs": True}), dataclasses.replace(states, table=table))
     assert new_representation(recipe(data={"signs": True}), states).signs
+
+
+def test_a_population_trained_in_several_ways_is_refused(tiny_dataset: Path) -> None:
+    mixed = load_zoo(tiny_dataset, "hyp", split="train", epochs=(1,))
+    with pytest.raises(FormatError) as caught:
+        new_representation(recipe(), mixed)
+    assert str(caught.value).endswith(
+        "learns from models that were trained alike; config seed has several values of activation"
+    )
+
+
+def test_r2_is_against_the_training_mean_whether_it_is_subtracted_or_not(states: Zoo) -> None:
+    for center in (True, False):
+        rep = new_representation(recipe(model={"center": center}), states)
+        aligned = rep.align(states.weights)
+        error = ((rep.decode(rep.embed(aligned)) - aligned) / rep.scale).square().sum()
+        baseline = ((aligned - aligned.mean(dim=0)) / rep.scale).square().sum()
+        assert reconstruction_r2(rep, aligned).total == pytest.approx(float(1 - error / baseline), rel=1e-3)
