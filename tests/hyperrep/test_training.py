@@ -311,7 +311,7 @@ def test_signs_are_only_aligned_where_all_activations_are_odd(states: Zoo, activ
 
 
 def test_a_population_trained_in_several_ways_is_refused(tiny_dataset: Path) -> None:
-    mixed = load_zoo(tiny_dataset, "hyp", split="train", epochs=(1,))
+    mixed = load_zoo(tiny_dataset, "hyp", epochs=(1,))
     with pytest.raises(FormatError) as caught:
         new_representation(recipe(), mixed)
     assert str(caught.value).endswith(
