@@ -67,7 +67,9 @@ def test_the_demo_leaves_a_folder_of_something_else_alone(tmp_path: Path) -> Non
 def test_ctrl_c_is_one_line_and_leaves_a_folder_to_go_on_with(tiny_recipe: Path, tmp_path: Path) -> None:
     out = tmp_path / "zoo"
     words = [str(BIN / "modelzoo-generate"), f"{tiny_recipe}/seed", "--out", str(out), "--threads", "1"]
-    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:
+    # Where the tests run in the background, SIGINT is ignored, and a command would inherit that.
+    listening = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, **listening) as process:
         while not list(out.glob("progress/*.json")):
             assert process.poll() is None
             time.sleep(0.01)
