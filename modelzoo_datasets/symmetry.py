@@ -14,7 +14,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from .errors import FormatError
-from .layout import Layout, Slot
+from .layout import Layer, Layout, Slot
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Group:
-    """Units that move together: rows of one layer, its bias, and the inputs of the next layer."""
+    """Units that move together: rows of the layers that make them with all that goes with a row, inputs of readers."""
 
     units: int
     places: tuple[Place, ...]
@@ -45,21 +45,42 @@ class Group:
 Symmetry = tuple[Group, ...]
 
 
+def unit_group(makers: Sequence[Layer], readers: Sequence[Layer], *, signed: bool = False) -> Group:
+    """The group of units that `makers` write, one layer or all the terms of a sum, and `readers` take as inputs.
+
+    Of a residual stream every layer that adds to it is a maker and every layer that takes it is a reader, through all
+    blocks. Biases and the normalisations behind the makers move along; a reader behind a flatten has blocks of inputs
+    per unit.
+
+    Args:
+        signed: whether an odd activation may be negated here; never with a normalisation, whose variance has no sign.
+
+    Raises:
+        FormatError: the layers do not fit together.
+    """
+    units = makers[0].units
+    places = []
+    for layer in makers:
+        if layer.units != units:
+            raise FormatError(f"{layer.weight.name} of shape {layer.weight.shape} does not give {units} units")
+        places += [_place(slot, before=1, units=units) for slot in layer.slots]
+    places += [_place(layer.weight, before=layer.units, units=units) for layer in readers]
+    return Group(units, tuple(places), signed and not any(layer.norm for layer in makers))
+
+
 def chain_symmetry(layout: Layout, pooled: Sequence[bool]) -> Symmetry:
     """The groups of a plain chain of layers: every layer but the last, a flatten giving blocks of inputs per unit.
 
     Args:
         pooled: for each of these layers whether max-pooling stands between it and its activation.
     """
-    groups = []
     pairs = zip(itertools.pairwise(layout.layers), pooled, strict=True)
-    for (layer, following), pool in pairs:
-        places = [_place(layer.weight, before=1, units=layer.units)]
-        if layer.bias is not None:
-            places.append(_place(layer.bias, before=1, units=layer.units))
-        places.append(_place(following.weight, before=following.units, units=layer.units))
-        groups.append(Group(layer.units, tuple(places), signed=not pool))
-    return tuple(groups)
+    return tuple(unit_group([layer], [following], signed=not pool) for (layer, following), pool in pairs)
+
+
+def no_symmetry(layout: Layout) -> Symmetry:
+    """No group at all: what is known of an architecture about which nothing was said."""
+    return ()
 
 
 def _place(slot: Slot, *, before: int, units: int) -> Place:

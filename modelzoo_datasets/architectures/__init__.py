@@ -1,8 +1,12 @@
 """The architectures of the zoos: what can be built, initialised and permuted by name."""
 
+from . import changed as changed
+from . import resnet as resnet
 from .cnn import cnn_s as cnn_s
 from .modules import initialise as initialise
 from .registry import Architecture as Architecture
+from .registry import architecture_for as architecture_for
 from .registry import architecture_names as architecture_names
 from .registry import get_architecture as get_architecture
 from .registry import module_from_vector as module_from_vector
+from .registry import register as register

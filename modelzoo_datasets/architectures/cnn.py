@@ -1,40 +1,51 @@
-"""The small CNN of the published zoos (2209.14764, table of architectures; `module_list.*` state-dict keys)."""
+"""The CNNs of the published zoos (2209.14764, table of architectures; `module_list.*` state-dict keys).
 
-from torch import Tensor, nn
+In both a block is convolution, max-pooling, activation, dropout, in this order.
+"""
+
+from functools import partial
+
+from torch import nn
 
 from ..layout import Layout
 from ..symmetry import Symmetry, chain_symmetry
-from .modules import ACTIVATION_MODULES, SeededDropout
+from .modules import ACTIVATION_MODULES, ModuleListCNN, SeededDropout
 from .registry import Architecture, register
 
 
-class ModuleListCNN(nn.Module):
-    """Layers applied in order; the list's name is part of the published state-dict keys."""
-
-    def __init__(self, layers: list[nn.Module]) -> None:
-        super().__init__()
-        self.module_list = nn.ModuleList(layers)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Images (B, C, H, W) -> logits (B, classes)."""
-        for layer in self.module_list:
-            x = layer(x)
-        return x
-
-
-def _small_cnn(activation: str, dropout: float) -> nn.Module:
-    """2,464 parameters: conv-pool-activation-dropout blocks, dropout layers present only where p > 0, as published."""
+def small_cnn_layers(activation: str, dropout: float, *, channels: int) -> list[nn.Module]:
+    """Layers for 28×28 images and 10 classes; dropout layers are present only where p > 0, as published."""
 
     def active(*, drop: bool = True) -> list[nn.Module]:
         layers = [ACTIVATION_MODULES[activation]()]
         return [*layers, SeededDropout(dropout)] if drop and dropout > 0 else layers
 
+    return [
+        *(nn.Conv2d(channels, 8, 5), nn.MaxPool2d(2), *active()),  # -> 8x12x12
+        *(nn.Conv2d(8, 6, 5), nn.MaxPool2d(2), *active()),  # -> 6x4x4
+        *(nn.Conv2d(6, 4, 2), *active(drop=False), nn.Flatten()),  # -> 4x3x3 = 36
+        *(nn.Linear(36, 20), *active()),
+        nn.Linear(20, 10),
+    ]
+
+
+def _small_cnn(activation: str, dropout: float, *, channels: int) -> nn.Module:
+    """2,464 parameters for one channel, 2,864 for three."""
+    return ModuleListCNN(small_cnn_layers(activation, dropout, channels=channels))
+
+
+def _medium_cnn(activation: str, dropout: float) -> nn.Module:
+    """10,853 parameters; dropout layers are always present, as published, and do nothing where p = 0."""
+
+    def active() -> list[nn.Module]:
+        return [ACTIVATION_MODULES[activation](), SeededDropout(dropout)]
+
     return ModuleListCNN(
         [
-            *(nn.Conv2d(1, 8, 5), nn.MaxPool2d(2), *active()),  # 1x28x28 -> 8x12x12
-            *(nn.Conv2d(8, 6, 5), nn.MaxPool2d(2), *active()),  # -> 6x4x4
-            *(nn.Conv2d(6, 4, 2), *active(drop=False), nn.Flatten()),  # -> 4x3x3 = 36
-            *(nn.Linear(36, 20), *active()),
+            *(nn.Conv2d(3, 16, 3), nn.MaxPool2d(2), *active()),  # 3x32x32 -> 16x15x15
+            *(nn.Conv2d(16, 32, 3), nn.MaxPool2d(2), *active()),  # -> 32x6x6
+            *(nn.Conv2d(32, 15, 3), nn.MaxPool2d(2), *active(), nn.Flatten()),  # -> 15x2x2 = 60
+            *(nn.Linear(60, 20), *active()),
             nn.Linear(20, 10),
         ]
     )
@@ -44,4 +55,14 @@ def _small_cnn_symmetry(layout: Layout) -> Symmetry:
     return chain_symmetry(layout, pooled=(True, True, False, False))
 
 
-cnn_s = register(Architecture("cnn-s", (1, 28, 28), 10, _small_cnn, _small_cnn_symmetry))
+def _medium_cnn_symmetry(layout: Layout) -> Symmetry:
+    return chain_symmetry(layout, pooled=(True, True, True, False))
+
+
+cnn_s = register(Architecture("cnn-s", (1, 28, 28), 10, partial(_small_cnn, channels=1), _small_cnn_symmetry))
+cnn_s_rgb = register(
+    Architecture(
+        "cnn-s-rgb", (3, 28, 28), 10, partial(_small_cnn, channels=3), _small_cnn_symmetry, family=cnn_s.family
+    )
+)
+cnn_m = register(Architecture("cnn-m", (3, 32, 32), 10, _medium_cnn, _medium_cnn_symmetry))

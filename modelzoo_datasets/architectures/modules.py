@@ -1,10 +1,12 @@
-"""Pieces that the architectures share: activations, initialisations, and dropout with its own generator."""
+"""Pieces that the architectures share: activations, initialisations, chains, and dropout with its own generator."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from ..errors import RecipeError
 
 ACTIVATION_MODULES: dict[str, Callable[[], nn.Module]] = {
     "tanh": nn.Tanh,
@@ -25,13 +27,65 @@ _INITS: dict[str, Callable[..., Tensor]] = {
 _INITIAL_BIAS = 0.01
 
 
+# Their reset_parameters sets constants only and draws nothing.
+_CONSTANT = (nn.BatchNorm1d, nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm)
+
+
 def initialise(module: nn.Module, init: str, draws: torch.Generator) -> None:
-    """Set all weights of linear and convolution layers by `init` and their biases to 0.01 (2209.14764's own code)."""
+    """Set all weights of linear and convolution layers by `init` and their biases to 0.01 (2209.14764's own code).
+
+    Normalisations begin as torch has them: weight 1, bias 0, mean 0, variance 1, no batch seen. Other buffers stay.
+
+    Raises:
+        RecipeError: there are other parameters, whose first values would not depend on `draws`.
+    """
+    parameters = dict(module.named_parameters())
+    if unknown := [name for name in left_as_built(module) if name in parameters]:
+        raise RecipeError(
+            f"{unknown[0]} belongs to no linear, 2-d convolution or normalisation layer: no init says how it begins"
+        )
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
-            _INITS[init](layer.weight, generator=draws)
+            _INITS[getattr(layer, "init", init)](layer.weight, generator=draws)
             if layer.bias is not None:
                 nn.init.constant_(layer.bias, _INITIAL_BIAS)
+        elif isinstance(layer, _CONSTANT):
+            layer.reset_parameters()
+
+
+def left_as_built(module: nn.Module) -> list[str]:
+    """Names of the parameters and buffers that `initialise` does not set."""
+    names: list[str] = []
+    for prefix, layer in module.named_modules():
+        if not isinstance(layer, (nn.Conv2d, nn.Linear, *_CONSTANT)):
+            names += [name for name, _ in layer.named_parameters(prefix, recurse=False)]
+            names += [name for name, _ in layer.named_buffers(prefix, recurse=False)]
+    return names
+
+
+class KaimingConv2d(nn.Conv2d):
+    """A convolution that begins `kaiming_uniform` whatever the init of the other layers is."""
+
+    init = "kaiming_uniform"
+
+
+class ModuleListCNN(nn.Module):
+    """Layers applied in order; the list's name is part of the published state-dict keys."""
+
+    def __init__(self, layers: list[nn.Module]) -> None:
+        super().__init__()
+        self.module_list = nn.ModuleList(layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (B, C, H, W) -> logits (B, classes)."""
+        return through(self.module_list, x)
+
+
+def through(layers: Iterable[nn.Module], x: Tensor) -> Tensor:
+    """Apply layers in order."""
+    for layer in layers:
+        x = layer(x)
+    return x
 
 
 class SeededDropout(nn.Dropout):
@@ -41,7 +95,7 @@ class SeededDropout(nn.Dropout):
 
     def forward(self, x: Tensor) -> Tensor:
         """Zero each entry with probability p and scale the rest by 1 / (1 - p), in train mode only."""
-        if self.generator is None or not self.training:
+        if self.generator is None or not self.training or self.p == 0:
             return functional.dropout(x, self.p, self.training)
         keep = torch.rand(x.shape, generator=self.generator) >= self.p
         return x * keep / (1 - self.p)

@@ -1,4 +1,4 @@
-"""The registry: an architecture is a name, an input shape, a builder and a symmetry."""
+"""The registry: an architecture is a name, an input shape, a builder and a symmetry; recipes may name its family."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,24 +9,50 @@ from torch import Tensor, nn
 
 from ..errors import RecipeError, unknown
 from ..layout import Layout
-from ..symmetry import Symmetry
+from ..symmetry import Symmetry, no_symmetry
+from .modules import left_as_built
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """A family of equal networks; `build(activation, dropout)` gives one, its weights not yet set."""
+    """A set of equal networks; `build(activation, dropout)` gives one, its weights not yet set.
+
+    One call makes an architecture of one's own known: `register(Architecture("mine", (1, 28, 28), 10, build))`.
+    """
 
     name: str
     input_shape: tuple[int, int, int]  # channels, height, width
     classes: int
     build: Callable[[str, float], nn.Module]
-    symmetry_of: Callable[[Layout], Symmetry]
+    symmetry_of: Callable[[Layout], Symmetry] = no_symmetry
+    family: str = ""  # shared by variants for other images and classes; its own name if not given
+    takes_dropout: bool = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "family", self.family or self.name)
 
     def module(self, activation: str, dropout: float = 0.0) -> nn.Module:
-        """A module on the CPU whose weights are uninitialised memory; no random number is drawn."""
+        """A module on the CPU; its state is uninitialised memory, to be set by `initialise` or `load_state_dict`.
+
+        The global random state stays as it is. Raises RecipeError as `check_dropout` does.
+        """
+        self.check_dropout(dropout)
         with torch.device("meta"):
             empty = self.build(activation, dropout)
-        return empty.to_empty(device="cpu")
+        if not left_as_built(empty):
+            return empty.to_empty(device="cpu")
+        with torch.random.fork_rng(devices=[]):  # constants need a real one, which may draw other weights on the way
+            return self.build(activation, dropout)
+
+    def check_dropout(self, dropout: float) -> None:
+        """Raise RecipeError where the architecture has no dropout but some is asked for."""
+        if dropout > 0 and not self.takes_dropout:
+            raise RecipeError(f"architecture {self.name} has no dropout: dropout must be 0, got {dropout}")
+
+    @property
+    def images(self) -> str:
+        """What it is made for, in words."""
+        return images_in_words(self.input_shape, self.classes)
 
     @cached_property
     def layout(self) -> Layout:
@@ -43,10 +69,18 @@ _ARCHITECTURES: dict[str, Architecture] = {}
 
 
 def register(architecture: Architecture) -> Architecture:
-    """Make an architecture known by its name; a name can be taken once."""
-    if architecture.name in _ARCHITECTURES:
-        raise ValueError(f"architecture {architecture.name!r} is registered twice")
-    _ARCHITECTURES[architecture.name] = architecture
+    """Make an architecture known by its name and family.
+
+    Raises:
+        ValueError: the name is taken, or the family has a variant for such images already.
+    """
+    name, family = architecture.name, architecture.family
+    if name in _ARCHITECTURES:
+        raise ValueError(f"architecture {name!r} is registered twice")
+    for other in _ARCHITECTURES.values():
+        if other.family == family and other.images == architecture.images:
+            raise ValueError(f"architecture {name!r}: {other.name!r} is already the {family!r} for {other.images}")
+    _ARCHITECTURES[name] = architecture
     return architecture
 
 
@@ -56,10 +90,37 @@ def architecture_names() -> list[str]:
 
 
 def get_architecture(name: str) -> Architecture:
-    """The architecture of that name; raises RecipeError with the nearest known one."""
+    """The architecture of exactly that name; raises RecipeError with the nearest known one."""
     if name not in _ARCHITECTURES:
-        raise RecipeError(unknown("architecture", name, _ARCHITECTURES))
+        raise RecipeError(unknown("architecture", name, architecture_names()))
     return _ARCHITECTURES[name]
+
+
+def architecture_for(name: str, input_shape: tuple[int, ...], classes: int) -> Architecture:
+    """The architecture that a recipe means: of this name or family, made for such images.
+
+    Args:
+        name: exact, or a family: "cnn-s" means "cnn-s-rgb" where images have three channels.
+        input_shape: channels, height, width of the images.
+
+    Raises:
+        RecipeError: nothing has this name, or none that has is made for such images.
+    """
+    found = [a for a in _ARCHITECTURES.values() if name in (a.name, a.family)]
+    if not found:
+        families = {a.family for a in _ARCHITECTURES.values()}
+        raise RecipeError(unknown("architecture", name, sorted({*_ARCHITECTURES, *families})))
+    for architecture in sorted(found, key=lambda a: a.name != name):
+        if (architecture.input_shape, architecture.classes) == (tuple(input_shape), classes):
+            return architecture
+    variants = ", ".join(f"{a.name} for {a.images}" for a in found)
+    wanted = images_in_words(tuple(input_shape), classes)
+    raise RecipeError(f"no variant of architecture {name!r} is made for {wanted}; there is {variants}")
+
+
+def images_in_words(shape: tuple[int, ...], classes: int) -> str:
+    """Such as '3×32×32 images of 10 classes'."""
+    return f"{'×'.join(map(str, shape))} images of {classes} classes"
 
 
 def module_from_vector(

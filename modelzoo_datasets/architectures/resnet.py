@@ -1,0 +1,51 @@
+"""ResNet-18 for small images, as in the published zoos (2209.14764): torchvision's, with another stem."""
+
+from functools import partial
+
+import torch
+from torch import nn
+
+from ..layout import Layout
+from ..symmetry import Symmetry, unit_group
+from .registry import Architecture, register
+
+_STAGES = (1, 2, 3, 4)
+
+
+def _resnet18(activation: str, dropout: float, *, classes: int) -> nn.Module:
+    """Stem of 3x3, stride 1, without max-pooling; always ReLU and no dropout: both arguments are ignored, as published.
+
+    Trained parameters: 11,173,962 for 10 classes.
+    """
+    # Here, since it takes seconds; on the CPU, since modules are built on another device and it may make constants.
+    with torch.device("cpu"):
+        from torchvision.models.resnet import BasicBlock, ResNet
+
+    network: nn.Module = ResNet(BasicBlock, [2, 2, 2, 2], num_classes=classes)
+    network.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+    network.maxpool = nn.Identity()
+    return network
+
+
+def _resnet18_symmetry(layout: Layout) -> Symmetry:
+    """Per stage one group for the residual stream, which all its layers share, and one inside each block."""
+    layer, groups = layout.named_layers, []
+    for stage in _STAGES:
+        blocks = [f"layer{stage}.0", f"layer{stage}.1"]
+        makers = ["conv1" if stage == 1 else f"layer{stage}.0.downsample.0", *(f"{block}.conv2" for block in blocks)]
+        readers = [f"{block}.conv1" for block in (blocks if stage == 1 else blocks[1:])]
+        following = f"layer{stage + 1}.0"
+        readers += ["fc"] if stage == _STAGES[-1] else [f"{following}.conv1", f"{following}.downsample.0"]
+        groups.append(unit_group([layer[name] for name in makers], [layer[name] for name in readers]))
+        groups += [unit_group([layer[f"{block}.conv1"]], [layer[f"{block}.conv2"]]) for block in blocks]
+    return tuple(groups)
+
+
+def _register(name: str, size: int, classes: int) -> Architecture:
+    build = partial(_resnet18, classes=classes)
+    return register(Architecture(name, (3, size, size), classes, build, _resnet18_symmetry, family="resnet18"))
+
+
+resnet18 = _register("resnet18", 32, 10)
+resnet18_100 = _register("resnet18-100", 32, 100)
+resnet18_200 = _register("resnet18-200", 64, 200)
