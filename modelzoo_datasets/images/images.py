@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import torch
 from torch import Tensor
@@ -24,7 +24,10 @@ class Split:
 
 @dataclass(frozen=True)
 class Images:
-    """Train, validation and test split, and how pixels become inputs: (pixel / 255 - mean) / std per channel."""
+    """The splits, and how pixels become inputs: (pixel / 255 - mean) / std per channel.
+
+    Splits are `train`, `validation` and `test`; Tiny ImageNet, as published, has no `validation`.
+    """
 
     name: str
     classes: int
@@ -32,10 +35,20 @@ class Images:
     std: tuple[float, ...]
     splits: Mapping[str, Split]
 
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of every image."""
+        channels, height, width = self.splits["train"].pixels.shape[1:]
+        return channels, height, width
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """Pixels (B, C, H, W) uint8 -> inputs (B, C, H, W) float32, on the device that the pixels are on."""
+        mean, std = (_per_channel(values, pixels.device) for values in (self.mean, self.std))
+        return (pixels.float() / 255 - mean) / std
+
     def inputs(self, split: str) -> Tensor:
         """Normalised float32 images (N, C, H, W) of one split."""
-        mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (self.mean, self.std))
-        return (self.splits[split].pixels.float() / 255 - mean) / std
+        return self.normalise(self.splits[split].pixels)
 
     def labels(self, split: str) -> Tensor:
         """Class numbers (N,), int64."""
@@ -53,7 +66,20 @@ class Images:
 
 
 def split_train(train: Split, n_train: int) -> dict[str, Split]:
-    """Cut the official training images into train (the first n of a permutation drawn with seed 42) and validation."""
+    """Cut the official training images into train (the first n of a permutation drawn with seed 42) and validation.
+
+    Where nothing is left for validation, nothing is cut: all are train, in the official order.
+    """
+    if n_train == len(train):
+        return {"train": train}
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(SPLIT_SEED))
     parts = {"train": order[:n_train], "validation": order[n_train:]}
     return {name: Split(train.pixels[index], train.labels[index]) for name, index in parts.items()}
+
+
+# Kept per device, because a copy to an accelerator in every step would make it wait; made outside of inference mode,
+# because what is made within could not be used in training.
+@lru_cache
+@torch.inference_mode(mode=False)
+def _per_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
+    return torch.tensor(values, device=device).view(1, -1, 1, 1)

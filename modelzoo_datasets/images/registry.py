@@ -4,10 +4,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from ..errors import MissingImagesError, RecipeError, unknown
-from .embedded import read_fashion_mnist_5k
 from .images import Images, Split, split_train
-from .torchvision_sets import read_fashion_mnist, read_mnist
+from .preparing import unchanged
 
 
 @dataclass(frozen=True)
@@ -16,24 +18,33 @@ class ImageDataset:
 
     name: str
     read: Callable[[Path], Mapping[str, Split]]
-    sizes: tuple[int, int, int]  # train, validation, test
-    mean: tuple[float, ...]
+    sizes: tuple[int, int, int]  # train, validation, test; 0: there is no such split
+    mean: tuple[float, ...]  # of pixels in [0, 1], per channel
     std: tuple[float, ...]
     classes: int = 10
+    size: tuple[int, int] = (28, 28)  # height, width
+    prepare: Callable[[Tensor], Tensor] = unchanged  # pixels (N, C, H, W) uint8 -> (N, C', H', W') uint8
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of every image, known before any is read."""
+        return len(self.mean), *self.size
 
 
-_DATASETS = {
-    dataset.name: dataset
-    for dataset in (
-        ImageDataset("mnist", read_mnist, (50_000, 10_000, 10_000), (0.1307,), (0.3081,)),
-        ImageDataset("fashion-mnist", read_fashion_mnist, (50_000, 10_000, 10_000), (0.5,), (0.5,)),
-        ImageDataset("fashion-mnist-5k", read_fashion_mnist_5k, (4_200, 800, 1_000), (0.5,), (0.5,)),
-    )
-}
+_OFFICIAL = ("train", "test")  # the splits that are published
+_DATASETS: dict[str, ImageDataset] = {}
+
+
+def register_images(dataset: ImageDataset) -> ImageDataset:
+    """Make an image dataset known by its name; a name can be taken once."""
+    if dataset.name in _DATASETS:
+        raise ValueError(f"image dataset {dataset.name!r} is registered twice")
+    _DATASETS[dataset.name] = dataset
+    return dataset
 
 
 def image_dataset_names() -> list[str]:
-    """All known names."""
+    """All registered names."""
     return sorted(_DATASETS)
 
 
@@ -54,16 +65,43 @@ def load_images(name: str, root: Path) -> Images:
     dataset = get_image_dataset(name)
     official = dataset.read(root)
     n_train, n_validation, n_test = dataset.sizes
-    for split, expected in (("train", n_train + n_validation), ("test", n_test)):
-        if len(official[split]) != expected:
-            raise MissingImagesError(
-                f"images {name}: expected {expected:,} {split} images, found "
-                f"{len(official[split]):,} below {root}; remove its files to have them downloaded again"
-            )
+    for split, expected in zip(_OFFICIAL, (n_train + n_validation, n_test), strict=True):
+        _check(dataset, split, official[split], expected, root)
+    prepared = {split: _prepare(dataset, official[split]) for split in _OFFICIAL}
     return Images(
         name=name,
         classes=dataset.classes,
         mean=dataset.mean,
         std=dataset.std,
-        splits={**split_train(official["train"], n_train), "test": official["test"]},
+        splits={**split_train(prepared["train"], n_train), "test": prepared["test"]},
     )
+
+
+def _check(dataset: ImageDataset, split: str, found: Split, expected: int, root: Path) -> None:
+    """Raise MissingImagesError where files that could be read are not the whole dataset, or another one."""
+    again = "remove its files to have them downloaded again"
+    for what, n in (("images", len(found.pixels)), ("labels", len(found.labels))):
+        if n != expected:
+            raise MissingImagesError(
+                f"images {dataset.name}: expected {expected:,} {split} {what}, found {n:,} below {root}; {again}"
+            )
+    lowest, highest = (int(label) for label in torch.aminmax(found.labels))
+    if lowest < 0 or highest >= dataset.classes:
+        raise MissingImagesError(
+            f"images {dataset.name}: expected {split} labels from 0 to {dataset.classes - 1}, found {lowest} to "
+            f"{highest} below {root}; {again}"
+        )
+
+
+def _prepare(dataset: ImageDataset, official: Split) -> Split:
+    pixels = dataset.prepare(official.pixels)
+    if not pixels.shape[1] == len(dataset.mean) == len(dataset.std):
+        raise ValueError(
+            f"image dataset {dataset.name!r}: expected a mean and a std for each of {pixels.shape[1]} channels, got "
+            f"{dataset.mean} and {dataset.std}"
+        )
+    if tuple(pixels.shape[1:]) != dataset.input_shape:
+        raise ValueError(
+            f"image dataset {dataset.name!r}: expected images of size {dataset.size}, got {tuple(pixels.shape[2:])}"
+        )
+    return Split(pixels, official.labels)

@@ -1,12 +1,8 @@
-"""Image datasets: the published splits and values, and plain words where files are missing or damaged."""
+"""MNIST and Fashion-MNIST: the published splits, and plain words where files are missing or damaged."""
 
 import gzip
 import hashlib
-import threading
-from collections.abc import Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
-from importlib.resources import files
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +10,12 @@ import pytest
 import torch
 import torchvision
 from torch.utils.data import random_split
-from torchvision import transforms
 
-from modelzoo_datasets.errors import MissingImagesError, RecipeError
-from modelzoo_datasets.images import Images, get_image_dataset, image_dataset_names, load_images
-from modelzoo_datasets.images.embedded import read_fashion_mnist_5k
+from modelzoo_datasets.errors import MissingImagesError
+from modelzoo_datasets.images import (
+    Images,
+    load_images,
+)
 
 KINDS = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST"}
 IDX_FILES = {
@@ -64,30 +61,10 @@ def server_folder(idx_folder: Path, tmp_path_factory: pytest.TempPathFactory) ->
     return folder
 
 
-class QuietHandler(SimpleHTTPRequestHandler):
-    """Serves a folder and does not talk about it."""
-
-    def log_message(self, *args: object) -> None:
-        pass
-
-
-class QuietServer(ThreadingHTTPServer):
-    """Says nothing when torchvision hangs up on its first request, which only looks for redirects."""
-
-    def handle_error(self, *args: object) -> None:
-        pass
-
-
 @pytest.fixture
-def mirror(server_folder: Path) -> Iterator[str]:
+def mirror(server_folder: Path, serve: Callable[[Path], str]) -> str:
     """A web server on loopback with the compressed files."""
-    server = QuietServer(("127.0.0.1", 0), partial(QuietHandler, directory=str(server_folder)))
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}/"
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    return serve(server_folder)
 
 
 def use_mirror(patch: pytest.MonkeyPatch, kind: str, url: str, folder: Path) -> None:
@@ -95,14 +72,6 @@ def use_mirror(patch: pytest.MonkeyPatch, kind: str, url: str, folder: Path) -> 
     resources = [(f"{name}.gz", hashlib.md5((folder / f"{name}.gz").read_bytes()).hexdigest()) for name in IDX_FILES]
     patch.setattr(getattr(torchvision.datasets, kind), "mirrors", [url])
     patch.setattr(getattr(torchvision.datasets, kind), "resources", resources)
-
-
-@pytest.fixture
-def nobody_listens() -> str:
-    """A mirror that refuses every connection."""
-    server = QuietServer(("127.0.0.1", 0), QuietHandler)
-    server.server_close()
-    return f"http://127.0.0.1:{server.server_port}/"
 
 
 def put(idx_folder: Path, root: Path, kind: str) -> Path:
@@ -127,68 +96,6 @@ def check_against(official: dict[tuple[str, str], np.ndarray], images: Images) -
         assert np.array_equal(labels.numpy(), official[source, "labels"][index])
 
 
-def test_the_embedded_images_have_the_shapes_and_splits_they_promise(images: Images) -> None:
-    sizes = {name: tuple(split.pixels.shape) for name, split in images.splits.items()}
-    assert sizes == {
-        "train": (4200, 1, 28, 28),
-        "validation": (800, 1, 28, 28),
-        "test": (1000, 1, 28, 28),
-    }
-    for split in images.splits.values():
-        assert split.pixels.dtype == torch.uint8 and split.labels.dtype == torch.int64
-        assert len(split) == len(split.pixels)
-        assert set(split.labels.tolist()) == set(range(images.classes))
-
-
-def test_train_and_validation_are_disjoint_and_together_the_official_train(images: Images) -> None:
-    official = read_fashion_mnist_5k(Path())["train"]
-    parts = random_split(range(5000), (4200, 800), generator=torch.Generator().manual_seed(42))
-    assert sorted([*parts[0].indices, *parts[1].indices]) == list(range(5000))
-    for name, part in zip(("train", "validation"), parts, strict=True):
-        assert torch.equal(images.splits[name].pixels, official.pixels[part.indices])
-        assert torch.equal(images.labels(name), official.labels[part.indices])
-
-
-@pytest.mark.parametrize("split", ["train", "validation", "test"])
-def test_inputs_are_what_torchvision_transforms_give(images: Images, split: str) -> None:
-    transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize(images.mean, images.std)])
-    inputs = images.inputs(split)
-    assert inputs.dtype == torch.float32
-    for i in range(0, len(inputs), 50):
-        picture = images.splits[split].pixels[i, 0].numpy()[:, :, None]
-        assert torch.equal(inputs[i], transform(picture))
-
-
-def test_pixels_are_normalised_with_the_published_constants() -> None:
-    published = {"mnist": (0.1307, 0.3081)}  # all the others: 0.5, 0.5
-    for name in image_dataset_names():
-        mean, std = published.get(name, (0.5, 0.5))
-        dataset = get_image_dataset(name)
-        assert (dataset.mean, dataset.std) == ((mean,), (std,))
-
-
-def test_the_fingerprint_tells_images_apart(images: Images, few_images: Images) -> None:
-    again = load_images("fashion-mnist-5k", Path())
-    assert again.fingerprint == images.fingerprint != few_images.fingerprint
-    again.splits["test"].pixels[0, 0, 0, 0] += 1
-    changed = Images(**{f: getattr(again, f) for f in ("name", "classes", "mean", "std", "splits")})
-    assert changed.fingerprint != images.fingerprint
-
-
-def test_the_licence_of_the_embedded_images_ships_with_them() -> None:
-    notice = (files("modelzoo_datasets.images") / "data" / "FASHION_MNIST_LICENSE").read_text()
-    assert "Zalando SE" in notice
-    assert "The above copyright notice and this permission notice shall be included" in notice
-
-
-def test_unknown_images_are_answered_with_the_nearest() -> None:
-    with pytest.raises(RecipeError) as caught:
-        load_images("fashion-mnist-5", Path())
-    assert str(caught.value) == "unknown images 'fashion-mnist-5'; did you mean 'fashion-mnist-5k'?"
-    with pytest.raises(RecipeError, match="^unknown images 'zzz'; known: mnist, fashion-mnist, "):
-        load_images("zzz", Path())
-
-
 @pytest.mark.parametrize("name", KINDS)
 def test_images_are_read_from_their_own_idx_files_without_any_download(
     name: str,
@@ -202,6 +109,17 @@ def test_images_are_read_from_their_own_idx_files_without_any_download(
     put(idx_folder, tmp_path, KINDS[name])
     use_mirror(monkeypatch, KINDS[name], nobody_listens, server_folder)
     check_against(official, load_images(name, tmp_path))
+
+
+def test_what_old_releases_of_torchvision_pickled_is_not_read(
+    official: dict[tuple[str, str], np.ndarray], idx_folder: Path, tmp_path: Path
+) -> None:
+    put(idx_folder, tmp_path, "MNIST")
+    processed = tmp_path / "MNIST" / "processed"
+    processed.mkdir()
+    for name in ("training.pt", "test.pt"):
+        torch.save((torch.zeros(1, 28, 28, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64)), processed / name)
+    check_against(official, load_images("mnist", tmp_path))
 
 
 def test_images_that_are_missing_are_downloaded(
