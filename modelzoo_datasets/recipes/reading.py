@@ -1,160 +1,16 @@
-"""Recipes: frozen values that fix everything that decides the weights, read from TOML.
-
-In a generation recipe a scalar is fixed, a list is an axis of the grid, and `[defaults]` holds for every config.
-"""
+"""Recipes from TOML: a scalar is fixed, a list is an axis of the grid, and `[defaults]` holds for every config."""
 
 import dataclasses
-import itertools
-import math
-import random
 import re
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from .errors import RecipeError, nearest_hint, unknown
-from .seeds import derive
-
-ACTIVATIONS = ("tanh", "relu", "sigmoid", "gelu")
-INITS = (
-    "uniform",
-    "normal",
-    "kaiming_uniform",
-    "kaiming_normal",
-    "xavier_uniform",
-    "xavier_normal",
-)
-OPTIMIZERS = ("adam", "adamw", "sgd")
-_LARGEST_RANGE = 10_000_000
-_CHOICES = {"activation": ACTIVATIONS, "init": INITS, "optimizer": OPTIMIZERS}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Training:
-    """How one model is trained; with its seed, everything that decides its weights."""
-
-    epochs: int
-    batch_size: int  # images per step; the last batch of an epoch may be smaller
-    activation: str
-    init: str
-    optimizer: str
-    lr: float
-    weight_decay: float = 0.0  # L2 for adam and sgd, decoupled for adamw
-    dropout: float = 0.0  # probability in [0, 1)
-    momentum: float = 0.9  # sgd only
-
-    def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            check_type(field.name, getattr(self, field.name), Training.__annotations__[field.name])
-        for name, choices in _CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise RecipeError(unknown(name, str(getattr(self, name)), choices))
-        for name in ("epochs", "batch_size", "lr"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise RecipeError(f"{name} must be positive, got {getattr(self, name)}")
-        for name in ("dropout", "momentum"):
-            if not 0 <= getattr(self, name) < 1:
-                raise RecipeError(f"{name} must be in [0, 1), got {getattr(self, name)}")
-        if not 0 <= self.weight_decay < math.inf:
-            raise RecipeError(f"weight_decay must not be negative, got {self.weight_decay}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Member:
-    """One model of a zoo: its identity and all that its weights depend on."""
-
-    index: int  # place in the grid, from 1
-    model_id: str
-    seed: int
-    split: str  # train, validation or test: a property of the model, decided with the recipe
-    training: Training
-
-
-@dataclass(frozen=True, kw_only=True)
-class Config:
-    """One zoo of a recipe: the axes of its grid and its seeds."""
-
-    axes: Mapping[str, tuple[Any, ...]]  # field of Training -> its values
-    seeds: tuple[int, ...] | tuple[str, int, int]  # fixed, or ("random", how many, below)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """Which zoos are trained for one image dataset and one architecture."""
-
-    name: str
-    images: str
-    architecture: str
-    seed: int  # of the recipe itself: draws random model seeds and the splits
-    configs: Mapping[str, Config]
-
-    def config(self, name: str) -> Config:
-        """The config of that name; raises RecipeError with the nearest known one."""
-        if name not in self.configs:
-            raise RecipeError(f"recipe {self.name}: {unknown('config', name, self.configs)}")
-        return self.configs[name]
-
-    def members(self, config: str, *, epochs: int | None = None) -> list[Member]:
-        """Every model of a config, in grid order: axes as the recipe lists them, seeds innermost."""
-        axes = self.config(config).axes
-        if epochs is not None:
-            axes = {**axes, "epochs": (epochs,)}
-        members: list[Member] = []
-        for cell, values in enumerate(itertools.product(*axes.values())):
-            training = Training(**dict(zip(axes, values, strict=True)))
-            for seed in self._seeds(config, cell):
-                index = len(members) + 1
-                members.append(
-                    Member(
-                        index=index,
-                        model_id=f"{config}-{index:05d}",
-                        seed=seed,
-                        split=self._split(config, index),
-                        training=training,
-                    )
-                )
-        return members
-
-    def _seeds(self, config: str, cell: int) -> tuple[int, ...]:
-        seeds = self.configs[config].seeds
-        if seeds and seeds[0] == "random":
-            draws = random.Random(derive(self.seed, config, "model seeds", cell))
-            return tuple(draws.sample(range(int(seeds[2])), int(seeds[1])))
-        return tuple(int(seed) for seed in seeds)
-
-    def _split(self, config: str, index: int) -> str:
-        """70/15/15 of every 20 consecutive models: exact, and the same whichever models are trained."""
-        block, place = divmod(index - 1, 20)
-        splits = ["train"] * 14 + ["validation"] * 3 + ["test"] * 3
-        random.Random(derive(self.seed, config, "split", block)).shuffle(splits)
-        return splits[place]
-
-    def resolved(self, config: str, *, epochs: int | None = None) -> dict[str, Any]:
-        """What `zoo.json` keeps: one config with its defaults filled in, as plain JSON values."""
-        chosen = self.config(config)
-        axes = {name: list(values) for name, values in chosen.axes.items()}
-        if epochs is not None:
-            axes["epochs"] = [epochs]
-        return {
-            "recipe": self.name,
-            "config": config,
-            "images": self.images,
-            "architecture": self.architecture,
-            "seed": self.seed,
-            "axes": axes,
-            "seeds": list(chosen.seeds),
-        }
-
-
-def chosen_members(grid: Sequence[Member], models: range | None) -> list[Member]:
-    """The members at these places of the grid, from 1; all if None. Raises RecipeError where the grid ends before."""
-    if models is None:
-        return list(grid)
-    if models.start < 1 or models.stop - 1 > len(grid):
-        raise RecipeError(f"models {models.start}-{models.stop - 1}: the grid has models 1-{len(grid)}")
-    return [grid[index - 1] for index in models]
+from ..errors import RecipeError, unknown
+from .checks import check_keys, check_type, parse_range
+from .recipe import Config, Recipe, twins_of
+from .training import Training
 
 
 def read_recipe(name_or_path: str) -> Recipe:
@@ -193,7 +49,7 @@ def find_recipe(kind: str, name_or_path: str) -> Path:
 
 
 def _recipe_folder(kind: str) -> Path:
-    package = Path(__file__).parent
+    package = Path(__file__).parents[1]
     if kind == "hyperrep":
         return package.parent / "hyperrep" / "recipes"
     installed = package / "_recipes" / kind
@@ -201,8 +57,8 @@ def _recipe_folder(kind: str) -> Path:
 
 
 def _recipe(name: str, values: Mapping[str, Any]) -> Recipe:
-    check_keys("a recipe", values, ("images", "architecture", "seed", "defaults", "configs"))
-    for key in ("images", "architecture"):
+    check_keys("a recipe", values, ("source", "images", "architecture", "seed", "defaults", "configs"))
+    for key in ("images", "architecture", *(["source"] if "source" in values else [])):
         if not isinstance(values.get(key), str):
             raise RecipeError(f"{key} must be a name in quotes, got {values.get(key)!r}")
     seed, defaults = values.get("seed", 0), values.get("defaults", {})
@@ -220,11 +76,36 @@ def _recipe(name: str, values: Mapping[str, Any]) -> Recipe:
         images=values["images"],
         architecture=values["architecture"],
         seed=seed,
-        configs={key: _config(key, defaults, own) for key, own in values["configs"].items()},
+        configs=_configs(values["configs"], defaults),
+        source=values.get("source"),
     )
     for config in recipe.configs.values():
         _check_axes(config)
     return recipe
+
+
+def _configs(tables: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Config]:
+    """All configs in the order of the file; twins may be written before their parents."""
+    configs = {key: _config(key, defaults, own) for key, own in tables.items() if not _is_twin(own)}
+    for key, own in tables.items():
+        if _is_twin(own):
+            configs[key] = _twins(key, own, configs)
+    return {key: configs[key] for key in tables}
+
+
+def _is_twin(table: Any) -> bool:
+    return isinstance(table, dict) and "parent" in table
+
+
+def _twins(name: str, own: Mapping[str, Any], configs: Mapping[str, Config]) -> Config:
+    """A config of sparsified twins has a parent and epochs; all else is the parent's."""
+    check_keys(f"[configs.{name}]", own, ("parent", "epochs"))
+    trained = [key for key, config in configs.items() if config.parent is None]
+    if own["parent"] not in trained:
+        raise RecipeError(f"[configs.{name}] {unknown('parent', str(own['parent']), trained)}")
+    if "epochs" not in own:
+        raise RecipeError(f"[configs.{name}] has no epochs of sparsification; say for example epochs = 25")
+    return twins_of(own["parent"], configs[own["parent"]], own["epochs"])
 
 
 def _config(name: str, defaults: Mapping[str, Any], own: Mapping[str, Any]) -> Config:
@@ -274,27 +155,3 @@ def _seed_values(spec: Any) -> tuple[int, ...] | tuple[str, int, int]:
 
 def _whole(values: Iterable[Any]) -> bool:
     return all(isinstance(value, int) and not isinstance(value, bool) for value in values)
-
-
-def parse_range(what: str, text: str) -> range:
-    """'3' or '1-100' (both ends included) as a range."""
-    first, _, last = text.partition("-")
-    if not re.fullmatch(r"\d{1,9}(-\d{1,9})?", text, re.ASCII) or int(last or first) < int(first):
-        raise RecipeError(f"{what} must look like 1-100 or 7, got {text!r}")
-    if int(last or first) - int(first) >= _LARGEST_RANGE:
-        raise RecipeError(f"{what}: at most {_LARGEST_RANGE:,} at once, got {text!r}")
-    return range(int(first), int(last or first) + 1)
-
-
-def check_keys(where: str, values: Mapping[str, Any], known: tuple[str, ...]) -> None:
-    """Refuse a key that is not known, offering the nearest one."""
-    for key in values:
-        if key not in known:
-            raise RecipeError(f"{where} has no key {key!r}; {nearest_hint(key, known)}")
-
-
-def check_type(name: str, value: Any, kind: type) -> None:
-    """Refuse a value that is not of the kind int, float (integers welcome), str or bool."""
-    accepted = (int, float) if kind is float else (kind,)
-    if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
-        raise RecipeError(f"{name} must be {kind.__name__}, got {value!r}")

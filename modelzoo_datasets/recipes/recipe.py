@@ -1,0 +1,124 @@
+"""A recipe as a value: its configs, their grids, and every model of them."""
+
+import dataclasses
+import itertools
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import RecipeError, unknown
+from ..seeds import derive
+from .training import Training
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """One model of a zoo: its identity and all that its weights depend on."""
+
+    index: int  # place in the grid, from 1
+    model_id: str
+    seed: int
+    split: str  # train, validation or test: a property of the model, decided with the recipe
+    training: Training
+    parent_id: str | None = None  # of a sparsified twin: the model whose last state it starts from
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """One zoo of a recipe: the axes of its grid and its seeds; of twins those of the parent, with their own epochs."""
+
+    axes: Mapping[str, tuple[Any, ...]]  # field of Training -> its values
+    seeds: tuple[int, ...] | tuple[str, int, int]  # fixed, or ("random", how many, below)
+    parent: str | None = None  # config whose models these are the sparsified twins of
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Which zoos are trained for one image dataset and one architecture."""
+
+    name: str
+    images: str
+    architecture: str  # a family (cnn-s) or the name of one variant of it
+    seed: int  # of the recipe itself: draws random model seeds and the splits
+    configs: Mapping[str, Config]
+    source: str | None = None  # the paper whose zoos these are
+
+    def config(self, name: str) -> Config:
+        """The config of that name; raises RecipeError with the nearest known one."""
+        if name not in self.configs:
+            raise RecipeError(f"recipe {self.name}: {unknown('config', name, self.configs)}")
+        return self.configs[name]
+
+    def members(self, config: str, *, epochs: int | None = None) -> list[Member]:
+        """Every model of a config, in grid order: axes as the recipe lists them, seeds innermost.
+
+        The twins of a config have the ids, seeds, splits and hyper-parameters of its models, with epochs of their own.
+        """
+        parent = self.config(config).parent
+        grid = parent or config  # what seeds and splits are drawn for
+        return [
+            Member(
+                index=index,
+                model_id=f"{config}-{index:05d}",
+                seed=seed,
+                split=self._split(grid, index),
+                training=training,
+                parent_id=f"{parent}-{index:05d}" if parent else None,
+            )
+            for index, (training, seed) in enumerate(self._grid(config, grid, epochs), start=1)
+        ]
+
+    def _grid(self, config: str, seeds_of: str, epochs: int | None) -> Iterator[tuple[Training, int]]:
+        axes = self.configs[config].axes
+        if epochs is not None:
+            axes = {**axes, "epochs": (epochs,)}
+        for cell, values in enumerate(itertools.product(*axes.values())):
+            training = Training(**dict(zip(axes, values, strict=True)))
+            for seed in self._seeds(seeds_of, cell):
+                yield training, seed
+
+    def _seeds(self, config: str, cell: int) -> tuple[int, ...]:
+        seeds = self.configs[config].seeds
+        if seeds and seeds[0] == "random":
+            draws = random.Random(derive(self.seed, config, "model seeds", cell))
+            return tuple(draws.sample(range(int(seeds[2])), int(seeds[1])))
+        return tuple(int(seed) for seed in seeds)
+
+    def _split(self, config: str, index: int) -> str:
+        """70/15/15 of every 20 consecutive models: exact, and the same whichever models are trained."""
+        block, place = divmod(index - 1, 20)
+        splits = ["train"] * 14 + ["validation"] * 3 + ["test"] * 3
+        random.Random(derive(self.seed, config, "split", block)).shuffle(splits)
+        return splits[place]
+
+    def resolved(self, config: str, *, epochs: int | None = None) -> dict[str, Any]:
+        """What `zoo.json` keeps: one config with its defaults filled in, as plain JSON values."""
+        chosen = self.config(config)
+        axes = {name: list(values) for name, values in chosen.axes.items()}
+        if epochs is not None:
+            axes["epochs"] = [epochs]
+        values = {
+            "recipe": self.name,
+            "config": config,
+            "images": self.images,
+            "architecture": self.architecture,
+            "seed": self.seed,
+            "axes": axes,
+            "seeds": list(chosen.seeds),
+        }
+        return values if chosen.parent is None else {**values, "parent": chosen.parent}
+
+
+def twins_of(parent: str, config: Config, epochs: int) -> Config:
+    """The config of the sparsified twins of all models of another one."""
+    return dataclasses.replace(config, axes={**config.axes, "epochs": (epochs,)}, parent=parent)
+
+
+def chosen_members(grid: Sequence[Member], models: range | None) -> list[Member]:
+    """The members at these places of the grid, from 1; all if None. Raises RecipeError where the grid ends before."""
+    if models is None:
+        return list(grid)
+    if models.start < 1 or models.stop - 1 > len(grid):
+        raise RecipeError(f"models {models.start}-{models.stop - 1}: the grid has models 1-{len(grid)}")
+    return [grid[index - 1] for index in models]

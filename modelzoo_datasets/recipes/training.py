@@ -1,0 +1,60 @@
+"""How one model is trained, as a value."""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+
+from ..errors import RecipeError, unknown
+from .checks import check_type
+
+ACTIVATIONS = ("tanh", "relu", "sigmoid", "gelu")
+INITS = (
+    "uniform",
+    "normal",
+    "kaiming_uniform",
+    "kaiming_normal",
+    "xavier_uniform",
+    "xavier_normal",
+)
+OPTIMIZERS = ("adam", "adamw", "sgd")
+SCHEDULES = ("constant", "onecycle")
+AUGMENTATIONS = ("none", "crop-flip", "flip-rotate")
+_CHOICES = {
+    "activation": ACTIVATIONS,
+    "init": INITS,
+    "optimizer": OPTIMIZERS,
+    "schedule": SCHEDULES,
+    "augmentation": AUGMENTATIONS,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """How one model is trained; with its seed, everything that decides its weights."""
+
+    epochs: int
+    batch_size: int  # images per step; the last batch of an epoch may be smaller
+    activation: str
+    init: str
+    optimizer: str
+    lr: float  # of every step, or the highest one of a schedule
+    weight_decay: float = 0.0  # L2 for adam and sgd, decoupled for adamw
+    dropout: float = 0.0  # probability in [0, 1)
+    momentum: float = 0.9  # sgd only
+    schedule: str = "constant"  # onecycle: up and down once over all steps (1708.07120), torch's defaults
+    augmentation: str = "none"  # of the training images, drawn anew in every epoch
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            check_type(field.name, getattr(self, field.name), Training.__annotations__[field.name])
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise RecipeError(unknown(name, str(getattr(self, name)), choices))
+        for name in ("epochs", "batch_size", "lr"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise RecipeError(f"{name} must be positive, got {getattr(self, name)}")
+        for name in ("dropout", "momentum"):
+            if not 0 <= getattr(self, name) < 1:
+                raise RecipeError(f"{name} must be in [0, 1), got {getattr(self, name)}")
+        if not 0 <= self.weight_decay < math.inf:
+            raise RecipeError(f"weight_decay must not be negative, got {self.weight_decay}")
