@@ -93,7 +93,7 @@ def new_representation(recipe: HyperRecipe, zoo: Zoo) -> HyperRepresentation:
 def layer_scales(weights: Tensor, rep: HyperRepresentation) -> Tensor:
     """(P,): for every weight the standard deviation of its layer, over all states and weights of it (2209.14733)."""
     index = rep.layout.layer_of_weight()
-    scales = torch.empty(rep.layout.size)
+    scales = torch.ones(rep.layout.size)  # counters, which belong to no layer, keep 1
     for layer in range(len(rep.layout.layers)):
         scales[index == layer] = weights[:, index == layer].std().clamp_min(_SMALLEST_SCALE)
     return scales
@@ -215,7 +215,7 @@ def _error_weights(rep: HyperRepresentation, how: LearningRecipe) -> Tensor:
     """What errors of normalised weights are multiplied by, (P,): sqrt(omega) of each layer; its scale for plain MSE."""
     weight = torch.ones_like(rep.scale) if how.layerwise else rep.scale
     if how.layer_weights:
-        omega = torch.tensor(how.layer_weights)
+        omega = torch.tensor([*how.layer_weights, 1.0])  # the last one for counters, which belong to layer -1
         weight = weight * omega[rep.layout.layer_of_weight()].sqrt()
     return weight
 

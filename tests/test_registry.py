@@ -17,6 +17,7 @@ from modelzoo_datasets.architectures import (
     register,
     registry,
 )
+from modelzoo_datasets.architectures.modules import seed_dropout
 from modelzoo_datasets.errors import RecipeError
 from modelzoo_datasets.seeds import generator
 
@@ -176,3 +177,29 @@ def test_constants_of_a_network_are_there_whether_the_state_dict_has_them_or_not
     again = module_from_vector(architecture, architecture.layout.pack(module.state_dict()), activation="relu")
     x = torch.randn(5, 4, generator=generator(0, "x"))
     assert torch.equal(again(x), module(x))
+
+
+def dropping(kind: type[nn.Module]) -> Architecture:
+    def build(activation: str, dropout: float) -> nn.Module:
+        return nn.Sequential(nn.Flatten(), kind(dropout), nn.Linear(64, 4))
+
+    return Architecture("dropping", (1, 8, 8), 4, build)
+
+
+def test_plain_dropout_of_ones_own_network_draws_from_the_models_generator() -> None:
+    def masked(seed: int) -> Tensor:
+        module = dropping(nn.Dropout).module("tanh", 0.5).train()
+        seed_dropout(module, generator(seed, "dropout"))
+        return module[1](torch.ones(3, 64))  # type: ignore[index, no-any-return]
+
+    before = torch.get_rng_state()
+    assert torch.equal(masked(1), masked(1))
+    assert not torch.equal(masked(1), masked(2))
+    assert set(masked(1).unique().tolist()) == {0.0, 2.0}
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_layer_that_draws_from_the_global_generator_is_refused() -> None:
+    with pytest.raises(RecipeError) as caught:
+        dropping(nn.AlphaDropout).module("tanh", 0.5)
+    assert str(caught.value) == "AlphaDropout draws from no generator of the model's; use nn.Dropout"

@@ -3,6 +3,7 @@
 from . import changed as changed
 from . import resnet as resnet
 from .cnn import cnn_s as cnn_s
+from .modules import ACTIVATION_MODULES as ACTIVATION_MODULES
 from .modules import initialise as initialise
 from .registry import Architecture as Architecture
 from .registry import architecture_for as architecture_for

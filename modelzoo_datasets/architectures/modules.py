@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.modules.dropout import _DropoutNd
 
 from ..errors import RecipeError
 
@@ -99,6 +100,20 @@ class SeededDropout(nn.Dropout):
             return functional.dropout(x, self.p, self.training)
         keep = torch.rand(x.shape, generator=self.generator) >= self.p
         return x * keep / (1 - self.p)
+
+
+def keyed_dropout(module: nn.Module) -> nn.Module:
+    """Let plain dropout layers take a generator, so that masks depend on the model's seed alone; returns the module.
+
+    Raises:
+        RecipeError: another layer that draws, for which there is no such thing.
+    """
+    for layer in module.modules():
+        if type(layer) is nn.Dropout:
+            layer.__class__ = SeededDropout
+        elif isinstance(layer, _DropoutNd) and not isinstance(layer, SeededDropout):
+            raise RecipeError(f"{type(layer).__name__} draws from no generator of the model's; use nn.Dropout")
+    return module
 
 
 def seed_dropout(module: nn.Module, draws: torch.Generator | None) -> None:

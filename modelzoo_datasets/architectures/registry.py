@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ..errors import RecipeError, unknown
 from ..layout import Layout
 from ..symmetry import Symmetry, no_symmetry
-from .modules import left_as_built
+from .modules import keyed_dropout, left_as_built
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,11 @@ class Architecture:
         """
         self.check_dropout(dropout)
         with torch.device("meta"):
-            empty = self.build(activation, dropout)
+            empty = keyed_dropout(self.build(activation, dropout))
         if not left_as_built(empty):
             return empty.to_empty(device="cpu")
         with torch.random.fork_rng(devices=[]):  # constants need a real one, which may draw other weights on the way
-            return self.build(activation, dropout)
+            return keyed_dropout(self.build(activation, dropout))
 
     def check_dropout(self, dropout: float) -> None:
         """Raise RecipeError where the architecture has no dropout but some is asked for."""
