@@ -20,6 +20,10 @@ class FolderInUseError(ModelZooError):
     """The output folder already holds something else, which is never overwritten."""
 
 
+class DiskFullError(ModelZooError):
+    """A disk has no room left; with more room the same command goes on."""
+
+
 class MissingImagesError(ModelZooError):
     """An image dataset is neither on disk nor to be downloaded."""
 

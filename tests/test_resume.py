@@ -6,7 +6,10 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from processes import BIN, hashes, kill_when, run
+
+from modelzoo_datasets.states import ZooFolder
 
 TINY_HYPER_RECIPE = """
 [data]
@@ -54,6 +57,36 @@ def test_a_killed_generate_ends_with_the_same_bytes_and_repeats_no_finished_mode
     assert f"{20 - len(finished)} models trained" in result.stdout
     assert {path: path.stat().st_mtime_ns for path in written} == written
     assert hashes(out) == hashes(tiny_zoo)  # made by one process, undisturbed
+
+
+KILLED_WHILE_MERGING = """
+import os, signal
+from modelzoo_datasets.states import stores
+
+stores.merge_packs = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.slow
+def test_a_packed_generate_killed_between_models_and_again_while_they_are_merged_trains_none_of_them_again(
+    tiny_recipe: Path, tiny_hyp_zoo: Path, tmp_path: Path
+) -> None:
+    out, plugin = tmp_path / "zoo", tmp_path / "killer.py"
+    plugin.write_text(KILLED_WHILE_MERGING)
+    command = ["modelzoo-generate", f"{tiny_recipe}/hyp", "--out", out, "--layout", "packed", "--threads", "1"]
+    kill_when(command, lambda: len(list(out.glob("progress/*.json"))) >= 2)
+    finished = {path: path.stat().st_mtime_ns for path in out.glob("progress/*.json")}
+    assert run([*command, "--plugin", plugin]).returncode == -signal.SIGKILL
+    assert {path: path.stat().st_mtime_ns for path in finished} == finished
+    assert len(list(out.glob("progress/*.json"))) == len(list(out.glob("progress/*.safetensors"))) == 8
+    result = run(command)
+    assert (result.returncode, result.stdout) == (0, f"{out}: tiny/hyp, 0 models trained\n")
+    assert sorted(path.name for path in out.rglob("*safetensors*")) == ["models-00001-00100.safetensors"]
+    packed, plain = ZooFolder.open(out), ZooFolder.open(tiny_hyp_zoo)
+    for name in ("models.parquet", "states.parquet", "statistics.json", "pairs.parquet"):
+        assert (out / name).read_bytes() == (tiny_hyp_zoo / name).read_bytes()
+    for model, epoch in zip(plain.states["model_id"], plain.states["epoch"], strict=True):
+        assert torch.equal(packed.weights(model, epoch), plain.weights(model, epoch))
 
 
 def test_the_demo_leaves_a_folder_of_something_else_alone(tmp_path: Path) -> None:

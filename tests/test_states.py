@@ -72,11 +72,19 @@ def go_on(recipe: Path, folder: Path, engine: Engine, config: str = "seed", **mo
 def test_a_complete_zoo_holds_exactly_its_files(tiny_zoo: Path) -> None:
     models = [f"seed-{i:05d}" for i in range(1, 21)]
     states = [f"states/{m}/epoch-{e:03d}.safetensors" for m in models for e in range(3)]
-    assert set(contents(tiny_zoo)) == {"zoo.json", "models.parquet", "states.parquet", *states}
+    tables = {"zoo.json", "models.parquet", "states.parquet", "statistics.json", "pairs.parquet"}
+    assert set(contents(tiny_zoo)) == {*tables, *states}
 
 
 def test_a_complete_zoo_is_left_as_it_is(tiny_recipe: Path, zoo: Path, engine: Engine) -> None:
+    before = {path: path.stat().st_mtime_ns for path in zoo.rglob("*")}
+    assert go_on(tiny_recipe, zoo, engine) == 0
+    assert {path: path.stat().st_mtime_ns for path in zoo.rglob("*")} == before
+
+
+def test_tables_that_were_removed_are_written_again(tiny_recipe: Path, zoo: Path, engine: Engine) -> None:
     before = contents(zoo)
+    (zoo / "models.parquet").unlink()
     assert go_on(tiny_recipe, zoo, engine) == 0
     assert contents(zoo) == before
 
@@ -184,7 +192,7 @@ def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path: Path) -> Non
 
 def test_zoo_json_says_what_the_weights_depend_on(tiny_recipe: Path, tiny_zoo: Path, images: Images) -> None:
     facts = json.loads((tiny_zoo / "zoo.json").read_text())
-    assert facts["format"] == "modelzoo-zoo-1"
+    assert facts["format"] == "modelzoo-zoo-2"
     assert facts["images_sha256"] == images.fingerprint
     assert facts["recipe"] == read_recipe(str(tiny_recipe)).resolved("seed")
     assert facts["versions"]["torch"] == torch.__version__.partition("+")[0]
@@ -305,8 +313,8 @@ def test_a_zoo_of_another_format_is_named_with_the_remedy(zoo: Path) -> None:
     with pytest.raises(FormatError) as caught:
         ZooFolder.open(zoo)
     assert str(caught.value) == (
-        f"{zoo} has zoo format 'modelzoo-zoo-0', but this release reads 'modelzoo-zoo-1'; "
-        "make it again with modelzoo-generate"
+        f"{zoo} has zoo format 'modelzoo-zoo-0', but this release reads 'modelzoo-zoo-2'; "
+        "make the zoo again with modelzoo-generate"
     )
 
 
@@ -321,8 +329,59 @@ def test_a_table_that_is_no_parquet_is_named(zoo: Path) -> None:
     (zoo / "states.parquet").write_bytes(b"PAR1")
     with pytest.raises(FormatError) as caught:
         _ = ZooFolder.open(zoo).states
-    told = f"cannot read table {zoo / 'states.parquet'}: "
-    assert str(caught.value) == f"{told}{caught.value.__cause__}"
+    cause = caught.value.__cause__
+    assert cause is not None and str(caught.value) == (
+        f"{cause}; remove it and run modelzoo-generate again to make it anew"
+    )
+    assert str(cause) == f"cannot read table {zoo / 'states.parquet'}: {cause.__cause__}"
+    with pytest.raises(FormatError) as caught, ZooWriter(zoo, read_json(zoo / "zoo.json")) as writer:
+        writer.finished([])
+    assert str(caught.value) == f"{cause}; remove it, and its models are trained again"
+
+
+ABSENT = object()
+REMEDY = "make the zoo again with modelzoo-generate"
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"images": ABSENT}, "expected images of type str, got None"),
+        ({"architecture": 7}, "expected architecture of type str, got 7"),
+        ({"recipe": []}, "expected recipe of type dict, got []"),
+        ({"recipe": {"recipe": "tiny", "config": "seed"}}, "its recipe has no axes"),
+        ({"layout": [{"name": "weight"}]}, "its layout cannot be read"),
+        ({"layout": [3]}, "its layout cannot be read"),
+        ({"layout": []}, "its layout cannot be read"),
+        ({"storage": "packed", "models_per_file": 0}, "expected models_per_file to be at least 1, got 0"),
+        ({"storage": "packed"}, "expected models_per_file of type int, got None"),
+    ],
+)
+def test_a_zoo_json_that_lacks_something_is_named_with_what_it_lacks(
+    zoo: Path, change: dict[str, object], told: str
+) -> None:
+    facts = read_json(zoo / "zoo.json") | change
+    write_json(zoo / "zoo.json", {key: value for key, value in facts.items() if value is not ABSENT})
+    with pytest.raises(FormatError) as caught:
+        ZooFolder.open(zoo)
+    assert str(caught.value) == f"{zoo / 'zoo.json'}: {told}; {REMEDY}"
+
+
+def test_a_zoo_json_of_something_else_is_named(zoo: Path) -> None:
+    write_json(zoo / "zoo.json", ["mine"])
+    with pytest.raises(FormatError) as caught:
+        ZooFolder.open(zoo)
+    assert str(caught.value) == f"{zoo / 'zoo.json'} is not what modelzoo-generate writes; {REMEDY}"
+
+
+def test_another_format_is_told_before_all_that_follows_from_it(tiny_recipe: Path, zoo: Path, engine: Engine) -> None:
+    facts = read_json(zoo / "zoo.json")
+    write_json(zoo / "zoo.json", {"format": "modelzoo-zoo-1", "name": facts["name"]})
+    with pytest.raises(FolderInUseError) as caught:
+        go_on(tiny_recipe, zoo, engine)
+    assert str(caught.value) == (
+        f"{zoo} holds another zoo: its format is 'modelzoo-zoo-1', not 'modelzoo-zoo-2'; choose another --out"
+    )
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:

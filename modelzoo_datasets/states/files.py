@@ -1,8 +1,10 @@
 """Whole files or none: written beside, flushed to disk, renamed into place; equal content gives equal bytes."""
 
+import errno
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,9 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from ..errors import FolderInUseError, FormatError
+from ..errors import DiskFullError, FolderInUseError, FormatError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)  # no bytes or no files left, or a quota used up
 
 
 def partial_beside(path: Path) -> Path:
@@ -23,18 +27,76 @@ def partial_beside(path: Path) -> Path:
     return path.with_name(f".{path.name}.partial")
 
 
+@contextmanager
+def disk_full_told(path: Path) -> Iterator[None]:
+    """Say of a failed write which file it was of: DiskFullError for a full disk, the OSError itself for all else."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise DiskFullError(
+                f"the disk is full: no room for {path}; make room there and run the same command again to go on"
+            ) from error
+        error.filename = error.filename or str(path)
+        raise
+
+
+class NewFile:
+    """A file in the making: `place` puts it where it belongs, flushed to disk; `discard` leaves what was there before.
+
+    All methods raise DiskFullError where the disk is full.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Begin an empty file beside `path`; makes the folders above."""
+        self._path, self._partial = path, partial_beside(path)
+        with disk_full_told(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self._partial.open("wb", buffering=0)
+
+    def write(self, content: bytes | memoryview, offset: int | None = None) -> None:
+        """Write at an offset in bytes, or where the last write ended."""
+        rest = memoryview(content)
+        with disk_full_told(self._path):
+            self._reopen()
+            if offset is not None:
+                self._file.seek(offset)
+            while rest:
+                rest = rest[self._file.write(rest) or 0 :]
+
+    def rest(self) -> None:
+        """Hold no open file until the next write, which must name its offset: many files may be in the making."""
+        with disk_full_told(self._path):
+            self._file.close()
+
+    def _reopen(self) -> None:
+        if self._file.closed:
+            self._file = self._partial.open("r+b", buffering=0)
+
+    def place(self) -> None:
+        """Put the file in place whole; a kill at any moment leaves the old file or the new one."""
+        with disk_full_told(self._path):
+            self._reopen()
+            os.fsync(self._file.fileno())
+            self._file.close()
+            self._partial.replace(self._path)
+
+    def discard(self) -> None:
+        """Remove what was written."""
+        try:
+            self._file.close()
+        finally:
+            self._partial.unlink(missing_ok=True)
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Put a file in place whole; a kill at any moment leaves the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = partial_beside(path)
+    file = NewFile(path)
     try:
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
+        file.write(content)
+        file.place()
     except BaseException:
-        partial.unlink(missing_ok=True)
+        file.discard()
         raise
 
 
@@ -65,18 +127,25 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise FormatError(f"cannot read state file {path}: {error}") from error
 
 
-def write_table(path: Path, table: pd.DataFrame) -> None:
+def write_table(path: Path, table: pd.DataFrame | pa.Table) -> None:
     """Write a table as Parquet; the bytes depend on the content alone."""
     buffer = pa.BufferOutputStream()
-    arrow = pa.Table.from_pandas(table, preserve_index=False).replace_schema_metadata(None)
-    pq.write_table(arrow, buffer, compression="zstd")
+    arrow = pa.Table.from_pandas(table, preserve_index=False) if isinstance(table, pd.DataFrame) else table
+    # In chunks, as tables put together are, the same rows would become other pages.
+    whole = arrow.combine_chunks().replace_schema_metadata(None)
+    pq.write_table(whole, buffer, compression="zstd")
     write_bytes(path, buffer.getvalue().to_pybytes())
+
+
+def read_arrow(path: Path) -> pa.Table:
+    """Read a Parquet table; raises FormatError with its path."""
+    try:
+        return pq.read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        raise FormatError(f"cannot read table {path}: {error}") from error
 
 
 def read_table(path: Path) -> pd.DataFrame:
     """Read a Parquet table; raises FormatError with its path."""
-    try:
-        table: pd.DataFrame = pq.read_table(path).to_pandas()
-    except (OSError, pa.ArrowException) as error:
-        raise FormatError(f"cannot read table {path}: {error}") from error
+    table: pd.DataFrame = read_arrow(path).to_pandas()
     return table

@@ -1,6 +1,7 @@
 """Read a complete zoo folder: facts, tables, and the weights of any state."""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +14,8 @@ from ..architectures import Architecture, get_architecture
 from ..errors import FormatError
 from ..layout import Layout
 from .files import read_json, read_table, read_tensors
-from .folder import MODELS_FILE, STATES_FILE, ZOO_FILE, ZOO_FORMAT, state_path
+from .folder import MODELS_FILE, STATES_FILE, VARIATIONAL, ZOO_FILE, ZOO_FORMAT, pack_path, state_path
+from .packed import pack_rows, read_pack
 
 
 def weights_sha256(weights: Tensor) -> str:
@@ -33,13 +35,7 @@ class ZooFolder:
         if not (path / ZOO_FILE).is_file():
             raise FormatError(f"{path} is no zoo folder: it has no {ZOO_FILE}")
         folder = cls(path)
-        if not isinstance(folder.facts, dict):
-            raise FormatError(f"{path / ZOO_FILE} is not what modelzoo-generate writes; make the zoo again")
-        if folder.facts.get("format") != ZOO_FORMAT:
-            raise FormatError(
-                f"{path} has zoo format {folder.facts.get('format')!r}, but this release reads "
-                f"{ZOO_FORMAT!r}; make it again with modelzoo-generate"
-            )
+        _check_facts(folder)
         if not (path / STATES_FILE).is_file():
             raise FormatError(f"{path} is not complete; run its modelzoo-generate command again")
         return folder
@@ -53,12 +49,18 @@ class ZooFolder:
     @cached_property
     def models(self) -> pd.DataFrame:
         """One row per model: id, seed, split, every hyper-parameter."""
-        return read_table(self.path / MODELS_FILE)
+        return self._table(MODELS_FILE)
 
     @cached_property
     def states(self) -> pd.DataFrame:
         """One row per state: model, epoch, metrics, sha256."""
-        return read_table(self.path / STATES_FILE)
+        return self._table(STATES_FILE)
+
+    def _table(self, name: str) -> pd.DataFrame:
+        try:
+            return read_table(self.path / name)
+        except FormatError as error:
+            raise FormatError(f"{error}; remove it and run modelzoo-generate again to make it anew") from error
 
     @property
     def architecture(self) -> Architecture:
@@ -70,13 +72,17 @@ class ZooFolder:
         """The layout of all its weight vectors."""
         return Layout.from_json(self.facts["layout"])
 
+    @property
+    def packed(self) -> bool:
+        """Whether the states are stacked in packed files."""
+        return self.facts.get("storage") == "packed"
+
     def weights(self, model_id: str, epoch: int) -> Tensor:
         """Weights (P,) of one state, read from its file; raises FormatError if it is unreadable or of other shapes."""
-        path = state_path(self.path, model_id, epoch)
-        try:
-            state = read_tensors(path)
-        except FormatError as error:
-            raise FormatError(f"{error}; run modelzoo-generate again to restore it") from error
+        path = self._path(model_id, epoch)
+        state = self._read(path, model_id, epoch)
+        if self.packed:
+            state = {name: tensor for name, tensor in state.items() if not name.startswith(f"{VARIATIONAL}.")}
         # Dropout shifts the numbers in the keys of the published CNNs, so tensors are matched by sorted layer number.
         ordered = sorted(state, key=_natural)
         names = sorted((slot.name for slot in self.layout.slots), key=_natural)
@@ -86,6 +92,81 @@ class ZooFolder:
             return self.layout.pack({name: state[key] for name, key in zip(names, ordered, strict=True)})
         except FormatError as error:
             raise FormatError(f"{path} is no state of {self.path}: {error}") from error
+
+    def variational(self, model_id: str, epoch: int) -> dict[str, Tensor]:
+        """Unpruned weights and log sigma² of one state of a sparsified twin, by name; raises FormatError."""
+        if not self.facts.get("variational_layout"):
+            raise FormatError(f"{self.path} holds no sparsified twins")
+        state = self._read(self._path(model_id, epoch, VARIATIONAL), model_id, epoch)
+        if not self.packed:
+            return state
+        prefix = f"{VARIATIONAL}."
+        return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+
+    def place(self, model_id: str) -> Path:
+        """The folder or file in which the states of a model lie."""
+        return self._path(model_id, 0) if self.packed else self._path(model_id, 0).parent
+
+    def _path(self, model_id: str, epoch: int, kind: str = "states") -> Path:
+        if not self.packed:
+            return state_path(self.path, model_id, epoch, kind)
+        if model_id not in self._index:
+            raise FormatError(f"{self.path} has no model {model_id!r}")
+        return pack_path(self.path, self._index[model_id], self.facts["models_per_file"])
+
+    @cached_property
+    def _index(self) -> dict[str, int]:
+        return dict(zip(self.models["model_id"], self.models["index"], strict=True))
+
+    def _read(self, path: Path, model_id: str, epoch: int) -> dict[str, Tensor]:
+        try:
+            if not self.packed:
+                return read_tensors(path)
+            if path not in self._packs:
+                self._packs[path] = pack_rows(path)
+            first, count = self._packs[path].get(model_id, (0, 0))
+            if not 0 <= epoch < count:
+                raise FormatError(f"cannot read packed states {path}: it has no epoch {epoch} of {model_id}")
+            return {name: rows[0] for name, rows in read_pack(path, first + epoch, 1).items()}
+        except FormatError as error:
+            raise FormatError(f"{error}; run modelzoo-generate again to restore it") from error
+
+    @cached_property
+    def _packs(self) -> dict[Path, dict[str, tuple[int, int]]]:
+        return {}
+
+
+_KINDS: Mapping[str, type] = {  # what zoo.json must say
+    **{"name": str, "architecture": str, "images": str, "recipe": dict, "layout": list, "images_sha256": str},
+    **{"classes": int, "engine": str, "versions": dict},
+}
+
+
+def _check_facts(folder: ZooFolder) -> None:
+    """Everything that readers rely on, so that none of them fails halfway."""
+    path, facts = folder.path / ZOO_FILE, folder.facts
+    remedy = "make the zoo again with modelzoo-generate"
+    if not isinstance(facts, dict):
+        raise FormatError(f"{path} is not what modelzoo-generate writes; {remedy}")
+    if facts.get("format") != ZOO_FORMAT:
+        raise FormatError(
+            f"{folder.path} has zoo format {facts.get('format')!r}, but this release reads {ZOO_FORMAT!r}; {remedy}"
+        )
+    kinds = {**_KINDS, **({"models_per_file": int} if folder.packed else {})}
+    for key, kind in kinds.items():
+        if not isinstance(facts.get(key), kind):
+            raise FormatError(f"{path}: expected {key} of type {kind.__name__}, got {facts.get(key)!r}; {remedy}")
+    if folder.packed and facts["models_per_file"] < 1:
+        raise FormatError(
+            f"{path}: expected models_per_file to be at least 1, got {facts['models_per_file']}; {remedy}"
+        )
+    for key in ("recipe", "config", "axes"):
+        if key not in facts["recipe"]:
+            raise FormatError(f"{path}: its recipe has no {key}; {remedy}")
+    try:
+        _ = folder.layout.size
+    except (FormatError, LookupError, TypeError, AttributeError) as error:
+        raise FormatError(f"{path}: its layout cannot be read; {remedy}") from error
 
 
 def _natural(key: str) -> list[tuple[bool, int, str]]:

@@ -1,109 +1,177 @@
-"""Write a zoo folder model by model, so that a kill at any moment loses at most the models in training."""
+"""Write a zoo folder state by state, so that a kill at any moment loses at most the models in training."""
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
-import pandas as pd
-import torch
 from torch import Tensor
 
 from ..architectures import get_architecture
 from ..errors import FolderInUseError
 from ..layout import Layout
 from ..recipes import Member
-from .files import read_json, read_table, write_json, write_table, write_tensors
-from .folder import MODELS_FILE, PROGRESS, STATES_FILE, ZOO_FILE, ZOO_FORMAT, state_path
-from .reader import weights_sha256
+from .files import disk_full_told, partial_beside, read_json, write_json, write_table
+from .folder import MODELS_FILE, PROGRESS, STATES_FILE, ZOO_FILE, ZOO_FORMAT, models_per_file
+from .lock import FolderLock
+from .pool import WriterPool
+from .rows import Row, epochs_known, known_states, state_row, tables, write_record
+from .stores import PackedFiles, StateFiles, Store, StoreFacts
 
 
 class ZooWriter:
-    """Opens a folder for one zoo, says which models it already holds, adds others, and completes the tables."""
+    """Opens a folder for one zoo, says which models it already holds, adds others, and completes the tables.
+
+    A context manager: within, no other process can write the folder; states are written by threads of their own.
+    """
 
     def __init__(self, folder: Path, facts: Mapping[str, Any]) -> None:
         """Create the folder, or go on with one of the very same facts.
 
         Raises:
-            FolderInUseError: the folder holds something else, or a zoo of another recipe, images or library version.
+            FolderInUseError: the folder holds something else, a zoo of another recipe, images or library version, or
+                another process is writing it.
         """
         self.folder = folder
-        self._facts = {"format": ZOO_FORMAT, **facts}
-        if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-            write_json(folder / ZOO_FILE, self._facts)
-        elif not (folder / ZOO_FILE).is_file():
-            raise FolderInUseError(f"{folder} is not empty and no zoo; choose another --out")
-        self._refuse_another_zoo()
+        self._facts = _with_format(facts)
+        with disk_full_told(folder):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            if folder.exists() and not folder.is_dir():
+                raise FolderInUseError(f"{folder} is not empty and no zoo; choose another --out")
+            folder.mkdir(exist_ok=True)
+        self._lock = FolderLock(folder)
+        try:
+            self._claim()
+            self._store = self._new_store()
+        except BaseException:
+            self._lock.release()
+            raise
+        self.pool = WriterPool()
+        self._rows: dict[str, list[Row]] = {}
 
-    def _refuse_another_zoo(self) -> None:
-        found = read_json(self.folder / ZOO_FILE)
-        if difference := _difference(found, self._facts):
+    def _claim(self) -> None:
+        zoo_file = self.folder / ZOO_FILE
+        if not any(path != partial_beside(zoo_file) for path in self.folder.iterdir()):
+            write_json(zoo_file, self._facts)
+        elif not zoo_file.is_file():
+            raise FolderInUseError(f"{self.folder} is not empty and no zoo; choose another --out")
+        found = read_json(zoo_file)
+        if difference := _difference_of_zoos(found, self._facts):
             what, theirs, ours = difference
+            if what == "storage":
+                raise FolderInUseError(
+                    f"{self.folder} keeps its states in layout {_short(theirs)}, not {_short(ours)}; "
+                    f"choose another --out, or --layout {theirs}"
+                )
             raise FolderInUseError(
                 f"{self.folder} holds another zoo: its {what} is {_short(theirs)}, not {_short(ours)}; "
                 "choose another --out"
             )
 
+    def _new_store(self) -> Store:
+        packed = self._facts.get("storage") == "packed"
+        twins = self._facts.get("variational_layout")
+        facts = StoreFacts(
+            architecture=get_architecture(self._facts["architecture"]),
+            variational=Layout.from_json(twins) if twins else None,
+            per_file=self._facts["models_per_file"] if packed else 1,
+        )
+        return (PackedFiles if packed else StateFiles)(self.folder, facts)
+
+    def __enter__(self) -> "ZooWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if error is None:
+                self.pool.close()
+            else:
+                self.pool.abandon()
+        finally:
+            self._store.discard()
+            self._lock.release()
+
     def finished(self, members: Sequence[Member]) -> set[str]:
-        """Ids of the members whose states are all there."""
-        rows = self._rows()
-        return {m.model_id for m in members if self._is_finished(m, rows.get(m.model_id, []))}
+        """Ids of the members whose states are all there; raises FormatError where the table of states is damaged."""
+        known = epochs_known(known_states(self.folder))
+        return {m.model_id for m in members if _has_rows(m, known) and self._store.holds(m)}
 
-    def _is_finished(self, member: Member, rows: list[dict[str, Any]]) -> bool:
-        epochs = range(member.training.epochs + 1)
-        files = [state_path(self.folder, member.model_id, epoch) for epoch in epochs]
-        if len(rows) != len(epochs) or not all(file.is_file() for file in files):
-            return False
-        # States of one model are files of one size: a truncated one shows without being read.
-        smallest = 4 * get_architecture(self._facts["architecture"]).layout.size
-        sizes = {file.stat().st_size for file in files}
-        return len(sizes) == 1 and min(sizes) > smallest
+    def add(
+        self,
+        member: Member,
+        epoch: int,
+        weights: Tensor,  # (P,)
+        metrics: Mapping[str, float],
+        recall: Tensor,  # (C,)
+        variational: Tensor | None = None,  # (Q,) of twins
+    ) -> None:
+        """Write the next state of a model, soon; after the last one its record, which makes it finished.
 
-    def add(self, member: Member, weights: Tensor, metrics: Mapping[str, Tensor]) -> None:
-        """Write the trajectory of one model: weights (E + 1, P), metrics (E + 1,) each; its record comes last."""
-        architecture = get_architecture(self._facts["architecture"])
-        training = member.training
-        layout = Layout.of(architecture.module(training.activation, training.dropout))
-        rows = []
-        for epoch, vector in enumerate(weights):
-            path = state_path(self.folder, member.model_id, epoch)
-            write_tensors(path, layout.unpack(vector))
-            values = {name: column[epoch].item() for name, column in metrics.items()}
-            rows.append(
-                {"model_id": member.model_id, "epoch": epoch}
-                | values
-                | {"ggap": values["train_acc"] - values["test_acc"]}
-                | {"finite": bool(torch.isfinite(vector).all()), "sha256": weights_sha256(vector)}
-            )
-        write_json(self.folder / PROGRESS / f"{member.model_id}.json", rows)
+        Tensors must not be changed afterwards. Raises what an earlier write failed of, such as DiskFullError.
+        """
+        size = weights.nbytes + (0 if variational is None else variational.nbytes)
+
+        def write() -> None:
+            rows = self._rows.setdefault(member.model_id, [])
+            rows.append(state_row(member.model_id, epoch, weights, metrics, recall))
+            self._store.write(member, epoch, weights, variational)
+            if epoch == member.training.epochs:
+                self._store.finish(member)
+                write_record(self.folder, member.model_id, self._rows.pop(member.model_id))
+
+        self.pool.submit(member.model_id, size, write)
 
     def complete(self, members: Sequence[Member]) -> None:
-        """Write both tables for all finished models of the grid, then drop the records they replace."""
-        rows = self._rows()
-        present = [m for m in members if m.model_id in rows]
-        states = pd.DataFrame([row for m in present for row in rows[m.model_id]])
-        write_table(self.folder / MODELS_FILE, pd.DataFrame([_model_row(m) for m in present]))
-        write_table(self.folder / STATES_FILE, states)
+        """Write both tables for all finished models of the grid, then drop the records they replace.
+
+        Nothing can be added afterwards. Raises what a write failed of, such as DiskFullError.
+        """
+        self.pool.close()
         progress = self.folder / PROGRESS
+        if not progress.is_dir() and all((self.folder / name).is_file() for name in (MODELS_FILE, STATES_FILE)):
+            return  # nothing was added: a complete zoo is left as it is, on a full disk too
+        states = known_states(self.folder)
+        known = epochs_known(states)
+        present = [member for member in members if _has_rows(member, known)]
+        self._store.complete(present)
+        models, states = tables(present, states)
+        write_table(self.folder / MODELS_FILE, models)
+        write_table(self.folder / STATES_FILE, states)
         if progress.is_dir():
             for record in progress.iterdir():
                 record.unlink()
             progress.rmdir()
 
-    def _rows(self) -> dict[str, list[dict[str, Any]]]:
-        """State rows by model id: from the table of a finished run, then from the records of a running one."""
-        rows: dict[str, list[dict[str, Any]]] = {}
-        if (self.folder / STATES_FILE).is_file():
-            for row in read_table(self.folder / STATES_FILE).to_dict("records"):
-                rows.setdefault(str(row["model_id"]), []).append({str(k): v for k, v in row.items()})
-        for record in sorted((self.folder / PROGRESS).glob("*.json")):
-            rows[record.stem] = read_json(record)
-        return rows
+
+def _with_format(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What zoo.json says: the facts given, and what follows from them."""
+    more: dict[str, Any] = {}
+    if facts.get("storage") == "packed":
+        layouts = [Layout.from_json(facts[key]) for key in ("layout", "variational_layout") if key in facts]
+        epochs = max(facts["recipe"]["axes"]["epochs"])
+        more["models_per_file"] = models_per_file(sum(layout.size for layout in layouts), epochs)
+    return {"format": ZOO_FORMAT, **facts, **more}
 
 
-def _model_row(member: Member) -> dict[str, Any]:
-    row = {"model_id": member.model_id, "index": member.index, "seed": member.seed}
-    return row | {"split": member.split} | dataclasses.asdict(member.training)
+def _has_rows(member: Member, known: Mapping[str, int]) -> bool:
+    return known.get(member.model_id) == member.training.epochs + 1
+
+
+def _difference_of_zoos(found: Any, wanted: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
+    """See `_difference`: the format first, as it decides the rest, and how states are stored last."""
+    if not isinstance(found, dict):
+        return "content", found, wanted
+    if difference := _difference(found.get("format"), wanted["format"], "format"):
+        return difference
+    stored = ("storage", "models_per_file")
+    theirs, ours = ({key: value for key, value in facts.items() if key not in stored} for facts in (found, wanted))
+    return (
+        _difference(theirs, ours)
+        or _difference(found.get("storage"), wanted.get("storage"), "storage")
+        or _difference(found, wanted)
+    )
 
 
 def _difference(found: Any, wanted: Any, what: str = "content") -> tuple[str, Any, Any] | None:
