@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..errors import RecipeError, unknown
 from ..layout import Layout
+from ..plugins import load_plugins
 from ..symmetry import Symmetry, no_symmetry
 from .modules import keyed_dropout, left_as_built
 
@@ -91,6 +92,7 @@ def architecture_names() -> list[str]:
 
 def get_architecture(name: str) -> Architecture:
     """The architecture of exactly that name; raises RecipeError with the nearest known one."""
+    load_plugins()
     if name not in _ARCHITECTURES:
         raise RecipeError(unknown("architecture", name, architecture_names()))
     return _ARCHITECTURES[name]
@@ -106,6 +108,7 @@ def architecture_for(name: str, input_shape: tuple[int, ...], classes: int) -> A
     Raises:
         RecipeError: nothing has this name, or none that has is made for such images.
     """
+    load_plugins()
     found = [a for a in _ARCHITECTURES.values() if name in (a.name, a.family)]
     if not found:
         families = {a.family for a in _ARCHITECTURES.values()}

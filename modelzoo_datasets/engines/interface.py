@@ -1,10 +1,10 @@
 """What every engine offers: train jobs, evaluate weights.
 
-P weights of a model, K states, N models. A job's result depends on the job and the images alone: not on the other jobs,
-their order, the number of processes or a resume.
+P weights of a model, K states, N models, B images, C classes. A job's result depends on the job and the images
+alone: not on the other jobs, their order, the number of processes or a resume.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,6 +14,7 @@ from ..images import Images
 from ..recipes import Training
 
 METRICS = ("train_loss", "train_acc", "val_loss", "val_acc", "test_loss", "test_acc")
+SPARSITY = "sparsity"  # a further metric of sparsified twins
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,8 +22,9 @@ class Job:
     """One training: from fresh weights drawn with `seed`, or from `start` (P,) with a fresh optimizer."""
 
     training: Training
-    seed: int  # keys the generators of init, data order and dropout
+    seed: int  # keys the generators of init, data order, dropout, augmentation and noise
     start: Tensor | None = None
+    sparsify: bool = False  # by variational dropout, from `start` (2209.14764, section on sparsified twins)
 
 
 @dataclass(frozen=True)
@@ -39,19 +41,33 @@ class States:
 
     jobs: Tensor  # (K,) index into the jobs given
     epochs: Tensor  # (K,) 0 = before the first step
-    weights: Tensor  # (K, P)
-    metrics: Mapping[str, Tensor]  # METRICS, (K,) float64 each; accuracy is a fraction
+    weights: Tensor  # (K, P); of twins the pruned weights, with zeros
+    metrics: Mapping[str, Tensor]  # METRICS, and SPARSITY for twins: (K,) float64 each; NaN where not measured
+    recall: Tensor  # (K, C) share of each class of the test images that is recognised, float64; NaN where not measured
+    variational: Tensor | None = None  # (K, Q) of twins: unpruned weights and log sigma², see `variational_layout`
+
+
+@dataclass(frozen=True)
+class Measured:
+    """How N models do on one split."""
+
+    loss: Tensor  # (N,) mean cross entropy, float64
+    accuracy: Tensor  # (N,) float64
+    recall: Tensor  # (N, C) per class, float64; NaN for a class without images
 
 
 class Engine(Protocol):
-    """`train` yields states as they come; `evaluate` measures weights on one split."""
+    """`train` yields states as they come; `evaluate` measures weights on one split, `outputs` gives their logits."""
 
     name: str
 
     def train(
         self, architecture: str, images: Images, jobs: Sequence[Job], *, metrics_on: Sequence[str]
-    ) -> Iterator[States]:
-        """Train every job for its epochs, epoch 0 included; evaluate on the splits named."""
+    ) -> Generator[States]:
+        """Train every job for its epochs, epoch 0 included; evaluate on the splits named, where the images have them.
+
+        Closing the generator stops the work. A job that fails stops it too: its error is raised.
+        """
         ...
 
     def evaluate(
@@ -61,6 +77,17 @@ class Engine(Protocol):
         weights: Tensor,  # (N, P)
         networks: Sequence[Network],
         split: str,
-    ) -> tuple[Tensor, Tensor]:
-        """Mean loss (N,) and accuracy (N,) on a split, in eval mode, float64."""
+    ) -> Measured:
+        """Loss, accuracy and recall on a split, in eval mode."""
+        ...
+
+    def outputs(
+        self,
+        architecture: str,
+        images: Images,
+        weights: Tensor,  # (N, P)
+        networks: Sequence[Network],
+        split: str,
+    ) -> Iterator[tuple[int, Tensor]]:
+        """(index of a model, its logits (B, C) float32 in eval mode) for every model, as they come."""
         ...

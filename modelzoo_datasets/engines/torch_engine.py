@@ -1,25 +1,15 @@
 """The reference engine: plain PyTorch, one model at a time, models spread over processes."""
 
-import multiprocessing
-import os
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing.connection import wait
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from ..errors import ModelZooError
 from ..images import Images
-from .interface import METRICS, Job, Network, States
-from .single import Inputs, evaluate_one, train_one
-
-_WORKER: dict[str, Any] = {}  # what the jobs of one call share; set once in each worker process
+from .interface import Job, Measured, Network, States
+from .single import Inputs, State, evaluate_one, outputs_one, train_one
+from .workers import in_workers
 
 
 class TorchEngine:
@@ -32,17 +22,13 @@ class TorchEngine:
 
     def train(
         self, architecture: str, images: Images, jobs: Sequence[Job], *, metrics_on: Sequence[str]
-    ) -> Iterator[States]:
-        """See `Engine.train`; yields the whole trajectory of one job at a time, in order of completion."""
+    ) -> Generator[States]:
+        """See `Engine.train`; yields one state at a time."""
+        augmented = any(job.training.augmentation != "none" for job in jobs)
+        inputs = Inputs.of(images, {*metrics_on, "train"} - ({"train"} if augmented else set()))
         calls = [(job, tuple(metrics_on)) for job in jobs]
-        for index, (weights, metrics) in self._run(_train, architecture, images, calls):
-            table = torch.from_numpy(metrics)
-            yield States(
-                jobs=torch.full((len(weights),), index),
-                epochs=torch.arange(len(weights)),
-                weights=torch.from_numpy(weights),
-                metrics={name: table[:, i] for i, name in enumerate(METRICS)},
-            )
+        for index, state in self._run(train_one, architecture, inputs, calls):
+            yield _states(index, state)
 
     def evaluate(
         self,
@@ -51,86 +37,57 @@ class TorchEngine:
         weights: Tensor,
         networks: Sequence[Network],
         split: str,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> Measured:
         """See `Engine.evaluate`."""
         calls = [(w, n, split) for w, n in zip(weights, networks, strict=True)]
-        result = torch.empty(len(calls), 2, dtype=torch.float64)
-        for index, found in self._run(_evaluate, architecture, images, calls):
-            result[index] = torch.tensor(found, dtype=torch.float64)
-        return result[:, 0], result[:, 1]
+        loss, accuracy = torch.empty(2, len(calls), dtype=torch.float64)
+        recall = torch.empty(len(calls), images.classes, dtype=torch.float64)
+        for index, found in self._run(_evaluate, architecture, Inputs.of(images, [split]), calls):
+            loss[index], accuracy[index], recall[index] = found
+        return Measured(loss, accuracy, recall)
+
+    def outputs(
+        self,
+        architecture: str,
+        images: Images,
+        weights: Tensor,
+        networks: Sequence[Network],
+        split: str,
+    ) -> Iterator[tuple[int, Tensor]]:
+        """See `Engine.outputs`."""
+        calls = [(w, n, split) for w, n in zip(weights, networks, strict=True)]
+        yield from self._run(_outputs, architecture, Inputs.of(images, [split]), calls)
 
     def _run(
         self,
-        function: Callable[..., Any],
+        function: Callable[..., Iterator[Any]],
         architecture: str,
-        images: Images,
+        inputs: Inputs,
         calls: Sequence[tuple[Any, ...]],
     ) -> Iterator[tuple[int, Any]]:
-        """Yield (index, result) of every call as it finishes."""
-        if self.processes == 1 or len(calls) < 2:
-            _set_up(architecture, images)
-            yield from ((index, function(*call)) for index, call in enumerate(calls))
+        """Yield (index of a call, result) for every result of every call, as they come."""
+        if self.processes > 1 and len(calls) > 1:
+            yield from in_workers(self.processes, function, (architecture, inputs), calls)
             return
-        with ProcessPoolExecutor(
-            max_workers=min(self.processes, len(calls)),
-            mp_context=_context(),
-            initializer=_set_up_worker,
-            initargs=(architecture, images),
-        ) as pool:
-            indices: dict[Future[Any], int] = {}
-            try:
-                for index, call in enumerate(calls):
-                    indices[pool.submit(function, *call)] = index
-                for future in as_completed(indices):
-                    yield indices.pop(future), future.result()
-            except BrokenProcessPool as error:
-                raise ModelZooError(
-                    "a worker process was killed, most often for want of memory; run the same command again to go "
-                    "on, with fewer --threads"
-                ) from error
-            except BaseException:  # Ctrl-C, a failed job, or a consumer that stopped: drop what has not begun
-                # One by one: the pool forgets cancel_futures if it is collected before its own thread wakes up.
-                for future in indices:
-                    future.cancel()
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+        for index, call in enumerate(calls):
+            for result in function(architecture, inputs, *call):
+                yield index, result
 
 
-def _context() -> Any:
-    """Workers are forked from a clean server that has imported torch once; elsewhere each imports it itself."""
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    # Optimizers import dynamo at their first step, seconds of work: once in the server, not in every worker.
-    context.set_forkserver_preload([__name__, "torch._dynamo"])
-    return context
+def _evaluate(*arguments: Any) -> Iterator[tuple[float, float, Tensor]]:
+    yield evaluate_one(*arguments)
 
 
-def _set_up(architecture: str, images: Images) -> None:
-    _WORKER.update(architecture=architecture, inputs=Inputs.of(images))
+def _outputs(*arguments: Any) -> Iterator[Tensor]:
+    yield outputs_one(*arguments)
 
 
-def _set_up_worker(architecture: str, images: Images) -> None:
-    torch.set_num_threads(1)
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
-    _set_up(architecture, images)
-
-
-def _exit_with_parent() -> None:
-    """A killed parent cannot tell its workers to stop; without this they would train on for nobody."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        wait([parent.sentinel])
-        os._exit(1)
-
-
-def _train(job: Job, metrics_on: Sequence[str]) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-    weights, metrics = train_one(_WORKER["architecture"], _WORKER["inputs"], job, metrics_on)
-    return (
-        weights.numpy(),
-        metrics.numpy(),
-    )  # plain arrays: tensors would travel as shared-memory files
-
-
-def _evaluate(weights: Tensor, network: Network, split: str) -> tuple[float, float]:
-    return evaluate_one(_WORKER["architecture"], _WORKER["inputs"], weights, network, split)
+def _states(index: int, state: State) -> States:
+    return States(
+        jobs=torch.tensor([index]),
+        epochs=torch.tensor([state.epoch]),
+        weights=state.weights.unsqueeze(0),
+        metrics={name: torch.tensor([value], dtype=torch.float64) for name, value in state.metrics.items()},
+        recall=state.recall.unsqueeze(0),
+        variational=None if state.variational is None else state.variational.unsqueeze(0),
+    )

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..errors import MissingImagesError, RecipeError, unknown
+from ..plugins import load_plugins
 from .images import Images, Split, split_train
 from .preparing import unchanged
 
@@ -50,6 +51,7 @@ def image_dataset_names() -> list[str]:
 
 def get_image_dataset(name: str) -> ImageDataset:
     """The image dataset of that name; raises RecipeError with the nearest known one."""
+    load_plugins()
     if name not in _DATASETS:
         raise RecipeError(unknown("images", name, _DATASETS))
     return _DATASETS[name]

@@ -86,26 +86,27 @@ def _recipe(name: str, values: Mapping[str, Any]) -> Recipe:
 
 def _configs(tables: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Config]:
     """All configs in the order of the file; twins may be written before their parents."""
-    configs = {key: _config(key, defaults, own) for key, own in tables.items() if not _is_twin(own)}
-    for key, own in tables.items():
-        if _is_twin(own):
-            configs[key] = _twins(key, own, configs)
-    return {key: configs[key] for key in tables}
+    trained = {key: _config(key, defaults, own) for key, own in tables.items() if not _is_twin(own)}
+    twins = {key: own for key, own in tables.items() if _is_twin(own)}
+    for key, own in twins.items():
+        if own["parent"] in list(twins):
+            raise RecipeError(f"[configs.{key}] parent must be a config that is no twin itself, got {own['parent']!r}")
+    found = trained | {key: _twins(key, own, trained) for key, own in twins.items()}
+    return {key: found[key] for key in tables}
 
 
 def _is_twin(table: Any) -> bool:
     return isinstance(table, dict) and "parent" in table
 
 
-def _twins(name: str, own: Mapping[str, Any], configs: Mapping[str, Config]) -> Config:
+def _twins(name: str, own: Mapping[str, Any], trained: Mapping[str, Config]) -> Config:
     """A config of sparsified twins has a parent and epochs; all else is the parent's."""
     check_keys(f"[configs.{name}]", own, ("parent", "epochs"))
-    trained = [key for key, config in configs.items() if config.parent is None]
-    if own["parent"] not in trained:
+    if own["parent"] not in list(trained):
         raise RecipeError(f"[configs.{name}] {unknown('parent', str(own['parent']), trained)}")
     if "epochs" not in own:
         raise RecipeError(f"[configs.{name}] has no epochs of sparsification; say for example epochs = 25")
-    return twins_of(own["parent"], configs[own["parent"]], own["epochs"])
+    return twins_of(own["parent"], trained[own["parent"]], own["epochs"])
 
 
 def _config(name: str, defaults: Mapping[str, Any], own: Mapping[str, Any]) -> Config:

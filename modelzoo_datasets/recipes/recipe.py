@@ -62,11 +62,13 @@ class Recipe:
                 index=index,
                 model_id=f"{config}-{index:05d}",
                 seed=seed,
-                split=self._split(grid, index),
+                split=split,
                 training=training,
                 parent_id=f"{parent}-{index:05d}" if parent else None,
             )
-            for index, (training, seed) in enumerate(self._grid(config, grid, epochs), start=1)
+            for index, ((training, seed), split) in enumerate(
+                zip(self._grid(config, grid, epochs), self._splits(grid), strict=False), start=1
+            )
         ]
 
     def _grid(self, config: str, seeds_of: str, epochs: int | None) -> Iterator[tuple[Training, int]]:
@@ -85,12 +87,12 @@ class Recipe:
             return tuple(draws.sample(range(int(seeds[2])), int(seeds[1])))
         return tuple(int(seed) for seed in seeds)
 
-    def _split(self, config: str, index: int) -> str:
-        """70/15/15 of every 20 consecutive models: exact, and the same whichever models are trained."""
-        block, place = divmod(index - 1, 20)
-        splits = ["train"] * 14 + ["validation"] * 3 + ["test"] * 3
-        random.Random(derive(self.seed, config, "split", block)).shuffle(splits)
-        return splits[place]
+    def _splits(self, config: str) -> Iterator[str]:
+        """70/15/15 of every 20 consecutive models, without end: exact, and the same whichever models are trained."""
+        for block in itertools.count():
+            splits = ["train"] * 14 + ["validation"] * 3 + ["test"] * 3
+            random.Random(derive(self.seed, config, "split", block)).shuffle(splits)
+            yield from splits
 
     def resolved(self, config: str, *, epochs: int | None = None) -> dict[str, Any]:
         """What `zoo.json` keeps: one config with its defaults filled in, as plain JSON values."""

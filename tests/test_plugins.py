@@ -1,0 +1,155 @@
+"""Plugins: an architecture and images of one's own are used like those that ship, in every process."""
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from processes import run
+
+from modelzoo_datasets.architectures import get_architecture
+from modelzoo_datasets.engines import Job
+from modelzoo_datasets.engines.torch_engine import TorchEngine
+from modelzoo_datasets.errors import ModelZooError, RecipeError
+from modelzoo_datasets.images import get_image_dataset, load_images
+from modelzoo_datasets.plugins import VARIABLE, PluginError, use_plugin
+from modelzoo_datasets.recipes import Training
+
+EXAMPLE = Path(__file__).parents[1] / "generation" / "example"
+PLUGIN = '''\
+import torch
+from torch import nn
+
+from modelzoo_datasets.architectures import ACTIVATION_MODULES, Architecture, register
+from modelzoo_datasets.images import ImageDataset, Split, register_images
+
+
+def build(activation, dropout):
+    return nn.Sequential(nn.Flatten(), nn.Linear(16, 8), ACTIVATION_MODULES[activation](), nn.Linear(8, 2))
+
+
+def halves(root):
+    """Is the upper half the bright one?"""
+    pixels = torch.randint(128, (600, 1, 4, 4), generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(600) % 2
+    pixels[labels == 1, :, :2] += 100
+    pixels[labels == 0, :, 2:] += 100
+    pixels = pixels.to(torch.uint8)
+    return {"train": Split(pixels[:500], labels[:500]), "test": Split(pixels[500:], labels[500:])}
+
+
+register(Architecture("tiny-NAME", input_shape=(1, 4, 4), classes=2, build=build))
+register_images(
+    ImageDataset("halves-NAME", halves, sizes=(400, 100, 100), mean=(0.5,), std=(0.25,), classes=2, size=(4, 4))
+)
+'''
+
+TAKEN = PLUGIN.replace("tiny-NAME", "cnn-s")
+
+
+def written(folder: Path, name: str, text: str = PLUGIN) -> Path:
+    """A plugin that registers names of its own: the registries of this process remember them."""
+    path = folder / f"{name}.py"
+    path.write_text(text.replace("NAME", name))
+    return path
+
+
+@pytest.fixture
+def clean(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No plugin is named, before and after."""
+    monkeypatch.setenv(VARIABLE, "")
+
+
+def test_the_example_is_generated_by_two_processes_and_built(tmp_path: Path) -> None:
+    for name in ("stripes.py", "stripes.toml"):
+        shutil.copy(EXAMPLE / name, tmp_path)
+    zoo, plugin = tmp_path / "zoo", tmp_path / "stripes.py"
+    result = run(
+        ["modelzoo-generate", f"{tmp_path / 'stripes.toml'}/seed", "--plugin", plugin, "--threads", "2", "--out", zoo]
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout == f"{zoo}: stripes/seed, 20 models trained\n"
+    states = pd.read_parquet(zoo / "states.parquet")
+    accuracy = [states.loc[states["epoch"] == epoch, "test_acc"].mean() for epoch in (0, states["epoch"].max())]
+    assert accuracy[0] < 0.7 < accuracy[1]
+
+    result = run(["modelzoo-build", zoo, "--plugin", plugin, "--out", tmp_path / "dataset"])
+    assert (result.returncode, result.stderr) == (0, "")
+    rows = pd.concat(pd.read_parquet(path) for path in (tmp_path / "dataset" / "seed").glob("*.parquet"))
+    assert sorted(rows["sha256"]) == sorted(states["sha256"])
+    assert {len(weights) for weights in rows["weights"]} == {64 * 16 + 16 + 16 * 2 + 2}
+
+
+def test_worker_processes_know_a_plugin_that_was_named_after_their_server_began(clean: None, tmp_path: Path) -> None:
+    engine = TorchEngine(processes=2)
+    training = Training(epochs=1, batch_size=20, activation="tanh", init="normal", optimizer="sgd", lr=1e-2)
+    jobs = [Job(training=training, seed=seed) for seed in range(3)]
+    for name in ("first", "second"):
+        use_plugin(written(tmp_path, name))
+        images = load_images(f"halves-{name}", tmp_path)
+        found = [
+            {(int(s.jobs), int(s.epochs)): s.weights for s in some.train(f"tiny-{name}", images, jobs, metrics_on=())}
+            for some in (engine, TorchEngine(processes=1))
+        ]
+        assert len(found[0]) == 6
+        for key, weights in found[0].items():
+            assert torch.equal(weights, found[1][key])
+
+
+def test_names_come_from_the_environment_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = [written(tmp_path, name) for name in ("one", "two")]
+    monkeypatch.setenv(VARIABLE, os.pathsep.join(map(str, paths)))
+    for name in ("one", "two"):
+        assert get_architecture(f"tiny-{name}").layout.size == 154
+        assert get_image_dataset(f"halves-{name}").input_shape == (1, 4, 4)
+
+
+def test_a_plugin_is_imported_once(clean: None, tmp_path: Path) -> None:
+    counted = "from pathlib import Path\nwith Path(__file__).with_suffix('.log').open('a') as log: log.write('x')\n"
+    plugin = written(tmp_path, "counted", counted + PLUGIN)
+    for _ in range(2):
+        use_plugin(plugin)
+        get_architecture("tiny-counted")
+    assert plugin.with_suffix(".log").read_text() == "x"
+    assert os.environ[VARIABLE].split(os.pathsep).count(str(plugin)) == 1
+
+
+def test_without_its_plugin_a_name_is_unknown(clean: None) -> None:
+    with pytest.raises(RecipeError, match="^unknown architecture 'tiny-none'; "):
+        get_architecture("tiny-none")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "told"),
+    [
+        ("raises.py", "import zoology", "plugin {}: ModuleNotFoundError: No module named 'zoology'"),
+        ("syntax.py", "def\n", "plugin {}: SyntaxError: invalid syntax (syntax.py, line 1)"),
+        (
+            "twice.py",
+            PLUGIN.replace("tiny-NAME", "cnn-s"),
+            "plugin {}: ValueError: architecture 'cnn-s' is registered twice",
+        ),
+        ("plugin.txt", "", "plugin {} is no Python file"),
+        ("missing.py", None, "there is no plugin file {}"),
+    ],
+)
+def test_what_is_wrong_with_a_plugin_is_said(
+    name: str, text: str | None, told: str, clean: None, tmp_path: Path
+) -> None:
+    if text is not None:
+        (tmp_path / name).write_text(text)
+    for _ in range(2):  # whoever asks next is told the same
+        with pytest.raises(PluginError) as caught:
+            use_plugin(tmp_path / name)
+        assert str(caught.value) == told.format(tmp_path / name)
+    assert isinstance(caught.value, ModelZooError)
+    assert f"modelzoo_plugin_{Path(name).stem}" not in sys.modules
+
+
+def test_a_plugin_that_is_not_there_is_one_line_of_the_command(tmp_path: Path) -> None:
+    result = run(["modelzoo-generate", "mine/seed", "--plugin", tmp_path / "no.py", "--out", tmp_path / "zoo"])
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == f"modelzoo-generate: there is no plugin file {tmp_path / 'no.py'}\n"
