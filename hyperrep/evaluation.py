@@ -124,7 +124,7 @@ def judge(
     if count < len(chosen):
         network = Network(training.activation, training.dropout)
         rest = engine.evaluate(*networks, chosen[count:], [network] * (len(chosen) - count), "test")
-        zero_shot = torch.cat([zero_shot, rest[1]])
+        zero_shot = torch.cat([zero_shot, rest.accuracy])
     return {
         "name": population.name,
         "what": population.what,

@@ -72,7 +72,7 @@ def test_progress_counts_from_what_was_there_to_all(tiny_recipe: Path, engine: E
             progress=lambda what, done, total: told.append((what, done, total)),
         )
     what = "training tiny/hyp"
-    assert told == [(what, 0, 1), (what, 1, 1), (what, 1, 2), (what, 2, 2)]
+    assert [line for line in told if line[0] == what] == [(what, 0, 1), (what, 1, 1), (what, 1, 2), (what, 2, 2)]
 
 
 @pytest.mark.parametrize("models", [range(1, 22), range(0, 5), range(25, 31)])

@@ -33,6 +33,13 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
+def _use_plugin(path: Path | None) -> None:
+    if path is not None:
+        from ..plugins import use_plugin
+
+        use_plugin(path)
+
+
 Version = Annotated[
     bool,
     typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
@@ -42,6 +49,16 @@ Out = Annotated[Path, typer.Option("--out", help="Folder to write.")]
 Engine = Annotated[str, typer.Option("--engine", help="auto or torch.")]
 Threads = Annotated[int | None, typer.Option("--threads", help="Cores to use; all by default.", show_default=False)]
 ImagesRoot = Annotated[Path, typer.Option("--images-root", help="Where image datasets lie, or are downloaded to.")]
+Plugin = Annotated[
+    Path | None,
+    typer.Option(
+        "--plugin",
+        callback=_use_plugin,
+        is_eager=True,
+        help="Python file that registers architectures or images of your own.",
+        show_default=False,
+    ),
+]
 DEFAULT_IMAGES_ROOT = Path.home() / ".cache" / "modelzoo-datasets" / "images"
 
 

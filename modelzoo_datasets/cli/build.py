@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from .app import Out, Quiet, Version, entry_point, new_app, progress_bars
+from .app import Out, Plugin, Quiet, Version, entry_point, new_app, progress_bars
 
 app = new_app("Build a dataset folder.")
 
@@ -18,6 +18,10 @@ def command(
         str | None,
         typer.Option(help="ORG/NAME for the examples in the card.", show_default=False),
     ] = None,
+    keep_diverged: Annotated[
+        bool, typer.Option("--keep-diverged", help="Publish models with weights that are not finite too.")
+    ] = False,
+    plugin: Plugin = None,
     quiet: Quiet = False,
     version: Version = False,
 ) -> None:
@@ -25,7 +29,7 @@ def command(
     from ..building import build
 
     with progress_bars(quiet) as progress:
-        written = build(zoos, out, repo_id=repo_id, progress=progress)
+        written = build(zoos, out, repo_id=repo_id, keep_diverged=keep_diverged, progress=progress)
     print(f"{out}: {'built' if written else 'is already the dataset of these zoos'}")
 
 

@@ -83,7 +83,7 @@ def _check_dataset(dataset: Path, recipe: Recipe, engine: Engine) -> None:
         zoo = load_zoo(dataset, config, split="test")
         trainings = [zoo.training(i) for i in range(len(zoo))]
         networks = [Network(training.activation, training.dropout) for training in trainings]
-        _, measured = engine.evaluate(zoo.architecture.name, images, zoo.weights, networks, "test")
+        measured = engine.evaluate(zoo.architecture.name, images, zoo.weights, networks, "test").accuracy
         differs = measured.numpy() != zoo.table["test_acc"].to_numpy()
         if differs.any():
             models = ", ".join(sorted(set(zoo.table["model_id"][differs])))

@@ -1,0 +1,110 @@
+"""What training a zoo costs on this machine: the real engine, timed for seconds on images made of noise."""
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+
+import torch
+
+from ..architectures import initialise
+from ..engines import Engine, Job, Network
+from ..images import Images, Split
+from ..progress import Progress, silent
+from ..recipes import Training
+from ..seeds import generator
+from .catalogue import ZooFacts
+
+_TWIN_EPOCHS = 5
+_FEWEST_IMAGES, _MOST_IMAGES = 4, 20_000  # of one measurement
+_SHORTEST = 0.1  # seconds of a measurement that is not mostly chance
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Zoos whose images cost the same: equal networks, equal steps."""
+
+    architecture: str
+    batch_size: int
+    augmentation: str
+    twins: bool
+
+    @classmethod
+    def of(cls, zoo: ZooFacts) -> "Kind":
+        """The kind of a zoo, by its first model."""
+        training = zoo.members[0].training
+        return cls(zoo.architecture.name, training.batch_size, training.augmentation, zoo.twins)
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Seconds of one core per image."""
+
+    train: float
+    evaluate: float
+
+    def core_seconds(self, zoo: ZooFacts) -> float:
+        """Of training a whole zoo, its evaluation included."""
+        return self.train * zoo.images_trained + self.evaluate * zoo.images_evaluated
+
+
+def measure(
+    zoos: Iterable[ZooFacts], engine: Engine, *, seconds: float = 3, progress: Progress = silent
+) -> dict[Kind, Rate]:
+    """Rates of all kinds among these zoos, in about so many seconds each; `engine` should use one core."""
+    examples: dict[Kind, ZooFacts] = {}
+    for zoo in zoos:
+        examples.setdefault(Kind.of(zoo), zoo)
+    rates: dict[Kind, Rate] = {}
+    for kind, zoo in examples.items():
+        progress("measuring the cost", len(rates), len(examples))
+        rates[kind] = _rate(zoo, engine, seconds)
+    progress("measuring the cost", len(rates), len(examples))
+    return rates
+
+
+def _rate(zoo: ZooFacts, engine: Engine, seconds: float) -> Rate:
+    # The penalty of twins begins in their second epoch.
+    training = replace(zoo.members[0].training, epochs=_TWIN_EPOCHS if zoo.twins else 1)
+    name = zoo.architecture.name
+    start = zoo.architecture.layout.pack(_fresh(zoo, training))
+    job = Job(training=training, seed=0, start=start, sparsify=zoo.twins)
+    network = Network(training.activation, training.dropout)
+
+    def train(images: Images) -> None:
+        for _ in engine.train(name, images, [job], metrics_on=()):
+            pass
+
+    def evaluate(images: Images) -> None:
+        engine.evaluate(name, images, start.unsqueeze(0), [network], "train")
+
+    return Rate(_per_image(train, zoo, seconds * 0.7), _per_image(evaluate, zoo, seconds * 0.2))
+
+
+def _per_image(run: Callable[[Images], None], zoo: ZooFacts, seconds: float) -> float:
+    """What a further image costs: twice as many until the next time would be too long, the last two times compared."""
+    n, before, spent = _FEWEST_IMAGES, 0.0, 0.0
+    run(_noise(zoo, n))  # loads what later runs find
+    while True:
+        images = _noise(zoo, n)
+        begin = time.process_time()  # what else this machine is doing does not count
+        run(images)
+        took = time.process_time() - begin
+        spent += took
+        enough = took > _SHORTEST and spent + 2 * took > seconds
+        if before and (enough or n >= _MOST_IMAGES):
+            return (took - before) / (n / 2) if took > before else took / n
+        n, before = 2 * n, took
+
+
+def _fresh(zoo: ZooFacts, training: Training) -> dict[str, torch.Tensor]:
+    module = zoo.architecture.module(training.activation)
+    initialise(module, "kaiming_uniform", generator(0, "estimate"))
+    return dict(module.state_dict())
+
+
+def _noise(zoo: ZooFacts, n: int) -> Images:
+    draws = generator(0, "estimate", "images")
+    pixels = torch.randint(256, (n, *zoo.architecture.input_shape), generator=draws).to(torch.uint8)
+    labels = torch.randint(zoo.images.classes, (n,), generator=draws)
+    mean, std = zoo.images.mean, zoo.images.std
+    return Images("noise", zoo.images.classes, mean, std, {"train": Split(pixels, labels)})
