@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from random_zoos import recipe, write_zoo
 
 from modelzoo_datasets import build, generate, load_zoo, read_recipe
 from modelzoo_datasets.building import parquet
@@ -65,7 +66,9 @@ def test_a_dataset_holds_exactly_its_files(tiny_dataset: Path) -> None:
         for config in ("seed", "seed_index", "hyp", "hyp_index")
         for split in SPLITS
     }
-    assert set(contents(tiny_dataset)) == {"README.md", "layout.json", "zoo.json", *tables}
+    kinds = ("accuracy", "layers", "similarity")
+    pictures = {f"assets/{config}-{kind}.png" for config in ("seed", "hyp") for kind in kinds}
+    assert set(contents(tiny_dataset)) == {"README.md", "layout.json", "zoo.json", *tables, *pictures}
     assert list(tiny_dataset.parent.iterdir()) == [tiny_dataset], "something was left beside it"
 
 
@@ -103,6 +106,7 @@ def test_rows_carry_the_facts_of_their_model_and_state(tiny_hyp_zoo: Path, tiny_
         assert list(rows["model_id"]) == sorted(rows["model_id"])
         for row in rows.drop(columns="weights").to_dict("records"):
             fact = joined.loc[(row["model_id"], row["epoch"])]
+            assert np.array_equal(row.pop("test_recall"), fact["test_recall"])
             for name, value in row.items():
                 if name not in ("model_id", "epoch"):
                     assert value == fact[name] or (pd.isna(value) and pd.isna(fact[name])), name
@@ -130,8 +134,10 @@ def test_the_card_describes_the_files_exactly(tiny_dataset: Path) -> None:
             assert split["num_examples"] == table.num_rows
             assert split["num_bytes"] > 0
             assert [f["name"] for f in info["features"]] == table.schema.names
-    weights = header["dataset_info"][0]["features"][-1]
-    assert weights == {"name": "weights", "list": "float32", "length": 2464}
+    features = {feature["name"]: feature for feature in header["dataset_info"][0]["features"]}
+    assert features["weights"] == {"name": "weights", "list": "float32", "length": 2464}
+    assert features["test_recall"] == {"name": "test_recall", "list": "float64", "length": 10}
+    assert features["finite"] == {"name": "finite", "dtype": "bool"}
 
 
 def test_the_datasets_library_loads_the_folder_offline(tiny_dataset: Path, tmp_path: Path) -> None:
@@ -270,17 +276,32 @@ def test_a_model_that_diverged_is_left_out_and_counted(tiny_recipe: Path, engine
         f"{head}[configs.wild]\nepochs = 1\nseeds = [1]\nactivation = 'relu'\noptimizer = 'sgd'\n"
         "init = 'kaiming_normal'\nlr = [1e-2, 1e38]\n"
     )
-    recipe = read_recipe(str(tmp_path / "wild.toml"))
-    generate(recipe, "wild", tmp_path / "zoo", engine=engine, images_root=tmp_path)
+    chosen = read_recipe(str(tmp_path / "wild.toml"))
+    generate(chosen, "wild", tmp_path / "zoo", engine=engine, images_root=tmp_path)
     states = ZooFolder.open(tmp_path / "zoo").states
     assert states["finite"].tolist() == [True, True, True, False]
     build([tmp_path / "zoo"], tmp_path / "dataset")
     assert set(load_zoo(tmp_path / "dataset").table["model_id"]) == {"wild-00001"}
-    (line,) = [
-        row for row in (tmp_path / "dataset" / "README.md").read_text().splitlines() if row.startswith("| `wild`")
-    ]
-    cells = [cell.strip() for cell in line.strip("|").split("|")]
-    assert (cells[1], cells[2], cells[-1]) == ("1", "2", "1")
+    assert "| `wild` | 1 | 2 | " in (tmp_path / "dataset" / "README.md").read_text()
+    build([tmp_path / "zoo"], tmp_path / "all", keep_diverged=True)
+    kept = load_zoo(tmp_path / "all")
+    assert set(kept.table["model_id"]) == {"wild-00001", "wild-00002"}
+    assert kept.table["finite"].tolist() == kept.weights.isfinite().all(dim=1).tolist()
+    assert not kept.table["finite"].all()
+
+
+def test_twins_have_a_parent_and_a_sparsity_and_others_have_neither(tmp_path: Path) -> None:
+    chosen = recipe(models=20, epochs=1)
+    for config in ("seed", "seed-sparse"):
+        write_zoo(tmp_path / config, chosen, "packed", config=config)
+    build([tmp_path / "seed", tmp_path / "seed-sparse"], tmp_path / "dataset")
+    parents, twins = (load_zoo(tmp_path / "dataset", config) for config in ("seed", "seed-sparse"))
+    assert not {"parent_id", "sparsity"} & set(parents.table.columns)
+    assert [name.replace("-sparse", "") for name in twins.table["model_id"]] == twins.table["parent_id"].tolist()
+    assert twins.table["sparsity"].tolist() == [epoch / 16 for epoch in twins.table["epoch"]]
+    assert set(twins.table["parent_id"]) == set(parents.table["model_id"])
+    split_of = dict(zip(parents.table["model_id"], parents.table["split"], strict=True))
+    assert [split_of[parent] for parent in twins.table["parent_id"]] == twins.table["split"].tolist()
 
 
 def test_the_card_counts_models_states_and_splits(tiny_dataset: Path) -> None:

@@ -10,19 +10,29 @@ import pandas as pd
 from torch import Tensor
 
 from ..errors import FolderInUseError, FormatError
+from ..population import read_statistics
 from ..progress import Progress, silent
 from ..states import DATASET_FORMAT, ZooFolder, partial_beside, read_json, weights_sha256, write_bytes, write_json
 from .card import SPLITS, ConfigFacts, Publication, render_card
 from .parquet import write_index, write_split
-from .schema import rows_of
+from .pictures import pictures
+from .schema import Columns, rows_of
 
 
-def build(zoos: Sequence[Path], out: Path, *, repo_id: str | None = None, progress: Progress = silent) -> bool:
+def build(
+    zoos: Sequence[Path],
+    out: Path,
+    *,
+    repo_id: str | None = None,
+    keep_diverged: bool = False,
+    progress: Progress = silent,
+) -> bool:
     """Make sure that `out` is the dataset of these zoo folders; False if it already was.
 
     The weights written are compared with the hash that was recorded when each state was trained.
 
     Args:
+        keep_diverged: publish models with weights that are not finite too; their column `finite` says where.
         repo_id: named in the card's examples; if not given, they are to be run in the folder itself.
 
     Raises:
@@ -34,6 +44,7 @@ def build(zoos: Sequence[Path], out: Path, *, repo_id: str | None = None, progre
     facts = {
         "format": DATASET_FORMAT,
         "repo_id": repo_id,
+        "diverged": "kept" if keep_diverged else "left out",
         "configs": {_config_name(f): _facts(f) for f in folders},
     }
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -42,9 +53,9 @@ def build(zoos: Sequence[Path], out: Path, *, repo_id: str | None = None, progre
         raise FolderInUseError(f"{out} holds something else; choose another --out or remove it")
     partial = partial_beside(out)
     shutil.rmtree(partial, ignore_errors=True)
-    configs = [_write_config(folder, partial, progress) for folder in folders]
+    configs = [_write_config(folder, partial, keep_diverged, progress) for folder in folders]
     publication = Publication.of(folders[0].facts)
-    card = render_card(repo_id or ".", publication, configs)
+    card = render_card(repo_id or ".", publication, configs, kept_diverged=keep_diverged)
     write_bytes(partial / "README.md", card.encode())
     write_json(partial / "layout.json", folders[0].facts["layout"])
     write_json(partial / "zoo.json", facts)
@@ -77,11 +88,13 @@ def _refuse_mixture(folders: Sequence[ZooFolder]) -> None:
         raise FormatError(f"each zoo must be another config, got {', '.join(names)}")
 
 
-def _write_config(folder: ZooFolder, out: Path, progress: Progress) -> ConfigFacts:
+def _write_config(folder: ZooFolder, out: Path, keep_diverged: bool, progress: Progress) -> ConfigFacts:
     """Write the Parquet files of one zoo, with and without weights."""
     rows = rows_of(folder.models, folder.states)
-    broken = rows.loc[~rows["finite"], "model_id"].unique()
-    rows = rows[~rows["model_id"].isin(broken)]
+    diverged = folder.models.loc[folder.models["diverged"], "model_id"]
+    if not keep_diverged:
+        rows = rows[~rows["model_id"].isin(diverged)]
+    columns = Columns(folder.layout.size, folder.facts["classes"], twins="parent_id" in rows)
     expected = rows.set_index(["model_id", "epoch"])["sha256"]
     name, done = _config_name(folder), 0
 
@@ -91,7 +104,7 @@ def _write_config(folder: ZooFolder, out: Path, progress: Progress) -> ConfigFac
         if weights_sha256(weights) != expected[model_id, epoch]:
             raise FormatError(
                 f"state {model_id} epoch {epoch} of {folder.path} is not the one that was trained; "
-                f"remove {folder.path / 'states' / model_id} and run modelzoo-generate again"
+                f"remove {folder.place(model_id)} and run modelzoo-generate again"
             )
         done += 1
         progress(f"building {name}", done, len(rows))
@@ -103,7 +116,31 @@ def _write_config(folder: ZooFolder, out: Path, progress: Progress) -> ConfigFac
         if len(part):
             for target in (out / name, out / f"{name}_index"):
                 target.mkdir(parents=True, exist_ok=True)
-            size = write_split(out / name, split, part, folder.layout.size, weights_of)
+            size = write_split(out / name, split, part, columns, weights_of)
             num_bytes[f"{name}/{split}"] = size
-            num_bytes[f"{name}_index/{split}"] = write_index(out / f"{name}_index", split, part)
-    return ConfigFacts(name=name, zoo=folder.facts, rows=rows, left_out=len(broken), num_bytes=num_bytes)
+            num_bytes[f"{name}_index/{split}"] = write_index(out / f"{name}_index", split, part, columns)
+    statistics, titles = _describe(folder, name, rows, out)
+    return ConfigFacts(
+        name=name,
+        zoo=folder.facts,
+        rows=rows,
+        columns=columns,
+        diverged=len(diverged),
+        num_bytes=num_bytes,
+        statistics=statistics,
+        pictures=titles,
+    )
+
+
+def _describe(
+    folder: ZooFolder, name: str, rows: pd.DataFrame, out: Path
+) -> tuple[dict[str, Any] | None, dict[str, str]]:
+    """What the zoo folder says of its population, and its pictures: path in the dataset folder -> title."""
+    found = read_statistics(folder.path)
+    if found is None:
+        return None, {}
+    titles = {}
+    for kind, (title, picture) in pictures(*found, rows).items():
+        titles[f"assets/{name}-{kind}.png"] = title
+        write_bytes(out / "assets" / f"{name}-{kind}.png", picture)
+    return found[0], titles

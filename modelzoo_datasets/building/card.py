@@ -1,6 +1,7 @@
 """The dataset card: YAML that the Hub and `datasets` read, and a text rendered from measured facts alone."""
 
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
@@ -12,7 +13,7 @@ import yaml
 from ..errors import RecipeError
 from ..layout import Layout
 from ..recipes import check_keys, find_recipe, read_recipe, recipe_names
-from .schema import INDEX_SCHEMA, features, schema
+from .schema import Columns, features
 
 SPLITS = ("train", "validation", "test")
 
@@ -50,35 +51,41 @@ class ConfigFacts:
     name: str
     zoo: dict[str, Any]  # its zoo.json
     rows: pd.DataFrame  # one per published state, with split
-    left_out: int  # models with weights that are not finite
+    columns: Columns
+    diverged: int  # models with weights that are not finite
     num_bytes: dict[str, int]  # "<config>/<split>" -> bytes of the uncompressed table
+    statistics: dict[str, Any] | None  # of the population, as its zoo folder keeps them
+    pictures: Mapping[str, str]  # path in the dataset folder -> title
 
 
-def render_card(repo_id: str, publication: Publication, configs: list[ConfigFacts]) -> str:
+def render_card(
+    repo_id: str, publication: Publication, configs: list[ConfigFacts], *, kept_diverged: bool = False
+) -> str:
     """README.md of the dataset folder."""
     layout = Layout.from_json(configs[0].zoo["layout"])
-    template = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True).from_string(
-        (files("modelzoo_datasets.building") / "card.md.j2").read_text()
-    )
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True)
+    environment.filters["spread"] = _spread
+    template = environment.from_string((files("modelzoo_datasets.building") / "card.md.j2").read_text())
     body = template.render(
         repo_id=repo_id,
         publication=publication,
         configs=[_summary(config) for config in configs],
         zoo=configs[0].zoo,
+        kept=kept_diverged,
         layout=layout,
     )
-    header = _header(publication, configs, layout.size)
+    header = _header(publication, configs)
     return f"---\n{yaml.safe_dump(header, sort_keys=False)}---\n\n{body}"
 
 
-def _header(publication: Publication, configs: list[ConfigFacts], parameters: int) -> dict[str, Any]:
+def _header(publication: Publication, configs: list[ConfigFacts]) -> dict[str, Any]:
     entries: list[dict[str, Any]] = []
     infos: list[dict[str, Any]] = []
     for facts in configs:
         splits = [split for split in SPLITS if (facts.rows["split"] == split).any()]
         for name, arrow in (
-            (facts.name, schema(parameters)),
-            (f"{facts.name}_index", INDEX_SCHEMA),
+            (facts.name, facts.columns.all),
+            (f"{facts.name}_index", facts.columns.index),
         ):
             files_of = [{"split": s, "path": f"{name}/{s}-*.parquet"} for s in splits]
             entry: dict[str, Any] = {"config_name": name, "data_files": files_of}
@@ -105,6 +112,17 @@ def _header(publication: Publication, configs: list[ConfigFacts], parameters: in
     }
 
 
+def _spread(summary: Mapping[str, Any] | None) -> str:
+    """Mean and spread over pairs, as far as there are pairs."""
+    if not summary or summary["mean"] is None:
+        return "-"
+    return f"{summary['mean']:.3f}" + (f" ± {summary['std']:.3f}" if summary["std"] is not None else "")
+
+
+def _mean_and_std(values: pd.Series) -> tuple[float, float]:
+    return float(values.mean()), float(values.std(ddof=0))
+
+
 def _size_category(rows: int) -> str:
     bounds = [(1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (10**6, "100K<n<1M")]
     return next((name for bound, name in bounds if rows < bound), "1M<n<10M")
@@ -118,10 +136,15 @@ def _summary(facts: ConfigFacts) -> dict[str, Any]:
         "name": facts.name,
         "models": rows["model_id"].nunique(),
         "states": len(rows),
-        "left_out": facts.left_out,
+        "diverged": facts.diverged,
         "splits": {s: last.loc[last["split"] == s, "model_id"].nunique() for s in SPLITS},
         "accuracy": last["test_acc"].quantile([0, 0.25, 0.5, 0.75, 1]).tolist(),
         "fixed": {name: axis[0] for name, axis in axes.items() if len(axis) == 1},
         "varied": {name: axis for name, axis in axes.items() if len(axis) > 1},
         "epochs": int(rows["epoch"].max()),
+        "parent": facts.zoo["recipe"].get("parent"),
+        "sparsity": _mean_and_std(last["sparsity"]) if "sparsity" in last else None,
+        "ggap": _mean_and_std(last["ggap"]),
+        "statistics": facts.statistics,
+        "pictures": facts.pictures,
     }

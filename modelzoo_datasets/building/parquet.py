@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from torch import Tensor
 
-from .schema import INDEX_SCHEMA, schema
+from .schema import Columns
 
 _SHARD_BYTES = 128_000_000  # what one file holds uncompressed: quick to fetch, few enough for any zoo
 _GROUP_BYTES = 10_000_000  # one row group, far below the viewer's limit of 300 MB
@@ -20,7 +20,7 @@ def write_split(
     folder: Path,
     split: str,
     rows: pd.DataFrame,
-    parameters: int,
+    columns: Columns,
     weights_of: Callable[[str, int], Tensor],
 ) -> int:
     """Write `<split>-00000-of-0000N.parquet` with weights; returns the bytes of the uncompressed table.
@@ -29,24 +29,24 @@ def write_split(
         rows: one per state, sorted by model and epoch.
         weights_of: (model_id, epoch) -> weights (P,).
     """
-    shards = _whole_models(rows, max(1, _SHARD_BYTES // (4 * parameters)))
+    shards = _whole_models(rows, max(1, _SHARD_BYTES // (4 * columns.parameters)))
     size = 0
     for number, shard in enumerate(shards):
         path = folder / f"{split}-{number:05d}-of-{len(shards):05d}.parquet"
-        with _writer(path, schema(parameters)) as writer:
-            for group in _whole_models(shard, max(1, _GROUP_BYTES // (4 * parameters))):
+        with _writer(path, columns.all) as writer:
+            for group in _whole_models(shard, max(1, _GROUP_BYTES // (4 * columns.parameters))):
                 keys = zip(group["model_id"], group["epoch"], strict=True)
                 weights = np.stack([weights_of(model, epoch).numpy() for model, epoch in keys])
-                table = _table(group, weights)
+                table = _table(group, weights, columns)
                 writer.write_table(table, row_group_size=len(group))
                 size += table.nbytes
     return size
 
 
-def write_index(folder: Path, split: str, rows: pd.DataFrame) -> int:
+def write_index(folder: Path, split: str, rows: pd.DataFrame, columns: Columns) -> int:
     """Write the same rows without weights, in one file; returns the bytes of the uncompressed table."""
-    table = _scalars(rows)
-    with _writer(folder / f"{split}-00000-of-00001.parquet", INDEX_SCHEMA) as writer:
+    table = _scalars(rows, columns)
+    with _writer(folder / f"{split}-00000-of-00001.parquet", columns.index) as writer:
         writer.write_table(table)
     return int(table.nbytes)
 
@@ -79,13 +79,13 @@ def _writer(path: Path, arrow: pa.Schema) -> pq.ParquetWriter:
     )
 
 
-def _scalars(rows: pd.DataFrame) -> pa.Table:
-    return pa.Table.from_pandas(
-        rows[INDEX_SCHEMA.names], schema=INDEX_SCHEMA, preserve_index=False
-    ).replace_schema_metadata(None)
+def _scalars(rows: pd.DataFrame, columns: Columns) -> pa.Table:
+    index = columns.index
+    table = pa.Table.from_pandas(rows[index.names], schema=index, preserve_index=False)
+    return table.replace_schema_metadata(None)
 
 
-def _table(rows: pd.DataFrame, weights: np.ndarray) -> pa.Table:
-    column = schema(weights.shape[1]).field("weights")
+def _table(rows: pd.DataFrame, weights: np.ndarray, columns: Columns) -> pa.Table:
+    column = columns.all.field("weights")
     flat = pa.array(weights.reshape(-1), type=pa.float32())
-    return _scalars(rows).append_column(column, pa.FixedSizeListArray.from_arrays(flat, type=column.type))
+    return _scalars(rows, columns).append_column(column, pa.FixedSizeListArray.from_arrays(flat, type=column.type))

@@ -1,5 +1,6 @@
 """The columns of a dataset: one row per state, scalars first, weights last."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -9,22 +10,39 @@ from ..recipes import Training
 
 _KINDS = {int: pa.int32(), float: pa.float64(), str: pa.string()}
 _METRICS = ("train_loss", "train_acc", "val_loss", "val_acc", "test_loss", "test_acc", "ggap")
-# What every config has in common comes first; hyper-parameters in the order of `Training`.
-_FIELDS = (
-    pa.field("model_id", pa.string()),
-    pa.field("epoch", pa.int32()),
-    pa.field("seed", pa.int64()),
-    *(pa.field(name, _KINDS[kind]) for name, kind in Training.__annotations__.items()),
-    *(pa.field(name, pa.float64()) for name in _METRICS),
-    pa.field("sha256", pa.string()),
-)
-INDEX_SCHEMA = pa.schema(_FIELDS)
+_HEAD = (pa.field("model_id", pa.string()), pa.field("epoch", pa.int32()), pa.field("seed", pa.int64()))
 
 
-def schema(parameters: int) -> pa.Schema:
-    """All columns; weights as a fixed-size list whose numbers cannot be null, which reads half again as fast."""
-    element = pa.field("element", pa.float32(), nullable=False)
-    return INDEX_SCHEMA.append(pa.field("weights", pa.list_(element, parameters)))
+@dataclass(frozen=True)
+class Columns:
+    """The columns of one config; hyper-parameters in the order of `Training`."""
+
+    parameters: int  # numbers per state
+    classes: int
+    twins: bool  # sparsified models, which have a parent and a sparsity
+
+    @property
+    def index(self) -> pa.Schema:
+        """All columns but the weights."""
+        recall = pa.list_(pa.field("element", pa.float64()), self.classes)
+        return pa.schema(
+            [
+                *_HEAD,
+                *([pa.field("parent_id", pa.string())] if self.twins else []),
+                *(pa.field(name, _KINDS[kind]) for name, kind in Training.__annotations__.items()),
+                *(pa.field(name, pa.float64()) for name in _METRICS),
+                *([pa.field("sparsity", pa.float64())] if self.twins else []),
+                pa.field("test_recall", recall),
+                pa.field("finite", pa.bool_()),
+                pa.field("sha256", pa.string()),
+            ]
+        )
+
+    @property
+    def all(self) -> pa.Schema:
+        """Weights last, as a fixed-size list whose numbers cannot be null, which reads half again as fast."""
+        element = pa.field("element", pa.float32(), nullable=False)
+        return self.index.append(pa.field("weights", pa.list_(element, self.parameters)))
 
 
 def rows_of(models: pd.DataFrame, states: pd.DataFrame) -> pd.DataFrame:
@@ -38,7 +56,8 @@ def features(arrow: pa.Schema) -> list[dict[str, Any]]:
     described: list[dict[str, Any]] = []
     for field in arrow:
         if pa.types.is_fixed_size_list(field.type):
-            entry = {"name": field.name, "list": "float32", "length": field.type.list_size}
+            kind = str(field.type.value_type).replace("double", "float64")
+            entry = {"name": field.name, "list": kind, "length": field.type.list_size}
         else:
             entry = {"name": field.name, "dtype": str(field.type).replace("double", "float64")}
         described.append(entry)

@@ -94,7 +94,7 @@ def _pairs(models: Sequence[str], matrices: dict[str, Tensor]) -> pd.DataFrame:
     """One row per unordered pair of different models."""
     first, second = torch.triu_indices(len(models), len(models), offset=1)
     columns = {"model_a": [models[i] for i in first], "model_b": [models[i] for i in second]}
-    values = {name: matrices[name][first, second].numpy() if matrices else [] for name in MEASURES}
+    values: dict[str, Any] = {n: matrices[n][first, second].numpy() if matrices else [] for n in MEASURES}
     return pd.DataFrame({**columns, **values})
 
 

@@ -1,0 +1,57 @@
+"""What a check says, and what all of them are asked."""
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ..engines import Engine
+from ..progress import Progress
+from ..seeds import derive
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Check:
+    """What was looked at, how many of them there were, and what is wrong: a line for each, with the remedy."""
+
+    name: str
+    n: int
+    problems: list[str]
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing is wrong; so too where there was nothing to look at."""
+        return not self.problems
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What is to be measured and trained again, with what."""
+
+    engine: Engine
+    images_root: Path
+    states: int  # of each zoo
+    retrain: int  # models of each zoo
+    seed: int  # draws which
+    parent: Path | None  # zoo folder of the parents of sparsified twins
+    progress: Progress
+
+    def drawn(self, population: Sequence[_T], n: int, *purpose: str) -> list[_T]:
+        """At most n of them, in their order; the same for the same seed and purpose."""
+        draws = random.Random(derive(self.seed, "verify", *purpose))
+        chosen = draws.sample(range(len(population)), min(n, len(population)))
+        return [population[index] for index in sorted(chosen)]
+
+
+def short(sha256: object) -> str:
+    """As much of a hash as tells it from others."""
+    return f"{str(sha256)[:12]}…"
+
+
+def number(cell: Any) -> float:
+    """A cell of a table as a number; NaN where nothing is recorded."""
+    return math.nan if cell is None else float(cell)
