@@ -8,7 +8,8 @@ import pytest
 from processes import hashes, run
 
 ROOT = Path(__file__).parent.parent
-COMMANDS = sorted(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"])
+SCRIPTS: dict[str, str] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+COMMANDS = sorted(SCRIPTS)
 SUBCOMMANDS = [
     *([name] for name in COMMANDS),
     *(["modelzoo-hyperrep", sub] for sub in ("train", "embed", "probe", "sample", "evaluate")),
@@ -91,6 +92,52 @@ def test_a_truncated_state_file_is_named(tmp_path: Path, tiny_zoo: Path) -> None
 
 def test_a_wrong_option_is_one_line(tmp_path: Path) -> None:
     _fails(["modelzoo-build", tmp_path], "Missing option '--out'.")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ([], "say what to train and where: modelzoo-generate RECIPE[/CONFIG] --out DIR, or --list"),
+        (["RECIPE/seed"], "say what to train and where: modelzoo-generate RECIPE[/CONFIG] --out DIR, or --list"),
+        (["RECIPE/sed", "--out", "zoo"], "recipe tiny: unknown config 'sed'; did you mean 'seed'?"),
+        (["RECIPE", "--out", "zoo", "--layout", "tar"], "--layout must be states or packed, got 'tar'"),
+        (["RECIPE", "--out", "zoo", "--models", "5-30"], "models 5-30: the grid has models 1-20"),
+        (["RECIPE", "--out", "zoo", "--epochs", "-1"], "epochs must be positive, got -1"),
+        (["RECIPE", "--out", "zoo", "--cohort", "3"], "--cohort must look like 3/40, got '3'"),
+        (
+            ["RECIPE", "--out", "zoo", "--cohort", "1/4", "--ray", "local"],
+            "--cohort and --ray are two ways to spread the work; choose one",
+        ),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_before_anything_is(
+    words: list[str], told: str, tiny_recipe: Path, tmp_path: Path
+) -> None:
+    out = {"zoo": str(tmp_path / "zoo")}
+    words = [out.get(word, word.replace("RECIPE", str(tiny_recipe))) for word in words]
+    _fails(["modelzoo-generate", *words], told)
+    assert not list(tmp_path.iterdir())
+
+
+def test_many_files_are_told_of_with_the_remedy(tmp_path: Path) -> None:
+    told = "svhn-cnn-s/hyp-10-fix will be 220,320 files; --layout packed puts up to 100 models into one"
+    refused = "modelzoo-generate: --cohort must look like 3/40, got '?'"
+    for config, more, lines in (
+        ("hyp-10-fix", [], [told, refused]),
+        ("hyp-10-fix", ["--layout", "packed"], [refused]),
+        ("hyp-10-fix", ["--models", "1-1000"], [refused]),
+        ("seed", [], [refused]),
+    ):
+        result = run(["modelzoo-generate", f"svhn-cnn-s/{config}", "--out", tmp_path / "zoo", "--cohort", "?", *more])
+        assert result.stderr.splitlines() == lines
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_does_not_wait_for_torch(name: str) -> None:
+    module = SCRIPTS[name].partition(":")[0]
+    heavy = "{'torch', 'pandas', 'datasets', 'ray', 'matplotlib'} & set(sys.modules)"
+    result = run(["python", "-c", f"import sys, {module}; print({heavy})"])
+    assert (result.stdout, result.stderr) == ("set()\n", "")
 
 
 def test_an_engine_that_is_not_there_is_an_error(tmp_path: Path, tiny_recipe: Path) -> None:

@@ -71,7 +71,7 @@ on_ray.generate_on_ray(recipe, "hyp", here / "zoo", cohort_size=1, **options)
 """
 
 
-def serve(folder: str) -> None:
+def serve() -> None:
     """Start a cluster of two nodes, each of one core and, by its word, one GPU; do what is said on stdin, line by line.
 
     Its own first line is its address.
@@ -80,7 +80,7 @@ def serve(folder: str) -> None:
     from ray.cluster_utils import Cluster
 
     psutil = import_module("psutil")  # Ray's own, which is to be found once Ray is imported
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "num_gpus": 1, "temp_dir": folder})
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "num_gpus": 1})
     other = cluster.add_node(num_cpus=1, num_gpus=1)
     print(cluster.address, flush=True)
     for line in sys.stdin:
@@ -101,6 +101,7 @@ class Served:
     def __init__(self, process: "subprocess.Popen[str]") -> None:
         self._process = process
         self.address = self._line()
+        assert self.address, "the cluster did not start"
 
     def do(self, what: str) -> str:
         """Say it, and return the answer."""
@@ -115,19 +116,29 @@ class Served:
 
 
 @contextmanager
+def files_of_ray() -> Iterator[dict[str, str]]:
+    """An environment in which a cluster keeps its files in a folder that is removed."""
+    folder = tempfile.mkdtemp(prefix="ray-")  # not pytest's, whose path is too long for a socket
+    try:
+        yield {**os.environ, "RAY_TMPDIR": folder}
+    finally:
+        shutil.rmtree(folder)
+
+
+@contextmanager
 def served(**environment: str) -> Iterator[Served]:
     """A cluster of its own, gone afterwards."""
-    folder = tempfile.mkdtemp(prefix="ray-")  # not pytest's, whose path is too long for a socket
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-    words, variables = [sys.executable, __file__, folder], {**os.environ, **environment}
-    with subprocess.Popen(words, text=True, env=variables, **pipes) as process:
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with (
+        files_of_ray() as variables,
+        subprocess.Popen([sys.executable, __file__], text=True, env={**variables, **environment}, **pipes) as process,
+    ):
         try:
             yield Served(process)
         finally:
             assert process.stdin
             process.stdin.close()
             process.wait(60)
-            shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="module")
@@ -158,10 +169,9 @@ def of_session(session: int) -> set[str]:
 
 @pytest.fixture
 def ray_files() -> Iterator[dict[str, str]]:
-    """An environment in which a local cluster keeps its files in a folder that is removed."""
-    folder = tempfile.mkdtemp(prefix="ray-")
-    yield {**os.environ, "RAY_TMPDIR": folder}
-    shutil.rmtree(folder)
+    """As `files_of_ray`, for one test."""
+    with files_of_ray() as variables:
+        yield variables
 
 
 def refused(words: list[str | Path], message: str, **options: object) -> None:
@@ -317,4 +327,4 @@ def test_what_cannot_be_is_refused_at_once(
 
 
 if __name__ == "__main__":
-    serve(sys.argv[1])
+    serve()
