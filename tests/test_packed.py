@@ -4,6 +4,7 @@ import json
 import shutil
 import weakref
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors.torch
@@ -211,6 +212,21 @@ def test_every_packed_file_is_looked_into_once_however_many_models_it_holds(
     with ZooWriter(out, facts(chosen, "packed")) as writer:
         assert len(writer.finished(chosen.members("seed"))) == 10
     assert sorted(looked) == sorted((out / "packed").iterdir())
+
+
+def test_what_a_merged_file_replaces_is_removed_before_the_next_is_merged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folder, "_MODELS_PER_FILE", 3)
+    chosen, out, left = recipe(models=9, epochs=1), tmp_path / "zoo", list[int]()
+
+    def counted(*arguments: Any) -> None:
+        left.append(len(list(out.glob("progress/*.safetensors"))))
+        merge_packs(*arguments)
+
+    monkeypatch.setattr(stores, "merge_packs", counted)
+    write_zoo(out, chosen, "packed")
+    assert left == [9, 6, 3], "the disk needs room for one file more, not for the zoo twice"
 
 
 def test_a_file_for_one_big_model_is_moved_into_place_not_copied(

@@ -68,10 +68,13 @@ def test_the_example_is_generated_by_two_processes_and_built(tmp_path: Path) -> 
         shutil.copy(EXAMPLE / name, tmp_path)
     zoo, plugin = tmp_path / "zoo", tmp_path / "stripes.py"
     result = run(
-        ["modelzoo-generate", f"{tmp_path / 'stripes.toml'}/seed", "--plugin", plugin, "--threads", "2", "--out", zoo]
+        [
+            *("modelzoo-generate", f"{tmp_path / 'stripes.toml'}/seed", "--plugin", plugin),
+            *("--models", "1-4", "--threads", "2", "--out", zoo),
+        ]
     )
     assert (result.returncode, result.stderr) == (0, "")
-    assert result.stdout == f"{zoo}: stripes/seed, 20 models trained\n"
+    assert result.stdout == f"{zoo}: stripes/seed, 4 models trained\n"
     states = pd.read_parquet(zoo / "states.parquet")
     accuracy = [states.loc[states["epoch"] == epoch, "test_acc"].mean() for epoch in (0, states["epoch"].max())]
     assert accuracy[0] < 0.7 < accuracy[1]

@@ -62,7 +62,7 @@ def command(
         typer.Option(help="Where cohorts leave results: shared folder or fsspec URL; OUT.cohorts.", show_default=False),
     ] = None,
     ray: Annotated[
-        str | None, typer.Option(help="Address of a Ray cluster, auto or local.", show_default=False)
+        str | None, typer.Option(help="HOST:PORT of the head of a Ray cluster, auto or local.", show_default=False)
     ] = None,
     ray_cpus: Annotated[int, typer.Option(help="Cores of one Ray task.")] = 1,
     ray_gpus: Annotated[float, typer.Option(help="Share of a GPU of one Ray task.")] = 0.0,
