@@ -14,7 +14,6 @@ import platform
 import socket
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..engines import get_engine
+from ..engines import LostWorkerError, get_engine
 from ..errors import DeviceError, ModelZooError
 from ..images import Images, Split
 from ..plugins import VARIABLE, load_plugins
@@ -174,7 +173,7 @@ class _Tasks:
             num_cpus=cpus,
             num_gpus=gpus,
             max_retries=_RETRIES,
-            retry_exceptions=[OSError, BrokenProcessPool],
+            retry_exceptions=[OSError, LostWorkerError],
             scheduling_strategy="SPREAD",
         )(_train_on_node)
 
@@ -252,12 +251,7 @@ def _train_on_node(cohort: Cohort, images: SharedImages, cpus: int, plugins: str
         raise DeviceError(f"node {platform.node()} has {_listed(found)}, but the zoo is of {_listed(wanted)}")
     os.environ[VARIABLE] = plugins
     load_plugins()
-    try:
-        return train_cohort(cohort, _images(images), get_engine(cohort.facts["engine"], cpus))
-    except ModelZooError as error:
-        if isinstance(error.__cause__, BrokenProcessPool):  # a process of the engine was lost: worth another try
-            raise error.__cause__ from None
-        raise
+    return train_cohort(cohort, _images(images), get_engine(cohort.facts["engine"], cpus))
 
 
 def _shared(images: Images) -> SharedImages:
