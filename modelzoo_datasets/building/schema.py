@@ -56,9 +56,13 @@ def features(arrow: pa.Schema) -> list[dict[str, Any]]:
     described: list[dict[str, Any]] = []
     for field in arrow:
         if pa.types.is_fixed_size_list(field.type):
-            kind = str(field.type.value_type).replace("double", "float64")
-            entry = {"name": field.name, "list": kind, "length": field.type.list_size}
+            entry = {"name": field.name, "list": _dtype(field.type.value_type), "length": field.type.list_size}
         else:
-            entry = {"name": field.name, "dtype": str(field.type).replace("double", "float64")}
+            entry = {"name": field.name, "dtype": _dtype(field.type)}
         described.append(entry)
     return described
+
+
+def _dtype(kind: pa.DataType) -> str:
+    """As `datasets` calls it; Arrow prints other names for floats."""
+    return {"float": "float32", "double": "float64"}.get(str(kind), str(kind))

@@ -163,7 +163,7 @@ def test_judging_measures_zero_shot_as_the_engine_does_and_fine_tunes_the_first_
     weights = rep.align(zoo["test"].weights)[:3]
     population = Population(name="some", what="three test states", weights=weights, fine_tuned=2)
     found = judge(population, rep, aligned, engine, few_images, training, protocol)
-    _, accuracy = engine.evaluate("cnn-s", few_images, weights, [Network("tanh")] * 3, "test")
+    accuracy = engine.evaluate("cnn-s", few_images, weights, [Network("tanh")] * 3, "test").accuracy
     assert found["zero_shot"] == accuracy.tolist()
     curves = torch.tensor(found["curves"])
     assert curves.shape == (2, 3)
