@@ -98,7 +98,7 @@ def command(
         tasks = {"cpus": ray_cpus, "gpus": ray_gpus, "cohort_size": ray_cohort}
         train = _on_ray(ray, engine, layout, results, tasks)
     else:
-        train = _here(engine, threads, layout, results)
+        train = _here(engine, threads, layout, results, quiet)
     for each in configs:
         target = out if config else out / each
         with progress_bars(quiet) as progress:
@@ -142,11 +142,12 @@ def _place(cohort: str) -> tuple[int, int]:
 # trained. They import what they need themselves, since that takes seconds, which a --help should not.
 
 
-def _here(engine: str, threads: int | None, layout: str, results: str | None) -> Callable[..., int]:
+def _here(engine: str, threads: int | None, layout: str, results: str | None, quiet: bool) -> Callable[..., int]:
     from ..engines import get_engine
     from ..generating import generate
 
-    return partial(generate, engine=get_engine(engine, threads), storage=layout, results=results)
+    announce = str if quiet else partial(print, file=sys.stderr)
+    return partial(generate, engine=get_engine(engine, threads), storage=layout, results=results, announce=announce)
 
 
 def _in_cohorts(place: tuple[int, int], engine: str, threads: int | None, results: str | None) -> Callable[..., int]:

@@ -25,7 +25,7 @@ def run_pipeline(recipe: str, hyper_recipe: str, out: Path, threads: int | None,
     chosen, learned = read_recipe(recipe), read_hyper_recipe(hyper_recipe)
     _refuse_foreign_folder(out)
     _check_recipes(chosen, learned)
-    engine = get_engine("torch", threads)
+    engine = get_engine("auto", threads)
     dataset = _make_dataset(chosen, out, engine, progress)
     _check_dataset(dataset, chosen, engine)
     train(dataset, learned, out / "hyperrep", progress=progress)

@@ -61,6 +61,14 @@ class Engine(Protocol):
 
     name: str
 
+    def serving(self, architecture: str) -> "Engine":
+        """The engine that really trains this architecture: this one; or another, and one logged line says why."""
+        ...
+
+    def memory(self, architecture: str, images: Images, jobs: Sequence[Job]) -> int:
+        """Bytes of memory that training these jobs takes at most, beside the images themselves; an estimate."""
+        ...
+
     def train(
         self, architecture: str, images: Images, jobs: Sequence[Job], *, metrics_on: Sequence[str]
     ) -> Generator[States]:

@@ -4,9 +4,10 @@ import os
 
 from ..errors import DeviceError
 from .interface import Engine
+from .native import NativeEngine
 from .torch_engine import TorchEngine
 
-ENGINES = ("auto", "torch")
+ENGINES = ("auto", "torch", "native")
 
 
 def get_engine(name: str = "auto", threads: int | None = None) -> Engine:
@@ -21,4 +22,4 @@ def get_engine(name: str = "auto", threads: int | None = None) -> Engine:
     count = threads if threads is not None else available or 1
     if count < 1:
         raise DeviceError(f"threads must be at least 1, got {count}")
-    return TorchEngine(processes=count)
+    return TorchEngine(processes=count) if name == "torch" else NativeEngine(threads=count)

@@ -14,13 +14,13 @@ from ..images.augmentation import augment
 from ..layout import Layout
 from ..recipes import Training
 from ..seeds import generator
-from .interface import METRICS, SPARSITY, Job, Network
+from .interface import METRICS, SPARSITY, Job, Network, States
 from .threads import one_thread
 from .variational import make_variational, penalty, penalty_weight, pruned_state, seed_noise, sparsity
 
-_MOST_NORMALISED = 1_000_000_000  # bytes of images as float32, which are four times as many as their pixels
-_EVALUATION_BATCH = 500  # images; large enough to be fast, small enough for the caches
-_COLUMN = {"train": "train", "validation": "val", "test": "test"}  # split -> prefix of its metrics
+MOST_NORMALISED = 1_000_000_000  # bytes of images as float32, which are four times as many as their pixels
+EVALUATION_BATCH = 500  # images; large enough to be fast, small enough for the caches
+COLUMN = {"train": "train", "validation": "val", "test": "test"}  # split -> prefix of its metrics
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Inputs:
         """Normalise these splits, those of them that the images have, unless that takes too much memory."""
         needed = [split for split in images.splits if split in splits]
         size = sum(4 * images.splits[split].pixels.numel() for split in needed)
-        kept = needed if size <= _MOST_NORMALISED else []
+        kept = needed if size <= MOST_NORMALISED else []
         return cls(images, {split: _channels_last(images.inputs(split)) for split in kept})
 
     def batch(self, split: str, index: Tensor | slice) -> Tensor:
@@ -64,6 +64,17 @@ class State:
     recall: Tensor  # (C,)
     variational: Tensor | None = None  # (Q,) of a twin
 
+    def alone(self, job: int) -> States:
+        """What engines yield for it."""
+        return States(
+            jobs=torch.tensor([job]),
+            epochs=torch.tensor([self.epoch]),
+            weights=self.weights.unsqueeze(0),
+            metrics={name: torch.tensor([value], dtype=torch.float64) for name, value in self.metrics.items()},
+            recall=self.recall.unsqueeze(0),
+            variational=None if self.variational is None else self.variational.unsqueeze(0),
+        )
+
 
 def train_one(architecture: str, inputs: Inputs, job: Job, metrics_on: Sequence[str]) -> Iterator[State]:
     """The states after epochs 0 to E; metrics of splits not asked for, or that the images lack, are NaN.
@@ -71,8 +82,8 @@ def train_one(architecture: str, inputs: Inputs, job: Job, metrics_on: Sequence[
     Train metrics are running means over the epoch in train mode (as 2209.14764 defines); at epoch 0 they are measured.
     Epoch 0 of a sparsified twin is its parent's state, bit for bit.
     """
-    module = _started(architecture, job).to(memory_format=torch.channels_last)
-    optimizer, schedule = _optimizer(module, job.training, len(inputs.images.labels("train")))
+    module = started_module(architecture, job).to(memory_format=torch.channels_last)
+    optimizer, schedule = optimizer_of(module.parameters(), job.training, len(inputs.images.labels("train")))
     for epoch in range(job.training.epochs + 1):
         metrics = dict.fromkeys(METRICS, float("nan"))
         recall = torch.full((inputs.images.classes,), float("nan"), dtype=torch.float64)
@@ -80,10 +91,10 @@ def train_one(architecture: str, inputs: Inputs, job: Job, metrics_on: Sequence[
             if epoch > 0:
                 found = _train_epoch(module, optimizer, schedule, inputs, job, epoch)
                 metrics["train_loss"], metrics["train_acc"] = found
-            kept = _kept(architecture, module, job, epoch)
+            kept = kept_module(architecture, module, job, epoch)
             for split in (s for s in metrics_on if s in inputs.images.splits and (s != "train" or epoch == 0)):
                 loss, accuracy, found_classes = _evaluate(kept, inputs, split)
-                metrics[f"{_COLUMN[split]}_loss"], metrics[f"{_COLUMN[split]}_acc"] = loss, accuracy
+                metrics[f"{COLUMN[split]}_loss"], metrics[f"{COLUMN[split]}_acc"] = loss, accuracy
                 recall = found_classes if split == "test" else recall
         if job.sparsify:
             metrics[SPARSITY] = sparsity(module) if epoch > 0 else 0.0
@@ -116,7 +127,7 @@ def _module(architecture: str, job: Job) -> nn.Module:
     return get_architecture(architecture).module(job.training.activation, job.training.dropout)
 
 
-def _started(architecture: str, job: Job) -> nn.Module:
+def started_module(architecture: str, job: Job) -> nn.Module:
     """The module before its first step."""
     module = _module(architecture, job)
     # BatchNorm's own start is part of it, so a given start is put over a fresh one.
@@ -126,7 +137,7 @@ def _started(architecture: str, job: Job) -> nn.Module:
     return make_variational(module) if job.sparsify else module
 
 
-def _kept(architecture: str, module: nn.Module, job: Job, epoch: int) -> nn.Module:
+def kept_module(architecture: str, module: nn.Module, job: Job, epoch: int) -> nn.Module:
     """The module whose weights are kept and measured: of a twin a plain one, from epoch 1 on with pruned weights."""
     if not job.sparsify:
         return module
@@ -188,7 +199,7 @@ def _views(inputs: Inputs, index: Tensor, augmentation: str, draws: torch.Genera
 def _parts(inputs: Inputs, split: str) -> list[slice]:
     """A split in batches for evaluation."""
     n = len(inputs.images.splits[split])
-    return [slice(first, first + _EVALUATION_BATCH) for first in range(0, n, _EVALUATION_BATCH)]
+    return [slice(first, first + EVALUATION_BATCH) for first in range(0, n, EVALUATION_BATCH)]
 
 
 @torch.inference_mode()
@@ -204,10 +215,11 @@ def _evaluate(module: nn.Module, inputs: Inputs, split: str) -> tuple[float, flo
     return loss_sum / len(labels), int(hits.sum()) / len(labels), recall
 
 
-def _optimizer(
-    module: nn.Module, training: Training, images: int
+def optimizer_of(
+    parameters: Iterable[nn.Parameter], training: Training, images: int
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler | None]:
-    parameters, lr, decay = module.parameters(), training.lr, training.weight_decay
+    """The optimizer of a training on so many images, and the schedule to be stepped behind it, if any."""
+    lr, decay = training.lr, training.weight_decay
     optimizer: torch.optim.Optimizer
     if training.optimizer == "sgd":
         optimizer = torch.optim.SGD(parameters, lr, training.momentum, weight_decay=decay, fused=True)

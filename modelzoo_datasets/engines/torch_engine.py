@@ -6,10 +6,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..architectures import get_architecture
 from ..images import Images
 from .interface import Job, Measured, Network, States
-from .single import Inputs, State, evaluate_one, outputs_one, train_one
+from .single import EVALUATION_BATCH, MOST_NORMALISED, Inputs, evaluate_one, outputs_one, train_one
 from .workers import in_workers
+
+_PROCESS_BYTES = 350_000_000  # of a Python with torch in it
+_COPIES = 6  # of the weights: they, their gradient, two moments, and the state on its way out, twice
 
 
 class TorchEngine:
@@ -20,6 +24,18 @@ class TorchEngine:
     def __init__(self, processes: int) -> None:
         self.processes = processes
 
+    def serving(self, architecture: str) -> "TorchEngine":
+        """See `Engine.serving`: it trains any network."""
+        return self
+
+    def memory(self, architecture: str, images: Images, jobs: Sequence[Job]) -> int:
+        """See `Engine.memory`: normalised images, and per process torch itself, a model and its widest batch."""
+        inputs = sum(4 * split.pixels.numel() for split in images.splits.values())
+        batch = max((2 * job.training.batch_size for job in jobs), default=0)  # outputs and their gradients
+        outputs = max(batch, EVALUATION_BATCH) * _bytes_per_image(architecture, images.input_shape)
+        model = _COPIES * 4 * get_architecture(architecture).layout.size
+        return min(inputs, MOST_NORMALISED) + min(self.processes, len(jobs)) * (_PROCESS_BYTES + outputs + model)
+
     def train(
         self, architecture: str, images: Images, jobs: Sequence[Job], *, metrics_on: Sequence[str]
     ) -> Generator[States]:
@@ -28,7 +44,7 @@ class TorchEngine:
         inputs = Inputs.of(images, {*metrics_on, "train"} - ({"train"} if augmented else set()))
         calls = [(job, tuple(metrics_on)) for job in jobs]
         for index, state in self._run(train_one, architecture, inputs, calls):
-            yield _states(index, state)
+            yield state.alone(index)
 
     def evaluate(
         self,
@@ -74,20 +90,22 @@ class TorchEngine:
                 yield index, result
 
 
+@torch.inference_mode()
+def _bytes_per_image(architecture: str, shape: tuple[int, int, int]) -> int:
+    """What the outputs of all layers take for one image."""
+    with torch.device("meta"):
+        module = get_architecture(architecture).build("relu", 0.0).eval()
+        sizes: list[int] = []
+        for layer in module.modules():
+            if not list(layer.children()):
+                layer.register_forward_hook(lambda _, __, output: sizes.append(4 * output.numel()))
+        module(torch.empty(1, *shape))
+    return sum(sizes)
+
+
 def _evaluate(*arguments: Any) -> Iterator[tuple[float, float, Tensor]]:
     yield evaluate_one(*arguments)
 
 
 def _outputs(*arguments: Any) -> Iterator[Tensor]:
     yield outputs_one(*arguments)
-
-
-def _states(index: int, state: State) -> States:
-    return States(
-        jobs=torch.tensor([index]),
-        epochs=torch.tensor([state.epoch]),
-        weights=state.weights.unsqueeze(0),
-        metrics={name: torch.tensor([value], dtype=torch.float64) for name, value in state.metrics.items()},
-        recall=state.recall.unsqueeze(0),
-        variational=None if state.variational is None else state.variational.unsqueeze(0),
-    )

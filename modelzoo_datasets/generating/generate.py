@@ -1,6 +1,6 @@
 """Train the zoo of one config into a folder; run again, it goes on where it stopped."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -26,6 +26,7 @@ def generate(
     parent: Path | None = None,
     results: str | None = None,
     progress: Progress = silent,
+    announce: Callable[[str], object] = str,
 ) -> int:
     """Make sure that `out` holds the zoo `recipe/config`; returns how many models had to be trained.
 
@@ -35,6 +36,7 @@ def generate(
         storage: `states`, a file per state, or `packed`, a file per 100 models.
         parent: of sparsified twins the zoo folder of their parents; the one beside `out` if not given.
         results: folder or fsspec URL where cohorts left results to be taken in; beside `out` if not given.
+        announce: gets a line that says what is to be trained and how much memory that takes, before it begins.
 
     Raises:
         RecipeError: unknown config, architecture or images, or no such models.
@@ -43,11 +45,11 @@ def generate(
     """
     parents = parent or parent_beside(recipe, config, out)
     plan = Plan.of(recipe, config, images_root=images_root, epochs=epochs, parent=parents)
-    members = plan.chosen(models)
+    members, engine = plan.chosen(models), engine.serving(plan.architecture.name)
     facts = plan.facts(engine)
     with ZooWriter(out, {**facts, "storage": storage}) as writer:
         collect(writer, members, results or results_beside(out), facts)
-        trained = _train_missing(plan, members, writer, engine, progress)
+        trained = _train_missing(plan, members, writer, engine, progress, announce)
         writer.complete(plan.grid)
         write_statistics(ZooFolder.open(out), engine, plan.images, progress=progress)
     return trained
@@ -76,7 +78,7 @@ def generate_cohort(
         recipe, config, images_root=images_root, epochs=epochs, parent=parent or parent_beside(recipe, config, out)
     )
     members = slice_of(plan.chosen(models), *place)
-    trained = 0
+    trained, engine = 0, engine.serving(plan.architecture.name)
     for part, jobs in plan.jobs(members):
         cohort = Cohort(
             members=part,
@@ -89,13 +91,22 @@ def generate_cohort(
     return trained
 
 
-def _train_missing(plan: Plan, members: Sequence[Member], writer: ZooWriter, engine: Engine, progress: Progress) -> int:
+def _train_missing(
+    plan: Plan,
+    members: Sequence[Member],
+    writer: ZooWriter,
+    engine: Engine,
+    progress: Progress,
+    announce: Callable[[str], object],
+) -> int:
     finished = writer.finished(members)
     missing = [m for m in members if m.model_id not in finished]
     what = f"training {plan.recipe.name}/{plan.config}"
     progress(what, len(finished), len(members))
     trained = 0
     for part, jobs in plan.jobs(missing):
+        megabytes = engine.memory(plan.architecture.name, plan.images, jobs) / 1e6
+        announce(f"{what}: {len(part)} models, {engine.name} engine, at most about {megabytes:,.0f} MB of memory")
         with closing(engine.train(plan.architecture.name, plan.images, jobs, metrics_on=METRICS_ON)) as stream:
             for states in stream:
                 if done := add_states(writer, part, states):

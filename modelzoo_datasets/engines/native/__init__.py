@@ -1,0 +1,3 @@
+"""Train and evaluate on CPUs with a kernel that is compiled for the network: a whole model per thread."""
+
+from .engine import NativeEngine as NativeEngine

@@ -1,0 +1,302 @@
+// A valid convolution of one image with 2x2 max-pooling fused to it, forward and backward.
+//
+// The channels of a pixel lie side by side, and they are the lanes: inputs [H][W][C], outputs [HO][WO][O]. So the cell
+// that won a pooling window is an address, one per channel, and the backward pass, in which only that cell has a
+// gradient, does a quarter of the work of a plain one, with no masks and no shuffles. What every weight adds up has one
+// lane of its own.
+//
+//   forward   lanes = output channels; a block of 2 rows x COLS columns of results stays in registers
+//   backward  lanes = one row of a patch, KW pixels x C channels, which lie side by side in the input
+//
+// A linear layer is a convolution over its whole input, with one output position.
+#pragma once
+#include "vectors.hpp"
+
+namespace zoo {
+
+template <int C_, int PITCH_, int H_, int W_, int O_, int KH_, int KW_, bool POOL_, bool BIAS_, bool LINEAR_>
+struct Convolution {
+  static constexpr int C = C_, PITCH = PITCH_, H = H_, W = W_, O = O_, KH = KH_, KW = KW_;
+  static constexpr bool POOL = POOL_, BIAS = BIAS_, LINEAR = LINEAR_;
+  static constexpr int LANES = lanes_for(O), OP = round_up(O, LANES);  // output channels with idle ones
+  static constexpr int HC = H - KH + 1, WC = W - KW + 1;              // behind the convolution
+  static constexpr int HO = POOL ? HC / 2 : HC, WO = POOL ? WC / 2 : WC;
+  static constexpr int PLACES = HO * WO, INPUTS = H * W * PITCH, OUTPUTS = PLACES * OP;
+
+  // Weights as the backward pass reads them, [O][KH][ROW] and O biases: rows of a patch, padded with zeros to whole
+  // vectors. This is also the order in which the optimizer holds them.
+  static constexpr int ROW_USED = KW * PITCH, ROW_LANES = PITCH % 16 == 0 ? WIDEST : 8;
+  static constexpr int ROW = round_up(ROW_USED, 8), PATCH = KH * ROW;
+  static constexpr int PARAMETERS = O * PATCH + OP;
+  static constexpr int TABLE = KH * KW * C * OP + OP;  // weights as the forward pass reads them, [KH][KW][C][OP], biases
+
+  using V = Floats<LANES>;
+  using R = Floats<ROW_LANES>;
+
+  static constexpr int weight_at(int o, int c, int kh, int kw) { return o * PATCH + kh * ROW + kw * PITCH + c; }
+  static constexpr int bias_at(int o) { return O * PATCH + o; }
+
+  // From torch's order, weights [O][C][KH][KW] and biases [O], and back.
+  template <class F> static void each_weight(const F& f) {
+    for (int o = 0, i = 0; o < O; o++)
+      for (int c = 0; c < C; c++)
+        for (int kh = 0; kh < KH; kh++)
+          for (int kw = 0; kw < KW; kw++) f(i++, weight_at(o, c, kh, kw));
+  }
+
+  static void fill_table(const float* parameters, float* table) {
+    for (int o = 0; o < O; o++)
+      for (int kh = 0; kh < KH; kh++)
+        for (int kw = 0; kw < KW; kw++)
+          for (int c = 0; c < C; c++) table[((kh * KW + kw) * C + c) * OP + o] = parameters[weight_at(o, c, kh, kw)];
+    for (int o = 0; o < OP; o++) table[KH * KW * C * OP + o] = parameters[bias_at(o)];
+  }
+
+  // As many columns at once as leave registers for two rows of weights and an input; an even number where it pools.
+  static constexpr int ROWS = POOL ? 2 : 1;
+  static constexpr int columns_at_once() {
+    const int wanted = POOL ? 2 * WO : WO;
+    const int most = (REGISTERS - 2 - (REGISTERS == 32 ? ROWS * KW : 2)) / ROWS;
+    int best = 1;
+    for (int n = ROWS; n <= wanted && n <= most; n += ROWS)
+      if (wanted % n == 0 || best == 1) best = n;
+    return best < ROWS ? ROWS : best;
+  }
+
+  // Adds input row r of a window, which is under kernel row r of the first output row and row r - 1 of the second.
+  template <int COLS, bool FIRST, bool SECOND>
+  ZOO_INLINE void add_row(const float* __restrict x, const float* __restrict w, V (&sums)[ROWS][COLS]) {
+    for (int c = 0; c < C; c++) {
+      V upper[KW], lower[KW];
+      ZOO_UNROLL for (int kw = 0; kw < KW; kw++) {
+        if (FIRST) upper[kw] = load<V>(w + (kw * C + c) * OP);
+        if (SECOND) lower[kw] = load<V>(w + ((kw - KW) * C + c) * OP);
+      }
+      ZOO_UNROLL for (int col = 0; col < COLS + KW - 1; col++) {
+        const V pixel = splat<V>(x[col * PITCH + c]);
+        ZOO_UNROLL for (int kw = 0; kw < KW; kw++) {
+          const int n = col - kw;
+          if (n < 0 || n >= COLS) continue;
+          if (FIRST) sums[0][n] += pixel * upper[kw];
+          if (SECOND) sums[ROWS - 1][n] += pixel * lower[kw];
+        }
+      }
+    }
+  }
+
+  // COLS columns (of ROWS rows) of the convolution, for one vector of output channels.
+  template <int COLS> ZOO_INLINE void block(const float* x, const float* table, V bias, V (&sums)[ROWS][COLS]) {
+    ZOO_UNROLL for (int row = 0; row < ROWS; row++) {
+      ZOO_UNROLL for (int n = 0; n < COLS; n++) sums[row][n] = bias;
+    }
+    constexpr int STEP = KW * C * OP;
+    if (COLS * ROWS == 1) {  // one result: a dot product
+      for (int pixel = 0; pixel < KH * KW; pixel++)
+        for (int c = 0; c < C; c++)
+          sums[0][0] += splat<V>(x[(pixel / KW * W + pixel % KW) * PITCH + c]) * load<V>(table + (pixel * C + c) * OP);
+      return;
+    }
+    add_row<COLS, true, false>(x, table, sums);
+    if (ROWS == 1) {
+      for (int r = 1; r < KH; r++) add_row<COLS, true, false>(x + r * W * PITCH, table + r * STEP, sums);
+      return;
+    }
+    for (int r = 1; r < KH; r++) add_row<COLS, true, true>(x + r * W * PITCH, table + r * STEP, sums);
+    add_row<COLS, false, true>(x + KH * W * PITCH, table + KH * STEP, sums);
+  }
+
+  // The largest of each window and where its patch begins in the input; the first one where several are equal.
+  // `carried`, if any, are numbers of each result, of which those of the winner are kept.
+  template <int COLS>
+  ZOO_INLINE void pool(const V (&sums)[ROWS][COLS], int origin, float* y, int32_t* winner, const V (*carried)[COLS],
+                       float* kept) {
+    using I = Ints<LANES>;
+    ZOO_UNROLL for (int n = 0; n < COLS; n += 2) {
+      const auto right_above = sums[0][n + 1] > sums[0][n], right_below = sums[1][n + 1] > sums[1][n];
+      const V above = right_above ? sums[0][n + 1] : sums[0][n], below = right_below ? sums[1][n + 1] : sums[1][n];
+      const auto low = below > above;
+      const I step = splat_int<I>(PITCH), none = I{};
+      const I shift = low ? (right_below ? step : none) + W * PITCH : (right_above ? step : none);
+      store(y + n / 2 * OP, low ? below : above);
+      store(winner + n / 2 * OP, shift + (origin + n * PITCH));
+      if (carried == nullptr) continue;
+      const V a = right_above ? carried[0][n + 1] : carried[0][n], b = right_below ? carried[1][n + 1] : carried[1][n];
+      store(kept + n / 2 * OP, low ? b : a);
+    }
+  }
+
+  // What goes into a stage and comes out of it.
+  struct Pass {
+    const float *x, *table;
+    float* y;
+    int32_t* winner;
+  };
+  // Noise of every result (local reparameterisation, 1701.05369): its variance is the convolution of the squared inputs
+  // with the variances of the weights. `slope` gets how a result changes with that variance.
+  struct Noise {
+    const float *squares, *table, *draws;  // draws [HC][WC][OP]
+    float* slope;
+  };
+
+  template <int COLS, bool NOISY>
+  ZOO_INLINE void columns(const Pass& pass, const Noise& noise, int row, int col, int o) {
+    constexpr int BIASES = KH * KW * C * OP;
+    V sums[ROWS][COLS];
+    const int origin = (row * ROWS * W + col) * PITCH, place = (row * WO + col / ROWS) * OP + o;
+    block<COLS>(pass.x + origin, pass.table + o, load<V>(pass.table + BIASES + o), sums);
+    V slopes[ROWS][COLS];
+    if constexpr (NOISY) {
+      V variances[ROWS][COLS];
+      block<COLS>(noise.squares + origin, noise.table + o, load<V>(noise.table + BIASES + o), variances);
+      for (int r = 0; r < ROWS; r++)
+        for (int n = 0; n < COLS; n++) {
+          const V draw = load<V>(noise.draws + ((row * ROWS + r) * WC + col + n) * OP + o);
+          const V deviation = root_of(variances[r][n] + 1e-15f);
+          slopes[r][n] = draw / (2.f * deviation);
+          sums[r][n] += draw * deviation;
+        }
+    }
+    if constexpr (POOL) {
+      pool<COLS>(sums, origin, pass.y + place, pass.winner + place, NOISY ? slopes : nullptr, noise.slope + place);
+    } else {
+      ZOO_UNROLL for (int n = 0; n < COLS; n++) store(pass.y + place + n * OP, sums[0][n]);
+      if constexpr (NOISY) ZOO_UNROLL for (int n = 0; n < COLS; n++) store(noise.slope + place + n * OP, slopes[0][n]);
+    }
+  }
+
+  template <bool NOISY> static void forward(const Pass& pass, const Noise& noise) {
+    constexpr int COLS = columns_at_once(), ALL = WO * ROWS, REST = ALL % COLS;
+    for (int o = 0; o < OP; o += LANES)
+      for (int row = 0; row < HO; row++) {
+        for (int col = 0; col + COLS <= ALL; col += COLS) columns<COLS, NOISY>(pass, noise, row, col, o);
+        if constexpr (REST > 0) columns<REST, NOISY>(pass, noise, row, ALL - REST, o);
+      }
+  }
+
+  // Where the patch begins that the gradient at a place belongs to.
+  ZOO_INLINE int patch_of(const int32_t* winner, int place, int o) {
+    return POOL ? winner[place * OP + o] : (place / WO * W + place % WO) * PITCH;
+  }
+
+  // Sums of UNITS weight rows stay in registers while the places go by; kernel rows in passes if they are too many.
+  static constexpr int CHUNKS = ROW / ROW_LANES;
+  static constexpr int PASS = KH * CHUNKS <= REGISTERS - 6 ? KH : (CHUNKS >= REGISTERS - 6 ? 1 : (REGISTERS - 6) / CHUNKS);
+  static constexpr int units_at_once() {
+    int best = 1;
+    for (int n = 2; n <= 4; n++)
+      if (O % n == 0 && n * PASS * CHUNKS <= REGISTERS - 8) best = n;
+    return best;
+  }
+
+  template <int UNITS, int ROWS_HERE>
+  ZOO_INLINE void add_weight_gradient(const float* __restrict x, const float* __restrict g, const int32_t* __restrict winner,
+                                      float* __restrict gradient, int o, int kh) {
+    R sums[UNITS][ROWS_HERE][CHUNKS];
+    ZOO_UNROLL for (int u = 0; u < UNITS; u++) ZOO_UNROLL for (int r = 0; r < ROWS_HERE; r++)
+        ZOO_UNROLL for (int i = 0; i < CHUNKS; i++)
+          sums[u][r][i] = load<R>(gradient + (o + u) * PATCH + (kh + r) * ROW + i * ROW_LANES);
+    for (int place = 0; place < PLACES; place++) {
+      ZOO_UNROLL for (int u = 0; u < UNITS; u++) {
+        const R factor = splat<R>(g[place * OP + o + u]);
+        const float* patch = x + patch_of(winner, place, o + u) + kh * W * PITCH;
+        ZOO_UNROLL for (int r = 0; r < ROWS_HERE; r++) ZOO_UNROLL for (int i = 0; i < CHUNKS; i++)
+          sums[u][r][i] += factor * load<R>(patch + r * W * PITCH + i * ROW_LANES);
+      }
+    }
+    ZOO_UNROLL for (int u = 0; u < UNITS; u++) ZOO_UNROLL for (int r = 0; r < ROWS_HERE; r++)
+        ZOO_UNROLL for (int i = 0; i < CHUNKS; i++)
+          store(gradient + (o + u) * PATCH + (kh + r) * ROW + i * ROW_LANES, sums[u][r][i]);
+  }
+
+  // Adds to the gradient of the parameters what one image gives; g is that of the convolution's results [HO][WO][OP].
+  static void parameter_gradient(const float* x, const float* g, const int32_t* winner, float* gradient) {
+    constexpr int UNITS = units_at_once(), REST = KH % PASS;
+    for (int o = 0; o < O; o += UNITS) {
+      for (int kh = 0; kh + PASS <= KH; kh += PASS) add_weight_gradient<UNITS, PASS>(x, g, winner, gradient, o, kh);
+      if constexpr (REST > 0) add_weight_gradient<UNITS, REST>(x, g, winner, gradient, o, KH - REST);
+    }
+    if constexpr (BIAS)
+      for (int o = 0; o < OP; o += LANES) {
+        V sum = load<V>(gradient + O * PATCH + o);
+        for (int place = 0; place < PLACES; place++) sum += load<V>(g + place * OP + o);
+        store(gradient + O * PATCH + o, sum);
+      }
+  }
+
+  // Backward to the input: a place reaches a window of REACH x SPAN pixels, the patches of all cells that may have won.
+  // `spread` holds the weights with a margin of zeros, [O][KH + 2][KW + 2][PITCH], so that the coefficients of a window
+  // are one block of it, wherever the winner was; without pooling the weights themselves do.
+  static constexpr int REACH = KH + POOL, SPAN = KW + POOL, SPREAD_ROW = POOL ? (KW + 2) * PITCH : ROW;
+  static constexpr int SPREAD = POOL ? O * (KH + 2) * SPREAD_ROW + 16 : 0;
+  static constexpr int SPAN_USED = POOL ? PITCH : SPAN * PITCH;  // a multiple of the lanes: no vector leaves its row
+  static constexpr int SPAN_LANES = SPAN_USED % WIDEST == 0 ? WIDEST : SPAN_USED % 8 == 0 ? 8 : 4;
+  static constexpr int SPAN_CHUNKS = SPAN * PITCH / SPAN_LANES;
+  static constexpr int rows_at_once() {
+    int rows = (REGISTERS - 4) / SPAN_CHUNKS;
+    rows = rows < 1 ? 1 : rows > REACH ? REACH : rows;
+    const int passes = (REACH + rows - 1) / rows;
+    return (REACH + passes - 1) / passes;
+  }
+  static constexpr int UNITS_IN_CACHE = 4096 / (SPREAD_ROW * (KH + 2)) > 1 ? 4096 / (SPREAD_ROW * (KH + 2)) : 1;
+
+  static void fill_spread(const float* parameters, float* spread) {
+    if constexpr (POOL)
+      for (int o = 0; o < O; o++)
+        for (int kh = 0; kh < KH; kh++)
+          std::memcpy(spread + (o * (KH + 2) + kh + 1) * SPREAD_ROW + PITCH, parameters + o * PATCH + kh * ROW,
+                      sizeof(float) * ROW_USED);
+  }
+
+  // The coefficients of the first pixel of the window of a place.
+  ZOO_INLINE const float* coefficients(const float* weights, const int32_t* winner, int place, int o) {
+    if (!POOL) return weights + o * PATCH;
+    const int moved = winner[place * OP + o] - (place / WO * 2 * W + place % WO * 2) * PITCH;
+    const int shift = moved >= W * PITCH ? moved - (W - KW - 2) * PITCH : moved;
+    return weights + o * (KH + 2) * SPREAD_ROW + SPREAD_ROW + PITCH - shift;
+  }
+
+  template <int ROWS_HERE>
+  ZOO_INLINE void add_window(const float* __restrict weights, const float* __restrict g, const int32_t* __restrict winner,
+                             float* __restrict dx, int place, int row, int first, int last) {
+    using S = Floats<SPAN_LANES>;
+    S sums[ROWS_HERE][SPAN_CHUNKS];
+    ZOO_UNROLL for (int r = 0; r < ROWS_HERE; r++) ZOO_UNROLL for (int i = 0; i < SPAN_CHUNKS; i++)
+      sums[r][i] = load<S>(dx + r * W * PITCH + i * SPAN_LANES);
+    for (int o = first; o < last; o++) {
+      const S factor = splat<S>(g[place * OP + o]);
+      const float* from = coefficients(weights, winner, place, o) + row * SPREAD_ROW;
+      ZOO_UNROLL for (int r = 0; r < ROWS_HERE; r++) ZOO_UNROLL for (int i = 0; i < SPAN_CHUNKS; i++)
+        sums[r][i] += factor * load<S>(from + r * SPREAD_ROW + i * SPAN_LANES);
+    }
+    ZOO_UNROLL for (int r = 0; r < ROWS_HERE; r++) ZOO_UNROLL for (int i = 0; i < SPAN_CHUNKS; i++)
+      store(dx + r * W * PITCH + i * SPAN_LANES, sums[r][i]);
+  }
+
+  // Gradient of the input [H][W][PITCH]; `weights` are spread ones where it pools, else the parameters.
+  static void input_gradient(const float* weights, const float* g, const int32_t* winner, float* dx) {
+    constexpr int AT_ONCE = rows_at_once(), REST = REACH % AT_ONCE;
+    std::memset(dx, 0, sizeof(float) * INPUTS);
+    for (int first = 0; first < O; first += UNITS_IN_CACHE) {
+      const int last = first + UNITS_IN_CACHE < O ? first + UNITS_IN_CACHE : O;
+      for (int place = 0; place < PLACES; place++) {
+        float* window = dx + (place / WO * ROWS * W + place % WO * ROWS) * PITCH;
+        for (int row = 0; row + AT_ONCE <= REACH; row += AT_ONCE)
+          add_window<AT_ONCE>(weights, g, winner, window + row * W * PITCH, place, row, first, last);
+        if constexpr (REST > 0)
+          add_window<REST>(weights, g, winner, window + (REACH - REST) * W * PITCH, place, REACH - REST, first, last);
+      }
+    }
+  }
+
+  // Idle places of rows read what lies behind a patch: their sums are none of the model's.
+  static void clear_idle(float* gradient) {
+    if constexpr (ROW_USED < ROW || C < PITCH)
+      for (int o = 0; o < O; o++)
+        for (int kh = 0; kh < KH; kh++)
+          for (int i = 0; i < ROW; i++)
+            if (i >= ROW_USED || i % PITCH >= C) gradient[o * PATCH + kh * ROW + i] = 0.f;
+    for (int o = O; o < OP; o++) gradient[bias_at(o)] = 0.f;
+  }
+};
+
+}  // namespace zoo
