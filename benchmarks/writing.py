@@ -160,7 +160,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(tempfile.gettempdir()), help="folder on the disk to measure")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--models", type=int, default=4)
-    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--epochs", type=int, default=5)
     options = parser.parse_args()
     cores = os.cpu_count() or 1
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "safetensors", "pyarrow"))

@@ -59,9 +59,13 @@ def chain_of(architecture: str, activation: str, dropout: float) -> tuple[Stage,
     """
     load_plugins()
     found = get_architecture(architecture)
-    module = found.module(activation, dropout)
+    return stages_of(found.module(activation, dropout), found.input_shape, found.classes)
+
+
+def stages_of(module: nn.Module, input_shape: tuple[int, int, int], classes: int) -> tuple[Stage, ...]:
+    """The stages of a module for images (C, H, W); raises NotAChainError where it is no chain."""
     stages: list[Stage] = []
-    shape, flat = found.input_shape, False
+    shape, flat = input_shape, False
     for name, layer in _layers(module):
         if isinstance(layer, nn.Flatten):
             flat = True
@@ -74,8 +78,8 @@ def chain_of(architecture: str, activation: str, dropout: float) -> tuple[Stage,
         else:
             stages.append(_opening(name, layer, shape))
         shape = stages[-1].output_shape if stages else shape
-    if not stages or shape != (found.classes, 1, 1):
-        raise NotAChainError(f"it ends with {shape}, expected {found.classes} logits")
+    if not stages or not flat or shape != (classes, 1, 1):
+        raise NotAChainError(f"it ends with {shape}, expected {classes} logits")
     _check_parameters(module, stages)
     return tuple(stages)
 

@@ -3,6 +3,7 @@
 The folder is the user's own, and one that others could have written into is not trusted: code from it would run here.
 """
 
+import atexit
 import hashlib
 import os
 import platform
@@ -121,7 +122,9 @@ def _cache_folder() -> Path:
             return folder
     except OSError:
         pass
-    return Path(tempfile.mkdtemp(prefix="modelzoo-native-"))
+    ours = Path(tempfile.mkdtemp(prefix="modelzoo-native-"))
+    atexit.register(shutil.rmtree, ours, ignore_errors=True)
+    return ours
 
 
 def _is_ours(folder: Path) -> bool:

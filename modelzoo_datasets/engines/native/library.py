@@ -34,7 +34,7 @@ class _Settings(ctypes.Structure):
     )
 
 
-class _Epoch(ctypes.Structure):
+class _Stretch(ctypes.Structure):
     _fields_ = (
         ("images", ctypes.c_void_p),
         ("labels", ctypes.c_void_p),
@@ -174,8 +174,8 @@ class Model:
         self._network.library.zoo_begin_epoch(self._handle, ctypes.c_uint64(dropout_seed), ctypes.c_uint64(noise_seed))
 
     def train(self, pixels: Pixels, steps: Steps) -> tuple[float, int]:
-        """Go on by these steps; (summed cross entropy, hits) of their images in train mode."""
-        epoch = _Epoch(
+        """Go on by these steps; (summed cross entropy, hits) in train mode of all images since the epoch began."""
+        part = _Stretch(
             pixels.images.data_ptr(),
             pixels.labels.data_ptr(),
             steps.order.data_ptr(),
@@ -186,7 +186,7 @@ class Model:
             steps.penalty_weight,
         )
         tally = _Tally()
-        self._network.library.zoo_train(self._handle, ctypes.byref(epoch), ctypes.byref(tally))
+        self._network.library.zoo_train(self._handle, ctypes.byref(part), ctypes.byref(tally))
         return tally.loss, tally.correct
 
     def vector(self) -> Tensor:

@@ -104,7 +104,7 @@ def _train_epoch(
     model.begin_epoch(derive(job.seed, "dropout", epoch), derive(job.seed, "noise", epoch))
     weight = penalty_weight(epoch, training.epochs) if job.sparsify else 0.0
     steps_per_epoch, at_once = -(-n // training.batch_size), max(1, _IMAGES_AT_ONCE // training.batch_size)
-    loss, correct = 0.0, 0
+    loss, correct = 0.0, 0  # of the whole epoch so far
     for first in range(0, steps_per_epoch, at_once):
         if stopped():
             return None
@@ -116,8 +116,7 @@ def _train_epoch(
         done = (epoch - 1) * steps_per_epoch
         lr, momentum = (rate[done + first : done + last] for rate in rates)
         steps = Steps(order=part, batch_size=training.batch_size, lr=lr, momentum=momentum, penalty_weight=weight)
-        found = model.train(pixels, steps)
-        loss, correct = loss + found[0], correct + found[1]
+        loss, correct = model.train(pixels, steps)
     return loss / n, correct / n
 
 

@@ -31,11 +31,10 @@ template <class V> ZOO_INLINE Exponential<V> exponential(V x) {
   return {(V)bits, r * r * p + r};
 }
 
+// e^x; 0 below -87, where it would leave the normal numbers.
 template <class V> ZOO_INLINE V exp_of(V x) {
-  x = x < -87.f ? splat<V>(-87.f) : x;
-  x = x > 88.f ? splat<V>(88.f) : x;
-  const auto e = exponential(x);
-  return e.power * e.rest + e.power;
+  const auto e = exponential(x > 88.f ? splat<V>(88.f) : x);
+  return x < -87.f ? V{} : e.power * e.rest + e.power;
 }
 
 // Of positive normal numbers: x = 2^n (1 + f), f within a third of 0, log = n ln 2 + a series in s = f / (2 + f).
@@ -57,13 +56,15 @@ template <class V> ZOO_INLINE V with_sign_of(V x, V sign) {
   return (V)((Ints<LANES>)x | ((Ints<LANES>)sign & splat_int<Ints<LANES>>(INT32_MIN)));
 }
 
-// u / (u + 2) with u = e^(2|x|) - 1: accurate for small x, and exactly 1 where the true value rounds to 1.
+// With u = e^(2|x|) - 1: u / (u + 2) where that is small, else 1 - 2 / (u + 2), which rounds but once where it is close to
+// 1, and so to exactly 1 from where the true value does.
 template <class V> ZOO_INLINE V tanh_of(V x) {
   V a = 2.f * magnitude(x);
   a = a > 30.f ? splat<V>(30.f) : a;
   const auto e = exponential(a);
   const V u = e.power * e.rest + (e.power - 1.f);
-  return with_sign_of(u / (u + 2.f), x);
+  const V part = (a > 1.5f ? splat<V>(2.f) : u) / (u + 2.f);
+  return with_sign_of(a > 1.5f ? 1.f - part : part, x);
 }
 
 template <class V> ZOO_INLINE V sigmoid_of(V x) { return 1.f / (1.f + exp_of(-x)); }

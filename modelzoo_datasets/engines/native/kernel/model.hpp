@@ -21,7 +21,7 @@ struct Settings {
   double weight_decay;
 };
 
-struct Epoch {  // a stretch of it: steps in a row
+struct Stretch {  // of an epoch: steps in a row
   const float* images;    // [N][INPUTS] and slack
   const int64_t *labels, *order;  // order: `count` places in images and labels, batch by batch
   int64_t count, batch;
@@ -50,18 +50,19 @@ public:
   void begin_epoch(uint64_t dropout_seed, uint64_t noise_seed) {
     dropout_ = TorchGenerator(dropout_seed);
     noise_ = TorchGenerator(noise_seed);
+    tally_ = {0, 0};
   }
 
-  Tally train(const Epoch& epoch) {
-    Tally tally{0, 0};
-    for (int64_t first = 0, step = 0; first < epoch.count; first += epoch.batch, step++) {
-      const int64_t n = std::min(epoch.batch, epoch.count - first);
+  // Goes on by some steps; the tally is that since the epoch began, however many calls that took.
+  Tally train(const Stretch& part) {
+    for (int64_t first = 0, step = 0; first < part.count; first += part.batch, step++) {
+      const int64_t n = std::min(part.batch, part.count - first);
       draw(n);
-      if (settings_.variational) batch<true>(epoch, first, n, tally); else batch<false>(epoch, first, n, tally);
-      const Rates rates{epoch.lr[step], epoch.momentum[step], settings_.weight_decay};
+      if (settings_.variational) batch<true>(part, first, n); else batch<false>(part, first, n);
+      const Rates rates{part.lr[step], part.momentum[step], settings_.weight_decay};
       optimizer_step(OptimizerKind(settings_.optimizer), rates, ++step_, size(), weights(), gradient_.data(), m_.data(), v_.data());
     }
-    return tally;
+    return tally_;
   }
 
 private:
@@ -76,6 +77,7 @@ private:
   std::vector<float> gradient_ = std::vector<float>(2 * SIZE + SLACK), m_ = gradient_, v_ = gradient_;
   std::vector<float> variances_ = std::vector<float>(SIZE + SLACK), of_variances_ = variances_;
   int64_t step_ = 0;
+  Tally tally_{0, 0};
   TorchGenerator dropout_{0}, noise_{0};
   std::array<std::vector<uint8_t>, STAGES> keeps_;
   std::array<std::vector<float>, STAGES> noises_;
@@ -101,26 +103,26 @@ private:
   }
 
   // Gradient of a batch: of the mean loss, and of a twin of the penalty.
-  template <bool NOISY> void batch(const Epoch& epoch, int64_t first, int64_t n, Tally& tally) {
+  template <bool NOISY> void batch(const Stretch& part, int64_t first, int64_t n) {
     std::fill(gradient_.begin(), gradient_.end(), 0.f);
     net_->fill_tables(weights());
     if constexpr (NOISY) begin_noisy();
     for (int64_t k = 0; k < n; k++) {
-      const int64_t here = epoch.order[first + k];
-      const float* image = epoch.images + here * Net::INPUTS;
-      if (first + k + 1 < epoch.count) prefetch(epoch.images + epoch.order[first + k + 1] * Net::INPUTS);
+      const int64_t here = part.order[first + k];
+      const float* image = part.images + here * Net::INPUTS;
+      if (first + k + 1 < part.count) prefetch(part.images + part.order[first + k + 1] * Net::INPUTS);
       const uint8_t* keep[STAGES];
       const float* noise[STAGES];
       point(k, n, keep, noise);
       const Draws draws{keep, noise};
       net_->template forward<NOISY>(image, settings_.behaviour, &draws);
       int guess;
-      tally.loss += net_->loss(int(epoch.labels[here]), 1.f / float(n), guess);
-      tally.correct += guess == epoch.labels[here];
+      tally_.loss += net_->loss(int(part.labels[here]), 1.f / float(n), guess);
+      tally_.correct += guess == part.labels[here];
       net_->template backward<NOISY>(image, weights(), gradient_.data(), of_variances_.data());
     }
     Net::clear_idle(gradient_.data());
-    if constexpr (NOISY) end_noisy(float(epoch.penalty_weight));
+    if constexpr (NOISY) end_noisy(float(part.penalty_weight));
   }
 
   static void prefetch(const float* image) {
@@ -187,8 +189,8 @@ double evaluate(const Settings& settings, float* vector, const float* images, co
   void zoo_begin_epoch(void* model, uint64_t dropout_seed, uint64_t noise_seed) {                                          \
     static_cast<zoo::Model<Net>*>(model)->begin_epoch(dropout_seed, noise_seed);                                           \
   }                                                                                                                        \
-  void zoo_train(void* model, const zoo::Epoch* epoch, zoo::Tally* tally) {                                                \
-    *tally = static_cast<zoo::Model<Net>*>(model)->train(*epoch);                                                          \
+  void zoo_train(void* model, const zoo::Stretch* part, zoo::Tally* tally) {                                                \
+    *tally = static_cast<zoo::Model<Net>*>(model)->train(*part);                                                          \
   }                                                                                                                        \
   void zoo_read(void* model, float* vector) { static_cast<zoo::Model<Net>*>(model)->convert<false>(vector); }              \
   double zoo_evaluate(const zoo::Settings* settings, float* vector, const float* images, const int64_t* labels, int64_t n, \
