@@ -41,10 +41,14 @@ def native() -> NativeEngine:
     return NativeEngine(threads=1)
 
 
-def close(found: States, expected: States, tolerance: float) -> None:
-    """Weights to a share of how far they have moved, metrics to rounding."""
+def close(found: States, expected: States) -> None:
+    """Most weights to rounding, all of them to a small share of how far they have moved; metrics to rounding.
+
+    Where two cells of a pooling window are equal but for rounding another one may win, and some weights go other ways.
+    """
     moved = (expected.weights - expected.weights[0]).norm(dim=1)
-    assert ((found.weights - expected.weights).norm(dim=1) <= tolerance * moved).all()
+    assert ((found.weights - expected.weights).norm(dim=1) <= 1e-3 * moved).all()
+    assert ((found.weights - expected.weights).abs().median(dim=1).values < 2e-6).all()
     for name, column in expected.metrics.items():
         torch.testing.assert_close(found.metrics[name], column, rtol=1e-5, atol=1e-6, equal_nan=True)
     torch.testing.assert_close(found.recall, expected.recall, rtol=0, atol=1e-12, equal_nan=True)
@@ -56,9 +60,7 @@ def close(found: States, expected: States, tolerance: float) -> None:
 def test_training_is_that_of_the_reference(
     job: Job, native: NativeEngine, engine: TorchEngine, few_images: Images
 ) -> None:
-    # Where margins are black many gradients are next to nothing, and Adam makes full steps of their rounding.
-    tolerance = 2e-5 if job.training.augmentation == "none" else 1e-3
-    close(collected(native, few_images, [job])[0], collected(engine, few_images, [job])[0], tolerance)
+    close(collected(native, few_images, [job])[0], collected(engine, few_images, [job])[0])
 
 
 def test_saturated_units_train_as_in_the_reference(
@@ -66,7 +68,7 @@ def test_saturated_units_train_as_in_the_reference(
 ) -> None:
     """500 steps of Adam on the published init, whose units begin saturated: noise in their gradients would show."""
     job = Job(training=dataclasses.replace(PUBLISHED, epochs=20), seed=1)
-    close(collected(native, few_images, [job])[0], collected(engine, few_images, [job])[0], 1e-4)
+    close(collected(native, few_images, [job])[0], collected(engine, few_images, [job])[0])
 
 
 @pytest.mark.parametrize(("activation", "optimizer", "dropout"), [("tanh", "adam", 0.0), ("relu", "sgd", 0.2)])
@@ -175,7 +177,7 @@ def test_colour_images_and_the_medium_network_train_too(native: NativeEngine, en
         noise = Images("noise", 10, (0.5, 0.4, 0.3), (0.25, 0.3, 0.2), {"train": split, "test": split})
         job = Job(training=dataclasses.replace(TRAINING, dropout=0.1, batch_size=7), seed=2)
         ours, theirs = (collected(e, noise, [job], SPLITS, architecture=name)[0] for e in (native, engine))
-        close(ours, theirs, 2e-5)
+        close(ours, theirs)
 
 
 def test_models_that_diverge_say_so_as_in_the_reference(

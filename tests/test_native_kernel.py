@@ -200,7 +200,7 @@ def test_instruction_sets_agree(name: str) -> None:
         found[target.name] = model.vector()
     fused = [weights for name, weights in found.items() if name != PORTABLE.name]
     assert all(torch.equal(weights, fused[0]) for weights in fused)
-    torch.testing.assert_close(found[PORTABLE.name], found[HERE.name], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found[PORTABLE.name], found[HERE.name], rtol=1e-3, atol=1e-4)
 
 
 def _shape_and_classes(name: str) -> tuple[tuple[int, int, int], int]:

@@ -45,9 +45,16 @@ def print_catalogue(recipe: str | None, config: str, *, estimate: bool, engine: 
         )
     if rates:
         print(
-            f"core-h: measured on one core of this machine with the {get_engine(engine, 1).name} engine; evaluation of "
-            f"every state included. upload: at {_UPLOAD_MBIT} Mbit/s, weights as they are."
+            f"core-h: measured on one core of this machine with {_engines(zoos, engine)}; evaluation of every state "
+            f"included. upload: at {_UPLOAD_MBIT} Mbit/s, weights as they are."
         )
+
+
+def _engines(zoos: list[ZooFacts], engine: str) -> str:
+    """Which engines train these zoos, in words."""
+    chosen = get_engine(engine, 1)
+    names = {chosen.serving(name).name for name in {zoo.architecture.name for zoo in zoos}}
+    return " and ".join(f"the {name} engine" for name in sorted(names))
 
 
 def _row(zoo: ZooFacts, rates: dict[Kind, Rate] | None) -> dict[str, Any]:

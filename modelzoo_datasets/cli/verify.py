@@ -8,7 +8,6 @@ import typer
 
 from .app import (
     DEFAULT_IMAGES_ROOT,
-    Engine,
     ImagesRoot,
     Plugin,
     Quiet,
@@ -30,7 +29,7 @@ def command(
     states: Annotated[int, typer.Option(min=0, help="States of each zoo whose metrics are measured again.")] = 10,
     retrain: Annotated[int, typer.Option(min=0, help="Models of each zoo that are trained again.")] = 0,
     seed: Annotated[int, typer.Option(help="Draws which states and models.")] = 0,
-    engine: Engine = "auto",
+    engine: Annotated[str, typer.Option("--engine", help="native or torch; auto: the one that made the zoo.")] = "auto",
     threads: Threads = None,
     images_root: ImagesRoot = DEFAULT_IMAGES_ROOT,
     parent: Annotated[
@@ -54,7 +53,8 @@ def command(
     with progress_bars(quiet) as progress:
         checks = verify(
             folder,
-            engine=get_engine(engine, threads),
+            engine=None if engine == "auto" else get_engine(engine, threads),
+            threads=threads,
             images_root=images_root,
             states=states,
             retrain=retrain,

@@ -2,12 +2,13 @@
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..engines import Engine
+from ..engines import Engine, get_engine
+from ..errors import DeviceError
 from ..progress import Progress
 from ..seeds import derive
 
@@ -32,13 +33,23 @@ class Check:
 class Request:
     """What is to be measured and trained again, with what."""
 
-    engine: Engine
+    engine: Engine | None  # None: the one that made the zoo
+    threads: int | None
     images_root: Path
     states: int  # of each zoo
     retrain: int  # models of each zoo
     seed: int  # draws which
     parent: Path | None  # zoo folder of the parents of sparsified twins
     progress: Progress
+
+    def engine_for(self, facts: Mapping[str, Any]) -> Engine:
+        """What measures a zoo with these facts; the usual engine where the one that made it is not to be had here."""
+        if self.engine is not None:
+            return self.engine
+        try:
+            return get_engine(str(facts["engine"]), self.threads)
+        except DeviceError:
+            return get_engine("auto", self.threads)
 
     def drawn(self, population: Sequence[_T], n: int, *purpose: str) -> list[_T]:
         """At most n of them, in their order; the same for the same seed and purpose."""

@@ -64,7 +64,8 @@ def check_images(subject: Subject, request: Request) -> tuple[Check, Images]:
 
 def check_metrics(subject: Subject, sound: Sequence[Key], images: Images, request: Request) -> Check:
     """Loss, accuracy and recall of random states, measured again; train metrics are measured at epoch 0 alone."""
-    tolerance = EXACT if same_engine(subject, request.engine) else LOOSE
+    engine = request.engine_for(subject.facts)
+    tolerance = EXACT if same_engine(subject, engine) else LOOSE
     chosen = request.drawn(sound, request.states, subject.name, "states")
     problems, what = [], f"measuring {subject.name}"
     request.progress(what, 0, len(chosen))
@@ -73,7 +74,7 @@ def check_metrics(subject: Subject, sound: Sequence[Key], images: Images, reques
         wrong: dict[Key, list[str]] = {key: [] for key in part}
         for split in images.splits:
             keys = [key for key in part if split != "train" or key[1] == 0]
-            for key, said in _compared(subject, keys, split, images, request.engine, tolerance):
+            for key, said in _compared(subject, keys, split, images, engine, tolerance):
                 wrong[key].append(said)
         problems += [
             f"{subject.where(*key)}: {', '.join(said)}; {subject.remedy(key[0])}" for key, said in wrong.items() if said

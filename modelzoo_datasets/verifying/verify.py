@@ -24,7 +24,8 @@ from .zoo_folder import open_zoo
 def verify(
     path: Path,
     *,
-    engine: Engine,
+    engine: Engine | None = None,
+    threads: int | None = None,
     images_root: Path,
     states: int = 10,
     retrain: int = 0,
@@ -37,6 +38,7 @@ def verify(
     Every state is read once. Nothing is written.
 
     Args:
+        engine: what measures and trains again; for each zoo the one that made it if not given, on `threads` cores.
         states: finite states of each zoo whose metrics are measured again.
         retrain: models of each zoo that are trained again.
         seed: draws which states and models.
@@ -51,6 +53,7 @@ def verify(
         raise ModelZooError(f"states and retrain must not be negative, got {states} and {retrain}")
     request = Request(
         engine=engine,
+        threads=threads,
         images_root=images_root,
         states=states,
         retrain=retrain,

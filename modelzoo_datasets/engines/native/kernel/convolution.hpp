@@ -33,6 +33,28 @@ struct Convolution {
   using V = Floats<LANES>;
   using R = Floats<ROW_LANES>;
 
+  // Rows of patches of one-channel images begin at any address, and what lies across two cache lines takes twice as long
+  // to load. So the backward pass reads such images from two copies, the second shifted by half a line: each patch is
+  // whole in one of them.
+  static constexpr bool COPIED = PITCH == 1 && KW <= 8;
+  static constexpr int STRIDE = COPIED ? round_up(W, 16) : W * PITCH, COPIES = COPIED ? 2 * H * STRIDE : 0;
+
+  // Where a patch begins in what the backward pass reads.
+  ZOO_INLINE constexpr int patch_at(int row, int col) {
+    if (!COPIED) return (row * W + col) * PITCH;
+    return row * STRIDE + (col % 16 <= 8 ? col : H * STRIDE + col - 8);
+  }
+
+  // What the backward pass reads of an input.
+  static const float* for_backward(const float* x, float* copies) {
+    if constexpr (!COPIED) return x;
+    for (int row = 0; row < H; row++) {
+      std::memcpy(copies + row * STRIDE, x + row * W, sizeof(float) * W);
+      if constexpr (W > 8) std::memcpy(copies + (H + row) * STRIDE, x + row * W + 8, sizeof(float) * (W - 8));
+    }
+    return copies;
+  }
+
   static constexpr int weight_at(int o, int c, int kh, int kw) { return o * PATCH + kh * ROW + kw * PITCH + c; }
   static constexpr int bias_at(int o) { return O * PATCH + o; }
 
@@ -108,17 +130,16 @@ struct Convolution {
   // The largest of each window and where its patch begins in the input; the first one where several are equal.
   // `carried`, if any, are numbers of each result, of which those of the winner are kept.
   template <int COLS>
-  ZOO_INLINE void pool(const V (&sums)[ROWS][COLS], int origin, float* y, int32_t* winner, const V (*carried)[COLS],
+  ZOO_INLINE void pool(const V (&sums)[ROWS][COLS], int row, int col, float* y, int32_t* winner, const V (*carried)[COLS],
                        float* kept) {
     using I = Ints<LANES>;
     ZOO_UNROLL for (int n = 0; n < COLS; n += 2) {
       const auto right_above = sums[0][n + 1] > sums[0][n], right_below = sums[1][n + 1] > sums[1][n];
       const V above = right_above ? sums[0][n + 1] : sums[0][n], below = right_below ? sums[1][n + 1] : sums[1][n];
       const auto low = below > above;
-      const I step = splat_int<I>(PITCH), none = I{};
-      const I shift = low ? (right_below ? step : none) + W * PITCH : (right_above ? step : none);
+      const I left = splat_int<I>(patch_at(row, col + n)), right = splat_int<I>(patch_at(row, col + n + 1));
       store(y + n / 2 * OP, low ? below : above);
-      store(winner + n / 2 * OP, shift + (origin + n * PITCH));
+      store(winner + n / 2 * OP, low ? (right_below ? right : left) + STRIDE : (right_above ? right : left));
       if (carried == nullptr) continue;
       const V a = right_above ? carried[0][n + 1] : carried[0][n], b = right_below ? carried[1][n + 1] : carried[1][n];
       store(kept + n / 2 * OP, low ? b : a);
@@ -157,7 +178,7 @@ struct Convolution {
         }
     }
     if constexpr (POOL) {
-      pool<COLS>(sums, origin, pass.y + place, pass.winner + place, NOISY ? slopes : nullptr, noise.slope + place);
+      pool<COLS>(sums, row * ROWS, col, pass.y + place, pass.winner + place, NOISY ? slopes : nullptr, noise.slope + place);
     } else {
       ZOO_UNROLL for (int n = 0; n < COLS; n++) store(pass.y + place + n * OP, sums[0][n]);
       if constexpr (NOISY) ZOO_UNROLL for (int n = 0; n < COLS; n++) store(noise.slope + place + n * OP, slopes[0][n]);
@@ -175,7 +196,7 @@ struct Convolution {
 
   // Where the patch begins that the gradient at a place belongs to.
   ZOO_INLINE int patch_of(const int32_t* winner, int place, int o) {
-    return POOL ? winner[place * OP + o] : (place / WO * W + place % WO) * PITCH;
+    return POOL ? winner[place * OP + o] : patch_at(place / WO, place % WO);
   }
 
   // Sums of UNITS weight rows stay in registers while the places go by; kernel rows in passes if they are too many.
@@ -198,9 +219,9 @@ struct Convolution {
     for (int place = 0; place < PLACES; place++) {
       ZOO_UNROLL for (int u = 0; u < UNITS; u++) {
         const R factor = splat<R>(g[place * OP + o + u]);
-        const float* patch = x + patch_of(winner, place, o + u) + kh * W * PITCH;
+        const float* patch = x + patch_of(winner, place, o + u) + kh * STRIDE;
         ZOO_UNROLL for (int r = 0; r < ROWS_HERE; r++) ZOO_UNROLL for (int i = 0; i < CHUNKS; i++)
-          sums[u][r][i] += factor * load<R>(patch + r * W * PITCH + i * ROW_LANES);
+          sums[u][r][i] += factor * load<R>(patch + r * STRIDE + i * ROW_LANES);
       }
     }
     ZOO_UNROLL for (int u = 0; u < UNITS; u++) ZOO_UNROLL for (int r = 0; r < ROWS_HERE; r++)
@@ -208,7 +229,8 @@ struct Convolution {
           store(gradient + (o + u) * PATCH + (kh + r) * ROW + i * ROW_LANES, sums[u][r][i]);
   }
 
-  // Adds to the gradient of the parameters what one image gives; g is that of the convolution's results [HO][WO][OP].
+  // Adds to the gradient of the parameters what one image gives: x as `for_backward` has it, g the gradient of the
+  // results [HO][WO][OP].
   static void parameter_gradient(const float* x, const float* g, const int32_t* winner, float* gradient) {
     constexpr int UNITS = units_at_once(), REST = KH % PASS;
     for (int o = 0; o < O; o += UNITS) {

@@ -17,6 +17,7 @@ template <class S> struct Buffers {  // of one stage, for one image
   static constexpr int SIZE = round_up(S::OUTPUTS, 16) + SLACK;
   static constexpr int LANES = S::OUTPUTS % WIDEST == 0 ? WIDEST : S::LANES;  // go into its outputs without a rest
   alignas(64) float y[SIZE] = {}, dy[SIZE] = {}, g[SIZE] = {}, keep[SIZE] = {};
+  alignas(64) float copies[S::COPIES + SLACK] = {};  // of its input
   alignas(64) int32_t winner[SIZE] = {};
 };
 
@@ -149,7 +150,8 @@ template <class... S> struct Network {
     using Here = Stage<I>;
     auto& b = std::get<I>(buffers);
     for (int k = 0; k < Here::OUTPUTS; k++) b.g[k] *= b.dy[k];
-    Here::parameter_gradient(input<I>(image), b.g, b.winner, gradient + parameters_at<I>());
+    const float* x = Here::for_backward(input<I>(image), b.copies);
+    Here::parameter_gradient(x, b.g, b.winner, gradient + parameters_at<I>());
     if constexpr (I > 0) {
       const float* weights = Here::SPREAD > 0 ? std::get<I>(tables).spread : parameters + parameters_at<I>();
       Here::input_gradient(weights, b.g, b.winner, std::get<I - 1>(buffers).g);
@@ -164,7 +166,8 @@ template <class... S> struct Network {
     auto& b = std::get<I>(buffers);
     auto& n = std::get<I>(*noise);
     for (int k = 0; k < Here::OUTPUTS; k++) n.g[k] = b.g[k] * n.slope[k];
-    Here::parameter_gradient(n.squares, n.g, b.winner, of_variances + parameters_at<I>());
+    const float* squares = Here::for_backward(n.squares, b.copies);
+    Here::parameter_gradient(squares, n.g, b.winner, of_variances + parameters_at<I>());
     if constexpr (I > 0) {
       const float* weights = Here::SPREAD > 0 ? n.variances.spread : variance_rows + parameters_at<I>();
       Here::input_gradient(weights, n.g, b.winner, n.dsquares);

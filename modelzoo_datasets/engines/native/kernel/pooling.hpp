@@ -10,7 +10,7 @@ template <int C_, int PITCH_, int H_, int W_> struct Pooling {
   static constexpr int KH = 1, KW = 1, HC = H, WC = W, PATCH = 0;
   static constexpr int LANES = lanes_for(O), OP = round_up(O, LANES);
   static constexpr int HO = H / 2, WO = W / 2, PLACES = HO * WO, INPUTS = H * W * PITCH, OUTPUTS = PLACES * OP;
-  static constexpr int PARAMETERS = 0, TABLE = 0, SPREAD = 0;
+  static constexpr int PARAMETERS = 0, TABLE = 0, SPREAD = 0, COPIES = 0;
 
   struct Pass {
     const float *x, *table;
@@ -41,6 +41,7 @@ template <int C_, int PITCH_, int H_, int W_> struct Pooling {
       for (int c = 0; c < C; c++) dx[winner[place * OP + c]] = g[place * OP + c];
   }
 
+  static const float* for_backward(const float* x, float*) { return x; }
   static void parameter_gradient(const float*, const float*, const int32_t*, float*) {}
   static void fill_table(const float*, float*) {}
   static void fill_spread(const float*, float*) {}
