@@ -142,8 +142,8 @@ def test_help_does_not_wait_for_torch(name: str) -> None:
 
 def test_an_engine_that_is_not_there_is_an_error(tmp_path: Path, tiny_recipe: Path) -> None:
     _fails(
-        ["modelzoo-generate", tiny_recipe, "--out", tmp_path / "zoo", "--engine", "cuda"],
-        "unknown engine 'cuda'; this release has auto, torch",
+        ["modelzoo-generate", tiny_recipe, "--out", tmp_path / "zoo", "--engine", "jax"],
+        "unknown engine 'jax'; this release has auto, torch, native, cuda",
     )
 
 

@@ -276,7 +276,8 @@ def test_nothing_to_do_is_done(engine: TorchEngine, few_images: Images) -> None:
 
 def test_engines_are_had_by_name() -> None:
     for name in ENGINES:
-        assert get_engine(name, threads=1).name in ENGINES
+        if name != "cuda" or torch.cuda.is_available():
+            assert get_engine(name, threads=1).name in ENGINES
     chosen = get_engine("torch", threads=3)
     assert isinstance(chosen, TorchEngine) and chosen.processes == 3
     everything = get_engine("torch")
@@ -288,6 +289,13 @@ def test_an_unknown_engine_is_answered_with_those_there_are() -> None:
     with pytest.raises(DeviceError) as caught:
         get_engine("jax")
     assert str(caught.value) == f"unknown engine 'jax'; this release has {', '.join(ENGINES)}"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_an_error() -> None:
+    with pytest.raises(DeviceError) as caught:
+        get_engine("cuda")
+    assert str(caught.value) == "engine 'cuda': torch sees no CUDA GPU here; use --engine native or torch"
 
 
 def test_fewer_than_one_thread_is_refused() -> None:

@@ -46,7 +46,7 @@ Version = Annotated[
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]
 Out = Annotated[Path, typer.Option("--out", help="Folder to write.")]
-Engine = Annotated[str, typer.Option("--engine", help="auto, native (a compiled kernel) or torch.")]
+Engine = Annotated[str, typer.Option("--engine", help="auto, native (a compiled kernel), cuda or torch.")]
 Threads = Annotated[int | None, typer.Option("--threads", help="Cores to use; all by default.", show_default=False)]
 ImagesRoot = Annotated[Path, typer.Option("--images-root", help="Where image datasets lie, or are downloaded to.")]
 Plugin = Annotated[

@@ -29,7 +29,7 @@ def command(
     states: Annotated[int, typer.Option(min=0, help="States of each zoo whose metrics are measured again.")] = 10,
     retrain: Annotated[int, typer.Option(min=0, help="Models of each zoo that are trained again.")] = 0,
     seed: Annotated[int, typer.Option(help="Draws which states and models.")] = 0,
-    engine: Annotated[str, typer.Option("--engine", help="native or torch; auto: the one that made the zoo.")] = "auto",
+    engine: Annotated[str, typer.Option("--engine", help="native, cuda or torch; the zoo's own by default.")] = "auto",
     threads: Threads = None,
     images_root: ImagesRoot = DEFAULT_IMAGES_ROOT,
     parent: Annotated[

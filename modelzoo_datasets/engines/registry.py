@@ -2,16 +2,21 @@
 
 import os
 
+import torch
+
 from ..errors import DeviceError
+from .cuda import CudaEngine
 from .interface import Engine
 from .native import NativeEngine
 from .torch_engine import TorchEngine
 
-ENGINES = ("auto", "torch", "native")
+ENGINES = ("auto", "torch", "native", "cuda")
 
 
 def get_engine(name: str = "auto", threads: int | None = None) -> Engine:
     """The engine of that name on `threads` cores (all that this process may use, if not said).
+
+    `auto` is `cuda` where torch sees a GPU, else `native`.
 
     Raises:
         DeviceError: no such engine here, or fewer than one thread.
@@ -22,4 +27,8 @@ def get_engine(name: str = "auto", threads: int | None = None) -> Engine:
     count = threads if threads is not None else available or 1
     if count < 1:
         raise DeviceError(f"threads must be at least 1, got {count}")
-    return TorchEngine(processes=count) if name == "torch" else NativeEngine(threads=count)
+    if name == "torch":
+        return TorchEngine(processes=count)
+    if name == "cuda" or (name == "auto" and torch.cuda.is_available()):
+        return CudaEngine(threads=count)
+    return NativeEngine(threads=count)

@@ -1,0 +1,3 @@
+"""The engine of one GPU; see `engine`."""
+
+from .engine import CudaEngine as CudaEngine
