@@ -110,7 +110,7 @@ NO_CHAINS: list[tuple[nn.Module, str]] = [
     (nn.Sequential(nn.Conv2d(1, 3, 11)), "it ends with (3, 2, 2), expected 3 logits"),
     (nn.Sequential(nn.Flatten(), nn.Linear(144, 4)), "it ends with (4, 1, 1), expected 3 logits"),
     (Holding(), "it has parameters or buffers that no layer of the chain holds once"),
-    (Skipping(), "add does not take what the layer before it gives"),
+    (Skipping(), "what out takes is not what the layer before it gives"),
 ]
 
 

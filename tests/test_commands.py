@@ -53,7 +53,7 @@ def test_an_unknown_key_in_a_recipe_is_answered_with_the_nearest_one(tmp_path: P
 
 def test_the_folder_of_another_recipe_is_left_alone(tmp_path: Path, tiny_zoo: Path, tiny_recipe: Path) -> None:
     before = hashes(tiny_zoo)
-    result = run(["modelzoo-generate", f"{tiny_recipe}/hyp", "--out", tiny_zoo])
+    result = run(["modelzoo-generate", f"{tiny_recipe}/hyp", "--out", tiny_zoo, "--engine", "torch"])
     assert result.returncode == 2
     assert result.stderr == (
         f"modelzoo-generate: {tiny_zoo} holds another zoo: its name is 'tiny/seed', not 'tiny/hyp'; "

@@ -26,6 +26,7 @@ from modelzoo_datasets.states.lock import FolderLock
 from modelzoo_datasets.states.pool import WriterPool
 
 PATIENCE = 300  # seconds that no wait of these tests comes near
+TORCH = ("--engine", "torch", "--quiet")  # what made the zoos that these are held against
 
 
 class Broken(Exception):
@@ -299,7 +300,7 @@ def test_a_disk_that_runs_full_is_one_line_and_with_more_room_the_same_command_g
 ) -> None:
     disk, kept = tmp_path / "disk", tmp_path / "kept"
     disk.mkdir()
-    command = f"{BIN}/modelzoo-generate {tiny_recipe}/hyp --threads 1 --out {disk}/zoo"
+    command = f"{BIN}/modelzoo-generate {tiny_recipe}/hyp --engine torch --threads 1 --quiet --out {disk}/zoo"
     script = f"""
     mount -t tmpfs -o size=130k tmpfs {disk} || exit 9
     {command}; echo status $?
@@ -327,7 +328,7 @@ def test_of_two_processes_on_one_folder_the_second_is_refused_and_the_first_undi
     tiny_recipe: Path, tiny_hyp_zoo: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "zoo"
-    command: list[str | Path] = ["modelzoo-generate", f"{tiny_recipe}/hyp", "--out", out, "--threads", "1"]
+    command: list[str | Path] = ["modelzoo-generate", f"{tiny_recipe}/hyp", "--out", out, "--threads", "1", *TORCH]
     words = [str(BIN / command[0]), *map(str, command[1:])]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as first:
         try:

@@ -48,6 +48,8 @@ def test_the_wheel_holds_two_packages_with_recipes_types_and_licences(wheel: Pat
         "modelzoo_datasets/images/data/FASHION_MNIST_LICENSE",
         "modelzoo_datasets/building/card.md.j2",
         "modelzoo_datasets/report/report.html.j2",
+        "modelzoo_datasets/engines/native/kernel/model.hpp",
+        "modelzoo_datasets/engines/cuda/kernel/epoch.cuh",
     ):
         assert name in names
 
@@ -77,6 +79,7 @@ def test_the_installed_wheel_works_from_another_folder(wheel: Path, tmp_path: Pa
     recipe = "fashion-mnist-5k-cnn-s/seed"
     made = command("modelzoo-generate", recipe, "--models", "1-1", "--epochs", "1", "--threads", "1", "--out", "zoo")
     assert made.returncode == 0, made.stderr
+    assert "native engine" in made.stderr, "the kernel is not compiled from an installed package"
     built = command("modelzoo-build", "zoo", "--out", "dataset")
     assert built.returncode == 0, built.stderr
     assert "# Fashion-MNIST 5k, small CNN" in (tmp_path / "elsewhere" / "dataset" / "README.md").read_text()

@@ -70,7 +70,7 @@ def test_the_example_is_generated_by_two_processes_and_built(tmp_path: Path) -> 
     result = run(
         [
             *("modelzoo-generate", f"{tmp_path / 'stripes.toml'}/seed", "--plugin", plugin),
-            *("--models", "1-4", "--threads", "2", "--out", zoo),
+            *("--models", "1-4", "--threads", "2", "--quiet", "--out", zoo),
         ]
     )
     assert (result.returncode, result.stderr) == (0, "")

@@ -9,6 +9,7 @@ import pytest
 import torch
 from processes import BIN, hashes, kill_when, run
 
+from modelzoo_datasets import generate, get_engine, read_recipe
 from modelzoo_datasets.states import ZooFolder
 
 TINY_HYPER_RECIPE = """
@@ -44,11 +45,16 @@ def hyper_recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.parametrize("name", ["torch", "native"])
 def test_a_killed_generate_ends_with_the_same_bytes_and_repeats_no_finished_model(
-    tiny_recipe: Path, tiny_zoo: Path, tmp_path: Path
+    name: str, tiny_recipe: Path, tiny_zoo: Path, tmp_path: Path
 ) -> None:
-    out = tmp_path / "zoo"
-    command = ["modelzoo-generate", f"{tiny_recipe}/seed", "--out", out, "--threads", "2"]
+    out, undisturbed = tmp_path / "zoo", tiny_zoo  # made by one process
+    if name != "torch":
+        undisturbed = tmp_path / "undisturbed"
+        engine = get_engine(name, threads=1)
+        generate(read_recipe(str(tiny_recipe)), "seed", undisturbed, engine=engine, images_root=tmp_path)
+    command = ["modelzoo-generate", f"{tiny_recipe}/seed", "--out", out, "--threads", "2", "--engine", name]
     kill_when(command, lambda: len(list(out.glob("progress/*.json"))) >= 3)
     finished = {path.stem for path in out.glob("progress/*.json")}
     written = {p: p.stat().st_mtime_ns for name in finished for p in (out / "states" / name).iterdir()}
@@ -56,7 +62,7 @@ def test_a_killed_generate_ends_with_the_same_bytes_and_repeats_no_finished_mode
     assert result.returncode == 0, result.stderr
     assert f"{20 - len(finished)} models trained" in result.stdout
     assert {path: path.stat().st_mtime_ns for path in written} == written
-    assert hashes(out) == hashes(tiny_zoo)  # made by one process, undisturbed
+    assert hashes(out) == hashes(undisturbed)
 
 
 KILLED_WHILE_MERGING = """
@@ -73,7 +79,18 @@ def test_a_packed_generate_killed_between_models_and_again_while_they_are_merged
 ) -> None:
     out, plugin = tmp_path / "zoo", tmp_path / "killer.py"
     plugin.write_text(KILLED_WHILE_MERGING)
-    command = ["modelzoo-generate", f"{tiny_recipe}/hyp", "--out", out, "--layout", "packed", "--threads", "1"]
+    command = [
+        "modelzoo-generate",
+        f"{tiny_recipe}/hyp",
+        "--out",
+        out,
+        "--layout",
+        "packed",
+        "--threads",
+        "1",
+        "--engine",
+        "torch",
+    ]
     kill_when(command, lambda: len(list(out.glob("progress/*.json"))) >= 2)
     finished = {path: path.stat().st_mtime_ns for path in out.glob("progress/*.json")}
     assert run([*command, "--plugin", plugin]).returncode == -signal.SIGKILL
@@ -99,7 +116,7 @@ def test_the_demo_leaves_a_folder_of_something_else_alone(tmp_path: Path) -> Non
 
 def test_ctrl_c_is_one_line_and_leaves_a_folder_to_go_on_with(tiny_recipe: Path, tmp_path: Path) -> None:
     out = tmp_path / "zoo"
-    words = [str(BIN / "modelzoo-generate"), f"{tiny_recipe}/seed", "--out", str(out), "--threads", "1"]
+    words = [str(BIN / "modelzoo-generate"), f"{tiny_recipe}/seed", "--out", str(out), "--threads", "1", "--quiet"]
     # Where the tests run in the background, SIGINT is ignored, and a command would inherit that.
     listening = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
     with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, **listening) as process:

@@ -5,14 +5,14 @@ each of them if it is there. A linear layer is a convolution over its whole inpu
 are, number by number, those of a kernel (O, C, H, W).
 """
 
-from collections.abc import Iterator
+import copy
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from torch import fx, nn
+import torch
+from torch import Tensor, nn
 
 from ..architectures import get_architecture
-from ..architectures.modules import SeededDropout
 from ..errors import ModelZooError
 from ..plugins import load_plugins
 
@@ -66,7 +66,7 @@ def stages_of(module: nn.Module, input_shape: tuple[int, int, int], classes: int
     """The stages of a module for images (C, H, W); raises NotAChainError where it is no chain."""
     stages: list[Stage] = []
     shape, flat = input_shape, False
-    for name, layer in _layers(module):
+    for name, layer in _layers(module, input_shape):
         if isinstance(layer, nn.Flatten):
             flat = True
         elif isinstance(layer, nn.Linear):
@@ -84,35 +84,45 @@ def stages_of(module: nn.Module, input_shape: tuple[int, int, int], classes: int
     return tuple(stages)
 
 
-class _Tracer(fx.Tracer):
-    """Sees layers as they are, our own dropout included."""
+def _layers(module: nn.Module, input_shape: tuple[int, int, int]) -> list[tuple[str, nn.Module]]:
+    """Layers in the order in which they are applied, each to what the one before gives or to a flat view of it.
 
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, SeededDropout) or super().is_leaf_module(m, module_qualified_name)
+    They are watched as a copy of the module runs on an input without data: nothing else is touched, whatever other
+    threads do, and a forward that looks at values fails.
+    """
+    seen: list[tuple[str, nn.Module]] = []
+    before = x = torch.empty(2, *input_shape, device="meta")
 
+    def watch(name: str, layer: nn.Module, given: Tensor, output: Tensor) -> None:
+        nonlocal before
+        if given is not before:
+            if not _is_flat_view(given, before):
+                raise NotAChainError(f"what {name} takes is not what the layer before it gives")
+            seen.append((f"the flatten before {name}", nn.Flatten()))
+        before = output
+        seen.append((name, layer))
 
-def _layers(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Layers in the order in which they are applied, each to what the one before gives."""
+    module = copy.deepcopy(module).to("meta").eval()
+    for name, layer in module.named_modules():
+        if not list(layer.children()):
+            layer.register_forward_hook(
+                lambda layer, given, output, name=name: watch(name, layer, given[0], output)
+            )
     try:
-        graph = _Tracer().trace(module)
-    except Exception as error:  # whatever a forward of somebody's own does with a value that is not there
+        output = module(x)
+    except NotAChainError:
+        raise
+    except Exception as error:  # whatever a forward of somebody's own does with values that are not there
         raise NotAChainError(f"its forward is no plain chain of layers: {error}") from error
-    before: fx.Node | None = None
-    for node in graph.nodes:
-        if node.op == "placeholder" and before is None:
-            before = node
-            continue
-        if node.op not in ("call_module", "call_method", "call_function", "output"):
-            raise NotAChainError(f"{node.name} is no layer")
-        if [argument for argument in node.all_input_nodes] != [before]:
-            raise NotAChainError(f"{node.name} does not take what the layer before it gives")
-        before = node
-        if node.op == "call_module":
-            yield str(node.target), module.get_submodule(str(node.target))
-        elif node.op != "output":
-            if getattr(node.target, "__name__", node.target) != "flatten" or node.args[1:] != (1,):
-                raise NotAChainError(f"{node.name} is no layer that a compiled engine knows")
-            yield node.name, nn.Flatten()
+    if output is not before:
+        raise NotAChainError("what it gives is not what its last layer gives")
+    return seen
+
+
+def _is_flat_view(x: Tensor, of: Tensor) -> bool:
+    """Whether it is the same numbers in the same order, (B, numbers)."""
+    same = x._base is not None and (x._base is of or x._base is of._base)
+    return same and x.shape == of.flatten(1).shape and x.is_contiguous() and of.is_contiguous()
 
 
 def _linear(name: str, layer: nn.Linear, shape: tuple[int, int, int]) -> Stage:

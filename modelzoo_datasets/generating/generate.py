@@ -105,7 +105,7 @@ def _train_missing(
     progress(what, len(finished), len(members))
     trained = 0
     for part, jobs in plan.jobs(missing):
-        megabytes = engine.memory(plan.architecture.name, plan.images, jobs) / 1e6
+        megabytes = max(1, engine.memory(plan.architecture.name, plan.images, jobs) / 1e6)
         announce(f"{what}: {len(part)} models, {engine.name} engine, at most about {megabytes:,.0f} MB of memory")
         with closing(engine.train(plan.architecture.name, plan.images, jobs, metrics_on=METRICS_ON)) as stream:
             for states in stream:

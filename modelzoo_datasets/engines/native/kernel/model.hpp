@@ -60,7 +60,8 @@ public:
       draw(n);
       if (settings_.variational) batch<true>(part, first, n); else batch<false>(part, first, n);
       const Rates rates{part.lr[step], part.momentum[step], settings_.weight_decay};
-      optimizer_step(OptimizerKind(settings_.optimizer), rates, ++step_, size(), weights(), gradient_.data(), m_.data(), v_.data());
+      optimizer_step(OptimizerKind(settings_.optimizer), rates, ++step_, size(), weights(), gradient_.data(), m_.data(),
+                     v_.data());
     }
     return tally_;
   }
@@ -155,7 +156,8 @@ private:
   template <class F> static void each_alpha(const F& f) {
     Net::each_stage([&](auto i) {
       constexpr int I = decltype(i)::value;
-      if constexpr (Net::template Stage<I>::PARAMETERS > 0) f(alpha_of<typename Net::template Stage<I>>(), Net::template parameters_at<I>());
+      using Here = typename Net::template Stage<I>;
+      if constexpr (Here::PARAMETERS > 0) f(alpha_of<Here>(), Net::template parameters_at<I>());
     });
   }
 };

@@ -48,8 +48,9 @@ inline void through_alpha(const Alpha& a, float weight, const float* w, const fl
     const V penalty = -(K1 * K3) * rise * (1.f - rise) - 0.5f * sigmoid_of(-la.value);
     const V through = la.inside * (slope * alpha * (mean * mean) + weight * penalty);
     const V sign = mean > 0.f ? splat<V>(1.f) : mean < 0.f ? splat<V>(-1.f) : V{};
+    const V of_log_alpha = -2.f * sign / (magnitude(mean) + TINY_WEIGHT);  // how log alpha changes with w
     store(of_log_sigma2 + i, through);
-    store(gradient + i, load<V>(gradient + i) + slope * (2.f * alpha * mean) - through * (2.f * sign / (magnitude(mean) + TINY_WEIGHT)));
+    store(gradient + i, load<V>(gradient + i) + slope * (2.f * alpha * mean) + through * of_log_alpha);
   }
 }
 
