@@ -1,6 +1,6 @@
 """How fast many small models are evaluated and fine-tuned: engine calls, and loops over modules, taking turns.
 
-    python benchmarks/evaluating.py    prints Markdown; about twenty minutes on two cores
+    python benchmarks/evaluating.py    prints Markdown; about ten minutes on two cores
 
 Both are sized down and stated per model-image: one image through one model. The last column is what the whole job
 would take at that rate; it is computed, not measured.

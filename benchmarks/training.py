@@ -1,6 +1,6 @@
 """How fast many small models are trained: us, and what one would do instead, taking turns in one run.
 
-    python benchmarks/training.py      prints Markdown; about half an hour on two cores, most of it for the rivals
+    python benchmarks/training.py      prints Markdown; a quarter of an hour on two cores, most of it for the rivals
 
 Every rival keeps all cores busy: a process of one thread for each core, or one process that uses them all. A step is
 forwards, backwards and Adam for one model; evaluation is no part of it.

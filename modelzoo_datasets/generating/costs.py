@@ -16,6 +16,7 @@ from .catalogue import ZooFacts
 
 _TWIN_EPOCHS = 3
 _FEWEST_IMAGES, _MOST_IMAGES = 2, 20_000  # of one measurement
+_MODELS = 4  # at once, so that they take longer than what is done once
 _SHORTEST = 0.1  # seconds of a measurement that is not mostly chance
 
 
@@ -70,28 +71,33 @@ def _rate(zoo: ZooFacts, engine: Engine, seconds: float) -> Rate:
     job = Job(training=training, seed=0, start=start, sparsify=zoo.twins)
     network = Network(training.activation, training.dropout)
 
-    def train(images: Images) -> None:
-        for _ in engine.train(name, images, [job], metrics_on=()):
+    def train(images: Images, n: int) -> None:
+        for _ in engine.train(name, images, [job] * n, metrics_on=()):
             pass
 
-    def evaluate(images: Images) -> None:
-        engine.evaluate(name, images, start.unsqueeze(0), [network], "train")
+    def evaluate(images: Images, n: int) -> None:
+        engine.evaluate(name, images, start.expand(n, -1), [network] * n, "train")
 
     every_epoch = _per_image(train, zoo, seconds * 0.7)
     return Rate(every_epoch / training.epochs, _per_image(evaluate, zoo, seconds * 0.2))
 
 
-def _per_image(run: Callable[[Images], None], zoo: ZooFacts, seconds: float) -> float:
-    """What a further image costs: twice as many until the next time would be too long, the last two times compared."""
+def _per_image(run: Callable[[Images, int], None], zoo: ZooFacts, seconds: float) -> float:
+    """What a further image costs one model: twice as many until the next time would be too long, the last two compared.
+
+    What is done once for all models, as normalising the images, is not of a model: the time for none is subtracted.
+    """
     n, before, spent = _FEWEST_IMAGES, 0.0, 0.0
-    run(_noise(zoo, n))  # loads what later runs find
+    run(_noise(zoo, n), 1)  # loads what later runs find
     while True:
         images = _noise(zoo, n)
-        begin = time.process_time()  # what else this machine is doing does not count
-        run(images)
-        took = time.process_time() - begin
-        spent += took
-        enough = took > _SHORTEST and spent + 2 * took > seconds
+        times = [time.process_time()]  # what else this machine is doing does not count
+        for models in (0, _MODELS):
+            run(images, models)
+            times.append(time.process_time())
+        took = (times[2] - 2 * times[1] + times[0]) / _MODELS
+        spent += times[2] - times[0]
+        enough = took > _SHORTEST and 2 * (times[2] - times[0]) + spent > seconds
         if before and (enough or n >= _MOST_IMAGES):
             return (took - before) / (n / 2) if took > before else took / n
         n, before = 2 * n, took
