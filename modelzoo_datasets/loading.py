@@ -85,7 +85,7 @@ def load_zoo(
     """
     epochs = None if epochs is None else list(epochs)  # read once per split
     folder_with = _files_of(source, revision)
-    facts = _read_facts(folder_with("zoo.json", "layout.json"), source)
+    facts = _read_facts(folder_with("zoo.json", "layout.json"), source, repo_id_of(source) is not None)
     configs: dict[str, Any] = facts["configs"]
     config = config if config is not None else next(iter(configs), "")
     if config not in configs:
@@ -121,8 +121,8 @@ def _files_of(source: str | Path, revision: str | None) -> Callable[..., Path]:
     return lambda *patterns: Path(source)
 
 
-def _read_facts(folder: Path, source: str | Path) -> dict[str, Any]:
-    """zoo.json of a dataset."""
+def _read_facts(folder: Path, source: str | Path, of_the_hub: bool) -> dict[str, Any]:
+    """zoo.json of a dataset; of what is on the Hub, every format has its tag."""
     if not (folder / "zoo.json").is_file():
         raise FormatError(f"{source} is no dataset folder: it has no zoo.json; modelzoo-build makes one")
     facts = read_json(folder / "zoo.json")
@@ -131,7 +131,7 @@ def _read_facts(folder: Path, source: str | Path) -> dict[str, Any]:
     if facts.get("format") != DATASET_FORMAT:
         raise FormatError(
             f"{source} has format {facts.get('format')!r}, but load_zoo reads {DATASET_FORMAT!r}; "
-            "modelzoo-build makes one from zoo folders"
+            + (f"try revision={DATASET_FORMAT!r}" if of_the_hub else "modelzoo-build makes one from zoo folders")
         )
     return facts
 

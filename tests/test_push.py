@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from hub_commands import Client, Result, loads, loads_in, loads_onto_a_full_disk, pushes, pushes_in_commits_of_five
 from hub_server import Fault, HubServer, Repo, User
+from hub_xet import XetStorage
 from processes import run
 
 from modelzoo_datasets import load_zoo
@@ -19,6 +20,7 @@ from modelzoo_datasets.errors import FormatError, HubError
 from modelzoo_datasets.hub import check_destination, read_publication
 
 FORMAT = "modelzoo-dataset-2"
+SENDING = "^(PUT|DELETE)|^POST .*/(preupload|batch|commit|tag|branch|create)"
 SECRETS = ("hf_writer", "hf_reader", "hf_forged")
 
 
@@ -128,7 +130,7 @@ def test_what_is_there_is_not_sent_again(hub: HubServer, ann: Client, dataset: P
     hub.requests.clear()
     again = ann.push(dataset, "zoos/tiny")
     assert again.stdout.endswith("zoos/tiny: is already this dataset\n")
-    assert not hub.asked("^(POST|PUT|DELETE)")
+    assert not hub.asked(SENDING)
     (dataset / "README.md").write_text((dataset / "README.md").read_text() + "\nA new paragraph.\n")
     before = tiny(hub).branches["main"]
     assert ann.push(dataset, "zoos/tiny").stdout.endswith("zoos/tiny: pushed\n")
@@ -255,11 +257,11 @@ def test_a_private_repo_is_loaded_with_a_token_alone(
     request = {"config": "hyp", "split": "test"}
     assert ann.run(loads, "zoos/tiny", request).stdout == shown(tiny_dataset, **request)
     assert anyone.run(loads, "zoos/tiny", request).stdout == (
-        "HubAccessError: loading zoos/tiny: no zoos/tiny can be seen without a token; if it is private, log in with "
-        "`hf auth login` or set HF_TOKEN\n"
+        "HubAccessError: loading zoos/tiny from the Hub: no zoos/tiny can be seen without a token; if it is private, "
+        "log in with `hf auth login` or set HF_TOKEN\n"
     )
     assert bob.run(loads, "zoos/tiny", request).stdout == (
-        "HubAccessError: loading zoos/tiny: there is no zoos/tiny, or none that the token in use may see\n"
+        "HubAccessError: loading zoos/tiny from the Hub: there is no zoos/tiny, or none that the token in use may see\n"
     )
     plain = "from datasets import load_dataset; load_dataset('zoos/tiny', 'hyp')"
     told = run(["python", "-c", plain], cwd=hub.store, env={"PATH": "/usr/bin:/bin", **anyone.environment()})
@@ -323,7 +325,7 @@ def test_a_pull_request_is_opened_by_who_may_not_write(
     hub.requests.clear()
     again = ann.push(dataset, "zoos/tiny", "--revision", "refs/pr/1")
     assert again.stdout.endswith("/discussions/1: is already this dataset\n")
-    assert not hub.asked("^(POST|PUT)")
+    assert not hub.asked(SENDING)
 
 
 def test_more_files_than_a_commit_takes_are_several_and_the_card_comes_last(
@@ -362,8 +364,8 @@ def test_only_the_files_that_are_asked_for_are_loaded_and_only_once(
     fixed = request | {"revision": tiny(hub).branches["main"]}
     assert anyone.run(loads, "zoos/tiny", fixed).stdout == loaded.stdout
     assert anyone.run(loads, "zoos/tiny", request, {"config": "seed"}, HF_HUB_OFFLINE="1").stdout == (
-        f"{loaded.stdout}HubUnavailableError: loading zoos/tiny: offline (HF_HUB_OFFLINE is set), and not all of it is "
-        "in the cache\n"
+        f"{loaded.stdout}HubUnavailableError: loading zoos/tiny from the Hub: offline (HF_HUB_OFFLINE is set), and "
+        "not all of it is in the cache\n"
     )
     assert not hub.requests
     anyone.endpoint = "http://127.0.0.1:9"
@@ -373,11 +375,24 @@ def test_only_the_files_that_are_asked_for_are_loaded_and_only_once(
 def test_what_cannot_be_loaded_is_told(hub: HubServer, ann: Client, anyone: Client, tiny_dataset: Path) -> None:
     assert ann.push(tiny_dataset, "zoos/tiny").returncode == 0
     told = anyone.run(loads, "zoos/tiny", {"revision": "gone"}, {"config": "sed"}, {"split": "val"}).stdout.splitlines()
+    unknown = "zoos/tiny has no revision 'gone'; name a branch, a tag or a commit of it"
     assert told == [
-        "HubError: loading zoos/tiny: zoos/tiny has no revision 'gone'; name a branch, a tag or a commit of it",
+        f"HubError: loading zoos/tiny from the Hub: {unknown}",
         "FormatError: zoos/tiny has no config 'sed'; it has seed, hyp",
         "FormatError: split must be one of train, validation, test, got 'val'",
     ]
+    assert ann.run(loads, "zoos/tiny", {}, HF_HUB_OFFLINE="1").stdout == (
+        "HubUnavailableError: loading zoos/tiny from the Hub: offline (HF_HUB_OFFLINE is set), and not all of it is in "
+        "the cache\n"
+    ), "offline without a copy"
+    newer = tiny(hub).commit("main").files | {"zoo.json": hub.put(b'{"format": "modelzoo-dataset-3"}')}
+    tiny(hub).branches["main"] = tiny(hub).add("a later release", newer).oid
+    told = anyone.run(loads, "zoos/tiny", {}, {"config": "hyp", "revision": FORMAT}).stdout.splitlines()
+    assert told[0] == (
+        "FormatError: zoos/tiny has format 'modelzoo-dataset-3', but load_zoo reads 'modelzoo-dataset-2'; "
+        "try revision='modelzoo-dataset-2'"
+    )
+    assert told[1:] == shown(tiny_dataset, config="hyp").splitlines()
     hub.create("datasets", "zoos/other")
     told = anyone.run(loads, "zoos/other", {}).stdout.splitlines()
     assert told == ["FormatError: zoos/other is no dataset folder: it has no zoo.json; modelzoo-build makes one"]
@@ -393,16 +408,49 @@ def test_a_folder_comes_before_the_repo_of_its_name(hub: HubServer, ann: Client,
         load_zoo(tiny_dataset, revision="main")
 
 
+@pytest.mark.parametrize("without_xet", ["1", "0"])
 def test_a_full_disk_is_told_and_the_next_load_goes_on(
-    hub: HubServer, ann: Client, anyone: Client, tiny_dataset: Path
+    without_xet: str, hub: HubServer, ann: Client, anyone: Client, tiny_dataset: Path, tmp_path: Path
 ) -> None:
-    assert ann.push(tiny_dataset, "zoos/tiny").returncode == 0
+    hub.xet = None if without_xet == "1" else XetStorage(tmp_path / "xet")
+    assert ann.push(tiny_dataset, "zoos/tiny", HF_HUB_DISABLE_XET=without_xet).returncode == 0
     request = {"config": "seed", "split": "train"}
-    assert anyone.run(loads_onto_a_full_disk, "zoos/tiny", request).stdout == (
-        f"DiskFullError: loading zoos/tiny: the disk is full: no room for it in {anyone.home}/hub; make room there or "
-        "set HF_HOME to a larger disk, then do the same again to go on\n"
+    told = anyone.run(loads_onto_a_full_disk, "zoos/tiny", request, HF_HUB_DISABLE_XET=without_xet).stdout
+    assert told == (
+        f"DiskFullError: loading zoos/tiny from the Hub: the disk is full: no room for it in {anyone.home}/hub; make "
+        "room there or set HF_HOME to a larger disk, then do the same again to go on\n"
     )
-    assert anyone.run(loads, "zoos/tiny", request).stdout == shown(tiny_dataset, **request)
+    loaded = anyone.run(loads, "zoos/tiny", request, HF_HUB_DISABLE_XET=without_xet)
+    assert loaded.stdout == shown(tiny_dataset, **request)
+
+
+def test_xet_storage_is_used_where_the_hub_has_it(
+    hub: HubServer, ann: Client, anyone: Client, dataset: Path, tmp_path: Path
+) -> None:
+    hub.xet = XetStorage(tmp_path / "xet")
+    result = ann.push(dataset, "zoos/tiny", HF_HUB_DISABLE_XET="0")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert hub.asked("/xet-write-token/") and not hub.asked("^PUT|/lfs")
+    stored = hub.xet.bytes()
+    assert stored > 500_000
+    train = dataset / "seed" / "train-00000-of-00001.parquet"
+    shutil.copy(train, dataset / "assets" / "copy.png")  # the same chunks under another name
+    assert ann.push(dataset, "zoos/tiny", HF_HUB_DISABLE_XET="0").returncode == 0
+    assert "assets/copy.png" in tiny(hub).commits[tiny(hub).branches["main"]].files
+    assert hub.xet.bytes() < stored + train.stat().st_size / 10
+    loaded = anyone.run(loads, "zoos/tiny", {"config": "seed"}, HF_HUB_DISABLE_XET="0")
+    assert loaded.stdout == shown(dataset, config="seed")
+    assert not hub.asked("^GET .*/resolve/.*parquet") and hub.asked("/xet-read-token/")
+
+
+def test_a_card_that_the_hub_refuses_is_told_before_anything_is_made(
+    hub: HubServer, ann: Client, dataset: Path
+) -> None:
+    card = dataset / "README.md"
+    card.write_text(card.read_text().replace("license: ", "license: none-such-"))
+    told = '"license" must be one of [apache-2.0, mit, ...]'
+    fails(ann.push(dataset, "zoos/tiny"), f"{card}: the Hub refuses its header: {told}")
+    assert not hub.repos
 
 
 # Without a Hub: what is refused before anything is sent.

@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -98,18 +99,24 @@ def _explained(error: BaseException, repo_id: str, revision: str, doing: str) ->
         )
     if isinstance(error, LocalEntryNotFoundError):
         return HubUnavailableError(f"{doing}: the Hub cannot be reached, and not all of it is in the cache")
-    if isinstance(error, OSError) and error.errno in _FULL:
+    if _errno(error) in _FULL:
         return DiskFullError(
             f"{doing}: the disk is full: no room for it in {constants.HF_HUB_CACHE}; make room there or set HF_HOME "
             "to a larger disk, then do the same again to go on"
         )
     if isinstance(error, HFValidationError):
         return HubError(f"{doing}: {_line(error)}")
-    if isinstance(error, ValueError) and "README.md" in str(error):
-        return HubError(f"{doing}: the Hub refuses the card: {_line(error)}")
     if type(error).__module__.startswith("hf_xet") or isinstance(error, RuntimeError):  # of its transfers
         return HubUnavailableError(f"{doing}: the transfer failed ({_line(error)}); do the same again to go on")
     return None
+
+
+def _errno(error: BaseException) -> int | None:
+    """The system's number of an error, which transfers of Xet storage put into their text."""
+    if isinstance(error, OSError):
+        return error.errno
+    found = re.search(r"\(os error (\d+)\)", str(error)) if isinstance(error, RuntimeError) else None
+    return int(found[1]) if found else None
 
 
 def _refused(error: HfHubHTTPError, repo_id: str, revision: str, doing: str) -> HubError:

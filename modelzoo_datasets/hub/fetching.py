@@ -39,7 +39,7 @@ def fetch(repo_id: str, patterns: Sequence[str], *, revision: str | None = None)
         HubError: it has no such revision.
         DiskFullError: there is no room for the files.
     """
-    with told(repo_id, revision, f"loading {repo_id}"):
+    with told(repo_id, revision, f"loading {repo_id} from the Hub"):
         key, api = (repo_id, revision), client()
         if key not in _resolved:
             _resolved[key] = patiently(lambda: api.resolve_revision(repo_id, repo_type="dataset", revision=revision))

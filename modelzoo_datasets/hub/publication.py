@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -32,11 +33,13 @@ class LocalFile:
     source: Path
     size: int  # bytes
 
+    @cached_property
     def sha256(self) -> str:
-        """The name of its content in the Hub's large file storage."""
+        """The name of its content in the Hub's large file storage; read once."""
         with self.source.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
+    @cached_property
     def git_oid(self) -> str:
         """The name of its content in git."""
         content = self.source.read_bytes()
@@ -75,7 +78,7 @@ def _config_of(path: str) -> str | None:
 
 
 def read_publication(folder: Path, repo_id: str) -> Publication:
-    """What a folder publishes under a name; nothing is sent.
+    """What a folder publishes under a name; nothing is sent. Its format says of what kind it is.
 
     Raises:
         FormatError: it is no dataset folder, is incomplete, of another format, or nothing the Hub would take.

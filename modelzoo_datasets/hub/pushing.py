@@ -5,7 +5,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, DatasetInfo, HfApi, ModelInfo, get_token
+from huggingface_hub import (
+    CommitOperationAdd,
+    CommitOperationDelete,
+    DatasetInfo,
+    HfApi,
+    ModelInfo,
+    RepoCard,
+    get_token,
+)
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 from huggingface_hub.hf_api import RepoFile
 
@@ -83,7 +91,7 @@ class _Change:
 def _holds(remote: RepoFile | None, file: LocalFile) -> bool:
     if remote is None or remote.size != file.size:
         return False
-    return file.sha256() == remote.lfs.sha256 if remote.lfs else file.git_oid() == remote.blob_id
+    return file.sha256 == remote.lfs.sha256 if remote.lfs else file.git_oid == remote.blob_id
 
 
 def check_destination(repo_id: str, revision: str | None, create_pr: bool) -> None:
@@ -138,12 +146,22 @@ def push(
         api=client(), repo_id=repo_id, repo_type=publication.repo_type, revision=revision if revision else _MAIN
     )
     with told(repo_id, revision, f"pushing to {repo_id}"):
+        _have_card_checked(publication)
         _make_ready(target, private, create_pr)
         pushed = _bring_up_to_date(publication, target, create_pr, progress)
         if target.revision == _MAIN and not create_pr:
             _tag(target, publication.format, pushed.commit)
     forget(repo_id)
     return pushed
+
+
+def _have_card_checked(publication: Publication) -> None:
+    """Ask the Hub whether it takes the card, before hours of sending."""
+    card = RepoCard((publication.folder / CARD).read_text(encoding="utf-8"), ignore_metadata_errors=True)
+    try:
+        patiently(lambda: card.validate(repo_type=publication.repo_type))
+    except ValueError as error:
+        raise HubError(f"{publication.folder / CARD}: the Hub refuses its header: {error}") from error
 
 
 def _make_ready(target: _Target, private: bool, create_pr: bool) -> None:
@@ -210,11 +228,11 @@ def _commit_all(change: _Change, target: _Target, head: str, create_pr: bool, pr
     batches[-1] += last
     done = 0
     for number, files in enumerate(batches, 1):
-        additions = [CommitOperationAdd(file.path, file.source) for file in files]
-        for i in range(0, len(additions), _AT_ONCE):
+        additions: list[CommitOperationAdd] = []
+        for i in range(0, len(files), _AT_ONCE):
             progress("sending", done, len(change.add))
-            _upload(additions[i : i + _AT_ONCE], target, create_pr)
-            done += len(additions[i : i + _AT_ONCE])
+            additions += _upload(files[i : i + _AT_ONCE], target, create_pr)
+            done += len(files[i : i + _AT_ONCE])
         progress("sending", done, len(change.add))
         deletions = [CommitOperationDelete(path) for path in change.delete] if number == len(batches) else []
         what = "Upload dataset" + (f" ({number} of {len(batches)})" if len(batches) > 1 else "")
@@ -224,7 +242,11 @@ def _commit_all(change: _Change, target: _Target, head: str, create_pr: bool, pr
     return target
 
 
-def _upload(additions: Sequence[CommitOperationAdd], target: _Target, create_pr: bool) -> None:
+def _upload(files: Sequence[LocalFile], target: _Target, create_pr: bool) -> list[CommitOperationAdd]:
+    """Send the content of large files; the small ones go with the commit."""
+    additions = [CommitOperationAdd(file.path, file.source) for file in files]
+    for addition, file in zip(additions, files, strict=True):
+        addition.upload_info.sha256 = bytes.fromhex(file.sha256)  # or the client reads the file for it once more
     target.api.preupload_lfs_files(
         target.repo_id,
         additions,
@@ -233,6 +255,7 @@ def _upload(additions: Sequence[CommitOperationAdd], target: _Target, create_pr:
         create_pr=create_pr,
         free_memory=False,  # it would forget which files they are, and the commit reads the small ones
     )
+    return additions
 
 
 def _commit(
