@@ -5,6 +5,7 @@ it: each reads its environment and its files anew, as a command does, and starts
 """
 
 import contextlib
+import io
 import multiprocessing
 import os
 import sys
@@ -132,3 +133,10 @@ def loads_in(folder: str, source: str) -> None:
     """`load_zoo` where a folder is the current one."""
     os.chdir(folder)
     loads(source, {})
+
+
+def shown(source: Path, **options: str) -> str:
+    """What `loads` prints of a folder."""
+    with contextlib.redirect_stdout(io.StringIO()) as text:
+        loads(str(source), options)
+    return text.getvalue()
