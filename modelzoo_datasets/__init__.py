@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from .engines import get_engine as get_engine
     from .errors import ModelZooError as ModelZooError
     from .generating import generate as generate
+    from .hub import push as push
     from .loading import Zoo as Zoo
     from .loading import load_zoo as load_zoo
     from .recipes import read_recipe as read_recipe
@@ -23,6 +24,7 @@ _HOMES = {
     "generate": "generating",
     "get_engine": "engines",
     "load_zoo": "loading",
+    "push": "hub",
     "read_recipe": "recipes",
 }
 __all__ = [*_HOMES, "__version__"]

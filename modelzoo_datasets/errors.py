@@ -28,6 +28,18 @@ class MissingImagesError(ModelZooError):
     """An image dataset is neither on disk nor to be downloaded."""
 
 
+class HubError(ModelZooError):
+    """The Hub does not do what was asked for: the message says why, and what to do."""
+
+
+class HubAccessError(HubError):
+    """No token, one that the Hub does not know, or one that may not do this."""
+
+
+class HubUnavailableError(HubError):
+    """The Hub cannot be reached, or takes no requests for now; later the same command goes on."""
+
+
 class DeviceError(ModelZooError):
     """A device or engine was asked for that this machine does not have."""
 

@@ -1,7 +1,7 @@
 """A published zoo as one tensor, one table and plain modules."""
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from .architectures import Architecture, get_architecture, module_from_vector
 from .errors import FormatError
+from .hub import fetch, repo_id_of
 from .layout import Layout
 from .recipes import Training
 from .states import DATASET_FORMAT, read_json
@@ -60,49 +61,47 @@ class Zoo:
 
 
 def load_zoo(
-    folder: str | Path,
+    source: str | Path,
     config: str | None = None,
     *,
     split: str | None = None,
     epochs: Iterable[int] | None = None,
+    revision: str | None = None,
 ) -> Zoo:
-    """Load states of a dataset folder; only the files and rows that were asked for are read.
+    """Load states of a dataset; only the files and rows that were asked for are read, or downloaded.
 
     Args:
-        folder: what `modelzoo-build` wrote.
-        config: the first one of the folder if not given.
+        source: a folder that `modelzoo-build` wrote, or a dataset repo such as `modelzoos/mnist-cnn-s`. Where
+            there is a folder of that name, `hf://datasets/modelzoos/mnist-cnn-s` is the repo.
+        config: the first one of the dataset if not given.
         split: train, validation or test; all if not given.
         epochs: epochs to keep; all if not given.
+        revision: a branch, tag or commit of the repo; main if not given.
 
     Raises:
-        FormatError: no dataset folder, or nothing in it matches.
+        FormatError: no dataset, or nothing in it matches.
+        HubError: the repo is not there, may not be seen, or cannot be reached and is not in the cache.
+        DiskFullError: there is no room for what was to be downloaded.
     """
-    folder = Path(folder)
     epochs = None if epochs is None else list(epochs)  # read once per split
-    if not (folder / "zoo.json").is_file():
-        raise FormatError(f"{folder} is no dataset folder: it has no zoo.json; modelzoo-build makes one")
-    facts = read_json(folder / "zoo.json")
-    if not isinstance(facts, dict) or ("configs" not in facts and facts.get("format") == DATASET_FORMAT):
-        raise FormatError(f"{folder / 'zoo.json'} is not what modelzoo-build writes; build the dataset again")
-    if facts.get("format") != DATASET_FORMAT:
-        raise FormatError(
-            f"{folder} has format {facts.get('format')!r}, but load_zoo reads {DATASET_FORMAT!r}; "
-            "modelzoo-build makes one from zoo folders"
-        )
+    folder_with = _files_of(source, revision)
+    facts = _read_facts(folder_with("zoo.json", "layout.json"), source, repo_id_of(source) is not None)
     configs: dict[str, Any] = facts["configs"]
     config = config if config is not None else next(iter(configs), "")
     if config not in configs:
-        raise FormatError(f"{folder} has no config {config!r}; it has {', '.join(configs) or 'none'}")
+        raise FormatError(f"{source} has no config {config!r}; it has {', '.join(configs) or 'none'}")
     if split not in (None, *_SPLITS):
         raise FormatError(f"split must be one of {', '.join(_SPLITS)}, got {split!r}")
+    splits = [split] if split else _SPLITS
+    folder = folder_with("zoo.json", "layout.json", *(f"{config}/{name}-*.parquet" for name in splits))
     layout = Layout.from_json(read_json(folder / "layout.json"))
     parts = [
         (name, _read_split(folder / config, name, epochs))
-        for name in ([split] if split else _SPLITS)
+        for name in splits
         if list((folder / config).glob(f"{name}-*.parquet"))
     ]
     if not sum(part.num_rows for _, part in parts):
-        raise FormatError(f"{folder}/{config} has no states of the split and epochs asked for")
+        raise FormatError(f"{source}/{config} has no states of the split and epochs asked for")
     return Zoo(
         weights=torch.cat([_weights(part, layout.size) for _, part in parts]),
         table=_table(parts),
@@ -110,6 +109,31 @@ def load_zoo(
         architecture=get_architecture(configs[config]["architecture"]),
         images=configs[config]["images"],
     )
+
+
+def _files_of(source: str | Path, revision: str | None) -> Callable[..., Path]:
+    """A function from the patterns of files that are wanted to a folder that has them."""
+    repo_id = repo_id_of(source)
+    if repo_id is not None:
+        return lambda *patterns: fetch(repo_id, patterns, revision=revision)
+    if revision is not None:
+        raise FormatError(f"{source} is a folder, which has no revision {revision!r}")
+    return lambda *patterns: Path(source)
+
+
+def _read_facts(folder: Path, source: str | Path, of_the_hub: bool) -> dict[str, Any]:
+    """zoo.json of a dataset; of what is on the Hub, every format has its tag."""
+    if not (folder / "zoo.json").is_file():
+        raise FormatError(f"{source} is no dataset folder: it has no zoo.json; modelzoo-build makes one")
+    facts = read_json(folder / "zoo.json")
+    if not isinstance(facts, dict) or ("configs" not in facts and facts.get("format") == DATASET_FORMAT):
+        raise FormatError(f"{folder / 'zoo.json'} is not what modelzoo-build writes; build the dataset again")
+    if facts.get("format") != DATASET_FORMAT:
+        raise FormatError(
+            f"{source} has format {facts.get('format')!r}, but load_zoo reads {DATASET_FORMAT!r}; "
+            + (f"try revision={DATASET_FORMAT!r}" if of_the_hub else "modelzoo-build makes one from zoo folders")
+        )
+    return facts
 
 
 def _read_split(folder: Path, split: str, epochs: Iterable[int] | None) -> pa.Table:

@@ -8,18 +8,25 @@
     images        Images of fashion-mnist-5k
     few_images    the same cut to 250 training, 70 validation and 60 test images, for tests that train by hand
     engine        TorchEngine with one process, so everything runs in the test's own
+    dataset       a copy of tiny_dataset, of the test's own
+    hub           HubServer on loopback: ann writes to `ann` and `zoos`, bob to `bob` alone
+    ann, bob, anyone  Clients of it with their tokens, and with none
 
 All of them are shared: a test that changes a folder copies it first (`shutil.copytree(tiny_zoo, tmp_path / "zoo")`).
 """
 
 import dataclasses
 import ipaddress
+import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hub_commands import Client
+from hub_server import HubServer
+from hub_state import User
 
 from modelzoo_datasets import build, generate, read_recipe
 from modelzoo_datasets.engines.torch_engine import TorchEngine
@@ -137,3 +144,33 @@ def tiny_dataset(tiny_zoo: Path, tiny_hyp_zoo: Path, tmp_path_factory: pytest.Te
     out = tmp_path_factory.mktemp("datasets") / "tiny"
     build([tiny_zoo, tiny_hyp_zoo], out)
     return out
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[HubServer]:
+    """A Hub with two users: ann writes to `ann` and `zoos`, bob to `bob` alone."""
+    with HubServer(tmp_path / "hub").running() as server:
+        server.users["hf_writer"] = User("ann", writes=("ann", "zoos"))
+        server.users["hf_reader"] = User("bob", writes=("bob",))
+        yield server
+
+
+@pytest.fixture
+def ann(hub: HubServer, tmp_path: Path) -> Client:
+    return Client(tmp_path / "ann", hub.url, "hf_writer")
+
+
+@pytest.fixture
+def bob(hub: HubServer, tmp_path: Path) -> Client:
+    return Client(tmp_path / "bob", hub.url, "hf_reader")
+
+
+@pytest.fixture
+def anyone(hub: HubServer, tmp_path: Path) -> Client:
+    return Client(tmp_path / "anyone", hub.url)
+
+
+@pytest.fixture
+def dataset(tiny_dataset: Path, tmp_path: Path) -> Path:
+    """A copy that may be changed."""
+    return Path(shutil.copytree(tiny_dataset, tmp_path / "dataset"))

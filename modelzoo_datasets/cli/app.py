@@ -71,6 +71,8 @@ def run(app: typer.Typer) -> None:
     """Run a command: expected failures end as one line on stderr and exit status 2, never as a traceback."""
     # Library chatter about downloads and caches has no place between our bars.
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # it warns of every try of a request
     name = Path(sys.argv[0]).name
     try:
         status = app(prog_name=name, standalone_mode=False)

@@ -1,0 +1,83 @@
+"""modelzoo-push: dataset folder -> the Hub."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .app import Quiet, Version, entry_point, new_app, progress_bars
+
+if TYPE_CHECKING:
+    from ..hub import Publication, Pushed
+
+app = new_app("Push a dataset folder to the Hub.")
+
+
+@app.command(epilog="Example: modelzoo-push dataset modelzoos/mnist-cnn-s --private")
+def command(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="What modelzoo-build wrote.")],
+    repo_id: Annotated[str, typer.Argument(metavar="ORG/NAME", help="The repo; created where there is none.")],
+    private: Annotated[bool, typer.Option("--private", help="Create a private repo.")] = False,
+    revision: Annotated[
+        str | None, typer.Option(help="Branch to push to, created where there is none; main.", show_default=False)
+    ] = None,
+    create_pr: Annotated[
+        bool, typer.Option("--create-pr", help="Open a pull request instead of changing main.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="List what would be pushed; nothing touches the network.")
+    ] = False,
+    quiet: Quiet = False,
+    version: Version = False,
+) -> None:
+    """Make a dataset repo of the Hub hold what a folder does; only what it does not hold yet is sent.
+
+    Stopped at any moment, the same command goes on. The token is the one of `hf auth login` or HF_TOKEN.
+    """
+    from ..hub import check_destination, push, read_publication
+
+    check_destination(repo_id, revision, create_pr)
+    publication = read_publication(folder, repo_id)
+    if dry_run:
+        _print_files(publication)
+        print(f"nothing was sent: {len(publication.files):,} files, {publication.size:,} bytes for {repo_id}")
+        return
+    with progress_bars(quiet) as progress:
+        pushed = push(folder, repo_id, private=private, revision=revision, create_pr=create_pr, progress=progress)
+    _print_deeds(pushed)
+    print(f"{pushed.url}: {'pushed' if pushed.sent or pushed.deleted else 'is already this dataset'}")
+
+
+def _print_files(publication: "Publication") -> None:
+    _print([{"file": file.path, "bytes": f"{file.size:,}"} for file in publication.files])
+
+
+def _print_deeds(pushed: "Pushed") -> None:
+    """What happened, in one row per folder."""
+    paths = {"sent": [f.path for f in pushed.sent], "unchanged": [f.path for f in pushed.unchanged]}
+    sizes = {file.path: file.size for file in (*pushed.sent, *pushed.unchanged)}
+    folders = sorted({_folder(path) for path in (*sizes, *pushed.deleted)})
+    rows = []
+    for folder in folders:
+        counts = {
+            deed: len([path for path in of if _folder(path) == folder])
+            for deed, of in {**paths, "deleted": pushed.deleted}.items()
+        }
+        size = sum(size for path, size in sizes.items() if _folder(path) == folder)
+        rows.append({"folder": folder, "bytes": f"{size:,}", **counts})
+    _print(rows)
+
+
+def _folder(path: str) -> str:
+    return path.rpartition("/")[0] or "."
+
+
+def _print(rows: list[dict[str, Any]]) -> None:
+    import pandas as pd
+
+    from ..report.tables import print_table
+
+    print_table(pd.DataFrame(rows))
+
+
+main = entry_point(app)
