@@ -105,9 +105,7 @@ def _layers(module: nn.Module, input_shape: tuple[int, int, int]) -> list[tuple[
     module = copy.deepcopy(module).to("meta").eval()
     for name, layer in module.named_modules():
         if not list(layer.children()):
-            layer.register_forward_hook(
-                lambda layer, given, output, name=name: watch(name, layer, given[0], output)
-            )
+            layer.register_forward_hook(lambda layer, given, output, name=name: watch(name, layer, given[0], output))
     try:
         output = module(x)
     except NotAChainError:
