@@ -4,7 +4,6 @@ P numbers of a state.
 """
 
 import io
-import pickle  # noqa: TID251 - for the name of the error that refused pickles raise; nothing is unpickled with it
 import re
 import warnings
 from collections.abc import Iterable, Mapping
@@ -42,11 +41,10 @@ def read_checkpoint(content: bytes) -> dict[str, Tensor]:
             warnings.simplefilter("ignore")
             # The only unpickling there is: weights_only builds tensors and plain containers, and calls nothing else.
             found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)  # noqa: TID251
-    except pickle.UnpicklingError as error:
-        more = "global" in str(error).lower() or content.startswith(_PICKLE)
-        raise Refused(_UNSAFE if more else _NOT_READ) from error
     except Exception as error:  # whatever bytes do to a reader: of zips, pickles, structs, unicode
-        raise Refused(_NOT_READ) from error
+        is_pickle = content.startswith(_PICKLE) or "global" in str(error).lower()
+        unsafe = type(error).__name__ == "UnpicklingError" and is_pickle
+        raise Refused(_UNSAFE if unsafe else _NOT_READ) from error
     return _state_dict(found)
 
 

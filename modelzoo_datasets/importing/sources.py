@@ -13,6 +13,7 @@ from ..errors import FormatError
 from .refusals import Refusals, Refused
 
 Contents = Mapping[str, bytes | Refused]  # path -> what is there, or why it is not read
+_ZIP = (b"PK\x03\x04", b"PK\x05\x06")  # how a zip begins, with members and without
 OUTSIDE = "points outside of its folder or archive, or is no plain file"
 
 
@@ -164,6 +165,5 @@ def open_source(path: Path) -> Source:
         return FolderSource(path)
     if not path.is_file():
         raise FormatError(f"there is no folder or archive {path}")
-    if zipfile.is_zipfile(path):
-        return ZipSource(path)
-    return open_tar(path)
+    with path.open("rb") as file:  # a tar of checkpoints ends as a zip does, so its beginning is asked
+        return ZipSource(path) if file.read(4) in _ZIP else open_tar(path)

@@ -81,9 +81,7 @@ class TrialZoo:
                 continue
             architecture = self._architecture_of(state, named)
             return architecture, TwinReader(architecture) if is_twin(state) else None
-        raise FormatError(
-            f"no checkpoint of {self.source} can be read: the first {len(paths)} are refused; one {reason}"
-        )
+        raise FormatError(f"no checkpoint of {self.source} can be read: each of the first {len(paths)} {reason}")
 
     def _architecture_of(self, state: Mapping[str, Tensor], named: str | None) -> Architecture:
         found = architectures_of(state)

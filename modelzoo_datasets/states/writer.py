@@ -139,8 +139,9 @@ class ZooWriter:
         progress = self.folder / PROGRESS
         if not progress.is_dir() and all((self.folder / name).is_file() for name in (MODELS_FILE, STATES_FILE)):
             return  # nothing was added: a complete zoo is left as it is, on a full disk too
-        if lacking:
-            write_json(self.folder / ZOO_FILE, {**self._facts, LACKING: {k: list(v) for k, v in lacking.items()}})
+        facts = {**self._facts, LACKING: {k: list(v) for k, v in lacking.items()}} if lacking else self._facts
+        if read_json(self.folder / ZOO_FILE) != facts:
+            write_json(self.folder / ZOO_FILE, facts)
         states = known_states(self.folder)
         known = epochs_known(states)
         present = [member for member in members if _has_rows(member, known)]
