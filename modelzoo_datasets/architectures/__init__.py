@@ -2,6 +2,7 @@
 
 from . import changed as changed
 from . import resnet as resnet
+from . import small_cnn as small_cnn
 from .cnn import cnn_s as cnn_s
 from .modules import ACTIVATION_MODULES as ACTIVATION_MODULES
 from .modules import initialise as initialise

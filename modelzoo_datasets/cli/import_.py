@@ -8,6 +8,7 @@ import typer
 
 from .app import DEFAULT_IMAGES_ROOT, ImagesRoot, Out, Plugin, Quiet, Version, entry_point, new_app, progress_bars
 
+_FORMATS = "model-zoos: trial folders of 2209.14764; small-cnn-zoo: arrays of 2002.11448."
 app = new_app("Import a published zoo.")
 
 
@@ -15,7 +16,7 @@ app = new_app("Import a published zoo.")
 def command(
     source: Annotated[Path, typer.Argument(metavar="SOURCE", help="Folder, zip or tar of the originals.")],
     out: Out,
-    format: Annotated[str, typer.Option("--format", help="model-zoos: trial folders of 2209.14764.")],
+    format: Annotated[str, typer.Option("--format", help=_FORMATS)],
     name: Annotated[
         str | None, typer.Option(help="RECIPE/CONFIG of the zoo; by the names in SOURCE.", show_default=False)
     ] = None,
@@ -27,6 +28,9 @@ def command(
     ] = None,
     inside: Annotated[
         str | None, typer.Option(help="Folder within SOURCE, where that holds several zoos.", show_default=False)
+    ] = None,
+    splits: Annotated[
+        Path | None, typer.Option(help="Of small-cnn-zoo: the CSV with its splits of 2302.14040.", show_default=False)
     ] = None,
     parent: Annotated[
         Path | None,
@@ -53,7 +57,7 @@ def command(
             format,
             out,
             images_root=images_root,
-            claims=Claims(name=name, images=images, architecture=architecture, inside=inside),
+            claims=Claims(name=name, images=images, architecture=architecture, inside=inside, splits=splits),
             parent=parent,
             storage=layout,
             progress=progress,

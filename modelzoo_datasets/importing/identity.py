@@ -1,7 +1,7 @@
 """Which of the published zoos a folder is: by the words in its name and by the architecture of its states."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from ..architectures import Architecture
 from ..errors import FormatError, RecipeError
@@ -52,14 +52,16 @@ def identify(folder: str, architecture: Architecture, claims: Claims, *, twins: 
         raise FormatError(
             f"{folder} does not say on which images it was trained; say it with --images: {', '.join(fitting)}"
         )
-    _check_images(images, architecture)
+    check_images(images, architecture)
     config = next((ours for word, ours in _CONFIGS if re.search(word, folder.lower())), "zoo")
     config += _SPARSE if twins else ""
     name = f"{recipe.name if recipe else f'{images}-{architecture.family}'}/{config}"
-    return named(claims.name or name, images, twins=twins)
+    # As published, the validation images of these zoos were augmented when they were measured.
+    otherwise = ("validation",) if augmentation_of(images) != "none" else ()
+    return named(claims.name or name, images, otherwise, twins=twins)
 
 
-def named(name: str, images: str, *, twins: bool) -> Identity:
+def named(name: str, images: str, measured_otherwise: Sequence[str] = (), *, twins: bool = False) -> Identity:
     """A zoo of this name, RECIPE/CONFIG; raises RecipeError where it is none."""
     recipe, _, config = name.partition("/")
     if not re.fullmatch(f"{_CONFIG}/{_CONFIG}", name) or config.endswith("_index"):
@@ -69,8 +71,7 @@ def named(name: str, images: str, *, twins: bool) -> Identity:
         config=config,
         images=images,
         parent_config=config.removesuffix(_SPARSE) if twins else None,
-        # As published, the validation images of these zoos were augmented when they were measured.
-        measured_otherwise=("validation",) if augmentation_of(images) != "none" else (),
+        measured_otherwise=measured_otherwise,
     )
 
 
@@ -96,7 +97,8 @@ def _fits(images: str, architecture: Architecture) -> bool:
     return (dataset.input_shape, dataset.classes) == (architecture.input_shape, architecture.classes)
 
 
-def _check_images(images: str, architecture: Architecture) -> None:
+def check_images(images: str, architecture: Architecture) -> None:
+    """Raise FormatError where these images are not what the architecture is made for."""
     if not _fits(images, architecture):
         raise FormatError(
             f"images {images} do not fit: the states are of {architecture.name}, which is made for "

@@ -68,6 +68,8 @@ def recipe_of(
     }
     if parents is not None:
         columns["parent_id"] = [parents.ids[model.parent or ""] for model in models]
+    for name in dict.fromkeys(name for model in models for name in model.more):
+        columns[name] = [model.more.get(name) for model in models]
     columns |= {name: [t[name] for t in trainings] for name in _TRAINING if len(axes[name]) > 1}
     config = Config(
         axes=axes,

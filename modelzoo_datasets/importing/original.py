@@ -5,7 +5,8 @@ P numbers of a state, Q numbers that are kept beside the state of a twin.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -27,6 +28,7 @@ class Original:
     epochs: tuple[int, ...]  # of the states that there should be, ascending
     parent: str | None = None  # origin of the parent of a sparsified twin
     split: str | None = None  # where the original has splits of its own
+    more: Mapping[str, Any] = field(default_factory=dict)  # hyper-parameters that no model here has, for zoo.json
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class Claims:
     images: str | None = None
     architecture: str | None = None
     inside: str | None = None  # the folder of one zoo, where a source holds several
+    splits: Path | None = None  # CSV of splits that others published for these originals
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +59,7 @@ class Identity:
     config: str
     images: str
     parent_config: str | None = None  # of twins
-    measured_otherwise: Sequence[str] = field(default=())  # splits whose recorded metrics are not of the images as such
+    measured_otherwise: Sequence[str] = ()  # splits or metrics that were recorded of something else than here
 
 
 class Collection(Protocol):

@@ -17,9 +17,13 @@ from ..states import ZooFolder, ZooWriter
 from .listing import Parents, parents_of, recipe_of, zoo_facts
 from .model_zoos import open_model_zoos
 from .original import Claims, Collection, Original, OriginalState
+from .small_cnn_zoo import SmallCnnZoo
 from .sources import Source, open_source
 
-_OPENERS: dict[str, Callable[[Source, Claims, Progress], Collection]] = {"model-zoos": open_model_zoos}
+_OPENERS: dict[str, Callable[[Source, Claims, Progress], Collection]] = {
+    "model-zoos": open_model_zoos,
+    "small-cnn-zoo": SmallCnnZoo,
+}
 FORMATS = tuple(_OPENERS)
 
 

@@ -6,8 +6,9 @@ import stat
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol, cast
 
 from ..errors import FormatError
 from .refusals import Refusals, Refused
@@ -41,6 +42,14 @@ class Source(Protocol):
 
     def read(self, path: str) -> bytes:
         """One small file that describes others; raises Refused."""
+        ...
+
+    def stream(self, path: str) -> AbstractContextManager[BinaryIO]:
+        """One file of any size, to be read from front to back."""
+        ...
+
+    def place(self, path: str) -> tuple[str, int] | None:
+        """(path on disk, offset in bytes) at which a file lies as it is; None where it is compressed."""
         ...
 
     def groups(self, wanted: Sequence[Sequence[str]]) -> Iterator[tuple[int, Contents]]:
@@ -105,6 +114,14 @@ class FolderSource(RandomAccess):
                 else:
                     yield known, path.stat().st_size
 
+    def stream(self, path: str) -> BinaryIO:
+        """See `Source`."""
+        return (self._folder / path).open("rb")
+
+    def place(self, path: str) -> tuple[str, int]:
+        """See `Source`."""
+        return str(self._folder / path), 0
+
     def read(self, path: str) -> bytes:
         """See `Source`."""
         try:
@@ -139,6 +156,13 @@ class ZipSource(RandomAccess):
     def close(self) -> None:
         """See `RandomAccess`."""
         self._archive.close()
+
+    def stream(self, path: str) -> BinaryIO:
+        """See `Source`."""
+        return cast(BinaryIO, self._archive.open(self._members[path]))
+
+    def place(self, path: str) -> None:
+        """See `Source`."""
 
     def read(self, path: str) -> bytes:
         """See `Source`."""

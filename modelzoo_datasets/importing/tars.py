@@ -3,9 +3,10 @@
 import tarfile
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from lzma import LZMAError
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal, cast
 
 from ..errors import FormatError
 from .refusals import Refusals, Refused
@@ -58,7 +59,7 @@ class TarSource(RandomAccess):
 
     def __init__(self, path: Path) -> None:
         """Read its list of members."""
-        self.name, self.refused = _name_of(path), Refusals()
+        self.name, self.refused, self._path = _name_of(path), Refusals(), path
         self._places: dict[str, tuple[int, int]] = {}
         with tarfile.open(path, "r:") as archive:
             for name, member in _members(archive, self.refused):
@@ -69,6 +70,17 @@ class TarSource(RandomAccess):
     def close(self) -> None:
         """See `RandomAccess`."""
         self._file.close()
+
+    @contextmanager
+    def stream(self, path: str) -> Iterator[BinaryIO]:
+        """See `Source`."""
+        with self._path.open("rb") as file:
+            file.seek(self._places[path][0])
+            yield file
+
+    def place(self, path: str) -> tuple[str, int]:
+        """See `Source`."""
+        return str(self._path), self._places[path][0]
 
     def read(self, path: str) -> bytes:
         """See `Source`."""
@@ -107,6 +119,19 @@ class CompressedTarSource:
     def close(self) -> None:
         """See `Source`."""
         self._kept.clear()
+
+    @contextmanager
+    def stream(self, path: str) -> Iterator[BinaryIO]:
+        """See `Source`."""
+        with self._open() as archive:
+            for name, member in _members(archive, Refusals()):
+                if name == path:
+                    yield cast(BinaryIO, archive.extractfile(member))
+                    return
+        raise FormatError(f"{self._path} has no {path}; download it again")
+
+    def place(self, path: str) -> None:
+        """See `Source`."""
 
     def read(self, path: str) -> bytes:
         """See `Source`."""

@@ -57,6 +57,11 @@ class Subject:
         return "imported" in self.facts
 
     @property
+    def measured_otherwise(self) -> Sequence[str]:
+        """Splits and metrics that were recorded elsewhere of something else than is measured here."""
+        return self.facts["imported"].get("measured_otherwise", ()) if self.imported else ()
+
+    @property
     def at_once(self) -> int:
         """How many states to have in memory."""
         return max(1, _BYTES_AT_ONCE // (4 * Layout.from_json(self.facts["layout"]).size))
