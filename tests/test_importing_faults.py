@@ -306,7 +306,7 @@ def test_what_is_no_such_original(zoo: Path, tmp_path: Path) -> None:
     fails(tmp_path / "nothing", "there is no folder or archive")
     fails(tmp_path / "note.txt", "is no folder, zip or tar archive that can be read")
     fails(checkpoint(zoo, 1, 1).parents[1], "it is a single trial; name the folder above it")
-    fails(checkpoint(zoo, 1, 1).parent, "holds no trial folders of Ray Tune")
+    fails(checkpoint(zoo, 1, 1).parent, "holds no trial folders: no checkpoint_.*; is --format right")
     shutil.copytree(zoo, tmp_path / "two" / "a")
     shutil.copytree(zoo, tmp_path / "two" / "b")
     fails(tmp_path / "two", "two holds 2 zoos; name one with --inside: a, b")

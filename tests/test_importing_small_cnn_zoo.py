@@ -172,10 +172,11 @@ def test_the_published_archive_and_rows_in_any_order(
     assert sorted(of_all[0]) == sorted(ZooFolder.open(tmp_path / "in-order").states["sha256"])
 
 
-def test_splits_of_others_are_the_splits(original: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("header", ["", "0\n"])  # as published, with the header that pandas writes
+def test_splits_of_others_are_the_splits(original: Path, tmp_path: Path, header: str) -> None:
     rows = list(range(18))
     random.Random(5).shuffle(rows)
-    (tmp_path / "split.csv").write_text("".join(f"{row}\n" for row in rows))
+    (tmp_path / "split.csv").write_text(header + "".join(f"{row}\n" for row in rows))
     imported(original, tmp_path / "zoo", claims={"splits": tmp_path / "split.csv"})
     # As 2302.14040 does it: permute, keep the last step, first half (shuffled with seed 0) 80/20, second half test.
     models = [row // 3 + 1 for row in rows if row % 3 == 2]

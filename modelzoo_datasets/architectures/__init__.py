@@ -12,3 +12,4 @@ from .registry import architecture_names as architecture_names
 from .registry import get_architecture as get_architecture
 from .registry import module_from_vector as module_from_vector
 from .registry import register as register
+from .registry import variants_for_classes as variants_for_classes

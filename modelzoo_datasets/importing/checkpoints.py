@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..architectures import Architecture, architecture_names, get_architecture
-from ..errors import FormatError
+from ..architectures import Architecture, architecture_names, get_architecture, variants_for_classes
+from ..errors import FormatError, RecipeError
 from ..layout import Layout
 from .refusals import Refused
 
@@ -100,19 +100,19 @@ def packed(state: Mapping[str, Tensor], layout: Layout) -> Tensor:
 
 
 def architectures_of(state: Mapping[str, Tensor]) -> list[Architecture]:
-    """The architectures whose states have these tensors in this order, their own names first.
+    """The architectures whose states have these tensors in this order, registered ones first.
 
     Log sigma² of sparsified twins are left out of account.
     """
     plain = {name: tensor for name, tensor in state.items() if not re.search(r"\.log_sigma2(_bias)?$", name)}
+    matrices = [tensor for tensor in plain.values() if tensor.ndim == 2]
+    classes = matrices[-1].shape[0] if matrices else 0  # whatever the parameters say
     found = []
-    for name in architecture_names():
-        architecture = get_architecture(name)
-        if sum(tensor.numel() for tensor in plain.values()) != architecture.layout.size:
-            continue
+    for name in (*architecture_names(), *variants_for_classes(classes)):
         try:
+            architecture = get_architecture(name)
             renamed(plain, architecture.layout)
-        except Refused:
+        except (Refused, RecipeError):
             continue
         found.append(architecture)
     return found

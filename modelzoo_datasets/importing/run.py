@@ -11,6 +11,7 @@ import torch
 from ..engines import METRICS, SPARSITY
 from ..errors import FormatError, RecipeError, unknown
 from ..images import load_images
+from ..images.registry import image_dataset_names
 from ..progress import Progress, silent
 from ..recipes import Member
 from ..states import ZooFolder, ZooWriter
@@ -19,10 +20,12 @@ from .model_zoos import open_model_zoos
 from .original import Claims, Collection, Original, OriginalState
 from .small_cnn_zoo import SmallCnnZoo
 from .sources import Source, open_source
+from .weightclip import open_weightclip
 
 _OPENERS: dict[str, Callable[[Source, Claims, Progress], Collection]] = {
     "model-zoos": open_model_zoos,
     "small-cnn-zoo": SmallCnnZoo,
+    "weightclip": open_weightclip,
 }
 FORMATS = tuple(_OPENERS)
 
@@ -86,11 +89,11 @@ def _import(
 ) -> Imported:
     identity = collection.identity
     parents = parents_of(identity, out, parent)
-    images = load_images(identity.images, images_root)
+    images_sha256 = _fingerprint(identity.images, images_root)
     chosen = [i for i, model in enumerate(collection.models) if _has_parent(collection, model, parents)]
     models = [collection.models[i] for i in chosen]
     recipe = recipe_of(identity, collection.architecture, models, parents)
-    facts = zoo_facts(recipe, identity, collection, format, images.fingerprint, parents)
+    facts = zoo_facts(recipe, identity, collection, format, images_sha256, parents)
     members = recipe.members(identity.config)
     with ZooWriter(out, {**facts, "storage": storage}) as writer:
         before = writer.epochs()
@@ -112,6 +115,11 @@ def _import(
         lacking=sum(len(epochs) for epochs in lacking.values()),
         skipped=collection.refusals.lines(),
     )
+
+
+def _fingerprint(images: str, root: Path) -> str:
+    """Of the images that a zoo was trained on; empty where they are not known here, so that none can be compared."""
+    return load_images(images, root).fingerprint if images in image_dataset_names() else ""
 
 
 def _has_parent(collection: Collection, model: Original, parents: Parents | None) -> bool:

@@ -236,7 +236,8 @@ def nfn_splits(path: Path, table: pd.DataFrame, states: int) -> dict[str, str]:
         rows = pd.read_csv(path, header=None).to_numpy().flatten().tolist()
     except (OSError, ValueError) as error:
         raise FormatError(f"cannot read splits {path}: {error}") from error
-    if sorted(rows) != list(range(states)):
+    # As published they begin with a header, 0, which the published code takes for a row: so it is one here.
+    if sorted(rows[1:] if len(rows) == states + 1 and rows[0] == 0 else rows) != list(range(states)):
         raise FormatError(f"{path} is no permutation of {states:,} rows, so not the splits of this zoo")
     last = table[table["step"] == table["step"].max()]["modeldir"].to_dict()
     models = [str(last[row]) for row in rows if row in last]

@@ -64,7 +64,7 @@ def read_trials(source: Source, inside: str | None, epoch_key: str, refusals: Re
     paths = sorted({*checkpoints, *described} - {""}, key=natural)
     if not paths:
         one = "it is a single trial; name the folder above it" if "" in checkpoints else "no checkpoint_*/checkpoints"
-        raise FormatError(f"{source.name} holds no trial folders of Ray Tune: {one}")
+        raise FormatError(f"{source.name} holds no trial folders: {one}; is --format right?")
     root = _one_root(source.name, {path.rpartition("/")[0] for path in paths}, inside)
     found = Trials(root)
     below = [path for path in paths if path.rpartition("/")[0] == root]
