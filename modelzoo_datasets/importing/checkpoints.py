@@ -6,6 +6,7 @@ P numbers of a state.
 import io
 import re
 import warnings
+import zipfile
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -20,7 +21,8 @@ from .refusals import Refused
 _WRAPPERS = ("model_state_dict", "state_dict", "model")
 _SLACK = 1_000_000  # bytes that a checkpoint may have beyond twice its numbers: names, padding, log sigma² of twins
 _OTHER = "is of another architecture"
-_NOT_READ = "is truncated, or no checkpoint"
+_NOT_READ = "is truncated or damaged, or no checkpoint"
+_ZIP = b"PK"
 _PICKLE = b"\x80"  # how a pickle begins that is in no zip
 _UNSAFE = "is a pickle that holds more than tensors, which is never executed"
 
@@ -37,6 +39,10 @@ def read_checkpoint(content: bytes) -> dict[str, Tensor]:
         Refused: it is truncated or no checkpoint, or holds anything but tensors and plain containers of them.
     """
     try:
+        if content.startswith(_ZIP):  # torch does not compare their checksums
+            with zipfile.ZipFile(io.BytesIO(content)) as archive:
+                if archive.testzip() is not None:
+                    raise ValueError("a checksum is wrong")
         with warnings.catch_warnings():  # of unusual pickles, which are refused anyhow
             warnings.simplefilter("ignore")
             # The only unpickling there is: weights_only builds tensors and plain containers, and calls nothing else.

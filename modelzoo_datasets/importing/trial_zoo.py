@@ -17,6 +17,7 @@ from .checkpoints import architectures_of, described, largest_checkpoint, packed
 from .original import Claims, Identity, Original, OriginalState
 from .refusals import Refusals, Refused
 from .sources import Source
+from .templates import CheckpointReader
 from .trials import Row, Trial, metrics_of, read_trials
 from .twins import TwinReader, is_twin
 
@@ -56,6 +57,7 @@ class TrialZoo:
         folder = found.root.rpartition("/")[2] or source.name
         self.identity = dialect.identify(folder, self.architecture, claims, self._twins is not None)
         self._trials: list[Trial] = []
+        self._reader = CheckpointReader()
         self.models: list[Original] = []
         for trial in found.trials:
             try:
@@ -64,7 +66,8 @@ class TrialZoo:
             except (Refused, RecipeError) as reason:
                 self.refusals.add(f"model whose parameters say: {reason}", trial.path)
         if not self.models:
-            raise FormatError(f"no model of {source.name} can be imported: {'; '.join(self.refusals.lines())}")
+            why = "; ".join(self.refusals.lines())
+            raise FormatError(f"no model of {source.name} can be imported; is its format {dialect.format}? {why}")
 
     def _look_into(self, trials: Sequence[Trial], named: str | None) -> tuple[Architecture, TwinReader | None]:
         """The architecture of the first checkpoint that can be read, and whether it is of a twin."""
@@ -135,7 +138,7 @@ class TrialZoo:
     def _state(self, epoch: int, content: bytes | Refused) -> OriginalState:
         if isinstance(content, Refused):
             raise content
-        state = read_checkpoint(content)
+        state = self._reader.read(content)
         if self._twins is not None:
             return OriginalState(epoch, *self._twins.read(state))
         return OriginalState(epoch, packed(state, self.architecture.layout))
