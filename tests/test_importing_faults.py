@@ -1,43 +1,27 @@
 """Originals that are damaged, hostile, or not what was said: refused in one line, or skipped and counted."""
 
-import io
 import json
 import os
 import pickle  # noqa: TID251 - makes what must be refused
 import shutil
-import subprocess
-import tarfile
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 import random_zoos
 import torch
-from originals import Style, params_of, trial_name, write_checkpoint
-from processes import hashes, kill_when, run
-from torch import Tensor
+from originals import trial_name
+from processes import hashes, kill_when
+from untrained_originals import IMAGES, checkpoint, imported, place, sound, state_of, write_zoo
 
-from modelzoo_datasets.architectures import get_architecture, initialise
 from modelzoo_datasets.errors import FolderInUseError, FormatError, ModelZooError, RecipeError
-from modelzoo_datasets.importing import Imported, import_zoo, templates
-from modelzoo_datasets.importing.checkpoints import read_checkpoint
+from modelzoo_datasets.importing import import_zoo
 from modelzoo_datasets.importing.original import Claims
-from modelzoo_datasets.importing.refusals import Refused
-from modelzoo_datasets.seeds import generator
 from modelzoo_datasets.states import ZooFolder
-from modelzoo_datasets.verifying import verify
 
-IMAGES = "fashion-mnist-5k"
-STYLE = Style()
-MODEL = {
-    **{"activation": "tanh", "init": "uniform", "optimizer": "adam", "lr": 3e-4, "weight_decay": 0.0, "dropout": 0.0},
-    **{"batch_size": 10, "epochs": 2, "schedule": "constant"},
-}
 OTHER = "checkpoint that is of another architecture"
 CODE = "checkpoint that is a pickle that holds more than tensors, which is never executed"
 TRUNCATED = "checkpoint that is truncated or damaged, or no checkpoint"
-OUTSIDE = "file that points outside of its folder or archive, or is no plain file"
 
 
 class Hostile:
@@ -50,50 +34,9 @@ class Hostile:
         return (os.mkdir, (str(self.proof),))
 
 
-def state_of(seed: int, epoch: int, name: str = "cnn-s") -> dict[str, Tensor]:
-    module = get_architecture(name).module("tanh")
-    initialise(module, "kaiming_uniform", generator(seed, "faults", epoch))
-    return dict(module.state_dict())
-
-
-def write_zoo(folder: Path, models: int = 3, **model: Any) -> Path:
-    """A zoo of initial weights: faults do not depend on what was learned."""
-    folder.mkdir(parents=True)
-    for number in range(1, models + 1):
-        trial = folder / trial_name(number, number)
-        trial.mkdir()
-        (trial / "params.json").write_text(
-            json.dumps(params_of({**MODEL, "seed": number, **model}, STYLE, folder.name))
-        )
-        row = {"train_loss": 2.0, "train_acc": 0.5, "test_loss": 2.5, "test_acc": 0.4}
-        rows = [json.dumps({**row, "training_iteration": epoch}) for epoch in range(3)]
-        (trial / "result.json").write_text("\n".join(rows) + "\n")
-        for epoch in range(3):
-            write_checkpoint(trial, epoch, state_of(number, epoch), STYLE)
-    return folder
-
-
 @pytest.fixture
 def zoo(tmp_path: Path) -> Path:
     return write_zoo(tmp_path / "tune_zoo_uniform")
-
-
-def imported(source: Path, out: Path, **options: Any) -> Imported:
-    claims = options.pop("claims", Claims(images=IMAGES))
-    return import_zoo(source, "model-zoos", out, images_root=out.parent / "images", claims=claims, **options)
-
-
-def checkpoint(zoo: Path, number: int, epoch: int) -> Path:
-    return zoo / trial_name(number, number) / f"checkpoint_{epoch:06d}" / "checkpoints"
-
-
-def place(number: int, epoch: int) -> str:
-    return f"{trial_name(number, number)}/checkpoint_{epoch:06d}/checkpoints"
-
-
-def sound(folder: Path) -> bool:
-    """Whether a folder is in itself what it says; its made-up metrics are not measured."""
-    return all(check.passed for check in verify(folder, images_root=folder, states=0))
 
 
 def test_a_pickle_with_code_is_never_run(zoo: Path, tmp_path: Path) -> None:
@@ -212,64 +155,6 @@ def test_models_without_parameters_are_skipped(zoo: Path, tmp_path: Path) -> Non
     ]
 
 
-def test_a_zip_that_points_outside(zoo: Path, tmp_path: Path) -> None:
-    path = tmp_path / "zoo.zip"
-    with zipfile.ZipFile(path, "w") as archive:
-        for file in sorted(zoo.rglob("*")):
-            archive.write(file, file.relative_to(zoo.parent))
-        archive.writestr("../x", "out")
-        archive.writestr("/etc/x", "out")
-        archive.writestr("a\\..\\x", "out")
-        link = zipfile.ZipInfo(f"{zoo.name}/link")
-        link.external_attr = 0o120777 << 16
-        archive.writestr(link, "/etc/passwd")
-    found = imported(path, tmp_path / "in" / "zoo")
-    assert found.skipped == [f"skipped 4: {OUTSIDE} (first: ../x)"]
-    assert found.states == 9
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["in", "tune_zoo_uniform", "zoo.zip"]
-
-
-@pytest.mark.parametrize("mode", ["w:", "w:gz"])
-def test_a_tar_with_links(zoo: Path, tmp_path: Path, mode: str) -> None:
-    path = tmp_path / "zoo.tar"
-    with tarfile.open(path, mode) as archive:  # type: ignore[call-overload]
-        archive.add(zoo, zoo.name)
-        for kind, name in ((tarfile.SYMTYPE, "symbolic"), (tarfile.LNKTYPE, "hard"), (tarfile.FIFOTYPE, "fifo")):
-            member = tarfile.TarInfo(f"{zoo.name}/{name}")
-            member.type, member.linkname = kind, "/etc/passwd"
-            archive.addfile(member)
-        outside = tarfile.TarInfo(f"{zoo.name}/../../x")
-        outside.size = 3
-        archive.addfile(outside, io.BytesIO(b"out"))
-    found = imported(path, tmp_path / "in" / "zoo")
-    assert found.skipped == [f"skipped 4: {OUTSIDE} (first: {zoo.name}/symbolic)"]
-    assert found.states == 9
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["in", "tune_zoo_uniform", "zoo.tar"]
-
-
-@pytest.mark.parametrize("mode", ["w:", "w:gz"])
-def test_an_archive_that_was_not_downloaded_whole(zoo: Path, tmp_path: Path, mode: str) -> None:
-    path = tmp_path / "zoo.tar"
-    with tarfile.open(path, mode) as archive:  # type: ignore[call-overload]
-        archive.add(zoo / trial_name(1, 1), f"{zoo.name}/{trial_name(1, 1)}")
-        archive.add(zoo / trial_name(2, 2), f"{zoo.name}/{trial_name(2, 2)}")
-    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * 0.7)])
-    found = imported(path, tmp_path / "zoo")
-    assert found.states >= 3
-    assert any("cut off or damaged" in line for line in found.skipped)
-    assert sound(tmp_path / "zoo")
-
-
-def test_a_folder_with_links_to_elsewhere(zoo: Path, tmp_path: Path) -> None:
-    elsewhere = shutil.move(checkpoint(zoo, 1, 1), tmp_path / "elsewhere")
-    checkpoint(zoo, 1, 1).symlink_to(elsewhere)
-    moved = shutil.move(zoo / trial_name(3, 3), tmp_path / "trial")
-    (zoo / trial_name(3, 3)).symlink_to(moved)
-    found = imported(zoo, tmp_path / "zoo")
-    assert (found.models, found.states) == (2, 5)
-    assert found.skipped == [f"skipped 2: {OUTSIDE} (first: {trial_name(3, 3)})"]
-
-
 def test_nothing_is_overwritten(zoo: Path, tmp_path: Path) -> None:
     random_zoos.write_zoo(tmp_path / "other", random_zoos.recipe(models=2, epochs=1), "states")
     before = hashes(tmp_path / "other")
@@ -347,68 +232,3 @@ def test_killed_and_run_again_it_ends_with_the_same_bytes(tmp_path: Path) -> Non
     found = imported(zoo, out)
     assert 60 - left - 2 <= found.added <= 60 - left + 2
     assert hashes(out) == hashes(tmp_path / "undisturbed")
-
-
-def test_errors_of_the_command_are_one_line(tmp_path: Path, zoo: Path) -> None:
-    result = run(["modelzoo-import", zoo, "--format", "model-zoos", "--out", tmp_path / "zoo"])
-    assert isinstance(result, subprocess.CompletedProcess)
-    assert (result.returncode, result.stdout, result.stderr.count("\n")) == (2, "", 1)
-    assert result.stderr.startswith("modelzoo-import: tune_zoo_uniform does not say on which images it was trained")
-
-
-def _saved(state: Any) -> bytes:
-    file = io.BytesIO()
-    torch.save(state, file)
-    return file.getvalue()
-
-
-def test_files_that_look_alike_are_read_without_unpickling_each(monkeypatch: pytest.MonkeyPatch) -> None:
-    reader, loads = templates.CheckpointReader(), []
-    monkeypatch.setattr(templates, "read_checkpoint", lambda content: loads.append(1) or read_checkpoint(content))
-    for seed in range(5):
-        state = state_of(seed, 0)
-        found = reader.read(_saved(state))
-        assert list(found) == list(state)
-        assert all(torch.equal(found[name], tensor) for name, tensor in state.items())
-    assert len(loads) == 2  # the first, and its copy with the numbers counted through
-    for other in ({**state_of(1, 1), "more": torch.zeros(1)}, state_of(1, 1, "cnn-residual"), {"a": torch.ones(2464)}):
-        found = reader.read(_saved(other))
-        assert all(torch.equal(found[name], tensor) for name, tensor in other.items())
-    assert len(loads) == 5
-
-
-def test_no_bit_of_a_file_can_change_unnoticed() -> None:
-    reader, content = templates.CheckpointReader(), _saved(state_of(1, 1))
-    state, refused = reader.read(content), 0
-    for byte in range(0, len(content), 97):
-        changed = bytearray(content)
-        changed[byte] ^= 4
-        try:
-            found = reader.read(bytes(changed))
-        except Refused:
-            refused += 1
-            continue
-        # Read all the same: of a zip not every bit says something of its content, such as those of a date.
-        assert found.keys() == state.keys()
-        assert all(torch.equal(found[name], tensor) for name, tensor in state.items())
-    assert refused > 100
-
-
-@pytest.mark.parametrize(
-    "state",
-    [
-        {"a.weight": torch.randn(3, 4).T, "a.bias": torch.zeros(3)},  # another order in memory
-        {"a.weight": (shared := torch.randn(4)), "b.weight": shared},
-        {"a.weight": torch.randn(8)[2:5], "b.weight": torch.zeros(2)},
-        {"a.weight": torch.randn(3, dtype=torch.float64), "b.weight": torch.tensor(3)},
-        {"a.weight": torch.zeros(0), "b.weight": torch.zeros(3)},
-    ],
-)
-def test_states_that_lie_otherwise_in_memory_are_read_too(state: dict[str, Tensor]) -> None:
-    reader = templates.CheckpointReader()
-    for factor in (1, 2, 3):
-        wanted = {name: tensor * factor for name, tensor in state.items()}
-        if state["a.weight"].data_ptr() == state["b.weight" if "b.weight" in state else "a.bias"].data_ptr():
-            wanted = dict.fromkeys(state, wanted["a.weight"])
-        found = reader.read(_saved(wanted))
-        assert all(torch.equal(found[name], tensor) for name, tensor in wanted.items())
