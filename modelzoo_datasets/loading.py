@@ -38,16 +38,17 @@ class Zoo:
 
     def model(self, i: int) -> nn.Module:
         """State i as a plain module in eval mode."""
-        training = self.training(i)
+        row = self.table.iloc[i]
         return module_from_vector(
-            self.architecture,
-            self.weights[i],
-            activation=training.activation,
-            dropout=training.dropout,
+            self.architecture, self.weights[i], activation=str(row["activation"]), dropout=float(row["dropout"])
         )
 
     def training(self, i: int) -> Training:
-        """The hyper-parameters that state i was trained with."""
+        """The hyper-parameters that state i was trained with.
+
+        Raises:
+            RecipeError: it was trained elsewhere, in a way that is none of those here.
+        """
         row = self.table.iloc[i]
         values = {field.name: row[field.name] for field in dataclasses.fields(Training)}
         plain = {k: v.item() if hasattr(v, "item") else v for k, v in values.items()}

@@ -29,6 +29,8 @@ FACTS = {
     "cnn-more-layers": ("cnn-more-layers", (1, 28, 28), 10, 2_464),
     "cnn-more-layers-residual": ("cnn-more-layers-residual", (1, 28, 28), 10, 2_464),
     "cnn-residual": ("cnn-residual", (1, 28, 28), 10, 2_464),
+    "small-cnn": ("small-cnn", (1, 28, 28), 10, 4_970),
+    "small-cnn-colour": ("small-cnn", (3, 32, 32), 10, 4_970),
 }
 
 # Layers as they are run, with the shape of what they give where it changes. "drop?" is there with dropout only.
@@ -46,6 +48,13 @@ STEPS = {
     "cnn-more-layers-residual": f"{FOUR_CONVOLUTIONS}, linear 18, act, linear 10",
     "cnn-residual": """conv 8x24x24, pool 8x12x12, act, conv 4x3x3, conv 6x8x8, pool 6x4x4, act, conv 4x3x3, act,
         linear 20, act, linear 10""",
+}
+POOLED = "mean 16x1x1, flatten 16, linear 10"
+STEPS |= {
+    "small-cnn": f"""identity 1x28x28, conv 16x13x13, act, drop, conv 16x6x6, act, drop, conv 16x2x2, act, drop,
+        {POOLED}""",
+    "small-cnn-colour": f"""MeanOfChannels 1x32x32, conv 16x15x15, act, drop, conv 16x7x7, act, drop, conv 16x3x3,
+        act, drop, {POOLED}""",
 }
 WIDTHS = (64, 128, 256, 512)  # of the four stages of a ResNet
 
@@ -106,6 +115,9 @@ def cnn_weights(name: str, dropout: float) -> dict[str, tuple[tuple[int, ...], b
     elif name == "cnn-m":
         shapes = [(s, True) for s in ((16, 3, 3, 3), (32, 16, 3, 3), (15, 32, 3, 3), (20, 60), (10, 20))]
         numbered = [f"module_list.{place}" for place in (0, 4, 8, 13, 16)]
+    elif name.startswith("small-cnn"):
+        shapes = [((16, 1, 3, 3), True), ((16, 16, 3, 3), True), ((16, 16, 3, 3), True), ((10, 16), True)]
+        numbered = [f"module_list.{place}" for place in (1, 4, 7, 12)]
     elif name == "res-cnn":
         shapes += [(s, True) for s in ((8, 1, 1, 1), (6, 8, 1, 1), (4, 6, 1, 1))]
         numbered += ["res1_conv", "res2_conv", "res3_conv"]

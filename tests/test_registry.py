@@ -23,7 +23,7 @@ from modelzoo_datasets.seeds import generator
 
 KNOWN = (
     "cnn-m, cnn-more-layers, cnn-more-layers-residual, cnn-residual, cnn-s, cnn-s-rgb, res-cnn, resnet18, "
-    "resnet18-100, resnet18-200"
+    "resnet18-100, resnet18-200, small-cnn, small-cnn-colour"
 )
 
 

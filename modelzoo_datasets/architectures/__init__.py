@@ -2,6 +2,7 @@
 
 from . import changed as changed
 from . import resnet as resnet
+from . import small_cnn as small_cnn
 from .cnn import cnn_s as cnn_s
 from .modules import ACTIVATION_MODULES as ACTIVATION_MODULES
 from .modules import initialise as initialise
@@ -11,3 +12,4 @@ from .registry import architecture_names as architecture_names
 from .registry import get_architecture as get_architecture
 from .registry import module_from_vector as module_from_vector
 from .registry import register as register
+from .registry import variants_for_classes as variants_for_classes

@@ -10,7 +10,7 @@ from torch import nn
 from ..layout import Layout
 from ..symmetry import Symmetry, chain_symmetry
 from .modules import ACTIVATION_MODULES, ModuleListCNN, SeededDropout
-from .registry import Architecture, register
+from .registry import Architecture, register, register_for_classes
 
 
 def small_cnn_layers(activation: str, dropout: float, *, channels: int) -> list[nn.Module]:
@@ -34,8 +34,8 @@ def _small_cnn(activation: str, dropout: float, *, channels: int) -> nn.Module:
     return ModuleListCNN(small_cnn_layers(activation, dropout, channels=channels))
 
 
-def _medium_cnn(activation: str, dropout: float) -> nn.Module:
-    """10,853 parameters; dropout layers are always present, as published, and do nothing where p = 0."""
+def _medium_cnn(activation: str, dropout: float, *, classes: int = 10) -> nn.Module:
+    """10,853 parameters for 10 classes; dropout layers are always present, as published, and do nothing where p = 0."""
 
     def active() -> list[nn.Module]:
         return [ACTIVATION_MODULES[activation](), SeededDropout(dropout)]
@@ -46,7 +46,7 @@ def _medium_cnn(activation: str, dropout: float) -> nn.Module:
             *(nn.Conv2d(16, 32, 3), nn.MaxPool2d(2), *active()),  # -> 32x6x6
             *(nn.Conv2d(32, 15, 3), nn.MaxPool2d(2), *active(), nn.Flatten()),  # -> 15x2x2 = 60
             *(nn.Linear(60, 20), *active()),
-            nn.Linear(20, 10),
+            nn.Linear(20, classes),
         ]
     )
 
@@ -66,3 +66,11 @@ cnn_s_rgb = register(
     )
 )
 cnn_m = register(Architecture("cnn-m", (3, 32, 32), 10, _medium_cnn, _medium_cnn_symmetry))
+
+
+def _medium_cnn_for(name: str, classes: int) -> Architecture:
+    build = partial(_medium_cnn, classes=classes)
+    return Architecture(name, cnn_m.input_shape, classes, build, _medium_cnn_symmetry, family=cnn_m.family)
+
+
+register_for_classes(cnn_m.name, _medium_cnn_for)

@@ -67,6 +67,8 @@ class Architecture:
 
 
 _ARCHITECTURES: dict[str, Architecture] = {}
+_FOR_CLASSES: dict[str, Callable[[str, int], Architecture]] = {}  # name of the variant for the usual classes -> maker
+_MOST_CLASSES = 10_000
 
 
 def register(architecture: Architecture) -> Architecture:
@@ -85,6 +87,24 @@ def register(architecture: Architecture) -> Architecture:
     return architecture
 
 
+def register_for_classes(name: str, make: Callable[[str, int], Architecture]) -> None:
+    """Let every number of classes have a variant `<name>-<classes>`, made by `make(name, classes)` when asked for."""
+    _FOR_CLASSES[name] = make
+
+
+def variants_for_classes(classes: int) -> list[str]:
+    """Names of the variants that there are for any number of classes, for this one."""
+    return [f"{name}-{classes}" for name in _FOR_CLASSES if 1 < classes <= _MOST_CLASSES]
+
+
+def _make_variant(name: str) -> None:
+    base, _, classes = name.rpartition("-")
+    if base in _FOR_CLASSES and classes.isdecimal() and name in variants_for_classes(int(classes)):
+        variant = _FOR_CLASSES[base](name, int(classes))
+        if variant.classes != _ARCHITECTURES[base].classes:  # that has its own name
+            register(variant)
+
+
 def architecture_names() -> list[str]:
     """All registered names."""
     return sorted(_ARCHITECTURES)
@@ -93,6 +113,8 @@ def architecture_names() -> list[str]:
 def get_architecture(name: str) -> Architecture:
     """The architecture of exactly that name; raises RecipeError with the nearest known one."""
     load_plugins()
+    if name not in _ARCHITECTURES:
+        _make_variant(name)
     if name not in _ARCHITECTURES:
         raise RecipeError(unknown("architecture", name, architecture_names()))
     return _ARCHITECTURES[name]

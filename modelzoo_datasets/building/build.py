@@ -104,7 +104,7 @@ def _write_config(folder: ZooFolder, out: Path, keep_diverged: bool, progress: P
         if weights_sha256(weights) != expected[model_id, epoch]:
             raise FormatError(
                 f"state {model_id} epoch {epoch} of {folder.path} is not the one that was trained; "
-                f"remove {folder.place(model_id)} and run modelzoo-generate again"
+                f"remove {folder.place(model_id)} and run {folder.maker} again"
             )
         done += 1
         progress(f"building {name}", done, len(rows))

@@ -16,6 +16,7 @@ from ..recipes import check_keys, find_recipe, read_recipe, recipe_names
 from .schema import Columns, features
 
 SPLITS = ("train", "validation", "test")
+_SHOWN = 24  # values of an axis
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +120,11 @@ def _spread(summary: Mapping[str, Any] | None) -> str:
     return f"{summary['mean']:.3f}" + (f" ± {summary['std']:.3f}" if summary["std"] is not None else "")
 
 
+def _few(axis: list[Any]) -> list[Any]:
+    """The values of an axis; of very many, which only imported zoos have, the ends."""
+    return axis if len(axis) <= _SHOWN else [f"{min(axis)} to {max(axis)} ({len(axis)} values)"]
+
+
 def _mean_and_std(values: pd.Series) -> tuple[float, float]:
     return float(values.mean()), float(values.std(ddof=0))
 
@@ -140,7 +146,7 @@ def _summary(facts: ConfigFacts) -> dict[str, Any]:
         "splits": {s: last.loc[last["split"] == s, "model_id"].nunique() for s in SPLITS},
         "accuracy": last["test_acc"].quantile([0, 0.25, 0.5, 0.75, 1]).tolist(),
         "fixed": {name: axis[0] for name, axis in axes.items() if len(axis) == 1},
-        "varied": {name: axis for name, axis in axes.items() if len(axis) > 1},
+        "varied": {name: _few(axis) for name, axis in axes.items() if len(axis) > 1},
         "epochs": int(rows["epoch"].max()),
         "parent": facts.zoo["recipe"].get("parent"),
         "sparsity": _mean_and_std(last["sparsity"]) if "sparsity" in last else None,

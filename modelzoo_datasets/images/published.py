@@ -24,6 +24,9 @@ for _dataset in (
     ImageDataset("mnist", read_mnist, (50_000, 10_000, 10_000), *_MNIST),
     ImageDataset("fashion-mnist", read_fashion_mnist, (50_000, 10_000, 10_000), *_GRAY),
     ImageDataset("fashion-mnist-5k", read_fashion_mnist_5k, (4_200, 800, 1_000), *_GRAY),
+    # As the Small CNN Zoo (2002.11448) has them; of colour images its network takes the mean of the channels.
+    ImageDataset("mnist-centred", read_mnist, (50_000, 10_000, 10_000), *_GRAY),
+    ImageDataset("svhn-32", read_svhn, (60_000, 13_257, 26_032), *_COLOUR, size=(32, 32)),
     ImageDataset("svhn", read_svhn, (60_000, 13_257, 26_032), *_GRAY, prepare=partial(gray_centre, size=28)),
     ImageDataset("usps", read_usps, (6_000, 1_291, 2_007), *_MNIST, prepare=_28),
     ImageDataset("cifar10-28", read_cifar10, (42_000, 8_000, 10_000), *_COLOUR, prepare=_28),

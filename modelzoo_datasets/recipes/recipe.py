@@ -9,19 +9,9 @@ from typing import Any
 
 from ..errors import RecipeError, unknown
 from ..seeds import derive
+from .member import Member, splits_of
+from .published import Published, published_members
 from .training import Training
-
-
-@dataclass(frozen=True, kw_only=True)
-class Member:
-    """One model of a zoo: its identity and all that its weights depend on."""
-
-    index: int  # place in the grid, from 1
-    model_id: str
-    seed: int
-    split: str  # train, validation or test: a property of the model, decided with the recipe
-    training: Training
-    parent_id: str | None = None  # of a sparsified twin: the model whose last state it starts from
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +21,7 @@ class Config:
     axes: Mapping[str, tuple[Any, ...]]  # field of Training -> its values
     seeds: tuple[int, ...] | tuple[str, int, int]  # fixed, or ("random", how many, below)
     parent: str | None = None  # config whose models these are the sparsified twins of
+    published: Published | None = None  # of a zoo that was imported: its models one by one, instead of seeds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +46,10 @@ class Recipe:
 
         The twins of a config have the ids, seeds, splits and hyper-parameters of its models, with epochs of their own.
         """
-        parent = self.config(config).parent
+        chosen = self.config(config)
+        if chosen.published is not None:
+            return published_members(config, chosen.published, chosen.axes)
+        parent = chosen.parent
         grid = parent or config  # what seeds and splits are drawn for
         return [
             Member(
@@ -67,7 +61,7 @@ class Recipe:
                 parent_id=f"{parent}-{index:05d}" if parent else None,
             )
             for index, ((training, seed), split) in enumerate(
-                zip(self._grid(config, grid, epochs), self._splits(grid), strict=False), start=1
+                zip(self._grid(config, grid, epochs), splits_of(self.seed, grid), strict=False), start=1
             )
         ]
 
@@ -87,13 +81,6 @@ class Recipe:
             return tuple(draws.sample(range(int(seeds[2])), int(seeds[1])))
         return tuple(int(seed) for seed in seeds)
 
-    def _splits(self, config: str) -> Iterator[str]:
-        """70/15/15 of every 20 consecutive models, without end: exact, and the same whichever models are trained."""
-        for block in itertools.count():
-            splits = ["train"] * 14 + ["validation"] * 3 + ["test"] * 3
-            random.Random(derive(self.seed, config, "split", block)).shuffle(splits)
-            yield from splits
-
     def resolved(self, config: str, *, epochs: int | None = None) -> dict[str, Any]:
         """What `zoo.json` keeps: one config with its defaults filled in, as plain JSON values."""
         chosen = self.config(config)
@@ -109,7 +96,9 @@ class Recipe:
             "axes": axes,
             "seeds": list(chosen.seeds),
         }
-        return values if chosen.parent is None else {**values, "parent": chosen.parent}
+        parent = {} if chosen.parent is None else {"parent": chosen.parent}
+        published = {} if chosen.published is None else chosen.published.to_json()
+        return {**values, **parent, **published}
 
 
 def twins_of(parent: str, config: Config, epochs: int) -> Config:

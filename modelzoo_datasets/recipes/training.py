@@ -47,7 +47,7 @@ class Training:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             check_type(field.name, getattr(self, field.name), Training.__annotations__[field.name])
-        for name, choices in _CHOICES.items():
+        for name, choices in self._choices().items():
             if getattr(self, name) not in choices:
                 raise RecipeError(unknown(name, str(getattr(self, name)), choices))
         for name in ("epochs", "batch_size", "lr"):
@@ -58,3 +58,14 @@ class Training:
                 raise RecipeError(f"{name} must be in [0, 1), got {getattr(self, name)}")
         if not 0 <= self.weight_decay < math.inf:
             raise RecipeError(f"weight_decay must not be negative, got {self.weight_decay}")
+
+    def _choices(self) -> dict[str, tuple[str, ...]]:
+        return _CHOICES
+
+
+@dataclass(frozen=True, kw_only=True)
+class ElsewhereTraining(Training):
+    """How a model was trained by other code, in its words: init, optimizer, schedule may be none that we train with."""
+
+    def _choices(self) -> dict[str, tuple[str, ...]]:
+        return {"activation": ACTIVATIONS}

@@ -37,7 +37,7 @@ class ZooFolder:
         folder = cls(path)
         _check_facts(folder)
         if not (path / STATES_FILE).is_file():
-            raise FormatError(f"{path} is not complete; run its modelzoo-generate command again")
+            raise FormatError(f"{path} is not complete; run its {folder.maker} command again")
         return folder
 
     @cached_property
@@ -60,7 +60,7 @@ class ZooFolder:
         try:
             return read_table(self.path / name)
         except FormatError as error:
-            raise FormatError(f"{error}; remove it and run modelzoo-generate again to make it anew") from error
+            raise FormatError(f"{error}; remove it and run {self.maker} again to make it anew") from error
 
     @property
     def architecture(self) -> Architecture:
@@ -71,6 +71,16 @@ class ZooFolder:
     def layout(self) -> Layout:
         """The layout of all its weight vectors."""
         return Layout.from_json(self.facts["layout"])
+
+    @property
+    def imported(self) -> bool:
+        """Whether its models were trained elsewhere."""
+        return "imported" in self.facts
+
+    @property
+    def maker(self) -> str:
+        """The command that wrote it."""
+        return "modelzoo-import" if self.imported else "modelzoo-generate"
 
     @property
     def packed(self) -> bool:
@@ -125,11 +135,23 @@ class ZooFolder:
             if path not in self._packs:
                 self._packs[path] = pack_rows(path)
             first, count = self._packs[path].get(model_id, (0, 0))
-            if not 0 <= epoch < count:
+            place = self._place_in_pack(model_id, epoch)
+            if not 0 <= place < count:
                 raise FormatError(f"cannot read packed states {path}: it has no epoch {epoch} of {model_id}")
-            return {name: rows[0] for name, rows in read_pack(path, first + epoch, 1).items()}
+            return {name: rows[0] for name, rows in read_pack(path, first + place, 1).items()}
         except FormatError as error:
-            raise FormatError(f"{error}; run modelzoo-generate again to restore it") from error
+            raise FormatError(f"{error}; run {self.maker} again to restore it") from error
+
+    def _place_in_pack(self, model_id: str, epoch: int) -> int:
+        """Which of the states of its model a state is; -1 for one that is not there."""
+        if not self.imported:  # then all epochs are there
+            return epoch
+        return self._places.get((model_id, epoch), -1)
+
+    @cached_property
+    def _places(self) -> dict[tuple[str, int], int]:
+        place = self.states.groupby("model_id")["epoch"].rank().astype(int) - 1
+        return dict(zip(zip(self.states["model_id"], self.states["epoch"], strict=True), place, strict=True))
 
     @cached_property
     def _packs(self) -> dict[Path, dict[str, tuple[int, int]]]:

@@ -112,6 +112,14 @@ def epochs_known(states: pa.Table) -> dict[str, int]:
     return dict(zip(counts["model_id"].to_pylist(), counts["epoch_count"].to_pylist(), strict=True))
 
 
+def known_epochs(states: pa.Table) -> dict[str, tuple[int, ...]]:
+    """The epochs of which there are rows, ascending, by model."""
+    found: dict[str, list[int]] = {}
+    for model_id, epoch in zip(states["model_id"].to_pylist(), states["epoch"].to_pylist(), strict=True):
+        found.setdefault(model_id, []).append(epoch)
+    return {model_id: tuple(sorted(epochs)) for model_id, epochs in found.items()}
+
+
 def tables(members: Sequence[Member], states: pa.Table) -> tuple[pa.Table, pa.Table]:
     """(models, states) of these members, in their order, with equal content wherever the rows were read from."""
     ids = pa.array([member.model_id for member in members], pa.string())

@@ -82,7 +82,7 @@ class StateFiles:
 
     def _whole(self, member: Member, kind: str, smallest: int) -> bool:
         """States of one model are files of one size: a truncated one shows without being read."""
-        paths = [state_path(self._folder, member.model_id, epoch, kind) for epoch in range(member.training.epochs + 1)]
+        paths = [state_path(self._folder, member.model_id, epoch, kind) for epoch in member.epochs]
         try:
             with os.scandir(paths[0].parent) as entries:  # far quicker than to ask for every path
                 found = {entry.name: entry.stat().st_size for entry in entries}
@@ -116,7 +116,7 @@ class PackedFiles:
     def write(self, member: Member, epoch: int, weights: Tensor, variational: Tensor | None) -> None:
         """See `Store`."""
         if member.model_id not in self._unfinished:
-            rows = {member.model_id: (0, member.training.epochs + 1)}
+            rows = {member.model_id: (0, len(member.epochs))}
             path = single_pack_path(self._folder, member.model_id)
             self._unfinished[member.model_id] = PackFile(path, self._kinds, rows)
         file = self._unfinished[member.model_id]
@@ -125,7 +125,7 @@ class PackedFiles:
             more = self._facts.variational.unpack(variational)
             tensors |= {f"{VARIATIONAL}.{name}": tensor for name, tensor in more.items()}
         for name, tensor in tensors.items():
-            file.write(name, epoch, tensor.unsqueeze(0))
+            file.write(name, member.epochs.index(epoch), tensor.unsqueeze(0))
         file.rest()
 
     def finish(self, member: Member) -> None:
@@ -142,7 +142,7 @@ class PackedFiles:
     def holds(self, member: Member) -> bool:
         """See `Store`."""
         source = self._source(member)
-        return source is not None and self._rows[source][member.model_id][1] == member.training.epochs + 1
+        return source is not None and self._rows[source][member.model_id][1] == len(member.epochs)
 
     def _source(self, member: Member) -> Path | None:
         """The file that holds a model: its own while there is one."""

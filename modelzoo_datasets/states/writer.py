@@ -12,10 +12,10 @@ from ..errors import FolderInUseError
 from ..layout import Layout
 from ..recipes import Member
 from .files import disk_full_told, partial_beside, read_json, write_json, write_table
-from .folder import MODELS_FILE, PROGRESS, STATES_FILE, ZOO_FILE, ZOO_FORMAT, models_per_file
+from .folder import LACKING, MODELS_FILE, PROGRESS, STATES_FILE, ZOO_FILE, ZOO_FORMAT, models_per_file
 from .lock import FolderLock
 from .pool import WriterPool
-from .rows import Row, epochs_known, known_states, state_row, tables, write_record
+from .rows import Row, epochs_known, known_epochs, known_states, state_row, tables, write_record
 from .stores import PackedFiles, StateFiles, Store, StoreFacts
 
 
@@ -117,21 +117,31 @@ class ZooWriter:
             rows = self._rows.setdefault(member.model_id, [])
             rows.append(state_row(member.model_id, epoch, weights, metrics, recall))
             self._store.write(member, epoch, weights, variational)
-            if epoch == member.training.epochs:
+            if epoch == member.epochs[-1]:
                 self._store.finish(member)
                 write_record(self.folder, member.model_id, self._rows.pop(member.model_id))
 
         self.pool.submit(member.model_id, size, write)
 
-    def complete(self, members: Sequence[Member]) -> None:
+    def epochs(self) -> dict[str, tuple[int, ...]]:
+        """The epochs of the states of every finished model; raises FormatError where the table of states is damaged."""
+        return known_epochs(known_states(self.folder))
+
+    def complete(self, members: Sequence[Member], *, lacking: Mapping[str, Sequence[int]] | None = None) -> None:
         """Write both tables for all finished models of the grid, then drop the records they replace.
 
         Nothing can be added afterwards. Raises what a write failed of, such as DiskFullError.
+
+        Args:
+            lacking: of an imported zoo, model_id -> epochs whose states turned out to be lost, for zoo.json.
         """
         self.pool.close()
         progress = self.folder / PROGRESS
         if not progress.is_dir() and all((self.folder / name).is_file() for name in (MODELS_FILE, STATES_FILE)):
             return  # nothing was added: a complete zoo is left as it is, on a full disk too
+        facts = {**self._facts, LACKING: {k: list(v) for k, v in lacking.items()}} if lacking else self._facts
+        if read_json(self.folder / ZOO_FILE) != facts:
+            write_json(self.folder / ZOO_FILE, facts)
         states = known_states(self.folder)
         known = epochs_known(states)
         present = [member for member in members if _has_rows(member, known)]
@@ -156,7 +166,7 @@ def _with_format(facts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _has_rows(member: Member, known: Mapping[str, int]) -> bool:
-    return known.get(member.model_id) == member.training.epochs + 1
+    return known.get(member.model_id) == len(member.epochs)
 
 
 def _difference_of_zoos(found: Any, wanted: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
@@ -165,12 +175,12 @@ def _difference_of_zoos(found: Any, wanted: Mapping[str, Any]) -> tuple[str, Any
         return "content", found, wanted
     if difference := _difference(found.get("format"), wanted["format"], "format"):
         return difference
-    stored = ("storage", "models_per_file")
+    stored = ("storage", "models_per_file", LACKING)
     theirs, ours = ({key: value for key, value in facts.items() if key not in stored} for facts in (found, wanted))
     return (
         _difference(theirs, ours)
         or _difference(found.get("storage"), wanted.get("storage"), "storage")
-        or _difference(found, wanted)
+        or _difference({key: value for key, value in found.items() if key != LACKING}, wanted)
     )
 
 

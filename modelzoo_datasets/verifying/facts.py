@@ -7,8 +7,9 @@ from typing import Any
 from ..architectures import get_architecture
 from ..errors import FormatError
 from ..layout import Layout
-from ..recipes import Config, Member, Recipe
+from ..recipes import Config, Member, Published, Recipe
 from ..states import LAYOUTS
+from ..states.folder import LACKING
 
 _KINDS = {
     "name": str,
@@ -80,25 +81,26 @@ def _wrong(path: Path, what: str) -> str:
 def members_of(facts: Mapping[str, Any], path: Path) -> dict[str, Member]:
     """Every model of the recipe that these facts hold, by id; raises FormatError where nothing can be trained by it."""
     values = facts["recipe"]
-    configs = {values["config"]: _config(values)}
-    if parent := configs[values["config"]].parent:
-        configs[parent] = _config(facts["parent"]["recipe"])
-    recipe = Recipe(
-        name=values["recipe"],
-        images=values["images"],
-        architecture=values["architecture"],
-        seed=values["seed"],
-        configs=configs,
-    )
     try:
+        configs = {values["config"]: _config(values, facts.get(LACKING, {}))}
+        if parent := configs[values["config"]].parent:
+            configs[parent] = _config(facts["parent"]["recipe"], {})
+        recipe = Recipe(
+            name=values["recipe"],
+            images=values["images"],
+            architecture=values["architecture"],
+            seed=values["seed"],
+            configs=configs,
+        )
         return {member.model_id: member for member in recipe.members(values["config"])}
-    except (LookupError, TypeError, ValueError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise FormatError(_wrong(path, f"'recipe' cannot be trained ({error})")) from error
 
 
-def _config(values: Mapping[str, Any]) -> Config:
+def _config(values: Mapping[str, Any], lacking: Mapping[str, Any]) -> Config:
     axes = {name: tuple(choices) for name, choices in values["axes"].items()}
-    return Config(axes=axes, seeds=tuple(values["seeds"]), parent=values.get("parent"))
+    published = Published.from_json(values, lacking)
+    return Config(axes=axes, seeds=tuple(values["seeds"]), parent=values.get("parent"), published=published)
 
 
 def contradictions(facts: Mapping[str, Any]) -> list[str]:

@@ -52,6 +52,16 @@ class Subject:
         return "parent" in self.facts["recipe"]
 
     @property
+    def imported(self) -> bool:
+        """Whether these were trained elsewhere: then what was not recorded there is missing."""
+        return "imported" in self.facts
+
+    @property
+    def measured_otherwise(self) -> Sequence[str]:
+        """Splits and metrics that were recorded elsewhere of something else than is measured here."""
+        return self.facts["imported"].get("measured_otherwise", ()) if self.imported else ()
+
+    @property
     def at_once(self) -> int:
         """How many states to have in memory."""
         return max(1, _BYTES_AT_ONCE // (4 * Layout.from_json(self.facts["layout"]).size))
@@ -62,7 +72,7 @@ class Subject:
         rows: dict[Key, dict[str, Any]] = {}
         for row in self.table.to_dict("records"):
             member = self.members.get(row["model_id"])
-            if member is not None and 0 <= row["epoch"] <= member.training.epochs:
+            if member is not None and row["epoch"] in member.epochs:
                 rows.setdefault((row["model_id"], row["epoch"]), {str(k): v for k, v in row.items()})
         return rows
 

@@ -69,8 +69,14 @@ def verify(
     return _verify_zoo(path, request)
 
 
+def _refuse_retraining(subject: Subject, request: Request) -> None:
+    if subject.imported and request.retrain:
+        raise RecipeError(f"{subject.name} was imported: its models were trained elsewhere; leave out --retrain")
+
+
 def _verify_zoo(path: Path, request: Request) -> list[Check]:
     folder, subject = open_zoo(path)
+    _refuse_retraining(subject, request)
     parent = _parent_of_zoo(folder, request.parent)
     checks = [check_complete(folder, subject), check_recipe(folder, subject), check_layout(folder)]
     if not checks[-1].passed:  # then no state can be read
@@ -119,6 +125,7 @@ def _verify_dataset(path: Path, request: Request) -> list[Check]:
         check, images = check_images(configs[0].subject, request)
         checks.append(check)
     for config in configs:
+        _refuse_retraining(config.subject, request)
         subject, parent = config.subject, parents.get(config.name)
         checks += [config.files, check_rows(config, facts["diverged"]), check_index(config)]
         if not layouts.passed:  # then no state can be read

@@ -14,14 +14,16 @@ from .facts import contradictions
 from .subject import Subject
 from .tables import against_arithmetic, against_recipe, missing_epochs, model_columns
 
-_AGAIN = "run its modelzoo-generate command again"
+
+def _again(folder: ZooFolder) -> str:
+    return f"run its {folder.maker} command again"
 
 
 def check_complete(folder: ZooFolder, subject: Subject) -> Check:
     """Every state of the recipe's models in the table has its file, and every file its model."""
     models = [model for model in folder.models["model_id"].unique() if model in subject.members]
     missing = _missing_rows(folder, subject, models) if folder.packed else _missing_files(folder, subject, models)
-    problems = [f"{what}; {_AGAIN} to restore it" for what in missing]
+    problems = [f"{what}; {_again(folder)} to restore it" for what in missing]
     return Check("complete", len(folder.states), problems + _left_over(folder, models))
 
 
@@ -30,7 +32,7 @@ def _missing_files(folder: ZooFolder, subject: Subject, models: list[str]) -> It
     for model in models:
         for kind in kinds:
             there = {path.name for path in state_path(folder.path, model, 0, kind).parent.glob("[!.]*")}
-            for epoch in range(subject.members[model].training.epochs + 1):
+            for epoch in subject.members[model].epochs:
                 path = state_path(folder.path, model, epoch, kind)
                 if path.name not in there:
                     yield f"{path} is missing"
@@ -47,7 +49,7 @@ def _missing_rows(folder: ZooFolder, subject: Subject, models: list[str]) -> Ite
         except FormatError:
             damaged.add(path)
     for model, path in paths.items():
-        states = subject.members[model].training.epochs + 1
+        states = len(subject.members[model].epochs)
         if path not in damaged and found.get(model, 0) != states:
             yield f"{path} holds {found.get(model, 0)} of the {states} states of {model}"
 
@@ -62,7 +64,7 @@ def _left_over(folder: ZooFolder, models: list[str]) -> list[str]:
         with suppress(FormatError):  # said when its states are read
             kept[path] = list(pack_rows(path))
     return [
-        f"{path} holds {model}, which is not in {MODELS_FILE}; {_AGAIN} to complete the zoo"
+        f"{path} holds {model}, which is not in {MODELS_FILE}; {_again(folder)} to complete the zoo"
         for path, ids in kept.items()
         for model in sorted(set(ids) - set(models))
     ]
@@ -71,13 +73,13 @@ def _left_over(folder: ZooFolder, models: list[str]) -> list[str]:
 def check_recipe(folder: ZooFolder, subject: Subject) -> Check:
     """The tables have the rows, and the rows the values, that the recipe in zoo.json gives."""
     models, states, columns = folder.models, folder.states, model_columns(twins=subject.twins)
-    anew = f"{_AGAIN}, which writes the table anew"
+    anew = f"{_again(folder)}, which writes the table anew"
     problems = [f"{ZOO_FILE}: {what}; restore it, or make the zoo again" for what in contradictions(folder.facts)]
     problems += [f"{what}; {anew}" for what in against_recipe(models, subject.members, columns, MODELS_FILE)]
     twice = models.loc[models["model_id"].duplicated(), "model_id"].unique()
     problems += [f"{MODELS_FILE}: {model} is there more than once; {anew}" for model in twice]
     epochs = missing_epochs(models["model_id"], states, subject.members, STATES_FILE)
-    problems += [f"{what}; {_AGAIN}" for what in epochs]
+    problems += [f"{what}; {_again(folder)}" for what in epochs]
     known = states[states["model_id"].isin(subject.members)]
     problems += [f"{what}; {subject.remedy(model)}" for model, what in against_arithmetic(known, STATES_FILE)]
     return Check("recipe", len(models), problems)
@@ -103,7 +105,7 @@ def undiverged(folder: ZooFolder) -> list[str]:
     recorded = zip(folder.models["model_id"], folder.models["diverged"], strict=True)
     return [
         f"{MODELS_FILE}: diverged of {model} is {bool(found)}, but by column finite of {STATES_FILE} it is "
-        f"{not finite[model]}; {_AGAIN}, which writes the table anew"
+        f"{not finite[model]}; {_again(folder)}, which writes the table anew"
         for model, found in recorded
         if bool(found) == finite.get(model, not found)
     ]

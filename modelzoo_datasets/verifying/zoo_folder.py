@@ -68,13 +68,14 @@ class _Files:
 
     def remedy(self, model_id: str) -> str:
         path = self.path(model_id, 0)
-        return f"remove {path if self.folder.packed else path.parent} and run modelzoo-generate again"
+        return f"remove {path if self.folder.packed else path.parent} and run {self.folder.maker} again"
 
     def weights(self, model_id: str, epoch: int) -> Tensor:
         """Weights (P,) of one state; raises FormatError."""
         path = self.path(model_id, epoch)
-        first, count = pack_rows(path).get(model_id, (0, 0)) if self.folder.packed else (0, epoch + 1)
-        if epoch >= count:
+        place = self.members[model_id].epochs.index(epoch)
+        first, count = pack_rows(path).get(model_id, (0, 0)) if self.folder.packed else (0, place + 1)
+        if place >= count:
             raise FormatError(f"{path} has no epoch {epoch} of {model_id}")
         found = self._state(model_id, epoch, first)
         assert found.weights is not None
@@ -82,7 +83,8 @@ class _Files:
 
     def states_of(self, model_id: str) -> Iterator[Found]:
         """The states of a model that are there; those that are not are looked for elsewhere."""
-        first, count = 0, self.members[model_id].training.epochs + 1
+        epochs = self.members[model_id].epochs
+        first, count = 0, len(epochs)
         if self.folder.packed:
             if not self.path(model_id, 0).is_file():
                 return
@@ -91,7 +93,7 @@ class _Files:
             except FormatError as error:
                 yield Found(model_id, 0, None, problem=f"{error}; {self.remedy(model_id)}")
                 return
-        for epoch in range(count):
+        for epoch in epochs[:count]:
             if not self.path(model_id, epoch).is_file():
                 continue
             try:
@@ -102,7 +104,8 @@ class _Files:
     def _state(self, model_id: str, epoch: int, first: int) -> Found:
         path, variational = self.path(model_id, epoch), None
         if self.folder.packed:
-            tensors = {name: rows[0] for name, rows in read_pack(path, first + epoch, 1).items()}
+            place = first + self.members[model_id].epochs.index(epoch)
+            tensors = {name: rows[0] for name, rows in read_pack(path, place, 1).items()}
             prefix = f"{VARIATIONAL}."
             variational = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
             tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(prefix)}

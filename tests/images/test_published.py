@@ -38,10 +38,14 @@ PUBLISHED = {
     "stl10-28": ((4_200, 800, 8_000), HALVES),
     "stl10": ((4_200, 800, 8_000), HALVES),
     "tiny-imagenet": ((100_000, 0, 10_000), ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))),
+    # 2002.11448: [-1, 1], whole images
+    "mnist-centred": ((50_000, 10_000, 10_000), HALF),
+    "svhn-32": ((60_000, 13_257, 26_032), HALVES),
 }
 CLASSES = {"cifar100": 100, "tiny-imagenet": 200}  # all the others: 10
 KIND = {
     "svhn": "SVHN",
+    "svhn-32": "SVHN",
     "usps": "USPS",
     "cifar10-28": "CIFAR10",
     "cifar10": "CIFAR10",
@@ -86,7 +90,7 @@ def test_sizes_normalisation_and_classes_are_the_published_ones(name: str) -> No
 
 def test_every_image_dataset_is_held_against_the_publication() -> None:
     assert {*image_dataset_names()} == {*PUBLISHED, "fashion-mnist-5k"}
-    assert {*KIND} == {*PUBLISHED} - {"mnist", "fashion-mnist", "tiny-imagenet"}
+    assert {*KIND} == {*PUBLISHED} - {"mnist", "mnist-centred", "fashion-mnist", "tiny-imagenet"}
 
 
 @pytest.mark.usefixtures("small")
