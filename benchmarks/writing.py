@@ -64,7 +64,7 @@ def train(out: Path, storage: str | None, members: Sequence[Member], images: Ima
     epochs = members[0].training.epochs
     writer = None if storage is None else ZooWriter(out, facts(architecture, storage, epochs))
     begin, cpu = time.perf_counter(), cpu_seconds()
-    for states in get_engine("native", threads).train(architecture, images, jobs, metrics_on=METRICS_ON):
+    for states in get_engine("torch", threads).train(architecture, images, jobs, metrics_on=METRICS_ON):
         add_states(writer or Dropping(), members, states)  # type: ignore[arg-type]
     if writer is not None:
         with writer:
@@ -159,8 +159,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path(tempfile.gettempdir()), help="folder on the disk to measure")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--models", type=int, default=16)
-    parser.add_argument("--epochs", type=int, default=25)
+    parser.add_argument("--models", type=int, default=4)
+    parser.add_argument("--epochs", type=int, default=5)
     options = parser.parse_args()
     cores = os.cpu_count() or 1
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "safetensors", "pyarrow"))
