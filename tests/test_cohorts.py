@@ -216,7 +216,17 @@ def test_array_tasks_killed_and_run_twice_at_once_end_with_the_same_bytes(
     tiny_recipe: Path, tiny_hyp_zoo: Path, tmp_path: Path
 ) -> None:
     out, results = tmp_path / "zoo", tmp_path / "shared"
-    command = ["modelzoo-generate", f"{tiny_recipe}/hyp", "--out", out, "--threads", "1", "--results"]
+    command = [
+        "modelzoo-generate",
+        f"{tiny_recipe}/hyp",
+        "--engine",
+        "torch",
+        "--out",
+        out,
+        "--threads",
+        "1",
+        "--results",
+    ]
     part = [*command, f"file://{results}", "--cohort"]
     kill_when([*part, "1/2"], lambda: bool(list(results.glob("hyp-*.safetensors"))))
     words = [[str(BIN / part[0]), *map(str, part[1:]), place] for place in ("1/2", "2/2", "2/2")]
@@ -286,7 +296,7 @@ def test_the_slurm_script_trains_every_part_and_then_collects(tmp_path: Path) ->
 @pytest.mark.slow
 def test_the_slurm_script_makes_the_zoo_of_one_run(tiny_recipe: Path, tiny_hyp_zoo: Path, tmp_path: Path) -> None:
     out = tmp_path / "zoo"
-    _, lines = submitted([f"{tiny_recipe}/hyp", out], tmp_path, PARTS="3")
+    _, lines = submitted([f"{tiny_recipe}/hyp", out, "--engine", "torch"], tmp_path, PARTS="3")
     assert lines == [f"{out}: tiny/hyp, {n} models trained" for n in (3, 3, 2, 0)]
     assert hashes(out) == hashes(tiny_hyp_zoo)
     assert not (tmp_path / "zoo.cohorts").exists()

@@ -255,7 +255,8 @@ def test_other_networks_go_to_the_torch_engine_and_one_line_says_why(
         assert isinstance(native.serving("res-cnn"), TorchEngine)
         found = collected(native, few_images, JOBS[:1], (), architecture="res-cnn")[0]
     assert [record.getMessage() for record in caplog.records] == [
-        "res-cnn: the torch engine instead of the native one: res1_pool does not take what the layer before it gives"
+        "res-cnn: the torch engine instead of the native one: "
+        "what res1_pool takes is not what the layer before it gives"
     ]
     expected = collected(TorchEngine(1), few_images, JOBS[:1], (), architecture="res-cnn")[0]
     assert torch.equal(found.weights, expected.weights)

@@ -184,7 +184,17 @@ def test_a_zoo_trained_while_a_worker_and_a_node_are_lost_is_the_zoo_trained_her
     tiny_recipe: Path, tiny_hyp_zoo: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "zoo"
-    words = [BIN / "modelzoo-generate", f"{tiny_recipe}/hyp", "--out", out, "--ray-cohort", "2", "--ray"]
+    words = [
+        BIN / "modelzoo-generate",
+        f"{tiny_recipe}/hyp",
+        "--engine",
+        "torch",
+        "--out",
+        out,
+        "--ray-cohort",
+        "2",
+        "--ray",
+    ]
     with served() as cluster:
         command = [*map(str, words), cluster.address]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
@@ -204,7 +214,17 @@ def test_twins_and_packed_layouts_come_through_ray_unchanged(
 ) -> None:
     recipe = tmp_path / "tiny.toml"
     recipe.write_text(f'{tiny_recipe.read_text()}\n[configs.hyp-sparse]\nparent = "hyp"\nepochs = 1\n')
-    words = ["modelzoo-generate", f"{recipe}/hyp-sparse", "--parent", tiny_hyp_zoo, "--layout", "packed", "--out"]
+    words = [
+        "modelzoo-generate",
+        f"{recipe}/hyp-sparse",
+        "--parent",
+        tiny_hyp_zoo,
+        "--layout",
+        "packed",
+        "--engine",
+        "torch",
+        "--out",
+    ]
     local = run([*words, tmp_path / "local"])
     assert local.returncode == 0, local.stderr
     more = ["--ray", cluster.address, "--ray-cohort", "3", "--ray-gpus", "0.5"]
@@ -232,7 +252,7 @@ def test_what_fails_for_good_is_one_line_and_the_rest_is_kept(
 ) -> None:
     plugin, recipe, out = tmp_path / "plugin.py", tmp_path / "tiny.toml", tmp_path / "zoo"
     recipe.write_text(tiny_recipe.read_text().replace("cnn-s", "brittle"))
-    words = ["modelzoo-generate", f"{recipe}/hyp", "--plugin", plugin, "--out"]
+    words = ["modelzoo-generate", f"{recipe}/hyp", "--plugin", plugin, "--engine", "torch", "--out"]
     on_ray = ["--ray", cluster.address, "--ray-cohort", "4"]
     plugin.write_text(PLUGIN.format(fails=True))
     refused(
@@ -252,7 +272,18 @@ def test_ctrl_c_stops_the_cluster_too_and_leaves_a_folder_to_go_on_with(
     tiny_recipe: Path, tiny_hyp_zoo: Path, ray_files: dict[str, str], tmp_path: Path
 ) -> None:
     out = tmp_path / "zoo"
-    words = ["modelzoo-generate", f"{tiny_recipe}/hyp", "--out", out, "--ray", "local", "--ray-cohort", "1"]
+    words = [
+        "modelzoo-generate",
+        f"{tiny_recipe}/hyp",
+        "--engine",
+        "torch",
+        "--out",
+        out,
+        "--ray",
+        "local",
+        "--ray-cohort",
+        "1",
+    ]
     # In a group of its own, all of which a terminal tells; SIGINT is ignored where tests run in the background.
     listening = {"start_new_session": True, "preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
     command = [str(BIN / words[0]), *map(str, words[1:])]

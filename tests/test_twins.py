@@ -280,7 +280,7 @@ def test_the_folder_of_twins_says_whose_they_are(zoos: Path, twins: ZooFolder) -
 def test_the_command_trains_parents_before_their_twins(tmp_path: Path) -> None:
     recipe_of(tmp_path)  # in the file the twins come first
     words = ["modelzoo-generate", tmp_path / "twins.toml", "--models", "2", "--epochs", "1", "--out", tmp_path / "zoo"]
-    result = run([*words, "--threads", "1"])
+    result = run([*words, "--threads", "1", "--quiet"])
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout.splitlines() == [
         f"{tmp_path / 'zoo' / config}: twins/{config}, 1 models trained" for config in ("seed", "seed-sparse")
