@@ -239,8 +239,8 @@ def _taken_in(outcomes: Iterable[Outcome], writer: ZooWriter, store: Results) ->
     if failures:
         more = f" and {len(failures) - _TOLD} more cohorts" if len(failures) > _TOLD else ""
         raise ModelZooError(
-            f"could not train {', '.join(failures[:_TOLD])}{more}; all others are kept, run the same command again to "
-            "go on"
+            f"could not train {', '.join(sorted(failures)[:_TOLD])}{more}; all others are kept, run the same command "
+            "again to go on"
         )
 
 
