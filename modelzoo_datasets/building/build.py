@@ -14,6 +14,7 @@ from ..population import read_statistics
 from ..progress import Progress, silent
 from ..states import DATASET_FORMAT, ZooFolder, partial_beside, read_json, weights_sha256, write_bytes, write_json
 from .card import SPLITS, ConfigFacts, Publication, render_card
+from .checksums import write_checksums
 from .parquet import write_index, write_split
 from .pictures import pictures
 from .schema import Columns, rows_of
@@ -24,6 +25,7 @@ def build(
     out: Path,
     *,
     repo_id: str | None = None,
+    builder: str | None = None,
     keep_diverged: bool = False,
     progress: Progress = silent,
 ) -> bool:
@@ -33,17 +35,22 @@ def build(
 
     Args:
         keep_diverged: publish models with weights that are not finite too; their column `finite` says where.
-        repo_id: named in the card's examples; if not given, they are to be run in the folder itself.
+        repo_id: named in the examples of the card; if nobody says it, they run in the folder itself.
+        builder: name or path of the recipe with title, licence and text; the one in `builders/` if not given.
 
     Raises:
         FormatError: a folder is no complete zoo, a state is unreadable or altered, or the zoos do not go together.
         FolderInUseError: `out` holds something else.
+        RecipeError: there is no such builder recipe, or it is none.
     """
     folders = [ZooFolder.open(path) for path in zoos]
     _refuse_mixture(folders)
+    publication = Publication.of(folders, builder)
+    repo_id = repo_id or publication.repo_id
     facts = {
         "format": DATASET_FORMAT,
         "repo_id": repo_id,
+        "publication": publication.to_json(),
         "diverged": "kept" if keep_diverged else "left out",
         "configs": {_config_name(f): _facts(f) for f in folders},
     }
@@ -54,11 +61,11 @@ def build(
     partial = partial_beside(out)
     shutil.rmtree(partial, ignore_errors=True)
     configs = [_write_config(folder, partial, keep_diverged, progress) for folder in folders]
-    publication = Publication.of(folders[0].facts)
     card = render_card(repo_id or ".", publication, configs, kept_diverged=keep_diverged)
     write_bytes(partial / "README.md", card.encode())
     write_json(partial / "layout.json", folders[0].facts["layout"])
     write_json(partial / "zoo.json", facts)
+    write_checksums(partial)
     if out.is_dir():
         out.rmdir()
     partial.replace(out)
@@ -136,11 +143,8 @@ def _describe(
     folder: ZooFolder, name: str, rows: pd.DataFrame, out: Path
 ) -> tuple[dict[str, Any] | None, dict[str, str]]:
     """What the zoo folder says of its population, and its pictures: path in the dataset folder -> title."""
-    found = read_statistics(folder.path)
-    if found is None:
-        return None, {}
-    titles = {}
-    for kind, (title, picture) in pictures(*found, rows).items():
+    found, titles = read_statistics(folder.path), {}
+    for kind, (title, picture) in pictures(found, rows).items():
         titles[f"assets/{name}-{kind}.png"] = title
         write_bytes(out / "assets" / f"{name}-{kind}.png", picture)
-    return found[0], titles
+    return found[0] if found else None, titles

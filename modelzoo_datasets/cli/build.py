@@ -18,6 +18,10 @@ def command(
         str | None,
         typer.Option(help="ORG/NAME for the examples in the card.", show_default=False),
     ] = None,
+    builder: Annotated[
+        str | None,
+        typer.Option(help="TOML with title, license and text of the card; as in builders/.", show_default=False),
+    ] = None,
     keep_diverged: Annotated[
         bool, typer.Option("--keep-diverged", help="Publish models with weights that are not finite too.")
     ] = False,
@@ -29,7 +33,7 @@ def command(
     from ..building import build
 
     with progress_bars(quiet) as progress:
-        written = build(zoos, out, repo_id=repo_id, keep_diverged=keep_diverged, progress=progress)
+        written = build(zoos, out, repo_id=repo_id, builder=builder, keep_diverged=keep_diverged, progress=progress)
     print(f"{out}: {'built' if written else 'is already the dataset of these zoos'}")
 
 
