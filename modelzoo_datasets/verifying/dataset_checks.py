@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from ..architectures import get_architecture
+from ..building.checksums import CHECKSUMS_FILE, data_files, read_checksums, sha256_of
 from ..building.schema import features
 from ..engines import variational_layout
 from ..errors import FormatError
@@ -40,6 +41,23 @@ def check_layouts(path: Path, configs: Sequence[DatasetConfig]) -> Check:
         if found != facts["layout"]:
             problems.append(f"{path / 'layout.json'} is not the layout of {config.name} in zoo.json; {REMEDY}")
     return Check("layout", len(configs), problems)
+
+
+def check_checksums(path: Path) -> Check:
+    """Every file is listed with the checksum that it has, and every one that is listed is there."""
+    try:
+        listed = read_checksums(path)
+    except FormatError as error:
+        return Check("checksums", 0, [f"{error}; {REMEDY}"])
+    there = set(data_files(path))
+    problems = [f"{path / name} is missing, but listed in {CHECKSUMS_FILE}; {REMEDY}" for name in listed.keys() - there]
+    problems += [f"{path / name} is not listed in {CHECKSUMS_FILE}; {REMEDY}" for name in there - listed.keys()]
+    problems += [
+        f"{path / name} has not the checksum that is listed in {CHECKSUMS_FILE}; {REMEDY}"
+        for name in there & listed.keys()
+        if sha256_of(path / name) != listed[name]
+    ]
+    return Check("checksums", len(listed), sorted(problems))
 
 
 def check_rows(config: DatasetConfig, diverged: str) -> Check:
