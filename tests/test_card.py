@@ -30,6 +30,8 @@ from modelzoo_datasets.errors import FormatError, RecipeError
 from modelzoo_datasets.images.registry import image_dataset_names
 from modelzoo_datasets.recipes import find_recipe, recipe_names
 from modelzoo_datasets.states import ZooFolder
+from modelzoo_datasets.verifying import Check
+from modelzoo_datasets.verifying.dataset_checks import check_checksums
 
 # What a block of a card leaves behind, compared with what load_zoo gives.
 SAME = """
@@ -282,6 +284,22 @@ def test_sha256sum_checks_the_folder(dataset: Path) -> None:
     assert subprocess.run(command, cwd=dataset, check=False).returncode == 0
     (dataset / "layout.json").write_text("[]")
     assert subprocess.run(command, cwd=dataset, check=False, capture_output=True).returncode == 1
+
+
+def test_files_that_are_altered_missing_or_more_than_listed_are_named(dataset: Path) -> None:
+    assert check_checksums(dataset) == Check("checksums", 21, [])
+    (dataset / "layout.json").write_text("[]")
+    (dataset / "assets" / "seed-layers.png").unlink()
+    (dataset / "notes.txt").write_text("mine")
+    (dataset / ".hidden").write_text("mine")
+    assert check_checksums(dataset).problems == [
+        f"{dataset}/assets/seed-layers.png is missing, but listed in checksums.sha256; build the dataset again",
+        f"{dataset}/layout.json has not the checksum that is listed in checksums.sha256; build the dataset again",
+        f"{dataset}/notes.txt is not listed in checksums.sha256; build the dataset again",
+    ]
+    (dataset / "checksums.sha256").unlink()
+    (problem,) = check_checksums(dataset).problems
+    assert problem.startswith(f"cannot read {dataset}/checksums.sha256: ")
 
 
 def test_a_list_of_checksums_that_is_none_is_refused(dataset: Path) -> None:
