@@ -21,7 +21,8 @@ from random_zoos import recipe, write_zoo
 from torch import nn
 
 from modelzoo_datasets import build, load_zoo, read_recipe
-from modelzoo_datasets.architectures import architecture_names, get_architecture
+from modelzoo_datasets.architectures import architecture_names, get_architecture, module_from_vector
+from modelzoo_datasets.building import schema
 from modelzoo_datasets.building.checksums import read_checksums
 from modelzoo_datasets.building.defects import defects_of, grid_size
 from modelzoo_datasets.building.module_code import module_code
@@ -32,6 +33,7 @@ from modelzoo_datasets.recipes import find_recipe, recipe_names
 from modelzoo_datasets.states import ZooFolder
 from modelzoo_datasets.verifying import Check
 from modelzoo_datasets.verifying.dataset_checks import check_checksums
+from modelzoo_datasets.verifying.viewer import check_viewer
 
 # What a block of a card leaves behind, compared with what load_zoo gives.
 SAME = """
@@ -73,9 +75,33 @@ def test_every_python_example_runs_against_the_hub(
     python = blocks((tmp_path / "dataset" / "README.md").read_text(), "python")
     program = "\n".join([*python, SAME.format(source=str(tmp_path / "dataset"))])
     anyone.home.mkdir()
-    environment = {"PATH": os.environ["PATH"], **anyone.environment()}
+    environment = {**{k: v for k, v in os.environ.items() if not k.startswith("HF_")}, **anyone.environment()}
     result = run(["python", "-c", program], cwd=anyone.home, env=environment)
     assert (result.returncode, result.stdout) == (0, "the same\n"), result.stderr
+
+
+def test_the_examples_of_a_zoo_with_weights_in_files_run(
+    tiny_zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(schema, "MOST_INLINE", 1000)
+    build([tiny_zoo], tmp_path / "dataset")
+    card = (tmp_path / "dataset" / "README.md").read_text()
+    plain, _, module = blocks(card, "python")
+    check = """
+import hashlib
+assert row["sha256"] == hashlib.sha256(weights.numpy().tobytes()).hexdigest()
+assert "weights" not in states.column_names
+print(row["model_id"], row["epoch"], module(torch.ones(1, 1, 28, 28)).tolist())
+"""
+    command = ["python", "-c", f"{plain}\n{module}\n{check}"]
+    result = run(command, cwd=tmp_path / "dataset", env=offline(tmp_path))
+    assert result.returncode == 0, result.stderr
+    model, epoch, *_ = result.stdout.split()
+    weights = ZooFolder.open(tiny_zoo).weights(model, int(epoch))
+    wanted = module_from_vector(get_architecture("cnn-s"), weights, activation="tanh")
+    assert result.stdout == f"{model} {epoch} {wanted(torch.ones(1, 1, 28, 28)).tolist()}\n"
+    assert len(blocks(card, "sql")) == 1 and "list_inner_product" not in card
+    assert check_viewer(tmp_path / "dataset").problems == []
 
 
 def test_the_sql_of_the_card_runs_as_in_the_console_of_the_viewer(
@@ -228,12 +254,7 @@ PUBLISHED = {"models": {"origin": ["x"] * 4}, "axes": {}, "seeds": []}
             1,
             ["1 model diverged, with weights that are not finite in some state; they are left out"],
         ),
-        (
-            {"recipe": PUBLISHED, "lacking": {"a": [0, 2], "gone": [1]}},
-            {},
-            0,
-            ["2 states of 1 model are lost: there was no file of them that can be read"],
-        ),
+        ({"recipe": PUBLISHED}, {}, 0, []),
         (
             {},
             {"test_acc": [0.55, 0.551, 0.9, float("nan")]},
@@ -262,7 +283,14 @@ PUBLISHED = {"models": {"origin": ["x"] * 4}, "axes": {}, "seeds": []}
 def test_defects_are_said_where_there_are_some(
     zoo: dict[str, Any], columns: dict[str, Any], diverged: int, wrong: list[str]
 ) -> None:
-    assert defects_of({**SOUND, **zoo}, states(**columns), diverged, kept_diverged=False) == wrong
+    assert defects_of({**SOUND, **zoo}, states(**columns), diverged, {}, kept_diverged=False) == wrong
+
+
+def test_missing_states_are_a_defect() -> None:
+    missing = {"a": [0, 2], "b": [1]}
+    assert defects_of(SOUND, states(), 0, missing, kept_diverged=True) == [
+        "3 states of 2 models are missing for epochs of which others have one"
+    ]
 
 
 def test_defects_of_a_card_are_those_of_its_table(tiny_dataset: Path) -> None:

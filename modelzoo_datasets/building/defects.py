@@ -11,19 +11,27 @@ from ..engines import METRICS
 _CHANCE = 1.1  # times the accuracy of guessing all classes equally often
 
 
-def defects_of(zoo: Mapping[str, Any], rows: pd.DataFrame, diverged: int, *, kept_diverged: bool) -> list[str]:
+def defects_of(
+    zoo: Mapping[str, Any],
+    rows: pd.DataFrame,
+    diverged: int,
+    missing: Mapping[str, Sequence[int]],
+    *,
+    kept_diverged: bool,
+) -> list[str]:
     """Known defects of one config.
 
     Args:
         zoo: its zoo.json.
         rows: one per published state.
         diverged: models with weights that are not finite, published or not.
+        missing: model -> epochs of which others have a state and it has none.
     """
     last = rows[rows["epoch"] == rows.groupby("model_id")["epoch"].transform("max")]
     found = [
         *_missing_models(zoo, rows["model_id"].nunique() + (0 if kept_diverged else diverged)),
         *_diverged(diverged, kept_diverged),
-        *_lacking(zoo, set(rows["model_id"])),
+        *_missing_states(missing),
         *_accuracy(last, zoo["classes"]),
         *_twice(rows[rows["finite"].astype(bool)]),
         *_unrecorded(rows),
@@ -52,11 +60,10 @@ def _diverged(diverged: int, kept: bool) -> Iterator[str]:
         yield f"{_models(diverged)} diverged, with weights that are not finite in some state; {where}"
 
 
-def _lacking(zoo: Mapping[str, Any], published: set[str]) -> Iterator[str]:
-    lacking = {model: epochs for model, epochs in zoo.get("lacking", {}).items() if model in published}
-    if lacking:
-        states = sum(map(len, lacking.values()))
-        yield f"{states:,} states of {_models(len(lacking))} are lost: there was no file of them that can be read"
+def _missing_states(missing: Mapping[str, Sequence[int]]) -> Iterator[str]:
+    if missing:
+        states = sum(map(len, missing.values()))
+        yield f"{states:,} states of {_models(len(missing))} are missing for epochs of which others have one"
 
 
 def _accuracy(last: pd.DataFrame, classes: int) -> Iterator[str]:
