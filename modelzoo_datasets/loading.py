@@ -13,7 +13,7 @@ import pyarrow.dataset
 import torch
 from torch import Tensor, nn
 
-from .architectures import Architecture, get_architecture, module_from_vector
+from .architectures import Architecture, architecture_of, module_from_vector
 from .errors import FormatError
 from .hub import fetch, repo_id_of
 from .layout import Layout
@@ -107,7 +107,7 @@ def load_zoo(
         weights=torch.cat([_weights(part, layout.size) for _, part in parts]),
         table=_table(parts),
         layout=layout,
-        architecture=get_architecture(configs[config]["architecture"]),
+        architecture=architecture_of(configs[config]),
         images=configs[config]["images"],
     )
 

@@ -270,7 +270,12 @@ PUBLISHED = {"models": {"origin": ["x"] * 4}, "axes": {}, "seeds": []}
             0,
             ["2 of 4 models with one class predicted for every test image after the last epoch"],
         ),
-        ({}, {"sha256": ["1", "2", "1", "1"]}, 0, ["2 states have the very weights of another one (equal `sha256`)"]),
+        (
+            {},
+            {"sha256": ["1", "2", "1", "1"]},
+            0,
+            ["2 states have the very weights of another one (equal `sha256`), 0 of them untrained"],
+        ),
         ({}, {"val_loss": [None] * 4, "val_acc": [None] * 4}, 0, ["not recorded: `val_loss`, `val_acc`"]),
         (
             {"imported": {"measured_otherwise": ["train", "test_loss"]}},

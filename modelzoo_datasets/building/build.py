@@ -125,7 +125,7 @@ def _describe(
 ) -> tuple[dict[str, Any] | None, dict[str, str]]:
     """What the zoo folder says of its population, and its pictures: path in the dataset folder -> title."""
     found, titles = read_statistics(folder.path), {}
-    for kind, (title, picture) in pictures(found, rows).items():
+    for kind, (title, picture) in pictures(found, rows, tuple(folder.facts["recipe"].get("columns", ()))).items():
         titles[f"assets/{name}-{kind}.png"] = title
         write_bytes(out / "assets" / f"{name}-{kind}.png", picture)
     return found[0] if found else None, titles

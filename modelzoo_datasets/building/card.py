@@ -17,7 +17,7 @@ from ..layout import Layout
 from .checksums import CHECKSUMS_FILE
 from .defects import defects_of
 from .module_code import ModuleCode, module_code
-from .pictures import last_states, varied_columns
+from .pictures import ORIGIN, last_states, varied_columns
 from .publication import Publication as Publication
 from .queries import example_queries
 from .schema import Columns, features
@@ -66,6 +66,7 @@ def render_card(
         zoo=first.zoo,
         images=_images(first.zoo["images"]),
         kept=kept_diverged,
+        own={**first.columns.own, **dict.fromkeys(first.columns.measured, "float")},
         inline=inline,
         layout=Layout.from_json(first.zoo["layout"]),
         module=_module(first.zoo["architecture"]),
@@ -92,7 +93,7 @@ def _images(name: str) -> Mapping[str, Any] | None:
 
 def _queries(repo_id: str, configs: list[ConfigFacts], *, inline: bool) -> list[Any]:
     """Examples of the first config with a grid, or else of the first."""
-    varied = [varied_columns(last_states(config.rows)) for config in configs]
+    varied = [varied_columns(last_states(config.rows), _own_settings(config)) for config in configs]
     chosen = next((i for i, names in enumerate(varied) if names), 0)
     return example_queries(repo_id, configs[chosen].name, varied[chosen][:3], inline=inline)
 
@@ -146,8 +147,14 @@ def _number(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:.3f}"
 
 
+def _own_settings(facts: ConfigFacts) -> list[str]:
+    """Columns of a population's own that may be settings: not the names of its models."""
+    return [name for name in facts.columns.own if name != ORIGIN]
+
+
 def _few(axis: list[Any]) -> list[Any]:
     """The values of an axis; of very many, which only imported zoos have, the ends."""
+    axis = ["not recorded" if value is None else value for value in axis]
     return axis if len(axis) <= _SHOWN else [f"{min(axis)} to {max(axis)} ({len(axis)} values)"]
 
 
@@ -165,6 +172,10 @@ def _size_category(rows: int) -> str:
     return "100M<n<1B"
 
 
+def _own_values(facts: ConfigFacts, last: pd.DataFrame) -> dict[str, list[Any]]:
+    return {name: _few(last[name].drop_duplicates().tolist()) for name in _own_settings(facts)}
+
+
 def _summary(facts: ConfigFacts, *, kept_diverged: bool) -> dict[str, Any]:
     rows, axes = facts.rows, facts.zoo["recipe"]["axes"]
     last = last_states(rows)
@@ -178,7 +189,7 @@ def _summary(facts: ConfigFacts, *, kept_diverged: bool) -> dict[str, Any]:
         "accuracy": accuracy.quantile([0, 0.25, 0.5, 0.75, 1]).tolist(),
         "metrics": {name: _mean_and_std(last[name]) for name in METRICS},
         "fixed": {name: axis[0] for name, axis in axes.items() if len(axis) == 1 and axis[0] is not None},
-        "varied": {name: _few(axis) for name, axis in axes.items() if len(axis) > 1},
+        "varied": {name: _few(axis) for name, axis in axes.items() if len(axis) > 1} | _own_values(facts, last),
         "epochs": int(rows["epoch"].max()),
         "parent": facts.zoo["recipe"].get("parent"),
         "sparsity": _mean_and_std(last["sparsity"]) if "sparsity" in last else None,

@@ -81,8 +81,10 @@ def _constant(recall: Sequence[float] | None) -> bool:
 
 
 def _twice(rows: pd.DataFrame) -> Iterator[str]:
-    if n := int(rows["sha256"].duplicated().sum()):
-        yield f"{n:,} states have the very weights of another one (equal `sha256`)"
+    again = rows[rows["sha256"].duplicated()]
+    if n := len(again):
+        untrained = int((again["epoch"] == 0).sum())
+        yield f"{n:,} states have the very weights of another one (equal `sha256`), {untrained:,} of them untrained"
 
 
 def _unrecorded(rows: pd.DataFrame) -> Iterator[str]:

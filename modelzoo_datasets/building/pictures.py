@@ -19,6 +19,7 @@ _TITLES = {
     "sparsity": "Sparsification: accuracy, share of weights at zero and generalization gap, median and quartiles",
 }
 _LABELS = {"agreement": "agreement", "cka": "CKA", "l2": "l2 distance", "cosine": "cosine distance"}
+ORIGIN = "origin"  # column of what an imported model was called, which is no setting
 _HYPER_PARAMETERS = tuple(field.name for field in dataclasses.fields(Training))
 
 
@@ -56,4 +57,5 @@ def last_states(rows: pd.DataFrame) -> pd.DataFrame:
 
 def varied_columns(rows: pd.DataFrame, more: Sequence[str] = ()) -> list[str]:
     """The hyper-parameters of which there is more than one value."""
-    return [name for name in (*_HYPER_PARAMETERS, *more) if name in rows and rows[name].nunique(dropna=False) > 1]
+    names = [name for name in (*_HYPER_PARAMETERS, *more) if name in rows and name != ORIGIN]
+    return [name for name in names if rows[name].nunique(dropna=False) > 1]

@@ -46,6 +46,7 @@ def accuracy_by_hyper_parameter(last: pd.DataFrame, varied: Sequence[str]) -> by
             ax.set_visible(False)
             continue
         _panel(ax, known, varied[place], COLOURS[place % len(COLOURS)])
+        ax.set_ylim(*_limits(known["test_acc"]))
         if place % _PER_ROW == 0:
             ax.set_ylabel("test accuracy")
     figure.suptitle(f"{len(known):,} models after their last epoch: median, quartiles, worst and best")
@@ -55,12 +56,19 @@ def accuracy_by_hyper_parameter(last: pd.DataFrame, varied: Sequence[str]) -> by
 def _panel(ax: Axes, models: pd.DataFrame, name: str, colour: str) -> None:
     ax.grid(alpha=0.3, axis="y")
     ax.spines[["top", "right"]].set_visible(False)
-    ax.set(xlabel=_WORDS.get(name, name), ylim=(0, 1))
+    ax.set(xlabel=_WORDS.get(name, name))
     column = models[name]
     if pd.api.types.is_numeric_dtype(column) and column.nunique() > _MOST_BOXES:
         _dots(ax, column.to_numpy(dtype=float), models["test_acc"].to_numpy(), colour)
     else:
         _boxes(ax, _groups(models, name), colour)
+
+
+def _limits(accuracy: pd.Series) -> tuple[float, float]:
+    """From 0 on, or from where models that are all good begin; with room for dots at the top."""
+    low = float(accuracy.min()) if len(accuracy) else 0.0
+    bottom = np.floor((low - 0.01) * 20) / 20 if low > 0.5 else 0.0
+    return bottom, 1 + 0.02 * (1 - bottom)
 
 
 def _groups(models: pd.DataFrame, name: str) -> Mapping[str, Any]:

@@ -15,7 +15,6 @@ from torch import Tensor
 from ..building.card import SPLITS
 from ..building.schema import Columns
 from ..errors import FormatError
-from ..layout import Layout
 from ..states import read_json
 from ..states.folder import ZOO_FILE
 from .checks import Check
@@ -54,7 +53,7 @@ def _open_config(path: Path, name: str, facts: Any) -> DatasetConfig:
     if facts["recipe"]["config"] != name:
         what = f"config {name!r} holds the facts of {facts['recipe']['config']!r}"
         raise FormatError(f"{path / ZOO_FILE} is not what modelzoo-build writes: {what}; {REMEDY}")
-    columns = Columns(Layout.from_json(facts["layout"]).size, facts["classes"], twins="parent" in facts["recipe"])
+    columns = Columns.of(facts)
     members, shards = members_of(facts, path / ZOO_FILE), _Shards(columns)
     for split in SPLITS:
         shards.open(path / name, split)

@@ -13,7 +13,7 @@ from ..states.folder import ZOO_FILE
 from .checks import Check, Request
 from .dataset_checks import check_card, check_checksums, check_index, check_layouts, check_rows
 from .dataset_folder import DatasetConfig, open_dataset
-from .measuring import check_images, check_metrics
+from .measuring import check_images, check_metrics, unmeasured
 from .reading import read_states
 from .retraining import check_retrained
 from .subject import Key, Subject
@@ -89,6 +89,8 @@ def _verify_zoo(path: Path, request: Request) -> list[Check]:
         checks.append(Check(check.name, check.n, check.problems + more))
     if not (request.states or request.retrain):
         return checks
+    if not subject.measurable:
+        return [*checks, unmeasured(subject)]
     check, images = check_images(subject, request)
     return [*checks, check, *(_measured(subject, parent, reading.sound, images, request) if check.passed else [])]
 
@@ -123,7 +125,10 @@ def _verify_dataset(path: Path, request: Request) -> list[Check]:
     layouts = check_layouts(path, configs)
     checks = [layouts, check_card(path, configs), check_checksums(path), check_viewer(path, facts.get("repo_id"))]
     images: Images | None = None
-    if request.states or request.retrain:  # they are the same for all configs
+    measurable = all(config.subject.measurable for config in configs)
+    if (request.states or request.retrain) and not measurable:
+        checks.append(unmeasured(configs[0].subject))
+    elif request.states or request.retrain:  # they are the same for all configs
         check, images = check_images(configs[0].subject, request)
         checks.append(check)
     for config in configs:
