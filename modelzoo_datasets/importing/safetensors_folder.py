@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 
 from ..architectures import Architecture, architecture_names, get_architecture, tensors_alone
 from ..errors import FormatError
+from ..images.registry import image_dataset_names
 from ..layout import Layout, Slot
 from ..progress import Progress
 from .identity import check_images, named
@@ -52,7 +53,7 @@ class SafetensorsFolder:
         layout = _layout(_common(source, [file for files in table.files for file in files.values()], inside, progress))
         self.architecture = _architecture(claims.architecture, layout)
         images = claims.images or _UNKNOWN
-        if self.architecture.tensors is None:
+        if self.architecture.tensors is None and images in image_dataset_names():
             check_images(images, self.architecture)
         name = claims.name or f"{re.sub(r'[^A-Za-z0-9_.-]+', '-', source.name).strip('-.') or 'population'}/zoo"
         self.identity = named(name, images, columns=table.columns, measured=table.measured)
