@@ -193,7 +193,7 @@ def test_twins_and_zoos_without_accuracies_have_cards_too(tmp_path: Path) -> Non
 # Networks as code.
 
 
-@pytest.mark.parametrize("name", ["cnn-s", "cnn-s-rgb", "cnn-m", "cnn-m-100", "small-cnn", "resnet18", "resnet18-100"])
+@pytest.mark.parametrize("name", ["cnn-s", "cnn-s-rgb", "cnn-m", "small-cnn", "resnet18", "resnet18-100"])
 def test_the_code_of_a_network_is_that_network(name: str) -> None:
     architecture = get_architecture(name)
     code = module_code(architecture)

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from modelzoo_datasets import build, load_zoo
-from modelzoo_datasets.architectures import Architecture, register
+from modelzoo_datasets.architectures import Architecture, register, registry
 from modelzoo_datasets.errors import ModelZooError, RecipeError
 from modelzoo_datasets.importing import Imported, import_zoo
 from modelzoo_datasets.importing.original import Claims
@@ -198,8 +198,15 @@ def test_a_module_that_nobody_registered_is_named_with_the_way_out(original: Pat
     )
 
 
-def test_a_registered_module_is_rebuilt(original: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The perceptron under a name, until the test ends."""
+    monkeypatch.setattr(registry, "_ARCHITECTURES", dict(registry._ARCHITECTURES))
     register(Architecture("perceptron-of-blobs", (1, 2, 2), 3, lambda activation, dropout: Perceptron()))
+
+
+@pytest.mark.usefixtures("registered")
+def test_a_registered_module_is_rebuilt(original: Path, tmp_path: Path) -> None:
     imported(original, tmp_path / "zoo", architecture="perceptron-of-blobs")
     build([tmp_path / "zoo"], tmp_path / "dataset")
     zoo = load_zoo(tmp_path / "dataset", epochs=[2])
@@ -437,11 +444,11 @@ def test_an_architecture_that_the_files_are_not_of_is_refused(original: Path, tm
     )
 
 
+@pytest.mark.usefixtures("registered")
 def test_images_that_a_registered_architecture_is_not_made_for_are_refused(original: Path, tmp_path: Path) -> None:
-    register(Architecture("perceptron-of-four", (1, 2, 2), 3, lambda activation, dropout: Perceptron()))
-    assert refused(original, tmp_path / "zoo", architecture="perceptron-of-four", images="mnist") == (
-        "images mnist do not fit: the states are of perceptron-of-four, which is made for 1×2×2 images of 3 classes; name "
-        "others with --images, or another variant with --architecture"
+    assert refused(original, tmp_path / "zoo", architecture="perceptron-of-blobs", images="mnist") == (
+        "images mnist do not fit: the states are of perceptron-of-blobs, which is made for 1×2×2 images of 3 classes; "
+        "name others with --images, or another variant with --architecture"
     )
 
 
