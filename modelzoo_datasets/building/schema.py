@@ -53,7 +53,7 @@ class Columns:
             size,
             zoo["classes"],
             twins="parent" in recipe,
-            weights=weights_kind(size),
+            weights=zoo.get("weights") or weights_kind(size),
             own=recipe.get("columns", {}),
             measured=recipe.get("measured", ()),
         )
