@@ -62,9 +62,12 @@ class Architecture:
         """Names, shapes and offsets, as the variant without dropout names them."""
         return self.layout_with(0.0)
 
-    def layout_with(self, dropout: float) -> Layout:
-        """Names, shapes and offsets of the variant with this dropout, which may shift the numbers in names."""
-        return Layout.of(self.module("relu", dropout)) if self.tensors is None else self.tensors
+    def layout_with(self, dropout: float | None) -> Layout:
+        """Names, shapes and offsets of the variant with this dropout, which may shift the numbers in names.
+
+        Where nobody knows the dropout, names are those of the variant without.
+        """
+        return Layout.of(self.module("relu", dropout or 0.0)) if self.tensors is None else self.tensors
 
     @cached_property
     def symmetry(self) -> Symmetry:
