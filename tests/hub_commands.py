@@ -95,6 +95,12 @@ def pushes(*words: str) -> None:
     main()
 
 
+def executes(folder: str, program: str) -> None:
+    """A program in a folder."""
+    os.chdir(folder)
+    exec(program, {"__name__": "__main__"})
+
+
 def commands(folder: str, lines: Sequence[str]) -> None:
     """Our commands in a folder, one after the other, up to the first that fails."""
     os.chdir(folder)

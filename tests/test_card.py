@@ -1,7 +1,6 @@
 """The card: valid for the Hub, its examples run as they stand, its pictures and defects are those of its zoos."""
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -13,10 +12,10 @@ import matplotlib.image
 import pandas as pd
 import pytest
 import torch
-from hub_commands import Client
+from hub_commands import Client, commands, executes
 from hub_server import HubServer
 from huggingface_hub import DatasetCard, DatasetCardData, constants
-from processes import hashes, run
+from processes import hashes
 from random_zoos import recipe, write_zoo
 from torch import nn
 
@@ -51,11 +50,20 @@ def blocks(card: str, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", card, re.S)
 
 
-def offline(folder: Path) -> dict[str, str]:
-    return {**os.environ, "HF_HOME": str(folder / "caches"), "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+@pytest.fixture
+def offline(tmp_path: Path) -> Client:
+    """A machine that reaches nobody."""
+    return Client(tmp_path / "offline", "http://127.0.0.1:9")
 
 
-def test_every_python_example_runs_in_the_folder(tiny_dataset: Path, tmp_path: Path) -> None:
+def output_of(program: str, folder: Path, client: Client, **environment: str) -> str:
+    """What a program prints that is run in a folder."""
+    result = client.run(executes, str(folder), program, **environment)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_every_python_example_runs_in_the_folder(tiny_dataset: Path, offline: Client) -> None:
     python = blocks((tiny_dataset / "README.md").read_text(), "python")
     assert [block.splitlines()[0] for block in python] == [
         "from pathlib import Path",
@@ -63,8 +71,7 @@ def test_every_python_example_runs_in_the_folder(tiny_dataset: Path, tmp_path: P
         "import json",
     ]
     program = "\n".join([*python, SAME.format(source=str(tiny_dataset))])
-    result = run(["python", "-c", program], cwd=tiny_dataset, env=offline(tmp_path))
-    assert (result.returncode, result.stdout) == (0, "the same\n"), result.stderr
+    assert output_of(program, tiny_dataset, offline, HF_HUB_OFFLINE="1") == "the same\n"
 
 
 def test_every_python_example_runs_against_the_hub(
@@ -75,13 +82,11 @@ def test_every_python_example_runs_against_the_hub(
     python = blocks((tmp_path / "dataset" / "README.md").read_text(), "python")
     program = "\n".join([*python, SAME.format(source=str(tmp_path / "dataset"))])
     anyone.home.mkdir()
-    environment = {**{k: v for k, v in os.environ.items() if not k.startswith("HF_")}, **anyone.environment()}
-    result = run(["python", "-c", program], cwd=anyone.home, env=environment)
-    assert (result.returncode, result.stdout) == (0, "the same\n"), result.stderr
+    assert output_of(program, anyone.home, anyone) == "the same\n"
 
 
 def test_the_examples_of_a_zoo_with_weights_in_files_run(
-    tiny_zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_zoo: Path, tmp_path: Path, offline: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(schema, "MOST_INLINE", 1000)
     build([tiny_zoo], tmp_path / "dataset")
@@ -93,13 +98,11 @@ assert row["sha256"] == hashlib.sha256(weights.numpy().tobytes()).hexdigest()
 assert "weights" not in states.column_names
 print(row["model_id"], row["epoch"], module(torch.ones(1, 1, 28, 28)).tolist())
 """
-    command = ["python", "-c", f"{plain}\n{module}\n{check}"]
-    result = run(command, cwd=tmp_path / "dataset", env=offline(tmp_path))
-    assert result.returncode == 0, result.stderr
-    model, epoch, *_ = result.stdout.split()
+    printed = output_of(f"{plain}\n{module}\n{check}", tmp_path / "dataset", offline, HF_HUB_OFFLINE="1")
+    model, epoch, *_ = printed.split()
     weights = ZooFolder.open(tiny_zoo).weights(model, int(epoch))
     wanted = module_from_vector(get_architecture("cnn-s"), weights, activation="tanh")
-    assert result.stdout == f"{model} {epoch} {wanted(torch.ones(1, 1, 28, 28)).tolist()}\n"
+    assert printed == f"{model} {epoch} {wanted(torch.ones(1, 1, 28, 28)).tolist()}\n"
     assert len(blocks(card, "sql")) == 1 and "list_inner_product" not in card
     assert check_viewer(tmp_path / "dataset").problems == []
 
@@ -390,13 +393,15 @@ def test_a_builder_recipe_that_is_none_is_refused(text: str, message: str, tmp_p
     assert str(caught.value) == f"builder recipe mine.toml: {message}"
 
 
-def test_a_builder_of_ones_own_names_title_licence_text_repo_and_citation(tiny_hyp_zoo: Path, tmp_path: Path) -> None:
+def test_a_builder_of_ones_own_names_title_licence_text_repo_and_citation(
+    tiny_hyp_zoo: Path, tmp_path: Path, offline: Client
+) -> None:
     (tmp_path / "mine.toml").write_text(
         'title = "My zoo"\nlicense = "mit"\nrepo_id = "me/my-zoo"\ntext = "Made at home."\n'
         'citation = ["""@misc{me, title = {Mine}}""", "unterthiner2020predicting"]\n'
     )
-    words = ["modelzoo-build", tiny_hyp_zoo, "--out", tmp_path / "dataset", "--builder", tmp_path / "mine.toml"]
-    assert run(words).returncode == 0
+    line = f"modelzoo-build {tiny_hyp_zoo} --out dataset --builder mine.toml"
+    assert offline.run(commands, str(tmp_path), [line]).returncode == 0
     card = (tmp_path / "dataset" / "README.md").read_text()
     for piece in (
         "# My zoo\n",

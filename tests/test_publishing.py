@@ -1,6 +1,5 @@
 """A population of one's own, of any torch module: what its folder holds is what is loaded, what is wrong is told."""
 
-import os
 import re
 import shutil
 import zipfile
@@ -13,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hub_commands import Client, commands
+from hub_commands import Client, commands, executes
 from processes import hashes, run
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -465,14 +464,15 @@ def test_the_document_is_true(tmp_path: Path) -> None:
     (builder,) = re.findall(r"```toml\n(.*?)```", DOCUMENT, re.S)
     (tmp_path / "train.py").write_text(train)
     (tmp_path / "majority.toml").write_text(builder)
-    work = {"cwd": tmp_path, "env": {**os.environ, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}}
-    assert run(["python", "train.py"], **work).returncode == 0
+    assert run(["python", "train.py"], cwd=tmp_path).returncode == 0
     lines = shell.replace("\\\n", " ").splitlines()
-    done = Client(tmp_path / "client", "http://127.0.0.1:9").run(commands, str(tmp_path), lines)
+    machine = Client(tmp_path / "machine", "http://127.0.0.1:9")
+    done = machine.run(commands, str(tmp_path), lines)
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
     assert "zoo: majority-gru/all, 12 models, 48 states; 12 added" in done.stdout
     assert "nothing was sent: 12 files" in done.stdout
-    used = run(["python", "-c", f"{use}\nprint(len(states), tuple(zoo.weights.shape))"], **work)
+    program = f"import sys\nsys.path.insert(0, '')\n{use}\nprint(len(states), tuple(zoo.weights.shape))"
+    used = machine.run(executes, str(tmp_path), program, HF_HUB_OFFLINE="1")
     assert used.returncode == 0, used.stderr
     size = int(re.findall(r"float32 \(N, (\d+)\)", use)[0])
     zoo = load_zoo(tmp_path / "dataset")

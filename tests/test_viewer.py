@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from processes import run
+from hub_commands import Client, commands
 
 from modelzoo_datasets.verifying import Check
 from modelzoo_datasets.verifying.page_index import pages_of
@@ -349,9 +349,10 @@ def test_a_local_folder_that_hides_the_repo(tmp_path: Path, monkeypatch: pytest.
 # As a command.
 
 
-def test_the_command_tells_notes_and_what_breaks(dataset: Path) -> None:
+def test_the_command_tells_notes_and_what_breaks(dataset: Path, tmp_path: Path) -> None:
     shutil.copy(dataset / "layout.json", dataset / "tiny.py")
-    result = run(["modelzoo-verify", dataset, "--states", "0"])
+    machine = Client(tmp_path / "machine", "http://127.0.0.1:9")
+    result = machine.run(commands, str(tmp_path), [f"modelzoo-verify {dataset} --states 0"])
     assert result.returncode == 1
     assert f"\nviewer: {FILE}: the first page shows about " in result.stdout
     assert result.stderr.splitlines() == [
