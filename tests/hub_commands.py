@@ -135,6 +135,11 @@ def loads_in(folder: str, source: str) -> None:
     loads(source, {})
 
 
+def prints(code: str) -> None:
+    """Any code."""
+    exec(compile(code, "code", "exec"), {})
+
+
 def shown(source: Path, **options: str) -> str:
     """What `loads` prints of a folder."""
     with contextlib.redirect_stdout(io.StringIO()) as text:
