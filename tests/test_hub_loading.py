@@ -12,7 +12,7 @@ from processes import run
 from modelzoo_datasets import load_zoo
 from modelzoo_datasets.errors import FormatError
 
-FORMAT = "modelzoo-dataset-2"
+FORMAT = "modelzoo-dataset-3"
 
 
 PLAIN = """
@@ -27,7 +27,7 @@ print(json.dumps({
     "default": load_dataset(repo, split="test")["weights"][0],
     "index": sorted(load_dataset(repo, "hyp_index", split="train").column_names)[:3],
     "streamed": [row["weights"] for row in streamed],
-    "revision": load_dataset(repo, "hyp", split="test", revision="modelzoo-dataset-2")["weights"][0],
+    "revision": load_dataset(repo, "hyp", split="test", revision="modelzoo-dataset-3")["weights"][0],
     "ours": [name for name in sys.modules if name.startswith(("modelzoo", "hyperrep"))],
 }))
 """
@@ -115,12 +115,12 @@ def test_what_cannot_be_loaded_is_told(hub: HubServer, ann: Client, anyone: Clie
         "HubUnavailableError: loading zoos/tiny from the Hub: offline (HF_HUB_OFFLINE is set), and not all of it is in "
         "the cache\n"
     ), "offline without a copy"
-    newer = tiny(hub).commit("main").files | {"zoo.json": hub.put(b'{"format": "modelzoo-dataset-3"}')}
+    newer = tiny(hub).commit("main").files | {"zoo.json": hub.put(b'{"format": "modelzoo-dataset-4"}')}
     tiny(hub).branches["main"] = tiny(hub).add("a later release", newer).oid
     told = anyone.run(loads, "zoos/tiny", {}, {"config": "hyp", "revision": FORMAT}).stdout.splitlines()
     assert told[0] == (
-        "FormatError: zoos/tiny has format 'modelzoo-dataset-3', but load_zoo reads 'modelzoo-dataset-2'; "
-        "try revision='modelzoo-dataset-2'"
+        "FormatError: zoos/tiny has format 'modelzoo-dataset-4', but load_zoo reads 'modelzoo-dataset-3'; "
+        "try revision='modelzoo-dataset-3'"
     )
     assert told[1:] == shown(tiny_dataset, config="hyp").splitlines()
     hub.create("datasets", "zoos/other")

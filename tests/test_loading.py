@@ -108,7 +108,7 @@ def test_a_zoo_folder_is_no_dataset_folder(tiny_zoo: Path) -> None:
     with pytest.raises(FormatError) as caught:
         load_zoo(tiny_zoo)
     assert str(caught.value) == (
-        f"{tiny_zoo} has format 'modelzoo-zoo-2', but load_zoo reads 'modelzoo-dataset-2'; "
+        f"{tiny_zoo} has format 'modelzoo-zoo-2', but load_zoo reads 'modelzoo-dataset-3'; "
         "modelzoo-build makes one from zoo folders"
     )
 

@@ -10,7 +10,9 @@ failures.py      what can go wrong there in one line, and what is tried again
 from .fetching import fetch as fetch
 from .fetching import repo_id_of as repo_id_of
 from .publication import Publication as Publication
+from .publication import beyond_the_hub as beyond_the_hub
 from .publication import read_publication as read_publication
+from .publication import refuse_config_name as refuse_config_name
 from .pushing import Pushed as Pushed
 from .pushing import check_destination as check_destination
 from .pushing import push as push

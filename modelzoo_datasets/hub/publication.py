@@ -3,7 +3,7 @@
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -114,11 +114,7 @@ def _configs(folder: Path, facts: Any, paths: list[str]) -> tuple[str, ...]:
     entries = _entries(folder / CARD)
     names = tuple(str(entry["config_name"]) for entry in entries)
     for name in names:
-        if _NO_CONFIG_NAME.search(name):
-            raise FormatError(
-                f"{folder}: the Hub refuses {name!r} as the name of a config (none of < > : / \\ | ? *, no leading "
-                "dot, not 'data'); name it otherwise in the recipe"
-            )
+        refuse_config_name(name, folder)
     for config in facts.get("configs") or ():
         if missing := [name for name in (config, f"{config}_index") if name not in names]:
             raise FormatError(f"{folder} is incomplete: its {CARD} has no config {missing[0]!r}; {_REMEDY}")
@@ -126,6 +122,15 @@ def _configs(folder: Path, facts: Any, paths: list[str]) -> tuple[str, ...]:
         for part in entry["data_files"]:
             _refuse_missing_shards(folder, str(part["path"]), paths)
     return names
+
+
+def refuse_config_name(name: str, folder: Path) -> None:
+    """Raise FormatError for what is no name of a config to the Hub, found in this folder."""
+    if _NO_CONFIG_NAME.search(name):
+        raise FormatError(
+            f"{folder}: the Hub refuses {name!r} as the name of a config (none of < > : / \\ | ? *, no leading "
+            "dot, not 'data'); name it otherwise in the recipe"
+        )
 
 
 def _entries(card: Path) -> list[dict[str, Any]]:
@@ -164,13 +169,15 @@ def _refuse_what_the_hub_does(files: tuple[LocalFile, ...], repo_id: str, folder
     script = f"{repo_id.split('/')[-1]}.py"
     if any(file.path == script for file in files):
         raise FormatError(f"{folder}: `datasets` refuses a repo with a {script} in it; remove the file")
-    if len(files) > _MOST_FILES:
-        raise FormatError(f"{folder} has {len(files):,} files, a repo at most {_MOST_FILES:,}; {_FEWER}")
-    fullest, entries = Counter(str(PurePosixPath(file.path).parent) for file in files).most_common(1)[0]
+    if problem := beyond_the_hub([file.path for file in files], folder):
+        raise FormatError(f"{problem}; publish it as several datasets, or build it with larger shards")
+
+
+def beyond_the_hub(paths: Sequence[str], folder: Path) -> str | None:
+    """Where these paths are more files than the Hub takes, in words."""
+    if len(paths) > _MOST_FILES:
+        return f"{folder} has {len(paths):,} files, a repo at most {_MOST_FILES:,}"
+    fullest, entries = Counter(str(PurePosixPath(path).parent) for path in paths).most_common(1)[0]
     if entries > _MOST_IN_A_FOLDER:
-        raise FormatError(
-            f"{folder / fullest} has {entries:,} files, the Hub takes {_MOST_IN_A_FOLDER:,} in a folder; {_FEWER}"
-        )
-
-
-_FEWER = "publish it as several datasets, or build it with larger shards"
+        return f"{folder / fullest} has {entries:,} files, the Hub takes {_MOST_IN_A_FOLDER:,} in a folder"
+    return None

@@ -13,7 +13,7 @@ progress/<model_id>.safetensors                their states, while a packed zoo 
 from pathlib import Path
 
 ZOO_FORMAT = "modelzoo-zoo-2"
-DATASET_FORMAT = "modelzoo-dataset-2"  # of what is built from zoo folders
+DATASET_FORMAT = "modelzoo-dataset-3"  # of what is built from zoo folders
 ZOO_FILE = "zoo.json"
 MODELS_FILE = "models.parquet"
 STATES_FILE = "states.parquet"
