@@ -140,7 +140,7 @@ def prints(code: str) -> None:
     exec(compile(code, "code", "exec"), {})
 
 
-def shown(source: Path, **options: str) -> str:
+def shown(source: Path, **options: Any) -> str:
     """What `loads` prints of a folder."""
     with contextlib.redirect_stdout(io.StringIO()) as text:
         loads(str(source), options)

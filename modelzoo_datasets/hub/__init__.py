@@ -18,4 +18,5 @@ from .pushing import check_destination as check_destination
 from .pushing import push as push
 from .remote import RangeReader as RangeReader
 from .remote import RemoteFile as RemoteFile
+from .remote import cached_file as cached_file
 from .remote import remote_files as remote_files

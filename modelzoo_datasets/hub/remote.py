@@ -27,13 +27,6 @@ class RemoteFile:
     size: int  # bytes
     revision: str | None = None
 
-    @property
-    def cached(self) -> Path | None:
-        """Where it lies on this machine, if all of it was downloaded before."""
-        commit = resolve(self.repo_id, self.revision).resolved
-        found = try_to_load_from_cache(self.repo_id, self.path, repo_type="dataset", revision=commit)
-        return Path(found) if isinstance(found, str) else None
-
     def read(self, begin: int, end: int) -> bytes:
         """The bytes in [begin, end), in one request.
 
@@ -63,6 +56,18 @@ def _get(url: str, begin: int, end: int) -> bytes:
     if len(content) != end - begin:
         raise HubUnavailableError(f"{url}: expected {end - begin} bytes, got {len(content)}; do the same again")
     return content
+
+
+def cached_file(repo_id: str, path: str, *, revision: str | None = None) -> Path | None:
+    """Where a file of a dataset repo lies on this machine, if it was downloaded before.
+
+    Raises:
+        HubError: as `fetch` does.
+    """
+    with told(repo_id, revision, f"loading {repo_id} from the Hub"):
+        commit = resolve(repo_id, revision).resolved
+    found = try_to_load_from_cache(repo_id, path, repo_type="dataset", revision=commit)
+    return Path(found) if isinstance(found, str) else None
 
 
 def remote_files(repo_id: str, folder: str, *, revision: str | None = None) -> list[RemoteFile]:

@@ -8,13 +8,14 @@ from typing import Any
 
 from ..architectures import Architecture, get_architecture
 from ..errors import FormatError
-from ..hub import fetch, remote_files, repo_id_of
+from ..hub import RemoteFile, cached_file, fetch, remote_files, repo_id_of
 from ..layout import Layout
 from ..states import DATASET_FORMAT, read_json
-from .shards import Shard, choose
+from .shards import Chosen, Shard, choose
 from .wanted import Wanted
 
 SPLITS = ("train", "validation", "test")
+_MUCH = 0.25  # of a file, from which it is downloaded whole, and kept
 _INDEX = "_index"  # behind the name of a config: the same rows without weights
 
 
@@ -68,9 +69,39 @@ class Dataset:
         """The Parquet files of a split, those that were not downloaded left on the Hub."""
         if self.repo_id is None:
             return self._local(self.config, split)
+        here = self._local(self.config, split)
+        if here and Path(here[0].name).stem.endswith(f"-of-{len(here):05d}"):  # all of them
+            return here
         files = remote_files(self.repo_id, self.config, revision=self.revision)
         shards = [f for f in files if f.path.startswith(f"{self.config}/{split}-") and f.path.endswith(".parquet")]
-        return [Shard(file.cached or file, f"{self.source}/{file.path}") for file in shards]
+        return [Shard(self._cached(file.path) or file, f"{self.source}/{file.path}") for file in shards]
+
+    def weight_files(self, parts: Sequence[Chosen], *, download: bool) -> dict[str, Path | RemoteFile]:
+        """The files that rows name, of weights that lie in files of their own; none where they are in the table.
+
+        Args:
+            download: of a repo those files of which much is wanted; of the others states are read one by one.
+        """
+        wanted: dict[str, int] = {}  # bytes by file
+        for places in (part.places for part in parts if part.places is not None):
+            for name, nbytes in zip(places["weights_file"], places["nbytes"], strict=True):
+                wanted[name] = wanted.get(name, 0) + nbytes
+        if self.repo_id is None:
+            return {name: Path(self.source) / name for name in wanted}
+        found: dict[str, Path | RemoteFile] = {}
+        for folder in sorted({name.rpartition("/")[0] for name in wanted if not self._cached(name)}):
+            remote = remote_files(self.repo_id, folder, revision=self.revision)
+            found |= {file.path: file for file in remote if file.path in wanted}
+        much = [f.path for f in found.values() if isinstance(f, RemoteFile) and wanted[f.path] > _MUCH * f.size]
+        if download and much:
+            self._fetch(much)
+        found |= {name: path for name in wanted if (path := self._cached(name))}
+        if missing := sorted({*wanted} - {*found}):
+            raise FormatError(f"{self.source} is incomplete: it has no {missing[0]}")
+        return found
+
+    def _cached(self, path: str) -> Path | None:
+        return cached_file(self.repo_id or "", path, revision=self.revision)
 
     def splits(self, split: str | None) -> Sequence[str]:
         """The splits that are meant.

@@ -64,7 +64,7 @@ def load_zoo(
     _refuse_nothing(dataset, chosen, wanted)
     parts = [part for of_split in chosen.values() for part in of_split]
     weights = torch.empty(sum(map(len, parts)), dataset.layout.size)
-    fill(parts, weights, cache=cache)
+    fill(parts, weights, dataset.weight_files(parts, download=True), cache=cache)
     return Zoo(
         weights=weights,
         table=table_of([(name, part.table) for name, of_split in chosen.items() for part in of_split]),

@@ -7,14 +7,13 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import FormatError, ModelZooError
 from ..hub import RangeReader, RemoteFile
-from .wanted import Wanted, ranges_of
-
-WEIGHTS = "weights"
+from .wanted import PLACE, WEIGHTS, Wanted, ranges_of
 
 
 @dataclass
@@ -116,9 +115,16 @@ class Chosen:
     shard: Shard
     rows: np.ndarray  # their numbers in the file, ascending
     table: pa.Table  # of each the columns that were asked for
+    places: pd.DataFrame | None = None  # of weights that are in files of their own: `PLACE` of each row
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def part(self, which: slice) -> "Chosen":
+        """Some of these rows."""
+        begin, end, _ = which.indices(len(self))
+        places = None if self.places is None else self.places[begin:end]
+        return Chosen(self.shard, self.rows[begin:end], self.table.slice(begin, end - begin), places)
 
     def by_group(self) -> Iterator[tuple[int, slice, np.ndarray]]:
         """Row groups that have any: number, which of the rows chosen, and their numbers within the row group."""
@@ -137,7 +143,9 @@ def choose(shard: Shard, wanted: Wanted, groups: Sequence[int] | None = None) ->
     counts = np.diff(shard.begins)[among]
     first = np.concatenate([[0], np.cumsum(counts)])[:-1]
     numbers = np.arange(read.num_rows) + np.repeat(shard.begins[:-1][among] - first, counts)
-    return Chosen(shard, numbers[kept], wanted.shown(read if len(kept) == read.num_rows else read.take(kept)))
+    rows = read if len(kept) == read.num_rows else read.take(kept)
+    places = rows.select(PLACE).to_pandas() if {*PLACE} <= {*rows.column_names} else None
+    return Chosen(shard, numbers[kept], wanted.shown(rows), places)
 
 
 def weights_of(table: pa.Table, parameters: int) -> np.ndarray:

@@ -10,8 +10,8 @@ from torch import Tensor
 from ..errors import FormatError
 from .dataset import Dataset, open_dataset
 from .load import table_of
-from .shards import WEIGHTS, Chosen, choose
-from .wanted import Filter, Wanted
+from .shards import Chosen, choose
+from .wanted import WEIGHTS, Filter, Wanted
 from .weights import fill
 from .zoo import Zoo
 
@@ -67,12 +67,17 @@ def _groups(dataset: Dataset, splits: Iterable[str], wanted: Wanted) -> Iterator
 def _batches(dataset: Dataset, groups: Iterable[tuple[str, Chosen]], batch: int, cache: bool) -> Iterator[Zoo]:
     weights, tables, filled = torch.empty(batch, dataset.layout.size), [], 0
     for split, chosen in groups:
-        decoded, begin = torch.empty(len(chosen), dataset.layout.size), 0
-        fill([chosen], decoded, cache=cache)
+        files, begin = dataset.weight_files([chosen], download=False), 0
+        decoded = None if files else torch.empty(len(chosen), dataset.layout.size)
+        if decoded is not None:
+            fill([chosen], decoded, files, cache=cache)
         while begin < len(chosen):
             part = slice(begin, min(begin + batch - filled, len(chosen)))
             size, begin = part.stop - begin, part.stop
-            weights[filled : filled + size] = decoded[part]
+            if decoded is not None:
+                weights[filled : filled + size] = decoded[part]
+            else:
+                fill([chosen.part(part)], weights[filled : filled + size], files, cache=cache)
             tables.append((split, chosen.table.slice(part.start, size)))
             filled += size
             if filled == batch:

@@ -15,7 +15,13 @@ from ..errors import FormatError, nearest_hint
 Filter = tuple[str, str, Any]  # column, operator, value: ("lr", "<", 1e-3); for `in` and `not in` several values
 
 KEYS = ("model_id", "epoch")  # columns that are always read
-_WEIGHTS = "weights"
+WEIGHTS = "weights"
+PLACE = (
+    "weights_file",
+    "offset",
+    "nbytes",
+)  # instead of weights too big for a cell: which bytes of which file they are
+_NOT_SHOWN = (WEIGHTS, *PLACE, "weights_key")  # how the weights are stored is not of the states
 _COMPARISONS: dict[str, Callable[[Any, Any], Any]] = {
     "==": operator.eq,
     "!=": operator.ne,
@@ -71,7 +77,7 @@ class Wanted:
 
     def check(self, schema: pa.Schema) -> None:
         """Raise FormatError where a column is not in the table, or a filter cannot be decided for it."""
-        known = [name for name in schema.names if name != _WEIGHTS]
+        known = [name for name in schema.names if name not in _NOT_SHOWN]
         for name in (*(name for name, _, _ in self.filters), *(self.columns or ())):
             if name not in known:
                 raise FormatError(f"unknown column {name!r}; {nearest_hint(name, known)}")
@@ -79,16 +85,15 @@ class Wanted:
             _check_type(name, how, value, schema.field(name).type)
 
     def columns_of(self, schema: pa.Schema) -> list[str]:
-        """The columns to read, in the table's order; those that the filters need among them."""
-        shown = {*KEYS, *(schema.names if self.columns is None else self.columns)}
-        needed = shown | {name for name, _, _ in self.filters}
-        return [name for name in schema.names if name in needed and name != _WEIGHTS]
+        """The columns to read, in the table's order: those asked for, for the filters, and where weights lie."""
+        shown = {name for name in schema.names if name not in _NOT_SHOWN} if self.columns is None else {*self.columns}
+        needed = {*shown, *KEYS, *PLACE} | {name for name, _, _ in self.filters}
+        return [name for name in schema.names if name in needed]
 
     def shown(self, rows: pa.Table) -> pa.Table:
-        """Without the columns that were read for the filters alone."""
-        if self.columns is None:
-            return rows
-        return rows.select([name for name in rows.column_names if name in {*KEYS, *self.columns}])
+        """The columns that were asked for alone."""
+        asked = {*rows.column_names} - {*_NOT_SHOWN} if self.columns is None else {*KEYS, *self.columns}
+        return rows.select([name for name in rows.column_names if name in asked])
 
     def rows(self, table: pa.Table) -> np.ndarray:
         """The numbers of the rows that are wanted, ascending; a comparison with a missing value does not hold."""

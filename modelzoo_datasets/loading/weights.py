@@ -1,7 +1,7 @@
 """The weights of chosen rows into one tensor, by as many threads as there are cores, a row group in each."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -9,8 +9,12 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from ..errors import FormatError
+from ..hub import RemoteFile
+from ..trajectories import read_states
 from .decoded import Keeping, Kept
-from .shards import WEIGHTS, Chosen, Shard, weights_of
+from .shards import Chosen, Shard, weights_of
+from .wanted import WEIGHTS
 
 _PIECE = 16_000_000  # bytes of decoded weights that a thread copies at once
 _MOST_THREADS = 8  # memory is no faster for more
@@ -18,10 +22,11 @@ _MOST_THREADS = 8  # memory is no faster for more
 _Task = Callable[[], None]
 
 
-def fill(parts: Sequence[Chosen], out: Tensor, *, cache: bool) -> None:
+def fill(parts: Sequence[Chosen], out: Tensor, files: Mapping[str, Path | RemoteFile], *, cache: bool) -> None:
     """Fill a contiguous float32 tensor (N, P) with the weights of all parts, one behind the other.
 
     Args:
+        files: where those files are that rows name, of weights that lie in files of their own.
         cache: read what is kept decoded, and keep what has to be decoded whole.
 
     Raises:
@@ -32,7 +37,9 @@ def fill(parts: Sequence[Chosen], out: Tensor, *, cache: bool) -> None:
     for part in parts:
         target = rows[begin : begin + len(part)]
         begin += len(part)
-        if len(part):
+        if part.places is not None:
+            tasks += _reads(part, files, out[begin - len(part) : begin])
+        elif len(part):
             kept = _kept(part, out.shape[1]) if cache else None
             if kept is not None and kept.there():
                 tasks += _copies(kept, part, target)
@@ -60,6 +67,21 @@ def _run(tasks: Sequence[_Task]) -> None:
                 future.result()
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _reads(part: Chosen, files: Mapping[str, Path | RemoteFile], out: Tensor) -> Iterator[_Task]:
+    """Of weights in files of their own, one state at a time."""
+    assert part.places is not None
+    for i, (name, offset, nbytes) in enumerate(part.places.itertuples(index=False)):
+        yield partial(_read, files[name], int(offset), int(nbytes), out[i : i + 1])
+
+
+def _read(file: Path | RemoteFile, offset: int, nbytes: int, out: Tensor) -> None:
+    if isinstance(file, Path):
+        return read_states([(file, offset, nbytes)], out)
+    if nbytes != out.nbytes:
+        raise FormatError(f"{file.path}: expected states of {out.nbytes} bytes, got {nbytes}")
+    out.numpy()[0] = np.frombuffer(file.read(offset, offset + nbytes), "<f4")
 
 
 def _kept(part: Chosen, parameters: int) -> Kept | None:
