@@ -4,8 +4,11 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
+from processes import run
 from shards import cut, spoil
 
 from modelzoo_datasets import load_zoo
@@ -155,8 +158,6 @@ def test_a_split_that_is_not_there_is_answered_with_those_that_are(dataset: Path
 
 
 def test_an_epoch_that_only_some_models_have_is_no_error(tiny_dataset: Path, dataset: Path) -> None:
-    import pyarrow.parquet as pq
-
     (path,) = (dataset / "seed").glob("test-*.parquet")
     table = pq.read_table(path)
     pq.write_table(table.filter(pq.filters_to_expression([("epoch", "!=", 2)])), path)
@@ -164,3 +165,32 @@ def test_an_epoch_that_only_some_models_have_is_no_error(tiny_dataset: Path, dat
     with pytest.raises(FormatError) as caught:
         load_zoo(dataset, "seed", split="test", epochs=[2])
     assert str(caught.value) == f"{dataset}/seed has no state of epoch 2; its epochs are 0 to 1"
+
+
+PEAK = """
+import re, sys
+from pathlib import Path
+from modelzoo_datasets import load_zoo
+peak = lambda: int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) / 1000
+load_zoo(sys.argv[1], "seed", split="test", cache=False)  # libraries and pools of threads are there from now on
+before = peak()
+zoo = load_zoo(sys.argv[1], "seed", split="train", columns=["test_acc"], cache=False, **eval(sys.argv[2]))
+print(peak() - before, zoo.weights.nbytes / 1e6)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="needs Linux's own measure of memory")
+@pytest.mark.parametrize("options", ["{}", "{'epochs': [0, 2]}"])
+def test_memory_peaks_at_the_weights_and_a_row_group_per_core(options: str, dataset: Path, tmp_path: Path) -> None:
+    """Of 166 MB of weights in row groups of 4 MB: two copies of them, as `datasets` or a concatenation needs, are not."""
+    (path,) = (dataset / "seed").glob("train-*.parquet")
+    table = pq.read_table(path)
+    with pq.ParquetWriter(path, table.schema, compression="zstd") as writer:
+        for _ in range(40):
+            writer.write_table(pa.concat_tables([table] * 10).combine_chunks())
+    words = ["python", "-c", PEAK, dataset, options]
+    done = run(words, env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(Path(__file__).parent.parent)})
+    assert done.returncode == 0, done.stderr
+    more, weights = map(float, done.stdout.split())
+    assert weights > 110
+    assert more < weights + 40

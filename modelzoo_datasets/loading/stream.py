@@ -1,6 +1,8 @@
 """`stream_zoo`: a zoo of any size in batches, a row group at a time, from a folder or over HTTP."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -8,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import FormatError
+from ..hub import RemoteFile
 from .dataset import Dataset, open_dataset
 from .load import table_of
 from .shards import Chosen, choose
@@ -31,9 +34,10 @@ def stream_zoo(
 ) -> Iterator[Zoo]:
     """The states that `load_zoo` would load, in the same order, as zoos of `batch` states; the last may be smaller.
 
-    No more is held than a batch and a row group (about 10 MB). Of a repo the row groups that are needed are fetched
-    one by one, in one request each, and nothing is stored; files that were downloaded before are read from where they
-    are. It may be left at any time.
+    No more is held than a batch and two row groups (about 10 MB each): one is read while the other is used. Of a repo
+    the row groups that are needed are fetched one by one, in one request each, or two where filters decide whether
+    there is anything to fetch, and nothing is stored; files that were downloaded before are read from where they are.
+    It may be left at any time.
 
     Args:
         batch: states of each zoo.
@@ -51,35 +55,58 @@ def stream_zoo(
     splits = dataset.splits(split)
     if count is not None:
         wanted = dataset.first_models(count, splits, wanted)
-    return _batches(dataset, _groups(dataset, splits, wanted), batch, cache)
+    return _batches(dataset, _ahead(_groups(dataset, splits, wanted, cache)), batch)
 
 
-def _groups(dataset: Dataset, splits: Iterable[str], wanted: Wanted) -> Iterator[tuple[str, Chosen]]:
-    """The chosen rows of one row group after the other, with their split."""
+@dataclass(frozen=True)
+class _Group:
+    """The chosen rows of a row group, with their weights (n, P) unless these are in files of their own."""
+
+    split: str
+    chosen: Chosen
+    files: Mapping[str, Path | RemoteFile]
+    weights: Tensor | None
+
+    def copy(self, which: slice, out: Tensor) -> None:
+        """Give the weights of some of the rows."""
+        if self.weights is None:
+            fill([self.chosen.part(which)], out, self.files, cache=False)
+        else:
+            out[:] = self.weights[which]
+
+
+def _groups(dataset: Dataset, splits: Iterable[str], wanted: Wanted, cache: bool) -> Iterator[_Group]:
     for split in splits:
         for shard in dataset.remote(split):
             for group in shard.groups(wanted):
                 if wanted.of_every_model:  # else there may be nothing to fetch but what the filters need
                     shard.fetch_ahead([group], [*wanted.columns_of(shard.schema), WEIGHTS])
-                yield split, choose(shard, wanted, [group])
+                chosen = choose(shard, wanted, [group])
+                files = dataset.weight_files([chosen], download=False)
+                weights = torch.empty(len(chosen), dataset.layout.size) if chosen.places is None else None
+                if weights is not None:
+                    fill([chosen], weights, files, cache=cache)
+                yield _Group(split, chosen, files, weights)
 
 
-def _batches(dataset: Dataset, groups: Iterable[tuple[str, Chosen]], batch: int, cache: bool) -> Iterator[Zoo]:
+def _ahead(groups: Iterator[_Group]) -> Iterator[_Group]:
+    """The same, each made by a thread while the one before is in use."""
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(next, groups, None)
+        while (group := coming.result()) is not None:
+            coming = pool.submit(next, groups, None)
+            yield group
+
+
+def _batches(dataset: Dataset, groups: Iterable[_Group], batch: int) -> Iterator[Zoo]:
     weights, tables, filled = torch.empty(batch, dataset.layout.size), [], 0
-    for split, chosen in groups:
-        files, begin = dataset.weight_files([chosen], download=False), 0
-        decoded = None if files else torch.empty(len(chosen), dataset.layout.size)
-        if decoded is not None:
-            fill([chosen], decoded, files, cache=cache)
-        while begin < len(chosen):
-            part = slice(begin, min(begin + batch - filled, len(chosen)))
-            size, begin = part.stop - begin, part.stop
-            if decoded is not None:
-                weights[filled : filled + size] = decoded[part]
-            else:
-                fill([chosen.part(part)], weights[filled : filled + size], files, cache=cache)
-            tables.append((split, chosen.table.slice(part.start, size)))
-            filled += size
+    for group in groups:
+        begin = 0
+        while begin < len(group.chosen):
+            end = min(begin + batch - filled, len(group.chosen))
+            group.copy(slice(begin, end), weights[filled : filled + end - begin])
+            tables.append((group.split, group.chosen.table.slice(begin, end - begin)))
+            filled, begin = filled + end - begin, end
             if filled == batch:
                 yield _zoo(dataset, weights, table_of(tables))
                 weights, tables, filled = torch.empty(batch, dataset.layout.size), [], 0

@@ -121,6 +121,6 @@ def decode(shard: Shard, group: int, within: np.ndarray, out: np.ndarray, keepin
     if len(within) == within[-1] - within[0] + 1:
         out[:] = weights[within[0] : within[-1] + 1]
     else:
-        np.take(weights, within, axis=0, out=out)
+        np.take(weights, within, axis=0, out=out, mode="clip")  # the usual mode makes a copy first
     if keeping is not None:
         keeping.add(int(shard.begins[group]), weights)
