@@ -44,6 +44,15 @@ def trajectory_files(config: str, split: str, models: Sequence[str]) -> dict[str
     }
 
 
+def trajectory_header(layout: Layout, epochs: Sequence[int]) -> tuple[bytes, list[Place]]:
+    """The first bytes of the file of a trajectory, and where in it the states lie; the last one ends with the file."""
+    keys = [f"{epoch:03d}" for epoch in epochs]
+    kinds = {f"{key}/{slot.name}": Kind(torch.float32, slot.shape) for key in keys for slot in layout.slots}
+    header, begins = header_of(kinds, {})
+    first, nbytes = layout.slots[0].name, _NUMBER.itemsize * layout.size
+    return header, [Place(key, begins[f"{key}/{first}"], nbytes) for key in keys]
+
+
 def write_trajectory(path: Path, layout: Layout, epochs: Sequence[int], states: Iterable[Tensor]) -> list[Place]:
     """Write the states (P,) of these epochs, whole or not at all; returns where each lies. Equal states, equal bytes.
 
@@ -53,10 +62,7 @@ def write_trajectory(path: Path, layout: Layout, epochs: Sequence[int], states: 
         FormatError: a state has not P numbers, or there is not one of them for every epoch.
         DiskFullError: the disk is full.
     """
-    kinds = {f"{epoch:03d}/{s.name}": Kind(torch.float32, s.shape) for epoch in epochs for s in layout.slots}
-    header, begins = header_of(kinds, {})
-    nbytes = _NUMBER.itemsize * layout.size
-    places = [Place(f"{e:03d}", begins[f"{e:03d}/{layout.slots[0].name}"], nbytes) for e in epochs]
+    header, places = trajectory_header(layout, epochs)
     file, written = NewFile(path), 0
     try:
         file.write(header)

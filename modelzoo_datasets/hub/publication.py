@@ -10,6 +10,8 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import yaml
 
 from ..errors import FormatError
@@ -22,6 +24,7 @@ _MOST_IN_A_FOLDER = 10_000
 _MOST_FILES = 100_000
 _NO_CONFIG_NAME = re.compile(r"[<>:/\\|?*]|^\.|^data$")  # as `datasets` and the Hub have it
 _SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})(\.[a-z]+)")
+_WEIGHTS = re.compile(r"weights/([^/]+)/.+\.safetensors")
 _REMEDY = "build it again with modelzoo-build"
 
 
@@ -62,7 +65,7 @@ class Publication:
         return sum(file.size for file in self.files)
 
     def leftovers(self, paths: Iterable[str]) -> list[str]:
-        """Shards of an earlier push that would be read as part of this one, which does not have them."""
+        """Files of an earlier push that would be read as part of this one, or lie beside it for nothing."""
         mine = {file.path for file in self.files}
         return [path for path in paths if _config_of(path) in self.configs and path not in mine]
 
@@ -72,7 +75,9 @@ class Publication:
 
 
 def _config_of(path: str) -> str | None:
-    """The config that a file in a repo is a shard of, if it is one."""
+    """The config that a file in a repo is a shard of, or holds weights of, if it does."""
+    if weights := _WEIGHTS.match(path):
+        return weights[1]
     folder, _, name = path.rpartition("/")
     return folder if folder and "/" not in folder and _SHARD.fullmatch(name) else None
 
@@ -121,6 +126,9 @@ def _configs(folder: Path, facts: Any, paths: list[str]) -> tuple[str, ...]:
     for entry in entries:
         for part in entry["data_files"]:
             _refuse_missing_shards(folder, str(part["path"]), paths)
+    for config, zoo in (facts.get("configs") or {}).items():
+        if isinstance(zoo, dict) and zoo.get("weights") == "files":
+            _refuse_missing_weights(folder, config, paths)
     return names
 
 
@@ -163,6 +171,18 @@ def _refuse_missing_shards(folder: Path, pattern: str, paths: list[str]) -> None
                 missing = sorted({*wanted} ^ {*found})[0]
                 what = "has no" if missing in wanted else "must not have"
                 raise FormatError(f"{folder} is incomplete: it {what} {missing}; {_REMEDY}")
+
+
+def _refuse_missing_weights(folder: Path, config: str, paths: list[str]) -> None:
+    """Of a config whose weights are in files beside its tables."""
+    known = {*paths}
+    for path in (path for path in paths if _config_of(path) == config and path.endswith(".parquet")):
+        try:
+            wanted = pq.read_table(folder / path, columns=["weights_file"], partitioning=None)["weights_file"]
+        except (OSError, pa.ArrowException) as error:
+            raise FormatError(f"cannot read {folder / path}: {error}; {_REMEDY}") from error
+        if missing := [name for name in wanted.unique().to_pylist() if name not in known]:
+            raise FormatError(f"{folder} is incomplete: it has no {missing[0]}; {_REMEDY}")
 
 
 def _refuse_what_the_hub_does(files: tuple[LocalFile, ...], repo_id: str, folder: Path) -> None:

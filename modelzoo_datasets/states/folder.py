@@ -30,7 +30,12 @@ _PACK_BYTES = 1_000_000_000  # of a packed file, if that is more than one model
 
 def state_path(folder: Path, model_id: str, epoch: int, kind: str = "states") -> Path:
     """Where the state of one model after one epoch lies; kind `variational` for what a twin has beside it."""
-    return folder / kind / model_id / f"epoch-{epoch:03d}.safetensors"
+    return folder / kind / model_id / state_name(epoch)
+
+
+def state_name(epoch: int) -> str:
+    """The file of the state of a model after one epoch."""
+    return f"epoch-{epoch:03d}.safetensors"
 
 
 def models_per_file(numbers: int, epochs: int) -> int:

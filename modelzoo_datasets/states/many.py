@@ -28,10 +28,10 @@ def match(keys: Sequence[str], layout: Layout) -> dict[str, Slot] | None:
     return dict(zip(ordered, slots, strict=True)) if len(ordered) == len(slots) else None
 
 
-def fill_from_files(paths: Sequence[Path], layout: Layout, out: Tensor) -> bool:
+def fill_from_files(folder: Path, names: Sequence[str], layout: Layout, out: Tensor) -> bool:
     """Put states from a file each into (E, P); False, and anything in `out`, where a file is not as expected."""
     try:
-        whole = _read_equal(paths)
+        whole = _read_equal(folder, names)
         size = 8 + int.from_bytes(whole[0, :8].tobytes(), "little")
         header = json.loads(whole[0, 8:size].tobytes())
     except (OSError, ValueError):
@@ -52,17 +52,20 @@ def fill_from_files(paths: Sequence[Path], layout: Layout, out: Tensor) -> bool:
     return True
 
 
-def _read_equal(paths: Sequence[Path]) -> np.ndarray:
+def _read_equal(folder: Path, names: Sequence[str]) -> np.ndarray:
     """The content of files of equal length (E, bytes); ValueError where they are not."""
-    whole = np.empty((len(paths), paths[0].stat().st_size), np.uint8)
-    more = bytearray(1)
-    for row, path in zip(whole, paths, strict=True):
-        file = os.open(path, os.O_RDONLY)
-        try:
-            if os.readv(file, [row.data, more]) != len(row):
-                raise ValueError(path)
-        finally:
-            os.close(file)
+    whole, more = np.empty((len(names), (folder / names[0]).stat().st_size), np.uint8), bytearray(1)
+    place = os.open(folder, os.O_RDONLY)
+    try:
+        for row, name in zip(whole, names, strict=True):
+            file = os.open(name, os.O_RDONLY, dir_fd=place)  # a third of the time is spent on paths otherwise
+            try:
+                if os.readv(file, [row.data, more]) != len(row):
+                    raise ValueError(name)
+            finally:
+                os.close(file)
+    finally:
+        os.close(place)
     return whole
 
 

@@ -15,7 +15,7 @@ from ..architectures import Architecture, get_architecture
 from ..errors import FormatError
 from ..layout import Layout
 from .files import read_json, read_table, read_tensors
-from .folder import MODELS_FILE, STATES_FILE, VARIATIONAL, ZOO_FILE, ZOO_FORMAT, pack_path, state_path
+from .folder import MODELS_FILE, STATES_FILE, VARIATIONAL, ZOO_FILE, ZOO_FORMAT, pack_path, state_name, state_path
 from .many import fill_from_files, fill_from_pack, match
 from .packed import pack_rows, read_pack
 
@@ -113,7 +113,7 @@ class ZooFolder:
 
     def _filled(self, model_id: str, epochs: Sequence[int], out: Tensor) -> bool:
         if not self.packed:
-            return fill_from_files([self._path(model_id, epoch) for epoch in epochs], self.layout, out)
+            return fill_from_files(self.place(model_id), [state_name(epoch) for epoch in epochs], self.layout, out)
         path = self._path(model_id, epochs[0])
         try:
             first, count = self._rows_in(path, model_id)
