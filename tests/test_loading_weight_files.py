@@ -5,6 +5,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from hub_commands import Client, loads, prints, shown
@@ -14,6 +16,7 @@ from modelzoo_datasets import build, load_zoo
 from modelzoo_datasets.building import schema
 from modelzoo_datasets.errors import FormatError
 from modelzoo_datasets.loading import stream_zoo
+from modelzoo_datasets.states import ZooFolder
 
 CHOICES: list[dict[str, Any]] = [
     {},
@@ -65,6 +68,17 @@ def test_a_damaged_file_is_named(in_files: Path, tmp_path: Path) -> None:
     assert len(load_zoo(folder, "seed", split="train")) == 42
 
 
+def test_a_file_outside_of_the_dataset_is_not_read(in_files: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(in_files, tmp_path / "copy"))
+    (path,) = (folder / "seed").glob("test-*.parquet")
+    table = pq.read_table(path)
+    names = pa.array([f"../{name}" for name in table["weights_file"].to_pylist()])
+    pq.write_table(table.set_column(table.column_names.index("weights_file"), "weights_file", names), path)
+    with pytest.raises(FormatError) as caught:
+        load_zoo(folder, "seed", split="test", models=1)
+    assert str(caught.value) == f"{folder}/seed names a file outside of the dataset: {names[0]}"
+
+
 def weight_files(hub: HubServer) -> list[str]:
     """Those that were read, whole or in part, once per request."""
     return [r.path.rpartition("/")[2] for r in hub.asked("^GET .*/resolve/.*safetensors")]
@@ -112,3 +126,44 @@ print(digest.hexdigest())
     assert told.stdout == f"3 {digests[0]}\n{digests[1]}\n", told.stderr
     assert len(weight_files(hub)) == 3 + 9, "one request for each state"
     assert not list(anyone.home.rglob("*.safetensors"))
+
+
+def test_trained_resnets_are_loaded_streamed_and_run(resnet_dataset: Path) -> None:
+    zoo, folder = load_zoo(resnet_dataset, "seed"), ZooFolder.open(resnet_dataset.parent / "seed")
+    assert zoo.weights.shape == (4, 11_183_582)
+    assert zoo.table[["split", "epoch"]].to_numpy().tolist() == [
+        [s, e] for s in ("train", "validation") for e in (0, 1)
+    ]
+    for i, (model, epoch) in enumerate(zip(zoo.table["model_id"], zoo.table["epoch"], strict=True)):
+        assert torch.equal(zoo.weights[i], folder.weights(model, epoch))
+    last = load_zoo(resnet_dataset, "seed", epochs=[1], filters=[("test_acc", ">=", 0.0)])
+    assert torch.equal(last.weights, zoo.weights[1::2])
+    for i, batch in enumerate(stream_zoo(resnet_dataset, "seed", batch=1)):
+        assert torch.equal(batch.weights[0], zoo.weights[i])
+    x = torch.rand(3, *zoo.architecture.input_shape, generator=torch.Generator().manual_seed(0))
+    module = zoo.architecture.module(zoo.table["activation"][0]).eval()
+    with torch.no_grad():
+        found = torch.vmap(torch.func.functional_call, (None, 0, None))(module, last.parameters(), (x,))
+        torch.testing.assert_close(found, torch.stack([last.model(i)(x) for i in range(2)]), rtol=1e-4, atol=1e-4)
+
+
+def test_of_resnets_on_the_hub_one_trajectory_or_one_state_is_fetched(
+    hub: HubServer, ann: Client, anyone: Client, resnet_dataset: Path
+) -> None:
+    assert ann.push(resnet_dataset, "zoos/tiny").returncode == 0
+    hub.requests.clear()
+    trajectory = {"config": "seed", "split": "validation"}
+    loaded = anyone.run(loads, "zoos/tiny", trajectory)
+    assert loaded.stdout == shown(resnet_dataset, **trajectory), loaded.stderr
+    assert weight_files(hub) == ["seed-00004.safetensors"]
+    hub.requests.clear()
+    state = {"config": "seed", "split": "train", "epochs": [1]}
+    code = f"""
+from hub_commands import loads
+from modelzoo_datasets.loading import dataset
+dataset._MUCH = 0.6  # of two states one is few
+loads("zoos/tiny", {state})
+"""
+    assert anyone.run(prints, code).stdout == shown(resnet_dataset, **state)
+    assert weight_files(hub) == ["seed-00003.safetensors"], "one range"
+    assert not list(anyone.home.rglob("seed-00003.safetensors"))

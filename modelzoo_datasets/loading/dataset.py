@@ -86,6 +86,8 @@ class Dataset:
         for places in (part.places for part in parts if part.places is not None):
             for name, nbytes in zip(places["weights_file"], places["nbytes"], strict=True):
                 wanted[name] = wanted.get(name, 0) + nbytes
+        if outside := [name for name in wanted if name.startswith("/") or ".." in name.split("/")]:
+            raise FormatError(f"{self.source}/{self.config} names a file outside of the dataset: {outside[0]}")
         if self.repo_id is None:
             return {name: Path(self.source) / name for name in wanted}
         found: dict[str, Path | RemoteFile] = {}

@@ -30,9 +30,11 @@ def load_zoo(
 ) -> Zoo:
     """Load states of a dataset; only the files and rows that were asked for are read, or downloaded.
 
-    Memory peaks at the weights and a row group (about 10 MB) per thread. Weights of Parquet files that were read whole
-    are kept decoded in `~/.cache/modelzoo-datasets/weights`, so that they are read as fast as the disk or memory is
-    the next time; see `decoded.py` for where and how much.
+    Memory peaks at the weights and, for each core, what decoding a row group of 10 MB takes, about 50 MB. Weights of
+    Parquet files that were read whole are kept decoded in `~/.cache/modelzoo-datasets/weights`, so that they are read
+    as fast as the disk or memory is the next time; see `decoded.py` for where and how much. Weights that are in files
+    of their own need no decoding: of a repo, files of which a quarter or more is wanted are downloaded, of others the
+    states are read one by one.
 
     Args:
         source: a folder that `modelzoo-build` wrote, or a dataset repo such as `modelzoos/mnist-cnn-s`. Where

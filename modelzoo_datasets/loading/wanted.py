@@ -55,6 +55,8 @@ class Wanted:
             FormatError: a filter is not a column, an operator that there is, and a value for it.
         """
         keys: list[Filter] = []
+        if isinstance(epochs, int | np.integer):
+            raise FormatError(f"epochs must be several, such as [{epochs}] or range(21, 26), got {epochs}")
         if epochs is not None:
             keys.append(("epoch", "in", tuple(epochs)))
         if models is not None:
