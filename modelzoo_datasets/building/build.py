@@ -51,26 +51,43 @@ def build(
         "diverged": "kept" if keep_diverged else "left out",
         "configs": {_config_name(f): _facts(f) for f in folders},
     }
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        if (out / "zoo.json").is_file() and read_json(out / "zoo.json") == facts:
-            return False
-        raise FolderInUseError(f"{out} holds something else; choose another --out or remove it")
+    if _is_there(out, facts):
+        return False
     rows = {_config_name(folder): _published_rows(folder, keep_diverged) for folder in folders}
     refuse_too_many_files(rows, folders[0].layout.size, out)
     partial = partial_beside(out)
     shutil.rmtree(partial, ignore_errors=True)
-    configs = [_write_config(folder, rows[_config_name(folder)], partial, progress) for folder in folders]
+    try:
+        configs = [_write_config(folder, rows[_config_name(folder)], partial, progress) for folder in folders]
+        publication = Publication.of(folders[0].facts)
+        card = render_card(repo_id or ".", publication, configs, kept_diverged=keep_diverged)
+        write_bytes(partial / "README.md", card.encode())
+        write_json(partial / "layout.json", folders[0].facts["layout"])
+        write_json(partial / "zoo.json", facts)
+        if out.is_dir():
+            out.rmdir()
+        partial.replace(out)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
     for config in configs:
         _tell_missing(config, tell)
-    publication = Publication.of(folders[0].facts)
-    card = render_card(repo_id or ".", publication, configs, kept_diverged=keep_diverged)
-    write_bytes(partial / "README.md", card.encode())
-    write_json(partial / "layout.json", folders[0].facts["layout"])
-    write_json(partial / "zoo.json", facts)
-    if out.is_dir():
-        out.rmdir()
-    partial.replace(out)
     return True
+
+
+def _is_there(out: Path, facts: dict[str, Any]) -> bool:
+    """Whether a folder is the dataset of these facts; raises FolderInUseError where it is anything else."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return False
+    found = read_json(out / "zoo.json") if (out / "zoo.json").is_file() else None
+    if found == facts:
+        return True
+    if isinstance(found, dict) and "configs" in found and found.get("format") != DATASET_FORMAT:
+        raise FolderInUseError(
+            f"{out} holds a dataset of format {found.get('format')!r}, and {DATASET_FORMAT!r} is written today; "
+            "choose another --out or remove it"
+        )
+    raise FolderInUseError(f"{out} holds something else; choose another --out or remove it")
 
 
 def _config_name(folder: ZooFolder) -> str:

@@ -196,6 +196,8 @@ def _check_facts(folder: ZooFolder) -> None:
     remedy = "make the zoo again with modelzoo-generate"
     if not isinstance(facts, dict):
         raise FormatError(f"{path} is not what modelzoo-generate writes; {remedy}")
+    if "configs" in facts:
+        raise FormatError(f"{folder.path} is a dataset folder; name the zoo folders that it was built from")
     if facts.get("format") != ZOO_FORMAT:
         raise FormatError(
             f"{folder.path} has zoo format {facts.get('format')!r}, but this release reads {ZOO_FORMAT!r}; {remedy}"
