@@ -4,6 +4,8 @@ import json
 import shutil
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -151,6 +153,27 @@ def test_a_dataset_of_another_release_is_told_with_the_remedy(number: int, remed
     with pytest.raises(FormatError) as caught:
         load_zoo(dataset)
     assert str(caught.value) == f"{dataset} has format {found!r}, but load_zoo reads {DATASET_FORMAT!r}; {remedy}"
+
+
+def test_weights_that_are_not_those_of_the_layout_are_refused(dataset: Path) -> None:
+    (path,) = (dataset / "hyp").glob("test-*.parquet")
+    table = pq.read_table(path)
+    short = pa.array([row[:7] for row in table["weights"].to_pylist()], pa.list_(pa.float32(), 7))
+    pq.write_table(table.set_column(table.num_columns - 1, "weights", short), path)
+    with pytest.raises(FormatError) as caught:
+        load_zoo(dataset, "hyp")
+    assert str(caught.value) == (
+        f"{path}: expected weights of 2464 float32 numbers, as layout.json has them, "
+        "got fixed_size_list<element: float>[7]; build the dataset again"
+    )
+    values = [None, *table["weights"].to_pylist()[1:]]
+    holed = pa.array(values, pa.list_(pa.float32(), 2464))
+    pq.write_table(table.set_column(table.num_columns - 1, "weights", holed), path)
+    with pytest.raises(FormatError, match=f"^{path}: some weights are missing; build the dataset again$"):
+        load_zoo(dataset, "hyp")
+    pq.write_table(table.drop_columns("weights"), path)
+    with pytest.raises(FormatError, match=f"^{path}: expected weights of 2464 .*, got no weights; build the dataset"):
+        load_zoo(dataset, "hyp")
 
 
 def test_damaged_files_are_named(tiny_dataset: Path, tmp_path: Path) -> None:

@@ -148,7 +148,22 @@ def choose(shard: Shard, wanted: Wanted, groups: Sequence[int] | None = None) ->
     return Chosen(shard, numbers[kept], wanted.shown(rows), places)
 
 
-def weights_of(table: pa.Table, parameters: int) -> np.ndarray:
-    """The weights column (n, P), a view of Arrow's memory where it is in one piece."""
-    parts = [chunk.flatten().to_numpy(zero_copy_only=True).reshape(-1, parameters) for chunk in table[WEIGHTS].chunks]
-    return parts[0] if len(parts) == 1 else np.concatenate([np.empty((0, parameters), np.float32), *parts])
+def weights_of(shard: Shard, group: int, parameters: int) -> np.ndarray:
+    """The weights (n, P) of a row group, a view of Arrow's memory.
+
+    Raises:
+        FormatError: the file is damaged, or its weights are not P numbers each.
+    """
+    kind = shard.schema.field(WEIGHTS).type if WEIGHTS in shard.schema.names else None
+    fixed = kind is not None and pa.types.is_fixed_size_list(kind)
+    if not fixed or (kind.list_size, kind.value_type) != (parameters, pa.float32()):
+        raise FormatError(
+            f"{shard.name}: expected weights of {parameters} float32 numbers, as layout.json has them, "
+            f"got {'no weights' if kind is None else kind}; build the dataset again"
+        )
+    column = shard.read([group], [WEIGHTS])[WEIGHTS]
+    numbers = (column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()).flatten()
+    if column.null_count or numbers.null_count:
+        raise FormatError(f"{shard.name}: some weights are missing; build the dataset again")
+    rows: np.ndarray = numbers.to_numpy(zero_copy_only=True).reshape(-1, parameters)
+    return rows

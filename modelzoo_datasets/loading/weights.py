@@ -14,7 +14,6 @@ from ..hub import RemoteFile
 from ..trajectories import read_states
 from .decoded import Keeping, Kept
 from .shards import Chosen, Shard, weights_of
-from .wanted import WEIGHTS
 
 _PIECE = 16_000_000  # bytes of decoded weights that a thread copies at once
 _MOST_THREADS = 8  # memory is no faster for more
@@ -117,7 +116,7 @@ def _decodes(part: Chosen, target: np.ndarray, keeping: Keeping | None) -> Itera
 
 def decode(shard: Shard, group: int, within: np.ndarray, out: np.ndarray, keeping: Keeping | None = None) -> None:
     """Fill `out` (n, P) with the weights of rows of one row group, given by their ascending numbers within it."""
-    weights = weights_of(shard.clone().read([group], [WEIGHTS]), out.shape[1])
+    weights = weights_of(shard.clone(), group, out.shape[1])
     if len(within) == within[-1] - within[0] + 1:
         out[:] = weights[within[0] : within[-1] + 1]
     else:
