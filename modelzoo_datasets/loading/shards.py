@@ -155,8 +155,8 @@ def weights_of(shard: Shard, group: int, parameters: int) -> np.ndarray:
         FormatError: the file is damaged, or its weights are not P numbers each.
     """
     kind = shard.schema.field(WEIGHTS).type if WEIGHTS in shard.schema.names else None
-    fixed = kind is not None and pa.types.is_fixed_size_list(kind)
-    if not fixed or (kind.list_size, kind.value_type) != (parameters, pa.float32()):
+    found = (kind.list_size, kind.value_type) if kind is not None and pa.types.is_fixed_size_list(kind) else None
+    if found != (parameters, pa.float32()):
         raise FormatError(
             f"{shard.name}: expected weights of {parameters} float32 numbers, as layout.json has them, "
             f"got {'no weights' if kind is None else kind}; build the dataset again"
