@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from modelzoo_datasets.errors import RecipeError
 from modelzoo_datasets.seeds import generator
 
 from .augmentation import erased, mixed_pairs, noisy, permuted
@@ -37,15 +38,15 @@ class Learner(nn.Module):
             nn.ReLU(),
             nn.Linear(projection, projection),
         )
-        draws = generator(recipe.learning.seed, "projection head")
-        _initialise(self.head, draws)
-        self.teller: nn.Linear | None = None
-        if recipe.learning.statistics:
-            found = layer_statistics(weights, rep.layout).float()
-            spread = found.std(dim=0).clamp_min(_SMALLEST_DEVIATION)
-            self.register_buffer("statistics", torch.stack([found.mean(dim=0), spread]), persistent=False)
-            self.teller = nn.Linear(recipe.model.pooled, found.shape[1])
-            _initialise(self.teller, draws)
+        _initialise(self.head, generator(recipe.learning.seed, "projection head"))
+        found = layer_statistics(weights, rep.layout).float()
+        if recipe.learning.statistics and recipe.model.pooled < found.shape[1]:
+            raise RecipeError(
+                f"recipe {recipe.name}: [learning] statistics needs [model] pooled of at least {found.shape[1]}, the "
+                f"statistics of the layers of {rep.architecture.name}, got {recipe.model.pooled}"
+            )
+        spread = found.std(dim=0).clamp_min(_SMALLEST_DEVIATION)
+        self.register_buffer("statistics", torch.stack([found.mean(dim=0), spread]), persistent=False)
 
 
 def _initialise(head: nn.Module, draws: torch.Generator) -> None:
@@ -88,12 +89,17 @@ def losses(learner: Learner, weights: Tensor, how: LearningRecipe, queries: Quer
     if queries is not None:
         of_first = slice(len(weights))
         behaviour, mixture = _behaviour(rep, queries, mixed, z[of_first], decoded[of_first], how, draws.behaviour)
-    told = zero
-    if learner.teller is not None and rep.pooled is not None:
-        mean, deviation = learner.statistics
-        wanted = (layer_statistics(mixed, rep.layout).float() - mean) / deviation
-        told = (learner.teller(z[: len(weights), -rep.pooled.latent :]) - wanted).square().mean()
+    told = _statistics(learner, mixed, z[: len(weights)]) if how.statistics else zero
     return torch.stack([reconstruction, contrast, behaviour, mixture, told])
+
+
+def _statistics(learner: Learner, weights: Tensor, z: Tensor) -> Tensor:
+    """How far the first numbers of the pooled part (B, D) are from the standardised s(W) of weights (B, P)."""
+    mean, deviation = learner.statistics
+    wanted = (layer_statistics(weights, learner.rep.layout).float() - mean) / deviation
+    begin = learner.rep.bottleneck.latent
+    error: Tensor = z[:, begin : begin + wanted.shape[1]] - wanted
+    return error.square().mean()
 
 
 def weighted(parts: Tensor, how: LearningRecipe) -> Tensor:

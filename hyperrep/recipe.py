@@ -67,7 +67,7 @@ class LearningRecipe:
     mixed_behaviour: float = 0.0  # factor of the same for networks decoded from draws around the embeddings of a batch
     mixture: str = "logits"  # what these shall say: as embeddings are mixed; "ensemble": what the whole batch says
     queries: int = 64  # images per step that networks are asked about
-    statistics: float = 0.0  # factor of: s(W) can be read off the pooled part by a linear map
+    statistics: float = 0.0  # factor of: the pooled part begins with the statistics of the layers, s(W)
     seed: int = 0
 
     @property
@@ -142,7 +142,6 @@ def _impossible(recipe: HyperRecipe) -> list[tuple[bool, str]]:
         *((not 0 < v < math.inf, f"{name} must be positive, got {v}") for name, v in sizes.items()),
         *((not 0 <= v <= 1, f"{name} must be in [0, 1], got {v}") for name, v in shares.items()),
         *((not 0 <= v < math.inf, f"{name} must not be negative, got {v}") for name, v in factors.items()),
-        (how.statistics > 0 and not model.pooled, "[learning] statistics needs [model] pooled, which has them"),
         (not all(0 <= w < math.inf for w in how.layer_weights), "layer_weights must not be negative"),
         (not 0 < judged.quality <= 1, f"[evaluation] quality must be in (0, 1], got {judged.quality}"),
     ]

@@ -15,6 +15,7 @@ from .behaviour import Queries
 from .evaluation import embeddings_2d, judge, populations, probe_all, reconstruction, scratch
 from .fitting import new_representation
 from .recipe import HyperRecipe
+from .recording import recording
 from .storage import facts_of, finish, is_finished, is_learned_by, load_representation, start
 from .training import learn
 
@@ -50,9 +51,11 @@ def train(
     work = start(out, facts)
     history = []
     queries = _queries(states["train"], engine, images_root) if recipe.learning.asks else None
-    for row in learn(rep, states["train"].weights, states["validation"].weights, recipe, work, queries):
-        history.append(row)
-        progress("learning a hyper-representation", row.epoch, recipe.learning.epochs)
+    with recording(work) as record:
+        for row in learn(rep, states["train"].weights, states["validation"].weights, recipe, work, queries):
+            history.append(row)
+            record(row)
+            progress("learning a hyper-representation", row.epoch, recipe.learning.epochs)
     finish(out, rep, history)
     return load_representation(out)
 

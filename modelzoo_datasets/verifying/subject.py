@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 from torch import Tensor
 
-from ..architectures import architecture_of
+from ..architectures import ANY_FORMAT, architecture_of
 from ..layout import Layout
 from ..recipes import Member
 
@@ -69,7 +69,9 @@ class Subject:
 
     @property
     def measurable(self) -> bool:
-        """Whether a module of it and its images are known here, of a population of any kind."""
+        """Whether there is something to measure with: of a population of any kind its module and images may be unknown."""
+        if not self.imported or self.facts["imported"].get("format") != ANY_FORMAT:
+            return True
         return architecture_of(self.facts).tensors is None and self.facts["images_sha256"] != ""
 
     @property

@@ -12,9 +12,10 @@ from tiny_learning import learned, recipe
 from hyperrep.behaviour import MIXTURES, Queries, ensemble, gaussian_mixtures, mixed_logits
 from hyperrep.fitting import new_representation
 from hyperrep.objective import LOSSES, Draws, Learner, losses, weighted
+from hyperrep.probes import layer_statistics
 from hyperrep.training import learn
 from modelzoo_datasets.engines import Network, functions_of, get_engine
-from modelzoo_datasets.errors import ModelZooError
+from modelzoo_datasets.errors import ModelZooError, RecipeError
 from modelzoo_datasets.images import Images
 from modelzoo_datasets.loading import Zoo, load_zoo
 from modelzoo_datasets.seeds import generator
@@ -96,7 +97,7 @@ def test_what_a_mixture_shall_say_is_a_distribution_and_for_one_model_alone_what
 
 def test_every_loss_is_measured_and_weighted_as_the_recipe_says(states: Zoo, queries: Queries) -> None:
     chosen = recipe(
-        model={"pooled": 6}, behaviour=2.0, mixed_behaviour=3.0, statistics=0.5, contrast=0.25, permute="none"
+        model={"pooled": 72}, behaviour=2.0, mixed_behaviour=3.0, statistics=0.5, contrast=0.25, permute="none"
     )
     rep = new_representation(chosen, states)
     learner, how = Learner(rep, chosen, states.weights), chosen.learning
@@ -135,3 +136,22 @@ def test_a_recipe_that_asks_needs_images(states: Zoo, unseen: Zoo, tmp_path: Pat
     told = "recipe tiny has a loss of behaviour: it needs images to ask networks about"
     with pytest.raises(ModelZooError, match=f"^{re.escape(told)}$"):
         learned(recipe(behaviour=1.0), states, unseen, tmp_path)
+
+
+def test_the_pooled_part_must_have_room_for_the_statistics(states: Zoo, unseen: Zoo, tmp_path: Path) -> None:
+    told = (
+        "recipe tiny: [learning] statistics needs [model] pooled of at least 70, "
+        "the statistics of the layers of cnn-s, got 69"
+    )
+    with pytest.raises(RecipeError, match=f"^{re.escape(told)}$"):
+        learned(recipe(model={"pooled": 69}, statistics=1.0), states, unseen, tmp_path)
+
+
+def test_the_pooled_part_learns_the_statistics(states: Zoo, unseen: Zoo, tmp_path: Path) -> None:
+    chosen = recipe(model={"pooled": 70}, statistics=1.0, contrast=0.0, reconstruct="first", permute="none", epochs=40)
+    rep, history = learned(chosen, states, unseen, tmp_path)
+    assert history[-1].statistics < 0.5 * history[0].statistics
+    found = layer_statistics(states.weights, rep.layout).float()
+    wanted = (found - found.mean(dim=0)) / found.std(dim=0).clamp_min(1e-6)
+    z = rep.embed(states.weights)[:, -70:]
+    assert float((z - wanted).square().mean()) == pytest.approx(history[-1].statistics, rel=0.2)
