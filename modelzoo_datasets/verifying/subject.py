@@ -69,7 +69,7 @@ class Subject:
 
     @property
     def measurable(self) -> bool:
-        """Whether there is something to measure with: of a population of any kind its module and images may be unknown."""
+        """Whether there is something to measure with: of populations of any kind there may be nothing."""
         if not self.imported or self.facts["imported"].get("format") != ANY_FORMAT:
             return True
         return architecture_of(self.facts).tensors is None and self.facts["images_sha256"] != ""
