@@ -3,26 +3,41 @@
 from pathlib import Path
 from typing import Any
 
-from modelzoo_datasets.engines import Engine, one_thread
-from modelzoo_datasets.errors import FolderInUseError, FormatError
+from modelzoo_datasets.engines import Engine, Network, functions_of, one_thread
+from modelzoo_datasets.errors import FolderInUseError, FormatError, ModelZooError
 from modelzoo_datasets.images import load_images
 from modelzoo_datasets.loading import Zoo, load_zoo
 from modelzoo_datasets.progress import Progress, silent
 from modelzoo_datasets.states import read_json, write_json
 
 from .autoencoder import HyperRepresentation
+from .behaviour import Queries
 from .evaluation import embeddings_2d, judge, populations, probe_all, reconstruction, scratch
+from .fitting import new_representation
 from .recipe import HyperRecipe
+from .recording import recording
 from .storage import facts_of, finish, is_finished, is_learned_by, load_representation, start
-from .training import learn, new_representation
+from .training import learn
 
 EVALUATION_FORMAT = "modelzoo-evaluation-1"
 _SPLITS = ("train", "validation", "test")
 
 
 @one_thread()
-def train(dataset: Path, recipe: HyperRecipe, out: Path, *, progress: Progress = silent) -> HyperRepresentation:
+def train(
+    dataset: Path,
+    recipe: HyperRecipe,
+    out: Path,
+    *,
+    engine: Engine | None = None,
+    images_root: Path | None = None,
+    progress: Progress = silent,
+) -> HyperRepresentation:
     """Make sure that `out` holds the hyper-representation of this recipe and dataset.
+
+    Args:
+        engine: what runs networks, for recipes with a loss of behaviour.
+        images_root: where the images are that the networks were trained on, for such recipes too.
 
     Raises:
         FormatError: no such dataset, config or epochs.
@@ -35,9 +50,12 @@ def train(dataset: Path, recipe: HyperRecipe, out: Path, *, progress: Progress =
     rep = new_representation(recipe, states["train"])
     work = start(out, facts)
     history = []
-    for row in learn(rep, states["train"].weights, states["validation"].weights, recipe, work):
-        history.append(row)
-        progress("learning a hyper-representation", row.epoch, recipe.learning.epochs)
+    queries = _queries(states["train"], engine, images_root) if recipe.learning.asks else None
+    with recording(work) as record:
+        for row in learn(rep, states["train"].weights, states["validation"].weights, recipe, work, queries):
+            history.append(row)
+            record(row)
+            progress("learning a hyper-representation", row.epoch, recipe.learning.epochs)
     finish(out, rep, history)
     return load_representation(out)
 
@@ -105,6 +123,15 @@ def probe(dataset: Path, representation: Path, recipe: HyperRecipe) -> dict[str,
     rep = load_representation(representation)
     _refuse_foreign(representation, recipe, dataset)
     return probe_all(rep, {s: _trained(load_zoo(dataset, recipe.data.config, split=s)) for s in _SPLITS})
+
+
+def _queries(zoo: Zoo, engine: Engine | None, images_root: Path | None) -> Queries:
+    """The training images of a zoo, to ask its networks about."""
+    if engine is None or images_root is None:
+        raise ModelZooError("a recipe with a loss of behaviour needs an engine and the folder of the images")
+    training = zoo.training(0)
+    functions = functions_of(engine, zoo.architecture.name, Network(training.activation, training.dropout))
+    return Queries(functions, load_images(zoo.images, images_root).inputs("train"))
 
 
 def _refuse_foreign(representation: Path, recipe: HyperRecipe, dataset: Path) -> None:

@@ -8,6 +8,7 @@ from hub_commands import Client, loads, loads_in, loads_onto_a_full_disk, shown
 from hub_server import HubServer, holds, tiny
 from hub_xet import XetStorage
 from processes import run
+from shards import cut
 
 from modelzoo_datasets import load_zoo
 from modelzoo_datasets.errors import FormatError
@@ -152,3 +153,24 @@ def test_a_full_disk_is_told_and_the_next_load_goes_on(
     )
     loaded = anyone.run(loads, "zoos/tiny", request, HF_HUB_DISABLE_XET=without_xet)
     assert loaded.stdout == shown(tiny_dataset, **request)
+
+
+def test_of_many_files_only_those_with_wanted_models_are_downloaded(
+    hub: HubServer, ann: Client, anyone: Client, dataset: Path
+) -> None:
+    paths = cut(dataset, "seed", "train", shards=4)
+    assert ann.push(dataset, "zoos/tiny").returncode == 0
+    models = load_zoo(dataset, "seed", split="train").table["model_id"].unique().tolist()
+    of_third = {"config": "seed", "split": "train", "models": [models[8], models[9]], "epochs": [2]}
+    first = {"config": "seed", "split": "train", "models": 1}
+    hub.requests.clear()
+    loaded = anyone.run(loads, "zoos/tiny", of_third, first)
+    assert loaded.stdout == shown(dataset, **of_third) + shown(dataset, **first), loaded.stderr
+    cached = {path.name for path in anyone.home.glob("hub/*/snapshots/*/seed/*")}
+    assert cached == {paths[0].name, paths[2].name}
+    hub.requests.clear()
+    fixed = of_third | {"revision": tiny(hub).branches["main"]}
+    assert anyone.run(loads, "zoos/tiny", fixed, HF_HUB_OFFLINE="1").stdout == shown(dataset, **of_third)
+    nothing = {"config": "seed", "split": "train", "filters": [("lr", ">", 1)]}
+    assert "has no states of the split, epochs" in anyone.run(loads, "zoos/tiny", nothing).stdout
+    assert not hub.asked("^GET .*/resolve/.*parquet"), "the index says so"

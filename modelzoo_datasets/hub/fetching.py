@@ -40,16 +40,22 @@ def fetch(repo_id: str, patterns: Sequence[str], *, revision: str | None = None)
         DiskFullError: there is no room for the files.
     """
     with told(repo_id, revision, f"loading {repo_id} from the Hub"):
-        key, api = (repo_id, revision), client()
-        if key not in _resolved:
-            _resolved[key] = patiently(lambda: api.resolve_revision(repo_id, repo_type="dataset", revision=revision))
+        commit, api = resolve(repo_id, revision), client()
         return Path(
             patiently(
                 lambda: api.snapshot_download(
-                    repo_id, repo_type="dataset", revision=_resolved[key], allow_patterns=list(patterns)
+                    repo_id, repo_type="dataset", revision=commit, allow_patterns=list(patterns)
                 )
             )
         )
+
+
+def resolve(repo_id: str, revision: str | None) -> ResolvedRevision:
+    """The commit that a revision is, looked up once in the life of a process; raises what the client does."""
+    key, api = (repo_id, revision), client()
+    if key not in _resolved:
+        _resolved[key] = patiently(lambda: api.resolve_revision(repo_id, repo_type="dataset", revision=revision))
+    return _resolved[key]
 
 
 def forget(repo_id: str) -> None:
