@@ -238,8 +238,10 @@ def test_what_is_wrong_with_a_state_is_said_as_if_it_were_read_alone(twins: ZooF
     folder = ZooFolder.open(Path(shutil.copytree(twins.path, tmp_path / "zoo")))
     path = folder._path("seed-sparse-00002", 3)
     content = path.read_bytes()
-    spoiled = [content[:-8], content + b"12345678", content[: len(content) // 2], b"", None]
-    for other in spoiled:
+    cut = [content[:-8], content[:-3], content[: len(content) // 2], content[:5], b""]
+    others = [(b'offsets":[0,', b'offsets":[4,'), (b'"F32"', b'"F64"'), (b":{", b":[")]  # in the header
+    replaced = [content.replace(part, instead, 1) for part, instead in others]
+    for other in (*cut, content + b"12345678", *replaced, None):
         path.unlink()
         if other is not None:
             path.write_bytes(other)

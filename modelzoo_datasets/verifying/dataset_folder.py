@@ -21,9 +21,9 @@ from ..states.folder import ZOO_FILE
 from .checks import Check
 from .facts import check_facts, members_of
 from .subject import Found, Key, Subject
+from .weight_files import REMEDY as REMEDY
 from .weight_files import WeightFiles
 
-REMEDY = "build the dataset again"
 _FILLED = ("model_id", "epoch", "seed", "finite", "sha256")  # columns without which no state is known
 
 
