@@ -20,7 +20,7 @@ from resnet_zoos import linked, small_cifar10
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from modelzoo_datasets import build
+from modelzoo_datasets import build, load_zoo
 from modelzoo_datasets.architectures import get_architecture
 from modelzoo_datasets.building import schema
 from modelzoo_datasets.building.schema import MOST_INLINE, weights_kind
@@ -156,6 +156,14 @@ def test_an_altered_state_is_not_published(resnet_dataset: Path, tmp_path: Path)
         f"remove {path.parent} and run modelzoo-generate again"
     )
     assert not (tmp_path / "out").exists()
+
+
+def test_load_zoo_gives_the_states_as_of_any_other_zoo(resnet_dataset: Path) -> None:
+    trained = ZooFolder.open(resnet_dataset.parent / "seed")
+    zoo = load_zoo(resnet_dataset, "seed", epochs=[1])
+    assert zoo.table["model_id"].tolist() == ["seed-00003", "seed-00004"]
+    for weights, model_id in zip(zoo.weights, zoo.table["model_id"], strict=True):
+        assert weights.equal(trained.weights(model_id, 1))
 
 
 # Verifying.
