@@ -3,6 +3,8 @@
 import difflib
 from collections.abc import Iterable
 
+_MOST_NAMED = 40
+
 
 class ModelZooError(ValueError):
     """An expected failure; commands print its message as one line and exit with status 2."""
@@ -45,12 +47,15 @@ class DeviceError(ModelZooError):
 
 
 def unknown(what: str, word: str, known: Iterable[str]) -> str:
-    """The message for a name that nobody knows: with the nearest known one, or else all of them."""
+    """The message for a name that nobody knows: with the nearest known one, or else those there are."""
     return f"unknown {what} {word!r}; {nearest_hint(word, known)}"
 
 
 def nearest_hint(word: str, known: Iterable[str]) -> str:
-    """'did you mean ...?' where something is near enough, else what is known."""
+    """'did you mean ...?' where something is near enough, else what is known, of very many the first ones."""
     choices = list(known)
     close = difflib.get_close_matches(word, choices, n=1)
-    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(choices)}"
+    if close:
+        return f"did you mean {close[0]!r}?"
+    more = f" and {len(choices) - _MOST_NAMED:,} more" if len(choices) > _MOST_NAMED else ""
+    return f"known: {', '.join(choices[:_MOST_NAMED])}{more}"

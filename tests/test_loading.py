@@ -1,5 +1,6 @@
 """Loading: what was asked for, as it was trained."""
 
+import contextlib
 import json
 import shutil
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from modelzoo_datasets import load_zoo
-from modelzoo_datasets.errors import FormatError
+from modelzoo_datasets.errors import FormatError, nearest_hint
 from modelzoo_datasets.images import Images
 from modelzoo_datasets.layout import Layout
 from modelzoo_datasets.states import DATASET_FORMAT, ZooFolder
@@ -174,6 +175,31 @@ def test_weights_that_are_not_those_of_the_layout_are_refused(dataset: Path) -> 
     pq.write_table(table.drop_columns("weights"), path)
     with pytest.raises(FormatError, match=f"^{path}: expected weights of 2464 .*, got no weights; build the dataset"):
         load_zoo(dataset, "hyp")
+
+
+def test_a_bit_that_fell_over_is_found_wherever_it_is(dataset: Path) -> None:
+    """Compressed weights have no redundancy: without checksums of pages some of these bits are other numbers."""
+    (path,) = (dataset / "seed").glob("test-*.parquet")
+    whole, metadata = path.read_bytes(), pq.read_metadata(path)
+    group = metadata.row_group(0)
+    column = group.column(group.num_columns - 1)
+    expected, silently = pq.read_table(path)["weights"], 0
+    for place in range(100, column.total_compressed_size, column.total_compressed_size // 20):
+        content = bytearray(whole)
+        content[column.data_page_offset + place] ^= 4
+        path.write_bytes(content)
+        with pytest.raises(FormatError, match=f"^cannot read {path}: "):
+            load_zoo(dataset, "seed", split="test")
+        with contextlib.suppress(OSError):
+            silently += not pq.read_table(path)["weights"].equals(expected)
+    assert silently, "pyarrow alone finds them all: the checksums are needed no more"
+
+
+def test_of_very_many_names_the_first_ones_are_told() -> None:
+    names = [f"model-{i:03d}" for i in range(100)]
+    assert nearest_hint("model-0021", names) == "did you mean 'model-021'?"
+    assert nearest_hint("?", names) == f"known: {', '.join(names[:40])} and 60 more"
+    assert nearest_hint("?", names[:40]) == f"known: {', '.join(names[:40])}"
 
 
 def test_damaged_files_are_named(tiny_dataset: Path, tmp_path: Path) -> None:

@@ -132,6 +132,7 @@ def test_columns_are_those_asked_for_and_the_keys(tiny_dataset: Path, dataset: P
             "values can",
         ),
         ({"filters": [("lr", "<", 0)]}, "{where} has no states of the split, epochs, models and filters asked for"),
+        ({"columns": "test_acc"}, "columns must be several, such as ['test_acc'], got 'test_acc'"),
         ({"epochs": 1}, "epochs must be several, such as [1] or range(21, 26), got 1"),
         ({"epochs": [0, 7, 9]}, "{where} has no state of epoch 7, 9; its epochs are 0 to 1"),
         (

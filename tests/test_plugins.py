@@ -10,11 +10,14 @@ import pytest
 import torch
 from processes import run
 
+from modelzoo_datasets import plugins
 from modelzoo_datasets.architectures import get_architecture
+from modelzoo_datasets.architectures import registry as architectures
 from modelzoo_datasets.engines import Job
 from modelzoo_datasets.engines.torch_engine import TorchEngine
 from modelzoo_datasets.errors import ModelZooError, RecipeError
 from modelzoo_datasets.images import get_image_dataset, load_images
+from modelzoo_datasets.images import registry as images_registry
 from modelzoo_datasets.plugins import VARIABLE, PluginError, use_plugin
 from modelzoo_datasets.recipes import Training
 
@@ -51,10 +54,18 @@ TAKEN = PLUGIN.replace("tiny-NAME", "cnn-s")
 
 
 def written(folder: Path, name: str, text: str = PLUGIN) -> Path:
-    """A plugin that registers names of its own: the registries of this process remember them."""
+    """A plugin that registers names of its own."""
     path = folder / f"{name}.py"
     path.write_text(text.replace("NAME", name))
     return path
+
+
+@pytest.fixture(autouse=True)
+def forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a plugin registers here is unknown to other tests."""
+    monkeypatch.setattr(architectures, "_ARCHITECTURES", dict(architectures._ARCHITECTURES))
+    monkeypatch.setattr(images_registry, "_DATASETS", dict(images_registry._DATASETS))
+    monkeypatch.setattr(plugins, "_loaded", set(plugins._loaded))
 
 
 @pytest.fixture

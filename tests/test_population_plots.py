@@ -86,6 +86,22 @@ def test_layer_ranges_have_a_colour_for_weights_and_one_for_biases() -> None:
     assert not pixels_of(layer_ranges(table[table["kind"] == "weight"]), COLOURS[1])
 
 
+def _rows_with(picture: bytes, colour: str) -> int:
+    """In how many rows of pixels, below the legend, some have a palette colour mixed half and half with white."""
+    pixels = (matplotlib.image.imread(io.BytesIO(picture))[60:, :, :3] * 255).round().astype(int)
+    mixed = [(int(colour[i : i + 2], 16) + 255) / 2 for i in (1, 3, 5)]
+    return int((abs(pixels - mixed).max(axis=2) < 3).any(axis=1).sum())
+
+
+def test_boxes_stay_visible_beside_weights_that_grew_a_thousandfold() -> None:
+    layout = Layout.of(get_architecture("cnn-s").module("tanh"))
+    weights = torch.randn(5, layout.size, generator=generator(0, "weights"))
+    usual = _rows_with(layer_ranges(layer_statistics(weights, layout)), COLOURS[0])
+    weights[0, :9] *= 10_000
+    assert usual > 20
+    assert _rows_with(layer_ranges(layer_statistics(weights, layout)), COLOURS[0]) > usual / 2
+
+
 def test_many_tensors_still_fit_one_picture() -> None:
     layout = Layout.of(get_architecture("cnn-s").module("tanh"))
     table = layer_statistics(torch.randn(2, layout.size, generator=generator(0, "weights")), layout)

@@ -18,8 +18,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from modelzoo_datasets import build, load_zoo
-from modelzoo_datasets.architectures import Architecture, register, registry
-from modelzoo_datasets.errors import ModelZooError, RecipeError
+from modelzoo_datasets.architectures import Architecture, get_architecture, register, registry
+from modelzoo_datasets.errors import FormatError, ModelZooError, RecipeError
 from modelzoo_datasets.importing import Imported, import_zoo
 from modelzoo_datasets.importing.original import Claims
 from modelzoo_datasets.states import ZooFolder, read_json
@@ -193,8 +193,54 @@ def test_a_module_that_nobody_registered_is_named_with_the_way_out(original: Pat
         zoo.model(0)
     assert str(caught.value) == (
         "only the tensors of architecture 'perceptron-of-mine' are known, so there is no module of it: load "
-        "layout.unpack(weights) into your own, or register one of this name in a file named by --plugin"
+        "them into your own with zoo.model(i, module), or register one of this name in a file named by --plugin"
     )
+    last = zoo.select(zoo.table["epoch"] == 2)
+    mine = Perceptron()
+    for i, row in enumerate(last.table.to_dict("records")):
+        assert last.model(i, mine) is mine
+        assert (accuracy(mine), mine.training) == (row["test_acc"], False)
+    kept = last.weights.clone()
+    torch.nn.init.zeros_(mine.body[0].weight)
+    assert torch.equal(last.weights, kept)
+    with pytest.raises(FormatError) as refused_module:
+        last.model(0, nn.Linear(4, 8))
+    told = str(refused_module.value)
+    assert told.startswith("the module is not of the architecture 'perceptron-of-mine': Error(s) in loading ")
+    assert "Missing key(s)" in told and "\n" not in told
+
+
+@pytest.mark.parametrize(("recorded", "words"), [(None, "not recorded"), ("swish", "'swish'")])
+def test_an_activation_that_is_not_known_is_told_where_one_is_needed(
+    recorded: str | None, words: str, tmp_path: Path
+) -> None:
+    module = get_architecture("cnn-s").module("tanh")
+    nn.init.normal_(module.module_list[0].weight)
+    for name, parameter in module.named_parameters():
+        nn.init.constant_(parameter, len(name) / 100)
+    (tmp_path / "mine").mkdir()
+    save_file(module.state_dict(), tmp_path / "mine" / "a.safetensors")
+    pd.DataFrame({"file": ["a.safetensors"], "activation": [recorded]}).to_parquet(tmp_path / "mine" / "states.parquet")
+    imported(tmp_path / "mine", tmp_path / "zoo", architecture="cnn-s")
+    build([tmp_path / "zoo"], tmp_path / "dataset")
+    zoo = load_zoo(tmp_path / "dataset")
+    with pytest.raises(FormatError) as caught:
+        zoo.model(0)
+    assert str(caught.value) == (
+        f"the activation of state 0 is {words}, and 'cnn-s' needs one of tanh, relu, sigmoid, gelu; "
+        "make the module yourself: zoo.model(i, module)"
+    )
+    rebuilt = zoo.model(0, get_architecture("cnn-s").module("gelu"))
+    x = torch.rand(2, 1, 28, 28)
+    assert torch.equal(rebuilt(x), module_with(module.state_dict(), "gelu")(x))
+    card = (tmp_path / "dataset" / "README.md").read_text()
+    assert "nn.Sequential" not in card and "zoo.model(0)" not in card, "nobody knows the network"
+
+
+def module_with(state: dict[str, Tensor], activation: str) -> nn.Module:
+    module = get_architecture("cnn-s").module(activation)
+    module.load_state_dict(state)
+    return module.eval()
 
 
 @pytest.fixture
@@ -226,6 +272,8 @@ def test_one_file_per_model_needs_no_more_than_its_name(folder: Path, tmp_path: 
     assert sorted(zoo.table["origin"]) == [name.removesuffix(".safetensors") for name in files]
     card = (tmp_path / "dataset" / "README.md").read_text()
     assert "not recorded: `train_loss`, `train_acc`, `val_loss`, `val_acc`, `test_loss`, `test_acc`" in card
+    told = "## Population\n\nNot measured for `zoo`: how alike its models are, and their weights tensor by tensor.\n"
+    assert told in card and not list((tmp_path / "dataset").glob("assets/*"))
 
 
 def test_a_zip_and_a_parquet_table_give_the_same_zoo(original: Path, folder: Path, tmp_path: Path) -> None:

@@ -149,7 +149,7 @@ def tensors_alone(name: str, layout: Layout) -> Architecture:
     def build(activation: str, dropout: float) -> nn.Module:
         raise RecipeError(
             f"only the tensors of architecture {name!r} are known, so there is no module of it: load "
-            "layout.unpack(weights) into your own, or register one of this name in a file named by --plugin"
+            "them into your own with zoo.model(i, module), or register one of this name in a file named by --plugin"
         )
 
     return Architecture(name, (0, 0, 0), 0, build, tensors=layout)

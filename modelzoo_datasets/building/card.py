@@ -69,7 +69,7 @@ def render_card(
         own={**first.columns.own, **dict.fromkeys(first.columns.measured, "float")},
         inline=inline,
         layout=Layout.from_json(first.zoo["layout"]),
-        module=_module(first.zoo["architecture"]),
+        module=_module(first.zoo["architecture"], configs),
         activations={name: kind.__name__ for name, kind in ACTIVATION_MODULES.items()},
         queries=_queries(repo_id, configs, inline=inline),
         checksums=CHECKSUMS_FILE,
@@ -78,9 +78,11 @@ def render_card(
     return str(DatasetCard(f"---\n{header}\n---\n\n{body}"))
 
 
-def _module(architecture: str) -> ModuleCode | None:
-    """The code of a network, as far as it is known here."""
-    return module_code(get_architecture(architecture)) if architecture in architecture_names() else None
+def _module(architecture: str, configs: list[ConfigFacts]) -> ModuleCode | None:
+    """The code of a network, as far as it is known here, and the activations of all states are."""
+    code = module_code(get_architecture(architecture)) if architecture in architecture_names() else None
+    found = {activation for config in configs for activation in config.rows["activation"]}
+    return None if code is not None and code.takes_activation and not found <= {*ACTIVATION_MODULES} else code
 
 
 def _images(name: str) -> Mapping[str, Any] | None:

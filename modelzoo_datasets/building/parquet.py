@@ -5,21 +5,19 @@ where their content says so: rows that are published again, before or behind oth
 """
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from torch import Tensor
 
+from ..ahead import ahead
 from ..states.files import disk_full_told, flush_to_disk
 from .schema import Columns
 from .shards import groups_of, shards_of
 
-_T = TypeVar("_T")
 _BATCH = 1 << 17  # numbers that are encoded in one go: quicker than the usual 1,024, and still in the cache
 # Pages of 0.5 to 1 MB of weights: the writer counts with every number its two levels, as many bytes again. With its own
 # smaller pages it writes a fifth slower.
@@ -48,7 +46,7 @@ def write_split(
         path = folder / f"{split}-{number:05d}-of-{len(shards):05d}.parquet"
         groups = groups_of(shard, 4 * columns.parameters)
         with _writer(path, columns.all) as writer:
-            for table in _ahead(_table(group, columns, weights_of(group)) for group in groups):
+            for table in ahead(_table(group, columns, weights_of(group)) for group in groups):
                 writer.write_table(table, row_group_size=table.num_rows)
                 size += table.nbytes
         written(path, shard)
@@ -62,15 +60,6 @@ def write_rows(path: Path, rows: pd.DataFrame, arrow: pa.Schema) -> int:
         writer.write_table(table)
     flush_to_disk(path)
     return int(table.nbytes)
-
-
-def _ahead(items: Iterator[_T]) -> Iterator[_T]:
-    """The same items, each made by another thread while the one before is in use."""
-    with ThreadPoolExecutor(1) as pool:
-        following = pool.submit(next, items, None)
-        while (item := following.result()) is not None:
-            following = pool.submit(next, items, None)
-            yield item
 
 
 @contextmanager
@@ -89,6 +78,7 @@ def _writer(path: Path, arrow: pa.Schema) -> Iterator[pq.ParquetWriter]:
             column_encoding=encoding,
             write_batch_size=_BATCH,
             write_page_index=True,
+            write_page_checksum=True,
             use_content_defined_chunking=_CHUNKS,
         ) as writer:
             yield writer

@@ -101,7 +101,7 @@ def _absent_in_words(column: str, absent: Sequence[Any], known: set[Any]) -> str
     named = ", ".join(map(str, absent[:5])) + (f" and {len(absent) - 5} more" if len(absent) > 5 else "")
     if column == "epoch":
         return f"state of epoch {named}; its epochs are {min(known)} to {max(known)}"
-    return f"model {named} in the split asked for; {nearest_hint(str(absent[0]), known)}"
+    return f"model {named} in the split asked for; {nearest_hint(str(absent[0]), sorted(known))}"
 
 
 def _known(dataset: Dataset, splits: Iterable[str], column: str) -> set[Any]:

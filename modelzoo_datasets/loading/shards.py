@@ -85,7 +85,8 @@ class Shard:
 
     @cached_property
     def _reader(self) -> pq.ParquetFile:
-        return pq.ParquetFile(self._source, metadata=self.metadata, pre_buffer=False)
+        # Weights have no redundancy: what is damaged would be decoded to other numbers, without the checksums.
+        return pq.ParquetFile(self._source, metadata=self.metadata, pre_buffer=False, page_checksum_verification=True)
 
     def _stretch(self, groups: Sequence[int], columns: Sequence[str]) -> tuple[int, int]:
         """The bytes [begin, end) of the file that hold these columns of these row groups, and what lies between."""

@@ -1,7 +1,6 @@
 """`stream_zoo`: a zoo of any size in batches, a row group at a time, from a folder or over HTTP."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from ..ahead import ahead
 from ..errors import FormatError
 from ..hub import RemoteFile
 from .dataset import Dataset, open_dataset
@@ -55,7 +55,7 @@ def stream_zoo(
     splits = dataset.splits(split)
     if count is not None:
         wanted = dataset.first_models(count, splits, wanted)
-    return _batches(dataset, _ahead(_groups(dataset, splits, wanted, cache)), batch)
+    return _batches(dataset, ahead(_groups(dataset, splits, wanted, cache)), batch)
 
 
 @dataclass(frozen=True)
@@ -87,15 +87,6 @@ def _groups(dataset: Dataset, splits: Iterable[str], wanted: Wanted, cache: bool
                 if weights is not None:
                     fill([chosen], weights, files, cache=cache)
                 yield _Group(split, chosen, files, weights)
-
-
-def _ahead(groups: Iterator[_Group]) -> Iterator[_Group]:
-    """The same, each made by a thread while the one before is in use."""
-    with ThreadPoolExecutor(1) as pool:
-        coming = pool.submit(next, groups, None)
-        while (group := coming.result()) is not None:
-            coming = pool.submit(next, groups, None)
-            yield group
 
 
 def _batches(dataset: Dataset, groups: Iterable[_Group], batch: int) -> Iterator[Zoo]:

@@ -52,7 +52,8 @@ class Wanted:
         """From the arguments of `load_zoo`; iterators are read once.
 
         Raises:
-            FormatError: a filter is not a column, an operator that there is, and a value for it.
+            FormatError: a filter is not a column, an operator that there is, and a value for it; or there is one
+                where there should be several.
         """
         keys: list[Filter] = []
         if isinstance(epochs, int | np.integer):
@@ -61,6 +62,8 @@ class Wanted:
             keys.append(("epoch", "in", tuple(epochs)))
         if models is not None:
             keys.append(("model_id", "in", (models,) if isinstance(models, str) else tuple(models)))
+        if isinstance(columns, str):
+            raise FormatError(f"columns must be several, such as [{columns!r}], got {columns!r}")
         given = [_checked(entry) for entry in filters or ()]
         return cls((*keys, *given), None if columns is None else tuple(columns), tuple(keys))
 

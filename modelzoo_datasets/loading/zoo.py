@@ -7,7 +7,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from ..architectures import Architecture, module_from_vector
+from ..architectures import ACTIVATION_MODULES, Architecture, module_from_vector
 from ..errors import FormatError
 from ..layout import Layout
 from ..recipes import Training
@@ -27,16 +27,41 @@ class Zoo:
     def __len__(self) -> int:
         return len(self.weights)
 
-    def model(self, i: int) -> nn.Module:
+    def model(self, i: int, module: nn.Module | None = None) -> nn.Module:
         """State i as a plain module in eval mode.
 
+        Args:
+            module: takes the weights, and is returned; needed where the architecture is not registered.
+
         Raises:
-            FormatError: the columns that say how it is built were not loaded.
+            FormatError: the columns that say how it is built were not loaded or have no value for state i, or the
+                module has other tensors.
+            RecipeError: there is no module, and none of the architecture is known.
         """
+        if module is None:
+            return self._built(i)
+        try:
+            module.load_state_dict(self.layout.unpack(self.weights[i].clone()))
+        except RuntimeError as error:
+            told = " ".join(str(error).split())
+            raise FormatError(f"the module is not of the architecture {self.architecture.name!r}: {told}") from error
+        return module.eval()
+
+    def _built(self, i: int) -> nn.Module:
         row = self._row(i, ("activation", "dropout"), "a module")
-        return module_from_vector(
-            self.architecture, self.weights[i], activation=str(row["activation"]), dropout=float(row["dropout"])
-        )
+        activation, dropout = (None if pd.isna(row[name]) else row[name] for name in ("activation", "dropout"))
+        try:
+            return module_from_vector(
+                self.architecture, self.weights[i], activation=str(activation), dropout=float(dropout or 0)
+            )
+        except KeyError as error:
+            if activation in ACTIVATION_MODULES:
+                raise
+            raise FormatError(
+                f"the activation of state {i} is {'not recorded' if activation is None else f'{str(activation)!r}'}, "
+                f"and {self.architecture.name!r} needs one of {', '.join(ACTIVATION_MODULES)}; "
+                "make the module yourself: zoo.model(i, module)"
+            ) from error
 
     def training(self, i: int) -> Training:
         """The hyper-parameters that state i was trained with.

@@ -11,6 +11,8 @@ from matplotlib.ticker import MaxNLocator
 
 from .plots import COLOURS, _figure, _png
 
+_FAR = 50  # times the quartiles of a usual tensor
+
 
 def accuracy_boxes(spread: pd.DataFrame) -> bytes:
     """Test accuracy over epochs: a box of the quartiles with its median, whiskers to the worst and the best model.
@@ -28,7 +30,9 @@ def accuracy_boxes(spread: pd.DataFrame) -> bytes:
     title = f"{int(rows['models'].max())} models" if len(rows) else "no models"
     ax.set(title=title, xlabel="epoch", ylabel="test accuracy", ylim=(0, 1))
     _whole_epochs(ax)
-    ax.legend(handles=[_patch(COLOURS[0], "median, quartiles, worst and best"), mean], loc="lower right")
+    # Above the axes: there is no corner in which no zoo has a box.
+    handles = [_patch(COLOURS[0], "median, quartiles, worst and best"), mean]
+    figure.legend(handles=handles, loc="outside upper center", ncols=2)
     return _png(figure)
 
 
@@ -42,12 +46,12 @@ def similarity_histograms(measures: Mapping[str, Any]) -> bytes:
     for i, (ax, (name, values)) in enumerate(zip(axes, measures.items(), strict=True)):
         pairs = np.asarray(values, dtype=float)
         pairs = pairs[~np.isnan(pairs)]
-        ax.set(xlabel=name, title=f"{len(pairs):,} pairs")
+        mean = f", mean {pairs.mean():.3g}" if len(pairs) else ""
+        ax.set(xlabel=name, title=f"{len(pairs):,} pairs{mean}")
         if len(pairs):
             # Few bins for few pairs: shares of images are steps, which many bins would show as a comb.
             ax.hist(pairs, bins=int(np.clip(len(pairs) ** 0.5, 5, 50)), color=COLOURS[i % len(COLOURS)], alpha=0.8)
-            ax.axvline(pairs.mean(), color="black", linestyle="--", linewidth=1, label=f"mean {pairs.mean():.3g}")
-            ax.legend(fontsize=8)
+            ax.axvline(pairs.mean(), color="black", linestyle="--", linewidth=1)
     axes[0].set_ylabel("pairs of models")
     return _png(figure)
 
@@ -70,6 +74,7 @@ def layer_ranges(layers: pd.DataFrame) -> bytes:
     ax.set_xticks(np.arange(len(names)), names, fontsize=8, **slant)
     ax.axhline(0, color="black", linewidth=0.5)
     ax.set(ylabel="value", xlim=(-0.7, len(names) - 0.3))
+    _compress_far_ends(ax, layers)
     handles = [_patch(COLOURS[i % len(COLOURS)], kind) for i, kind in enumerate(kinds)]
     figure.legend(handles=handles, loc="outside upper center", ncols=len(kinds))
     return _png(figure)
@@ -94,6 +99,16 @@ def sparsity_curves(states: pd.DataFrame) -> bytes:
     axes[1].set_ylim(0, 1)
     axes[2].axhline(0, color="black", linewidth=0.5)
     return _png(figure)
+
+
+def _compress_far_ends(ax: Axes, layers: pd.DataFrame) -> None:
+    """Beside weights of some models that grew a thousandfold, the boxes of the others would be lines."""
+    middle = layers[["p25", "p75"]].abs().max(axis=1).median()
+    low, high = layers["min"].min(), layers["max"].max()
+    if middle > 0 and max(-low, high) > _FAR * middle:
+        linear = 10 ** np.floor(np.log10(2 * middle))
+        ax.set_yscale("symlog", linthresh=linear)
+        ax.set(ylim=(2 * min(low, -linear), 2 * max(high, linear)), ylabel=f"value (logarithmic beyond ±{linear:g})")
 
 
 def _whole_epochs(ax: Axes) -> None:
