@@ -22,7 +22,9 @@ def command(
         str | None, typer.Option(help="Branch to push to, created where there is none; main.", show_default=False)
     ] = None,
     create_pr: Annotated[
-        bool, typer.Option("--create-pr", help="Open a pull request instead of changing main.")
+        bool, typer.Option(
+            "--create-pr", help="Open a new pull request instead of changing main; go on with one by --revision refs/pr/N."
+        )
     ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="List what would be pushed; nothing touches the network.")
