@@ -97,6 +97,11 @@ def test_selecting_keeps_weights_and_rows_together(tiny_dataset: Path) -> None:
         assert torch.equal(chosen.weights[i], zoo.weights[where[digest]])
 
 
+def test_a_zoo_is_told_in_one_line(tiny_dataset: Path) -> None:
+    zoo = load_zoo(tiny_dataset, "hyp")
+    assert repr(zoo) == f"Zoo(16 states of 8 models, cnn-s: {zoo.weights.shape[1]:,} numbers each)"
+
+
 def test_the_first_config_is_the_default(tiny_dataset: Path) -> None:
     assert load_zoo(tiny_dataset).table.equals(load_zoo(str(tiny_dataset), "seed").table)
 

@@ -27,6 +27,10 @@ class Zoo:
     def __len__(self) -> int:
         return len(self.weights)
 
+    def __repr__(self) -> str:
+        states, models = f"{len(self):,} states", f"{self.table['model_id'].nunique():,} models"
+        return f"Zoo({states} of {models}, {self.architecture.name}: {self.layout.size:,} numbers each)"
+
     def model(self, i: int, module: nn.Module | None = None) -> nn.Module:
         """State i as a plain module in eval mode.
 
