@@ -20,9 +20,10 @@ from modelzoo_datasets.recipes import Training
 from modelzoo_datasets.seeds import derive, generator
 
 from .autoencoder import HyperRepresentation
+from .baselines import with_noise
 from .probes import layer_statistics, ridge_r2
 from .recipe import EvaluationRecipe
-from .samplers import SAMPLERS, best_states, principal_axes, with_noise
+from .samplers import SAMPLERS, best_states, principal_axes
 from .training import reconstruction_r2
 
 PROBED = ("test_acc", "ggap", "epoch")
@@ -115,7 +116,7 @@ def judge(
     """Zero-shot and fine-tuned test accuracy, and the distance to the nearest training state, as plain values."""
     chosen = population.weights
     networks = rep.architecture.name, images
-    told = dataclasses.replace(training, epochs=recipe.fine_tune_epochs)
+    told = dataclasses.replace(training, epochs=recipe.epochs)
     count = min(population.fine_tuned, len(chosen))
     seeds = [derive(recipe.seed, "fine-tuning", i) for i in range(count)]
     what = f"fine-tuning {population.name}"

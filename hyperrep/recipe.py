@@ -61,14 +61,25 @@ class LearningRecipe:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationRecipe:
-    """The protocol that samples are judged by."""
+    """The protocol that samples are judged by; questions that are not asked cost nothing."""
 
-    samples: int = 50
+    samples: int = 50  # per sampler
+    samplers: tuple[str, ...] = ("kde", "kde-principal", "kde-shared")  # "NAME@30": of the best 30 % instead
     quality: float = 0.3  # share of the best training states that samplers draw from
     bandwidth: float = 0.002  # of the kernel density estimates, as published
     compared: int = 12  # models of every other population that are fine-tuned
-    fine_tune_epochs: int = 5
+    fine_tune: tuple[int, ...] = (1, 5)  # epochs after which models are compared; published: 1, 5, 25, 50
+    noise: tuple[float, ...] = (0.1, 0.2, 0.4, 0.8)  # layer standard deviations that training states are moved by
+    mixtures: tuple[float, ...] = (0.1, 0.25, 0.5)  # shares by which training states are moved to one of another model
+    ensemble: int = 1  # largest ensemble, published protocol: 30; 1 for none
+    transfer: tuple[str, ...] = ()  # other image datasets
+    changed: tuple[str, ...] = ()  # other architectures that take the same weights
     seed: int = 0
+
+    @property
+    def epochs(self) -> int:
+        """Of fine-tuning."""
+        return max(self.fine_tune)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +132,18 @@ def _impossible(recipe: HyperRecipe) -> list[tuple[bool, str]]:
         (not 0 <= how.weight_decay < math.inf, f"weight_decay must not be negative, got {how.weight_decay}"),
         (not all(0 <= w < math.inf for w in how.layer_weights), "layer_weights must not be negative"),
         (not 0 < judged.quality <= 1, f"[evaluation] quality must be in (0, 1], got {judged.quality}"),
+        *_impossible_protocol(judged),
+    ]
+
+
+def _impossible_protocol(judged: EvaluationRecipe) -> list[tuple[bool, str]]:
+    where, epochs = "[evaluation]", judged.fine_tune
+    repeated = [name for name in judged.samplers if judged.samplers.count(name) > 1]
+    return [
+        (not epochs or min(epochs) < 1, f"{where} fine_tune must be epochs from 1 on, got {list(epochs)}"),
+        (not all(0 < v < math.inf for v in judged.noise), f"{where} noise must be positive, got {list(judged.noise)}"),
+        (not all(0 < v <= 0.5 for v in judged.mixtures), f"{where} mixtures must be in (0, 0.5]"),
+        (len(repeated) > 0, f"{where} samplers: {(repeated or [''])[0]} is named twice"),
     ]
 
 
@@ -146,7 +169,7 @@ def _value(name: str, value: Any, kind: Any) -> Any:
         parts = get_args(kind)
         length = None if parts[-1] is ... else len(parts)
         if not isinstance(value, list) or length not in (None, len(value)):
-            raise RecipeError(f"{name} must be a list of {length or 'one per layer'}, got {value!r}")
+            raise RecipeError(f"{name} must be a list{f' of {length}' if length else ''}, got {value!r}")
         for part in value:
             check_type(name, part, parts[0])
         return tuple(value)

@@ -88,7 +88,7 @@ def evaluate(
             write_json(path, judge(population, rep, aligned, *how, progress=progress))
         results.append(read_json(path))
     everything = load_zoo(dataset, recipe.data.config)
-    results.append(scratch(everything, recipe.evaluation.fine_tune_epochs))
+    results.append(scratch(everything, recipe.evaluation.epochs))
     report = {
         "populations": results,
         "probes": probe(dataset, representation, recipe),

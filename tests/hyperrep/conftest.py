@@ -1,10 +1,20 @@
-"""What the tests of hyperrep share."""
+"""What the tests of hyperrep share.
+
+tiny_hyper    HyperRecipe of the `seed` config of tiny_dataset, epochs 1 and 2; learned in a second
+trained       Path of the folder of a hyper-representation that was learned by it
+rep           the hyper-representation itself
+learned       split -> Zoo of the states that it learned from, and of the other splits
+"""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from hyperrep import HyperRepresentation, load_representation, train
+from hyperrep.recipe import DataRecipe, EvaluationRecipe, HyperRecipe, LearningRecipe, ModelRecipe
 from modelzoo_datasets.engines import one_thread
+from modelzoo_datasets.loading import Zoo, load_zoo
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -12,3 +22,36 @@ def on_one_thread() -> Iterator[None]:
     """Equal bits and equal speed whatever else runs."""
     with one_thread():
         yield
+
+
+@pytest.fixture(scope="session")
+def tiny_hyper() -> HyperRecipe:
+    """A hyper-representation so small that it is learned in a second."""
+    return HyperRecipe(
+        name="tiny",
+        data=DataRecipe(config="seed", epochs=(1, 2)),
+        model=ModelRecipe(width=16, blocks=1, heads=2, feedforward=32, bottleneck="tokens", latent=0.2, projection=8),
+        learning=LearningRecipe(epochs=3, batch_size=7, lr=3e-3, weight_decay=1e-2),
+        evaluation=EvaluationRecipe(samples=2, samplers=("kde", "kde-shared"), quality=0.5, compared=2, fine_tune=(1,)),
+    )
+
+
+@pytest.fixture(scope="session")
+def trained(tiny_dataset: Path, tiny_hyper: HyperRecipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny hyper-representation."""
+    folder = tmp_path_factory.mktemp("hyperrep") / "hyperrep"
+    train(tiny_dataset, tiny_hyper, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def rep(trained: Path) -> HyperRepresentation:
+    """The tiny hyper-representation."""
+    return load_representation(trained)
+
+
+@pytest.fixture(scope="session")
+def learned(tiny_dataset: Path) -> dict[str, Zoo]:
+    """The states it was learned from, and those of the other splits."""
+    splits = ("train", "validation", "test")
+    return {s: load_zoo(tiny_dataset, "seed", split=s, epochs=(1, 2)) for s in splits}
