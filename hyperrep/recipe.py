@@ -137,12 +137,12 @@ def _impossible(recipe: HyperRecipe) -> list[tuple[bool, str]]:
 
 
 def _impossible_protocol(judged: EvaluationRecipe) -> list[tuple[bool, str]]:
-    where, epochs = "[evaluation]", judged.fine_tune
+    where, epochs, shares = "[evaluation]", judged.fine_tune, judged.mixtures
     repeated = [name for name in judged.samplers if judged.samplers.count(name) > 1]
     return [
         (not epochs or min(epochs) < 1, f"{where} fine_tune must be epochs from 1 on, got {list(epochs)}"),
         (not all(0 < v < math.inf for v in judged.noise), f"{where} noise must be positive, got {list(judged.noise)}"),
-        (not all(0 < v <= 0.5 for v in judged.mixtures), f"{where} mixtures must be in (0, 0.5]"),
+        (not all(0 < v <= 0.5 for v in shares), f"{where} mixtures must be in (0, 0.5], got {list(shares)}"),
         (len(repeated) > 0, f"{where} samplers: {(repeated or [''])[0]} is named twice"),
     ]
 

@@ -157,13 +157,13 @@ def push(
 
 def _have_card_checked(publication: Publication) -> None:
     """Ask the Hub whether it takes the card, if there is one, before hours of sending."""
-    if not (publication.folder / CARD).is_file():
+    if not (path := publication.folder / CARD).is_file():
         return
-    card = RepoCard((publication.folder / CARD).read_text(encoding="utf-8"), ignore_metadata_errors=True)
+    card = RepoCard(path.read_text(encoding="utf-8"), ignore_metadata_errors=True)
     try:
         patiently(lambda: card.validate(repo_type=publication.repo_type))
     except ValueError as error:
-        raise HubError(f"{publication.folder / CARD}: the Hub refuses its header: {error}") from error
+        raise HubError(f"{path}: the Hub refuses its header: {error}") from error
 
 
 def _make_ready(target: _Target, private: bool, create_pr: bool) -> None:

@@ -79,7 +79,7 @@ def reconstruction_bars(found: Mapping[str, Mapping[str, Any]], layers: Sequence
 
 def embedding_map(found: Mapping[str, Mapping[str, Any]]) -> bytes:
     """The two widest axes of the latent space: zoo states coloured by accuracy, samples on top."""
-    figure, (ax,) = _figure(1, width=7.0)
+    figure, (ax,) = _figure(1, width=9.0)
     marks = {"train": ("o", "training states"), "test": ("^", "unseen states")}
     accuracy = np.concatenate([found[split]["test_acc"] for split in marks])
     for split, (marker, label) in marks.items():
@@ -100,7 +100,7 @@ def embedding_map(found: Mapping[str, Mapping[str, Any]]) -> bytes:
         z, marker = np.asarray(found[name]["z"]), "+x*1234"[i % 7]
         ax.scatter(z[:, 0], z[:, 1], marker=marker, s=24, color="#D55E00", label=f"samples: {name}", linewidth=0.8)
     ax.set(xlabel="first principal axis of z", ylabel="second principal axis of z")
-    ax.legend(fontsize=8)
+    figure.legend(*ax.get_legend_handles_labels(), fontsize=8, loc="outside right center")
     return _png(figure)
 
 

@@ -5,7 +5,6 @@ import json
 from pathlib import Path
 
 import pytest
-from processes import run
 
 from hyperrep.recipe import HyperRecipe
 from hyperrep.run import probe
@@ -47,22 +46,3 @@ def test_a_source_is_a_dataset_or_a_config_of_one(tiny_dataset: Path) -> None:
         assert str(caught.value) == (
             f"{text} is no dataset folder, no repo, and no config of one; write DATASET or DATASET/CONFIG"
         )
-
-
-def test_a_sampler_that_needs_weights_is_told_in_one_line(trained: Path, tmp_path: Path) -> None:
-    words = [
-        "modelzoo-hyperrep",
-        "sample",
-        "--hyperrep",
-        trained,
-        "--sampler",
-        "average",
-        "--out",
-        tmp_path / "samples",
-    ]
-    result = run(words)
-    assert (result.returncode, result.stdout) == (2, "")
-    assert result.stderr == (
-        "modelzoo-hyperrep: sampler average draws from training weights, which a hyper-representation does not carry; "
-        "name the dataset that it was learned from\n"
-    )

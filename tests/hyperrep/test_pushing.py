@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from hub_commands import Client
+from hub_models import loads_sample, loads_table, samples_from
 from hub_server import HubServer
 from safetensors.torch import load_file
 
@@ -22,34 +23,6 @@ def samples(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("pushing") / "samples"
     export_samples(trained, out, Draw(n=2, seed=3))
     return out
-
-
-def loads_sample(source: str) -> None:
-    """The two lines that load a sample; prints what came."""
-    from hyperrep import SampledModel
-
-    network = SampledModel.from_pretrained(source)
-    print(type(network).__name__, {name: float(p.sum()) for name, p in network.state_dict().items()})
-
-
-def loads_table(source: str, config: str) -> None:
-    """The table, with nothing of ours; prints names and the sum of all weights."""
-    import sys
-
-    from datasets import load_dataset
-
-    rows = load_dataset(source, config, split="train")
-    print(rows["sample"], sum(map(sum, rows["weights"])), [n for n in sys.modules if n.startswith("hyperrep.")])
-
-
-def samples_from(representation: str, out: str) -> None:
-    """The command that samples from a hyper-representation of the Hub."""
-    import sys
-
-    sys.argv = ["modelzoo-hyperrep", "sample", "--hyperrep", representation, "-n", "2", "--out", out]
-    from modelzoo_datasets.cli.hyperrep import main
-
-    main()
 
 
 def test_a_sample_is_a_model_repo_that_loads_in_two_lines(hub: HubServer, ann: Client, samples: Path) -> None:
