@@ -4,9 +4,11 @@ n samples, S training states, P weights. All states are aligned to one reference
 sensible networks.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -44,6 +46,13 @@ class Source:
                 f"this hyper-representation learned from {len(self.rep.accuracy)} states, the dataset has "
                 f"{len(self.zoo)} of them; name the dataset and recipe that it was learned with"
             )
+
+    def varied(self, **changes: Any) -> "Source":
+        """The same states, which are aligned once, with other options."""
+        other = dataclasses.replace(self, **changes)
+        if self.zoo is not None:
+            other.__dict__["aligned"] = self.aligned  # where cached_property keeps it
+        return other
 
     @property
     def states(self) -> Zoo:

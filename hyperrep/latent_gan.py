@@ -6,11 +6,13 @@ N training embeddings, n samples, D latent dimensions, K axes that are modelled.
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from modelzoo_datasets.engines import one_thread
 
 _AXES = 32  # at most: what the widest principal axes leave over is noise that no critic can judge from few states
 _NOISE, _WIDTH, _BATCH, _STEPS, _LR = 32, 128, 64, 800, 5e-4
+_DECAY = 0.99  # of the running mean of the generator's weights, which is what is drawn from
 _PENALTY = 0.5  # on the critic's gradient at training embeddings (R1, 1801.04406), without which it only memorizes
 
 
@@ -39,7 +41,7 @@ def gan(z: Tensor, n: int, bandwidth: float, draws: torch.Generator) -> Tensor:
 def _trained_generator(real: Tensor, draws: torch.Generator) -> nn.Module:
     """Non-saturating GAN with R1 on the rows of `real` (N, K); returns the running mean of the generator's weights."""
     generator, critic = _network(_NOISE, real.shape[1], draws), _network(real.shape[1], 1, draws)
-    averaged = torch.optim.swa_utils.AveragedModel(generator, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn())
+    averaged = AveragedModel(generator, multi_avg_fn=get_ema_multi_avg_fn(_DECAY))
     optimizers = [torch.optim.Adam(net.parameters(), _LR, betas=(0.0, 0.99)) for net in (generator, critic)]
 
     def fake() -> Tensor:

@@ -3,7 +3,6 @@
 n models of a population, S training states, P weights.
 """
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -48,13 +47,13 @@ def populations(source: Source, zoo: Mapping[str, Zoo], recipe: EvaluationRecipe
     Raises:
         ModelZooError: a sampler is not known, lacks its extra, or has too few states to draw from.
     """
-    source = dataclasses.replace(source, quality=recipe.quality, bandwidth=recipe.bandwidth)
+    source = source.varied(quality=recipe.quality, bandwidth=recipe.bandwidth)
     entries = [(entry, *parse_sampler(entry, recipe.quality)) for entry in recipe.samplers]
     for _, name, _ in entries:
         require_drawable(name, with_states=True)
     found = [*_zoo_and_reconstructions(source, zoo, recipe), *_noise_and_averages(source, recipe)]
     for entry, name, quality in entries:
-        samples = _samples(entry, name, dataclasses.replace(source, quality=quality), recipe)
+        samples = _samples(entry, name, source.varied(quality=quality), recipe)
         found.append(samples)
         if name in SAMPLERS or name == "kde-weights":
             found += _as_new_as(samples, source, recipe)
@@ -103,7 +102,7 @@ def _noise_and_averages(source: Source, recipe: EvaluationRecipe) -> list[Popula
         noisy = draw(
             "noise",
             recipe.samples,
-            dataclasses.replace(source, sigma=sigma),
+            source.varied(sigma=sigma),
             generator(recipe.seed, "noise", str(sigma)),
         )
         what = f"best training states with noise of {sigma:g} layer standard deviations"

@@ -62,8 +62,8 @@ def probe_all(
     Raises:
         FormatError: another architecture than the hyper-representation's, or too few models.
     """
-    _check(rep, zoo)
     zoo = {split: _finite(part) for split, part in zoo.items()}
+    _check(rep, zoo)
     representations = {
         "W": {split: part.weights for split, part in zoo.items()},
         "s(W)": {split: layer_statistics(part.weights, rep.layout) for split, part in zoo.items()},

@@ -64,7 +64,13 @@ def splits_of(zoo: Zoo) -> dict[str, Zoo]:
 
 
 def trained_states(zoo: Zoo) -> Zoo:
-    """Without the untrained states: probing them is trivial and would flatter every representation."""
+    """Without the untrained states: probing them is trivial and would flatter every representation.
+
+    Raises:
+        FormatError: there are no others.
+    """
+    if not (zoo.table["epoch"] > 0).any():
+        raise FormatError(f"all {len(zoo)} states are of epoch 0, untrained: there is nothing to predict")
     return zoo.select(zoo.table["epoch"] > 0)
 
 

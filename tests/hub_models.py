@@ -6,7 +6,7 @@ def loads_sample(source: str) -> None:
     from hyperrep import SampledModel
 
     network = SampledModel.from_pretrained(source)
-    print(type(network).__name__, {name: float(p.sum()) for name, p in network.state_dict().items()})
+    print(type(network).__name__, {name: float(p.sum()) for name, p in sorted(network.state_dict().items())})
 
 
 def loads_table(source: str, config: str) -> None:
@@ -16,7 +16,7 @@ def loads_table(source: str, config: str) -> None:
     from datasets import load_dataset
 
     rows = load_dataset(source, config, split="train")
-    print(rows["sample"], sum(map(sum, rows["weights"])), [n for n in sys.modules if n.startswith("hyperrep.")])
+    print([*rows["sample"]], sum(map(sum, rows["weights"])), [n for n in sys.modules if n.startswith("hyperrep.")])
 
 
 def samples_from(representation: str, out: str) -> None:

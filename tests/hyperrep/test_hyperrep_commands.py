@@ -8,8 +8,9 @@ import pytest
 
 from hyperrep.recipe import HyperRecipe
 from hyperrep.run import probe
-from hyperrep.sources import parse_source
+from hyperrep.sources import parse_source, trained_states
 from modelzoo_datasets.errors import FolderInUseError, FormatError
+from modelzoo_datasets.loading import load_zoo
 
 
 def test_probes_are_written_as_json_and_csv(
@@ -33,6 +34,15 @@ def test_another_config_is_tested_on(tiny_dataset: Path, trained: Path, tiny_hyp
     there = probe(tiny_dataset, trained, tiny_hyper, test_on=f"{tiny_dataset}/hyp")
     assert [(row.property, row.representation) for row in there] == [(r.property, r.representation) for r in here]
     assert {row.models for row in here} == {3} and {row.models for row in there} == {2}
+
+
+def test_untrained_states_are_not_probed_and_where_all_are_it_is_said(
+    tiny_dataset: Path, trained: Path, tiny_hyper: HyperRecipe
+) -> None:
+    assert {row.states for row in probe(tiny_dataset, trained, tiny_hyper)} == {6}  # epochs 1 and 2 of 3 models
+    with pytest.raises(FormatError) as caught:
+        trained_states(load_zoo(tiny_dataset, "seed", split="test", epochs=[0]))
+    assert str(caught.value) == "all 3 states are of epoch 0, untrained: there is nothing to predict"
 
 
 def test_a_source_is_a_dataset_or_a_config_of_one(tiny_dataset: Path) -> None:
