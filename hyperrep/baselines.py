@@ -174,8 +174,12 @@ def pairs_of_models(
     models: Sequence[str],
     n: int,
     draws: torch.Generator,
+    *,
+    twice: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """n ordered pairs (n,) and (n,) of these states, of different models, no pair twice while there are others.
+
+    Not `twice`: at most as many as there are unordered pairs, each once.
 
     Raises:
         ModelZooError: all states are of one model.
@@ -185,13 +189,13 @@ def pairs_of_models(
     first, second = torch.cartesian_prod(states, states).unbind(1)
     numbers = {model: number for number, model in enumerate(dict.fromkeys(models))}
     of = torch.tensor([numbers[model] for model in models])
-    different = (of[first] != of[second]).nonzero().squeeze(1)
+    different = ((of[first] != of[second]) & (twice | (first < second))).nonzero().squeeze(1)
     if not len(different):
         raise ModelZooError(
             f"averages need states of two models, the {len(states)} states drawn from are of one; draw from a larger "
             "share of the states (quality)"
         )
-    rounds = [torch.randperm(len(different), generator=draws) for _ in range(-(-n // len(different)))]
+    rounds = [torch.randperm(len(different), generator=draws) for _ in range(-(-n // len(different)) if twice else 1)]
     chosen = different[torch.cat(rounds)[:n]]
     return first[chosen], second[chosen]
 

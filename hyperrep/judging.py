@@ -92,12 +92,13 @@ def judge(population: Population, bench: Bench, *, progress: Progress = silent) 
     overlap, _ = error_similarity(predictions != labels, bench.train_errors)
     rows = bench.train.table.iloc[nearest_state.tolist()]
     count = min(population.fine_tuned, len(weights))
-    ensembles = {"zero-shot": _ensembles(logits, labels, population.name, bench.recipe)}
     curves: list[list[float]] = []
+    ensembles = {}
     if count:
         accuracy, tuned = bench.tune(weights[:count], progress, f"fine-tuning {population.name}")
         curves = accuracy.tolist()
         if bench.recipe.ensemble > 1:
+            ensembles["zero-shot"] = _ensembles(logits, labels, population.name, bench.recipe)
             ensembles["tuned"] = _ensembles(bench.logits(tuned), labels, population.name, bench.recipe)
     l2, _ = weight_distances(weights / bench.rep.scale)
     return {
@@ -116,7 +117,7 @@ def judge(population: Population, bench: Bench, *, progress: Progress = silent) 
             "distance": _summary(l2 / weights.shape[1] ** 0.5),
             "agreement": _summary(agreement(predictions)),
         },
-        "ensembles": ensembles if bench.recipe.ensemble > 1 else {},
+        "ensembles": ensembles,
     }
 
 
@@ -126,8 +127,6 @@ def _summary(matrix: Tensor) -> dict[str, float | None]:
 
 def _ensembles(logits: Tensor, labels: Tensor, name: str, recipe: EvaluationRecipe) -> dict[str, Any]:
     """Accuracy of ensembles by size, mean and spread over random members; the images that the largest one misses."""
-    if recipe.ensemble < 2:
-        return {}
     draws = generator(recipe.seed, "ensembles", name)
     accuracy, right = ensemble_curve(logits, labels, recipe.ensemble, _ORDERS, draws)
     return {

@@ -21,6 +21,7 @@ MEMBERS, TRAINING_MEMBERS = "zoo members", "training members"
 UNSEEN, SEEN = "reconstructed unseen", "reconstructed training"
 PAIRS, ALL = "average of pairs", "average of all"
 _MOST = 200  # models of a population: enough for any test, and their outputs fit in memory
+_FEWEST = 5  # averages that are compared with samples
 _TRIED = 16  # pairs per model, among which one that lies far enough apart is looked for
 
 
@@ -129,20 +130,27 @@ def _as_new_as(samples: Population, source: Source, recipe: EvaluationRecipe) ->
 def _averages_as_new_as(
     samples: Population, distance: Tensor, source: Source, recipe: EvaluationRecipe
 ) -> list[Population]:
-    """Mixtures of two states that lie as far from the nearer one as each sample; of samples that one can be so far."""
+    """Mixtures of two states that lie as far from the nearer one as each sample, each of another pair of states.
+
+    Of the samples that mixtures can be so far as; none at all where those are too few for a comparison.
+    """
     if len({source.models[i] for i in source.best.tolist()}) < 2:
         return []
     draws = generator(recipe.seed, "averages", samples.name)
-    first, second = pairs_of_models(source.best, source.models, _TRIED * len(distance), draws)
+    first, second = pairs_of_models(source.best, source.models, _TRIED * len(distance), draws, twice=False)
     step = source.aligned[second] - source.aligned[first]
     apart = (step / source.rep.scale).square().mean(dim=1).sqrt()
     partners, chosen = [], []
+    free = torch.ones(len(apart), dtype=torch.bool)
     for i, wanted in enumerate(distance.tolist()):
-        far = (apart >= 2 * wanted).nonzero().squeeze(1)
+        far = (free & (apart >= 2 * wanted)).nonzero().squeeze(1)
         if len(far):
             partners.append(i)
             chosen.append(int(far[torch.randint(len(far), (), generator=draws)]))
-    pick = torch.tensor(chosen, dtype=torch.long)
+            free[chosen[-1]] = False
+    if len(partners) < min(_FEWEST, len(distance)):
+        return []
+    pick = torch.tensor(chosen)
     share = (distance[partners] / apart[pick]).unsqueeze(1)
     return [
         Population(

@@ -69,8 +69,8 @@ class EvaluationRecipe:
     bandwidth: float = 0.002  # of the kernel density estimates, as published
     compared: int = 12  # models of every other population that are fine-tuned
     fine_tune: tuple[int, ...] = (1, 5)  # epochs after which models are compared; published: 1, 5, 25, 50
-    noise: tuple[float, ...] = (0.1, 0.2, 0.4, 0.8)  # layer standard deviations that training states are moved by
-    mixtures: tuple[float, ...] = (0.1, 0.25, 0.5)  # shares by which training states are moved to one of another model
+    noise: tuple[float, ...] = (0.1, 0.2, 0.4, 0.8, 1.6)  # layer standard deviations that training states are moved by
+    mixtures: tuple[float, ...] = (0.1, 0.25)  # shares by which training states are moved to one of another model
     ensemble: int = 1  # largest ensemble, published protocol: 30; 1 for none
     transfer: tuple[str, ...] = ()  # other image datasets
     changed: tuple[str, ...] = ()  # other architectures that take the same weights

@@ -158,7 +158,7 @@ def test_where_averages_do_not_reach_and_where_there_are_too_few_models_it_is_sa
     found["comparisons"][0] |= {"low": None, "high": None, "p": None, "word": "level with"}
     said = verdicts(found)[1]
     assert "(difference +20.0 points, too few models for a test, 8 pairs)" in said
-    assert said.endswith("averages of two training states reach as far from them in no case.")
+    assert said.endswith("averages of two training states do not reach so far from them.")
 
 
 def test_tables_give_mean_and_standard_deviation_in_percent(capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,7 +17,7 @@ _COLOUR_OF = {
     "neighbour": "#8B4513",
     "gan": "#6A3D9A",
     "zoo members": COLOURS[7],
-    "training members": COLOURS[7],
+    "training members": "#6E6E6E",
     "average of pairs": COLOURS[1],
     "average of all": COLOURS[1],
     "scratch": COLOURS[6],

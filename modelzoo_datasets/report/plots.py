@@ -45,10 +45,12 @@ def probe_bars(probes: Sequence[Mapping[str, Any]]) -> bytes:
         rows = [(place, found[name, kind]) for place, name in enumerate(properties) if (name, kind) in found]
         places = np.array([place + width * (i - (len(kinds) - 1) / 2) for place, _ in rows])
         scores = np.array([_score(probe) for _, probe in rows], dtype=float)
-        bars = ax.bar(places, np.clip(scores[:, 0], 0, 1), 0.92 * width, label=kind, color=COLOURS[i % len(COLOURS)])
-        ax.vlines(places, *np.clip(scores[:, 1:], 0, 1).T, color="black", linewidth=0.8)
-        labels = [f"{value:.2f}" if value > -10 else "< -10" for value in scores[:, 0]]
-        ax.bar_label(bars, labels, fontsize=6, rotation=90, padding=8)
+        ax.bar(places, np.clip(scores[:, 0], 0, 1), 0.92 * width, label=kind, color=COLOURS[i % len(COLOURS)])
+        low, high = np.clip(scores[:, 1:], 0, 1).T
+        ax.vlines(places, low, high, color="black", linewidth=0.8)
+        for place, value, top in zip(places, scores[:, 0], high, strict=True):
+            text = f"{value:.2f}" if value > -10 else "< -10"
+            ax.text(place, top + 0.02, text, fontsize=7, rotation=90, ha="center", va="bottom")
     ax.set_xticks(np.arange(len(properties)), properties)
     ax.set(ylabel="R² (accuracy of categories)\non test models", ylim=(0, 1.25))
     figure.legend(loc="outside upper center", ncols=4, fontsize=8)

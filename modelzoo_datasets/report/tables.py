@@ -9,7 +9,7 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-_ENSEMBLES = (1, 2, 5, 10, 20, 30)  # sizes that are shown, and the largest
+_ENSEMBLES = (1, 2, 5, 10, 20, 30)  # sizes that are shown, beside the largest
 
 
 def accuracy_table(populations: Sequence[Mapping[str, Any]], epochs: Sequence[int] = (1, 5)) -> pd.DataFrame:
@@ -85,13 +85,12 @@ def ensemble_table(populations: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     rows: list[dict[str, str]] = []
     for population in populations:
         for kind, found in population["ensembles"].items():
-            mean = found["mean"]
-            sizes = sorted({*(s for s in _ENSEMBLES if s <= len(mean)), len(mean)})
-            values = {str(s): f"{100 * mean[s - 1]:.1f} ± {100 * found['std'][s - 1]:.1f}" for s in sizes}
-            rows.append({"population": population["name"], "models": kind, **values})
-    table = pd.DataFrame(rows)
-    columns = sorted((name for name in table.columns if name.isdigit()), key=int)
-    return table[["population", "models", *columns]].fillna("-") if rows else table
+            mean, last = found["mean"], len(found["mean"])
+            row = {"population": population["name"], "models": kind}
+            for s in _ENSEMBLES:
+                row[str(s)] = f"{100 * mean[s - 1]:.1f} ± {100 * found['std'][s - 1]:.1f}" if s <= last else "-"
+            rows.append({**row, "largest": f"{100 * mean[-1]:.1f} of {last}"})
+    return pd.DataFrame(rows)
 
 
 def comparison_table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
@@ -114,7 +113,8 @@ def comparison_table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
                 "n": str(row["n"]) if row["test"] == "paired" else f"{row['n']}, {row['m']}",
             }
         )
-    return pd.DataFrame(shown)
+    table = pd.DataFrame(shown)
+    return table.drop(columns="where") if shown and (table["where"] == "-").all() else table
 
 
 def probe_table(probes: Sequence[Mapping[str, Any]]) -> pd.DataFrame:

@@ -50,7 +50,7 @@ def _novelty(name: str, population: Mapping[str, Any], populations: Mapping[str,
         if row["question"] == "zero-shot" and row["other"] == f"{kind} like {name}"
     ]
     if f"noise like {name}" in populations and f"average like {name}" not in populations:
-        against.append("averages of two training states reach as far from them in no case")
+        against.append("averages of two training states do not reach so far from them")
     return f"{told}: {'; '.join(against)}." if against else f"{told}."
 
 

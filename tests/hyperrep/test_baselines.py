@@ -102,6 +102,8 @@ def test_pairs_are_of_different_models_and_none_comes_twice_before_all_have_come
     first, second = pairs_of_models(states, models, 25, generator(0, "pairs"))
     assert len(first) == len(second) == 25
     assert {*zip(first.tolist(), second.tolist(), strict=True)} == expected
+    first, second = pairs_of_models(states, models, 25, generator(0, "pairs"), twice=False)
+    assert sorted(zip(first.tolist(), second.tolist(), strict=True)) == sorted((i, j) for i, j in expected if i < j)
 
 
 def test_averages_of_one_model_are_refused() -> None:

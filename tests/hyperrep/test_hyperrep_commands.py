@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from hyperrep.baselines import BASELINES
 from hyperrep.recipe import HyperRecipe
 from hyperrep.run import probe
+from hyperrep.samplers import SAMPLERS
 from hyperrep.sources import parse_source, trained_states
+from modelzoo_datasets.cli.hyperrep import sample_command
 from modelzoo_datasets.errors import FolderInUseError, FormatError
 from modelzoo_datasets.loading import load_zoo
 
@@ -56,3 +59,8 @@ def test_a_source_is_a_dataset_or_a_config_of_one(tiny_dataset: Path) -> None:
         assert str(caught.value) == (
             f"{text} is no dataset folder, no repo, and no config of one; write DATASET or DATASET/CONFIG"
         )
+
+
+def test_the_help_names_every_sampler_and_baseline() -> None:
+    words = (sample_command.__doc__ or "").replace(",", " ").replace(";", " ").replace(".", " ").split()
+    assert {*SAMPLERS, *BASELINES} <= {*words}
