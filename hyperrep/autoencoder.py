@@ -13,6 +13,7 @@ from modelzoo_datasets.architectures import get_architecture
 from modelzoo_datasets.errors import FormatError, ModelZooError
 from modelzoo_datasets.symmetry import align, apply_moves
 
+from .bottlenecks import DenseBottleneck, LinearPath, PooledPart, TokenBottleneck
 from .samplers import SAMPLERS, best_states
 
 
@@ -48,6 +49,7 @@ class HyperRepresentation(
         aligned: bool = True,
         signs: bool = False,
         center: bool = True,
+        pooled: int = 0,
     ) -> None:
         super().__init__()
         self.arguments = {k: v for k, v in locals().items() if k not in ("self", "__class__")}  # what config.json holds
@@ -61,29 +63,30 @@ class HyperRepresentation(
         self.embedders = nn.ModuleList(nn.Linear(layer.width, width) for layer in layers)
         self.encoder_positions = nn.Parameter(torch.empty(tokens, width))
         self.encoder = _transformer(width, blocks, heads, feedforward)
-        self.bottleneck: _TokenBottleneck | _DenseBottleneck
+        self.bottleneck: TokenBottleneck | DenseBottleneck
         if bottleneck == "tokens":
             parts = [max(1, round(latent * layer.width)) for layer in layers]
-            self.bottleneck = _TokenBottleneck(width, self.units, parts)
+            self.bottleneck = TokenBottleneck(width, self.units, parts)
         else:
-            self.bottleneck = _DenseBottleneck(width, tokens, int(latent))
+            self.bottleneck = DenseBottleneck(width, tokens, int(latent))
+        self.pooled = PooledPart(width, self.units, pooled) if pooled else None
         self.decoder_positions = nn.Parameter(torch.empty(tokens, width))
         self.decoder = _transformer(width, blocks, heads, feedforward)
         self.debedders = nn.ModuleList(nn.Linear(width, layer.width) for layer in layers)
-        self.linear_path: _LinearPath | None = None
-        if isinstance(self.bottleneck, _TokenBottleneck):
+        self.linear_path: LinearPath | None = None
+        if isinstance(self.bottleneck, TokenBottleneck):
             widths = [layer.width for layer in layers]
-            self.linear_path = _LinearPath(widths, self.units, self.bottleneck.parts)
+            self.linear_path = LinearPath(widths, self.units, self.bottleneck.parts)
         for name in ("mean", "reference"):
             self.register_buffer(name, torch.zeros(self.layout.size))
         self.register_buffer("scale", torch.ones(self.layout.size))
-        self.register_buffer("embeddings", torch.zeros(states, self.bottleneck.latent))
+        self.register_buffer("embeddings", torch.zeros(states, self.latent))
         self.register_buffer("accuracy", torch.zeros(states))
 
     @property
     def latent(self) -> int:
         """Length D of an embedding."""
-        return self.bottleneck.latent
+        return self.bottleneck.latent + (self.pooled.latent if self.pooled is not None else 0)
 
     def initialise(self, draws: torch.Generator) -> None:
         """Draw all trained parameters: matrices N(0, 1 / fan_in), positions N(0, 0.02²), biases 0.
@@ -92,7 +95,7 @@ class HyperRepresentation(
         """
         last_maps = ("bottleneck.down", "debedders") if self.linear_path is not None else ()
         for name, parameter in self.named_parameters():
-            if last_maps and name.startswith(last_maps):
+            if name.startswith((*last_maps, "pooled.up")):
                 nn.init.zeros_(parameter)
             elif name.endswith("positions"):
                 nn.init.normal_(parameter, std=0.02, generator=draws)
@@ -108,14 +111,18 @@ class HyperRepresentation(
         rows = self.layout.to_tokens(x)
         pairs = zip(self.embedders, rows, strict=True)
         tokens = torch.cat([embed(row) for embed, row in pairs], dim=1)
-        z: Tensor = self.bottleneck.compress(self.encoder(tokens + self.encoder_positions))
+        tokens = self.encoder(tokens + self.encoder_positions)
+        z: Tensor = self.bottleneck.compress(tokens)
         if self.linear_path is not None:
             z = z + self.linear_path.compress(rows)
-        return z
+        return z if self.pooled is None else torch.cat([z, self.pooled.compress(tokens)], dim=1)
 
     def reconstruct(self, z: Tensor) -> Tensor:
         """z (N, D) -> normalised weights (N, P)."""
+        z, whole = z.split([self.bottleneck.latent, self.latent - self.bottleneck.latent], dim=1)
         tokens = self.bottleneck.expand(z) + self.decoder_positions
+        if self.pooled is not None:
+            tokens = tokens + self.pooled.expand(whole)
         pairs = zip(self.debedders, self.decoder(tokens).split(self.units, dim=1), strict=True)
         rows = [debed(part) for debed, part in pairs]
         if self.linear_path is not None:
@@ -189,83 +196,6 @@ class HyperRepresentation(
             )
         if not rows.isfinite().all():
             raise FormatError(f"{int((~rows.isfinite()).any(1).sum())} rows are not finite; leave them out")
-
-
-class _LinearPath(nn.Module):
-    """A linear auto-encoder per layer beside the transformers, which then only have to learn what it misses."""
-
-    def __init__(self, widths: list[int], units: list[int], parts: list[int]) -> None:
-        super().__init__()
-        self.units, self.parts = units, parts
-        shapes = list(zip(widths, parts, strict=True))
-        self.down = nn.ParameterList(nn.Parameter(torch.zeros(w, p)) for w, p in shapes)
-        self.up = nn.ParameterList(nn.Parameter(torch.zeros(p, w)) for w, p in shapes)
-
-    @torch.no_grad()
-    def fit(self, rows: list[Tensor]) -> None:
-        """Start from the principal axes of each layer's tokens (N, units, width)."""
-        for row, down, up in zip(rows, self.down, self.up, strict=True):
-            flat = row.flatten(0, 1).double()
-            axes = torch.linalg.eigh(flat.mT @ flat).eigenvectors.flip(1)[:, : down.shape[1]]
-            down.copy_(axes)
-            up.copy_(axes.mT)
-
-    def compress(self, rows: list[Tensor]) -> Tensor:
-        """Per layer (N, units, width) -> (N, D)."""
-        pairs = zip(rows, self.down, strict=True)
-        return torch.cat([(row @ down).flatten(1) for row, down in pairs], dim=1)
-
-    def expand(self, z: Tensor) -> list[Tensor]:
-        """(N, D) -> per layer (N, units, width)."""
-        parts = _split_latent(z, self.units, self.parts)
-        return [part @ up for part, up in zip(parts, self.up, strict=True)]
-
-
-def _split_latent(z: Tensor, units: list[int], parts: list[int]) -> list[Tensor]:
-    """(N, D) -> per layer (N, units, part)."""
-    sizes = [u * p for u, p in zip(units, parts, strict=True)]
-    return [v.unflatten(1, (u, -1)) for v, u in zip(z.split(sizes, dim=1), units, strict=True)]
-
-
-class _TokenBottleneck(nn.Module):
-    """Each token is compressed on its own, by one linear map per layer; z is all parts side by side."""
-
-    def __init__(self, width: int, units: list[int], parts: list[int]) -> None:
-        super().__init__()
-        self.units, self.parts = units, parts
-        self.latent = sum(u * p for u, p in zip(units, parts, strict=True))
-        self.down = nn.ModuleList(nn.Linear(width, part) for part in parts)
-        self.up = nn.ModuleList(nn.Linear(part, width) for part in parts)
-
-    def compress(self, tokens: Tensor) -> Tensor:
-        """(N, T, width) -> (N, D)."""
-        rows = zip(self.down, tokens.split(self.units, dim=1), strict=True)
-        return torch.cat([down(part).flatten(1) for down, part in rows], dim=1)
-
-    def expand(self, z: Tensor) -> Tensor:
-        """(N, D) -> (N, T, width)."""
-        parts = _split_latent(z, self.units, self.parts)
-        return torch.cat([up(part) for up, part in zip(self.up, parts, strict=True)], dim=1)
-
-
-class _DenseBottleneck(nn.Module):
-    """All tokens concatenated and mapped to one latent, as published."""
-
-    def __init__(self, width: int, tokens: int, latent: int) -> None:
-        super().__init__()
-        self.latent, self.tokens = latent, tokens
-        self.down = nn.Linear(tokens * width, latent)
-        self.up = nn.Linear(latent, tokens * width)
-
-    def compress(self, tokens: Tensor) -> Tensor:
-        """(N, T, width) -> (N, D)."""
-        z: Tensor = self.down(tokens.flatten(1))
-        return z
-
-    def expand(self, z: Tensor) -> Tensor:
-        """(N, D) -> (N, T, width)."""
-        tokens: Tensor = self.up(z).unflatten(1, (self.tokens, -1))
-        return tokens
 
 
 def _transformer(width: int, blocks: int, heads: int, feedforward: int) -> nn.Module:

@@ -12,7 +12,13 @@ from modelzoo_datasets.recipes import check_keys, check_type, find_recipe
 BOTTLENECKS = ("tokens", "dense")
 PERMUTED_VIEWS = ("none", "second", "both")
 DECODED_VIEWS = ("first", "both")
-_CHOICES = {"bottleneck": BOTTLENECKS, "permute": PERMUTED_VIEWS, "reconstruct": DECODED_VIEWS}
+MIXTURES = ("ensemble", "logits")
+_CHOICES = {
+    "bottleneck": BOTTLENECKS,
+    "permute": PERMUTED_VIEWS,
+    "reconstruct": DECODED_VIEWS,
+    "mixture": MIXTURES,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +43,7 @@ class ModelRecipe:
     latent: float  # dense: size of the latent; tokens: size of a token's part as a fraction of the token's length
     projection: int = 64  # width of the head used only inside the contrastive loss
     center: bool = True  # subtract the mean of the training states before encoding
+    pooled: int = 0  # further latent numbers, from mean and spread of each layer's tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +63,22 @@ class LearningRecipe:
     layer_weights: tuple[float, ...] = ()  # factors of the layers' errors; all 1 if not given
     noise: float = 0.0  # standard deviations of the layer added to a view
     erase: float = 0.0  # probability that a block of a view is set to zero
+    behaviour: float = 0.0  # factor of: decoded networks say what the originals say of training images
+    mixed_behaviour: float = 0.0  # factor of the same for networks decoded from draws around the embeddings of a batch
+    mixture: str = "logits"  # what these shall say: as embeddings are mixed; "ensemble": what the whole batch says
+    queries: int = 64  # images per step that networks are asked about
+    statistics: float = 0.0  # factor of: the pooled part begins with the statistics of the layers, s(W)
     seed: int = 0
+
+    @property
+    def asks(self) -> bool:
+        """Whether networks are run on images."""
+        return self.behaviour > 0 or self.mixed_behaviour > 0
+
+    @property
+    def two_views(self) -> bool:
+        """Whether any loss needs a second view of a state."""
+        return self.contrast > 0 or self.reconstruct == "both"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,14 +144,15 @@ def _impossible(recipe: HyperRecipe) -> list[tuple[bool, str]]:
     data, model, how, judged = recipe.data, recipe.model, recipe.learning, recipe.evaluation
     shares = {"contrast": how.contrast, "mix": how.mix, "erase": how.erase}
     sizes = {"lr": how.lr, "temperature": how.temperature, "bandwidth": judged.bandwidth, "latent": model.latent}
+    names = ("noise", "weight_decay", "behaviour", "mixed_behaviour", "statistics")
+    factors = {name: getattr(how, name) for name in names}
     return [
         (not 0 <= data.epochs[0] <= data.epochs[1], f"[data] epochs must be [first, last], got {list(data.epochs)}"),
         (model.width % model.heads > 0, f"[model] width {model.width} is no multiple of heads {model.heads}"),
         (model.bottleneck == "dense" and model.latent < 1, f"[model] a dense latent has a size, got {model.latent}"),
         *((not 0 < v < math.inf, f"{name} must be positive, got {v}") for name, v in sizes.items()),
         *((not 0 <= v <= 1, f"{name} must be in [0, 1], got {v}") for name, v in shares.items()),
-        (not 0 <= how.noise < math.inf, f"noise must not be negative, got {how.noise}"),
-        (not 0 <= how.weight_decay < math.inf, f"weight_decay must not be negative, got {how.weight_decay}"),
+        *((not 0 <= v < math.inf, f"{name} must not be negative, got {v}") for name, v in factors.items()),
         (not all(0 <= w < math.inf for w in how.layer_weights), "layer_weights must not be negative"),
         (not 0 < judged.quality <= 1, f"[evaluation] quality must be in (0, 1], got {judged.quality}"),
         *_impossible_protocol(judged),

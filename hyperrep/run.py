@@ -8,17 +8,21 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from modelzoo_datasets.engines import Engine, one_thread
-from modelzoo_datasets.errors import FolderInUseError
-from modelzoo_datasets.loading import load_zoo
+from modelzoo_datasets.engines import Engine, Network, functions_of, one_thread
+from modelzoo_datasets.errors import FolderInUseError, ModelZooError
+from modelzoo_datasets.images import load_images
+from modelzoo_datasets.loading import Zoo, load_zoo
 from modelzoo_datasets.progress import Progress, silent
 from modelzoo_datasets.report import render_report
 from modelzoo_datasets.states import read_json, write_bytes, write_json
 
 from .autoencoder import HyperRepresentation
+from .behaviour import Queries
 from .evaluation import evaluated
+from .fitting import new_representation
 from .probing import Probe, probe_all
 from .recipe import HyperRecipe
+from .recording import recording
 from .sources import (
     dataset_facts,
     learned_states,
@@ -29,12 +33,24 @@ from .sources import (
     trained_states,
 )
 from .storage import facts_of, finish, is_finished, load_representation, start
-from .training import learn, new_representation
+from .training import learn
 
 
 @one_thread()
-def train(dataset: str | Path, recipe: HyperRecipe, out: Path, *, progress: Progress = silent) -> HyperRepresentation:
+def train(
+    dataset: str | Path,
+    recipe: HyperRecipe,
+    out: Path,
+    *,
+    engine: Engine | None = None,
+    images_root: Path | None = None,
+    progress: Progress = silent,
+) -> HyperRepresentation:
     """Make sure that `out` holds the hyper-representation of this recipe and dataset.
+
+    Args:
+        engine: what runs networks, for recipes with a loss of behaviour.
+        images_root: where the images are that the networks were trained on, for such recipes too.
 
     Raises:
         FormatError: no such dataset, config or epochs.
@@ -47,9 +63,12 @@ def train(dataset: str | Path, recipe: HyperRecipe, out: Path, *, progress: Prog
     rep = new_representation(recipe, states["train"])
     work = start(out, facts)
     history = []
-    for row in learn(rep, states["train"].weights, states["validation"].weights, recipe, work):
-        history.append(row)
-        progress("learning a hyper-representation", row.epoch, recipe.learning.epochs)
+    queries = _queries(states["train"], engine, images_root) if recipe.learning.asks else None
+    with recording(work) as record:
+        for row in learn(rep, states["train"].weights, states["validation"].weights, recipe, work, queries):
+            history.append(row)
+            record(row)
+            progress("learning a hyper-representation", row.epoch, recipe.learning.epochs)
     finish(out, rep, history)
     return load_representation(out)
 
@@ -151,8 +170,17 @@ def probe(
 def _write_probes(out: Path, rows: list[Probe], facts: dict[str, Any]) -> None:
     values = [dataclasses.asdict(row) for row in rows]
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(values[0]))
+    writer = csv.DictWriter(text, [field.name for field in dataclasses.fields(Probe)])
     writer.writeheader()
     writer.writerows(values)
     write_bytes(out / "probes.csv", text.getvalue().encode())
     write_json(out / "probes.json", {**facts, "probes": values})
+
+
+def _queries(zoo: Zoo, engine: Engine | None, images_root: Path | None) -> Queries:
+    """The training images of a zoo, to ask its networks about."""
+    if engine is None or images_root is None:
+        raise ModelZooError("a recipe with a loss of behaviour needs an engine and the folder of the images")
+    training = zoo.training(0)
+    functions = functions_of(engine, zoo.architecture.name, Network(training.activation, training.dropout))
+    return Queries(functions, load_images(zoo.images, images_root).inputs("train"))

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .hub import push as push
     from .loading import Zoo as Zoo
     from .loading import load_zoo as load_zoo
+    from .loading import stream_zoo as stream_zoo
     from .recipes import read_recipe as read_recipe
 
 __version__ = version("modelzoo-datasets")
@@ -26,6 +27,7 @@ _HOMES = {
     "load_zoo": "loading",
     "push": "hub",
     "read_recipe": "recipes",
+    "stream_zoo": "loading",
 }
 __all__ = [*_HOMES, "__version__"]
 

@@ -5,6 +5,8 @@
     tiny_zoo      Path of the zoo folder of its config `seed`, complete
     tiny_hyp_zoo  Path of the zoo folder of its config `hyp`, complete
     tiny_dataset  Path of the dataset folder built from both
+    resnet_dataset  Path of a dataset of two ResNet-18, 45 MB a state, with its zoo and images beside it; copy it by
+                  `resnet_zoos.linked`
     images        Images of fashion-mnist-5k
     few_images    the same cut to 250 training, 70 validation and 60 test images, for tests that train by hand
     engine        TorchEngine with one process, so everything runs in the test's own
@@ -27,6 +29,7 @@ import pytest
 from hub_commands import Client
 from hub_server import HubServer
 from hub_state import User
+from resnet_zoos import make_resnet_dataset
 
 from modelzoo_datasets import build, generate, read_recipe
 from modelzoo_datasets.engines.torch_engine import TorchEngine
@@ -144,6 +147,12 @@ def tiny_dataset(tiny_zoo: Path, tiny_hyp_zoo: Path, tmp_path_factory: pytest.Te
     out = tmp_path_factory.mktemp("datasets") / "tiny"
     build([tiny_zoo, tiny_hyp_zoo], out)
     return out
+
+
+@pytest.fixture(scope="session")
+def resnet_dataset(engine: TorchEngine, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The dataset folder of two ResNet-18 trained by the published recipe, one epoch of a few images."""
+    return make_resnet_dataset(tmp_path_factory.mktemp("resnets"), engine)
 
 
 @pytest.fixture

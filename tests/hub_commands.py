@@ -135,7 +135,12 @@ def loads_in(folder: str, source: str) -> None:
     loads(source, {})
 
 
-def shown(source: Path, **options: str) -> str:
+def prints(code: str) -> None:
+    """Any code."""
+    exec(compile(code, "code", "exec"), {})
+
+
+def shown(source: Path, **options: Any) -> str:
     """What `loads` prints of a folder."""
     with contextlib.redirect_stdout(io.StringIO()) as text:
         loads(str(source), options)

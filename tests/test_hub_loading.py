@@ -8,11 +8,12 @@ from hub_commands import Client, loads, loads_in, loads_onto_a_full_disk, shown
 from hub_server import HubServer, holds, tiny
 from hub_xet import XetStorage
 from processes import run
+from shards import cut
 
 from modelzoo_datasets import load_zoo
 from modelzoo_datasets.errors import FormatError
 
-FORMAT = "modelzoo-dataset-2"
+FORMAT = "modelzoo-dataset-3"
 
 
 PLAIN = """
@@ -27,7 +28,7 @@ print(json.dumps({
     "default": load_dataset(repo, split="test")["weights"][0],
     "index": sorted(load_dataset(repo, "hyp_index", split="train").column_names)[:3],
     "streamed": [row["weights"] for row in streamed],
-    "revision": load_dataset(repo, "hyp", split="test", revision="modelzoo-dataset-2")["weights"][0],
+    "revision": load_dataset(repo, "hyp", split="test", revision="modelzoo-dataset-3")["weights"][0],
     "ours": [name for name in sys.modules if name.startswith(("modelzoo", "hyperrep"))],
 }))
 """
@@ -115,12 +116,12 @@ def test_what_cannot_be_loaded_is_told(hub: HubServer, ann: Client, anyone: Clie
         "HubUnavailableError: loading zoos/tiny from the Hub: offline (HF_HUB_OFFLINE is set), and not all of it is in "
         "the cache\n"
     ), "offline without a copy"
-    newer = tiny(hub).commit("main").files | {"zoo.json": hub.put(b'{"format": "modelzoo-dataset-3"}')}
+    newer = tiny(hub).commit("main").files | {"zoo.json": hub.put(b'{"format": "modelzoo-dataset-4"}')}
     tiny(hub).branches["main"] = tiny(hub).add("a later release", newer).oid
     told = anyone.run(loads, "zoos/tiny", {}, {"config": "hyp", "revision": FORMAT}).stdout.splitlines()
     assert told[0] == (
-        "FormatError: zoos/tiny has format 'modelzoo-dataset-3', but load_zoo reads 'modelzoo-dataset-2'; "
-        "try revision='modelzoo-dataset-2'"
+        "FormatError: zoos/tiny has format 'modelzoo-dataset-4', but load_zoo reads 'modelzoo-dataset-3'; "
+        "try revision='modelzoo-dataset-3'"
     )
     assert told[1:] == shown(tiny_dataset, config="hyp").splitlines()
     hub.create("datasets", "zoos/other")
@@ -152,3 +153,24 @@ def test_a_full_disk_is_told_and_the_next_load_goes_on(
     )
     loaded = anyone.run(loads, "zoos/tiny", request, HF_HUB_DISABLE_XET=without_xet)
     assert loaded.stdout == shown(tiny_dataset, **request)
+
+
+def test_of_many_files_only_those_with_wanted_models_are_downloaded(
+    hub: HubServer, ann: Client, anyone: Client, dataset: Path
+) -> None:
+    paths = cut(dataset, "seed", "train", shards=4)
+    assert ann.push(dataset, "zoos/tiny").returncode == 0
+    models = load_zoo(dataset, "seed", split="train").table["model_id"].unique().tolist()
+    of_third = {"config": "seed", "split": "train", "models": [models[8], models[9]], "epochs": [2]}
+    first = {"config": "seed", "split": "train", "models": 1}
+    hub.requests.clear()
+    loaded = anyone.run(loads, "zoos/tiny", of_third, first)
+    assert loaded.stdout == shown(dataset, **of_third) + shown(dataset, **first), loaded.stderr
+    cached = {path.name for path in anyone.home.glob("hub/*/snapshots/*/seed/*")}
+    assert cached == {paths[0].name, paths[2].name}
+    hub.requests.clear()
+    fixed = of_third | {"revision": tiny(hub).branches["main"]}
+    assert anyone.run(loads, "zoos/tiny", fixed, HF_HUB_OFFLINE="1").stdout == shown(dataset, **of_third)
+    nothing = {"config": "seed", "split": "train", "filters": [("lr", ">", 1)]}
+    assert "has no states of the split, epochs" in anyone.run(loads, "zoos/tiny", nothing).stdout
+    assert not hub.asked("^GET .*/resolve/.*parquet"), "the index says so"

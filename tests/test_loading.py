@@ -4,6 +4,8 @@ import json
 import shutil
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -11,7 +13,7 @@ from modelzoo_datasets import load_zoo
 from modelzoo_datasets.errors import FormatError
 from modelzoo_datasets.images import Images
 from modelzoo_datasets.layout import Layout
-from modelzoo_datasets.states import ZooFolder
+from modelzoo_datasets.states import DATASET_FORMAT, ZooFolder
 
 
 def test_every_model_reproduces_its_stored_test_accuracy(tiny_dataset: Path, images: Images) -> None:
@@ -108,7 +110,7 @@ def test_a_zoo_folder_is_no_dataset_folder(tiny_zoo: Path) -> None:
     with pytest.raises(FormatError) as caught:
         load_zoo(tiny_zoo)
     assert str(caught.value) == (
-        f"{tiny_zoo} has format 'modelzoo-zoo-2', but load_zoo reads 'modelzoo-dataset-2'; "
+        f"{tiny_zoo} has format 'modelzoo-zoo-2', but load_zoo reads 'modelzoo-dataset-3'; "
         "modelzoo-build makes one from zoo folders"
     )
 
@@ -125,11 +127,53 @@ def test_an_unknown_split_is_answered_with_those_there_are(tiny_dataset: Path) -
     assert str(caught.value) == "split must be one of train, validation, test, got 'val'"
 
 
-@pytest.mark.parametrize("epochs", [[7], []])
-def test_nothing_that_matches_is_an_error(epochs: list[int], tiny_dataset: Path) -> None:
+def test_nothing_that_matches_is_an_error(tiny_dataset: Path) -> None:
     with pytest.raises(FormatError) as caught:
-        load_zoo(tiny_dataset, "hyp", epochs=epochs)
-    assert str(caught.value) == (f"{tiny_dataset}/hyp has no states of the split and epochs asked for")
+        load_zoo(tiny_dataset, "hyp", epochs=[])
+    assert str(caught.value) == f"{tiny_dataset}/hyp has no states of the split, epochs, models and filters asked for"
+
+
+def test_an_index_has_no_weights_to_load(tiny_dataset: Path) -> None:
+    with pytest.raises(FormatError) as caught:
+        load_zoo(tiny_dataset, "hyp_index")
+    assert str(caught.value) == f"{tiny_dataset}: 'hyp_index' is the table of 'hyp' without weights; load 'hyp'"
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [
+        (1, "it was built by an earlier release: modelzoo-build makes it anew from the zoo folders"),
+        (99, "it was built by a later release: update modelzoo-datasets"),
+    ],
+)
+def test_a_dataset_of_another_release_is_told_with_the_remedy(number: int, remedy: str, dataset: Path) -> None:
+    facts = json.loads((dataset / "zoo.json").read_text())
+    found = f"modelzoo-dataset-{number}"
+    (dataset / "zoo.json").write_text(json.dumps(facts | {"format": found}))
+    with pytest.raises(FormatError) as caught:
+        load_zoo(dataset)
+    assert str(caught.value) == f"{dataset} has format {found!r}, but load_zoo reads {DATASET_FORMAT!r}; {remedy}"
+
+
+def test_weights_that_are_not_those_of_the_layout_are_refused(dataset: Path) -> None:
+    (path,) = (dataset / "hyp").glob("test-*.parquet")
+    table = pq.read_table(path)
+    short = pa.array([row[:7] for row in table["weights"].to_pylist()], pa.list_(pa.float32(), 7))
+    pq.write_table(table.set_column(table.num_columns - 1, "weights", short), path)
+    with pytest.raises(FormatError) as caught:
+        load_zoo(dataset, "hyp")
+    assert str(caught.value) == (
+        f"{path}: expected weights of 2464 float32 numbers, as layout.json has them, "
+        "got fixed_size_list<element: float>[7]; build the dataset again"
+    )
+    values = [None, *table["weights"].to_pylist()[1:]]
+    holed = pa.array(values, pa.list_(pa.float32(), 2464))
+    pq.write_table(table.set_column(table.num_columns - 1, "weights", holed), path)
+    with pytest.raises(FormatError, match=f"^{path}: some weights are missing; build the dataset again$"):
+        load_zoo(dataset, "hyp")
+    pq.write_table(table.drop_columns("weights"), path)
+    with pytest.raises(FormatError, match=f"^{path}: expected weights of 2464 .*, got no weights; build the dataset"):
+        load_zoo(dataset, "hyp")
 
 
 def test_damaged_files_are_named(tiny_dataset: Path, tmp_path: Path) -> None:
@@ -138,7 +182,7 @@ def test_damaged_files_are_named(tiny_dataset: Path, tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(FormatError) as caught:
         load_zoo(folder, "hyp")
-    told = f"cannot read {folder}/hyp/test-*.parquet: "
+    told = f"cannot read {path}: "
     assert str(caught.value) == f"{told}{caught.value.__cause__}"
     assert len(load_zoo(folder, "hyp", split="train")) == 8, "the other splits are whole"
     (folder / "layout.json").write_text(json.dumps([])[:1])

@@ -47,7 +47,7 @@ def _of_an_older_format(folder: Path) -> str:
     facts = json.loads((folder / "zoo.json").read_text())
     (folder / "zoo.json").write_text(json.dumps(facts | {"format": "modelzoo-dataset-1"}))
     return (
-        f"{folder} has format 'modelzoo-dataset-1', but modelzoo-push takes 'modelzoo-dataset-2'; "
+        f"{folder} has format 'modelzoo-dataset-1', but modelzoo-push takes 'modelzoo-dataset-3'; "
         "modelzoo-build makes one from zoo folders"
     )
 

@@ -14,7 +14,7 @@ from hub_xet import XetStorage
 
 from modelzoo_datasets import build
 
-FORMAT = "modelzoo-dataset-2"
+FORMAT = "modelzoo-dataset-3"
 SENDING = "^(PUT|DELETE)|^POST .*/(preupload|batch|commit|tag|branch|create)"
 SECRETS = ("hf_writer", "hf_reader", "hf_forged")
 

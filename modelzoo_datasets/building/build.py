@@ -2,21 +2,21 @@
 
 import hashlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from torch import Tensor
 
-from ..errors import FolderInUseError, FormatError
+from ..errors import FolderInUseError
 from ..population import read_statistics
 from ..progress import Progress, silent
-from ..states import DATASET_FORMAT, ZooFolder, partial_beside, read_json, weights_sha256, write_bytes, write_json
-from .card import SPLITS, ConfigFacts, Publication, render_card
-from .parquet import write_index, write_split
+from ..states import DATASET_FORMAT, ZooFolder, partial_beside, read_json, write_bytes, write_json
+from .card import ConfigFacts, Publication, render_card
 from .pictures import pictures
-from .schema import Columns, rows_of
+from .refusals import refuse_mixture, refuse_too_many_files
+from .schema import missing_epochs, rows_of, weights_kind
+from .tables import write_tables
 
 
 def build(
@@ -26,43 +26,68 @@ def build(
     repo_id: str | None = None,
     keep_diverged: bool = False,
     progress: Progress = silent,
+    tell: Callable[[str], None] = lambda line: None,
 ) -> bool:
     """Make sure that `out` is the dataset of these zoo folders; False if it already was.
 
-    The weights written are compared with the hash that was recorded when each state was trained.
+    Every file is read back when it is written: each state in it has the hash that was recorded when it was trained.
 
     Args:
         keep_diverged: publish models with weights that are not finite too; their column `finite` says where.
         repo_id: named in the card's examples; if not given, they are to be run in the folder itself.
+        tell: given a line on what is published all the same, such as models without some of their states.
 
     Raises:
-        FormatError: a folder is no complete zoo, a state is unreadable or altered, or the zoos do not go together.
+        FormatError: a folder is no complete zoo, a state is unreadable or altered, the zoos do not go together, or the
+            Hub would not take the dataset.
         FolderInUseError: `out` holds something else.
+        DiskFullError: the disk is full.
     """
     folders = [ZooFolder.open(path) for path in zoos]
-    _refuse_mixture(folders)
+    refuse_mixture(folders)
     facts = {
         "format": DATASET_FORMAT,
         "repo_id": repo_id,
         "diverged": "kept" if keep_diverged else "left out",
         "configs": {_config_name(f): _facts(f) for f in folders},
     }
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        if (out / "zoo.json").is_file() and read_json(out / "zoo.json") == facts:
-            return False
-        raise FolderInUseError(f"{out} holds something else; choose another --out or remove it")
+    if _is_there(out, facts):
+        return False
+    rows = {_config_name(folder): _published_rows(folder, keep_diverged) for folder in folders}
+    refuse_too_many_files(rows, folders[0].layout.size, out)
     partial = partial_beside(out)
     shutil.rmtree(partial, ignore_errors=True)
-    configs = [_write_config(folder, partial, keep_diverged, progress) for folder in folders]
-    publication = Publication.of(folders[0].facts)
-    card = render_card(repo_id or ".", publication, configs, kept_diverged=keep_diverged)
-    write_bytes(partial / "README.md", card.encode())
-    write_json(partial / "layout.json", folders[0].facts["layout"])
-    write_json(partial / "zoo.json", facts)
-    if out.is_dir():
-        out.rmdir()
-    partial.replace(out)
+    try:
+        configs = [_write_config(folder, rows[_config_name(folder)], partial, progress) for folder in folders]
+        publication = Publication.of(folders[0].facts)
+        card = render_card(repo_id or ".", publication, configs, kept_diverged=keep_diverged)
+        write_bytes(partial / "README.md", card.encode())
+        write_json(partial / "layout.json", folders[0].facts["layout"])
+        write_json(partial / "zoo.json", facts)
+        if out.is_dir():
+            out.rmdir()
+        partial.replace(out)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    for config in configs:
+        _tell_missing(config, tell)
     return True
+
+
+def _is_there(out: Path, facts: dict[str, Any]) -> bool:
+    """Whether a folder is the dataset of these facts; raises FolderInUseError where it is anything else."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return False
+    found = read_json(out / "zoo.json") if (out / "zoo.json").is_file() else None
+    if found == facts:
+        return True
+    if isinstance(found, dict) and "configs" in found and found.get("format") != DATASET_FORMAT:
+        raise FolderInUseError(
+            f"{out} holds a dataset of format {found.get('format')!r}, and {DATASET_FORMAT!r} is written today; "
+            "choose another --out or remove it"
+        )
+    raise FolderInUseError(f"{out} holds something else; choose another --out or remove it")
 
 
 def _config_name(folder: ZooFolder) -> str:
@@ -71,65 +96,38 @@ def _config_name(folder: ZooFolder) -> str:
 
 def _facts(folder: ZooFolder) -> dict[str, Any]:
     hashes = hashlib.sha256("".join(folder.states["sha256"]).encode()).hexdigest()
-    return {**folder.facts, "states_sha256": hashes}
+    return {**folder.facts, "states_sha256": hashes, "weights": weights_kind(folder.layout.size)}
 
 
-def _refuse_mixture(folders: Sequence[ZooFolder]) -> None:
-    first = folders[0]
-    for folder in folders[1:]:
-        for key in ("architecture", "images", "images_sha256", "engine", "versions"):
-            if folder.facts[key] != first.facts[key]:
-                raise FormatError(
-                    f"one dataset is of one {key}: {first.path} has {first.facts[key]}, "
-                    f"{folder.path} has {folder.facts[key]}; build them apart"
-                )
-    names = [_config_name(folder) for folder in folders]
-    if len(set(names)) < len(names):
-        raise FormatError(f"each zoo must be another config, got {', '.join(names)}")
-
-
-def _write_config(folder: ZooFolder, out: Path, keep_diverged: bool, progress: Progress) -> ConfigFacts:
-    """Write the Parquet files of one zoo, with and without weights."""
+def _published_rows(folder: ZooFolder, keep_diverged: bool) -> pd.DataFrame:
     rows = rows_of(folder.models, folder.states)
-    diverged = folder.models.loc[folder.models["diverged"], "model_id"]
-    if not keep_diverged:
-        rows = rows[~rows["model_id"].isin(diverged)]
-    columns = Columns(folder.layout.size, folder.facts["classes"], twins="parent_id" in rows)
-    expected = rows.set_index(["model_id", "epoch"])["sha256"]
-    name, done = _config_name(folder), 0
+    if keep_diverged:
+        return rows
+    return rows[~rows["model_id"].isin(folder.models.loc[folder.models["diverged"], "model_id"])]
 
-    def weights_of(model_id: str, epoch: int) -> Tensor:
-        nonlocal done
-        weights = folder.weights(model_id, epoch)
-        if weights_sha256(weights) != expected[model_id, epoch]:
-            raise FormatError(
-                f"state {model_id} epoch {epoch} of {folder.path} is not the one that was trained; "
-                f"remove {folder.place(model_id)} and run {folder.maker} again"
-            )
-        done += 1
-        progress(f"building {name}", done, len(rows))
-        return weights
 
-    num_bytes = {}
-    for split in SPLITS:
-        part: pd.DataFrame = rows[rows["split"] == split]
-        if len(part):
-            for target in (out / name, out / f"{name}_index"):
-                target.mkdir(parents=True, exist_ok=True)
-            size = write_split(out / name, split, part, columns, weights_of)
-            num_bytes[f"{name}/{split}"] = size
-            num_bytes[f"{name}_index/{split}"] = write_index(out / f"{name}_index", split, part, columns)
+def _write_config(folder: ZooFolder, rows: pd.DataFrame, out: Path, progress: Progress) -> ConfigFacts:
+    """Write the files of one zoo: tables with and without weights, weights too big for them, pictures."""
+    name = _config_name(folder)
+    columns, num_bytes = write_tables(folder, name, rows, out, progress)
     statistics, titles = _describe(folder, name, rows, out)
     return ConfigFacts(
         name=name,
-        zoo=folder.facts,
+        zoo=_facts(folder),
         rows=rows,
         columns=columns,
-        diverged=len(diverged),
+        diverged=int(folder.models["diverged"].sum()),
         num_bytes=num_bytes,
         statistics=statistics,
         pictures=titles,
+        missing=missing_epochs(rows),
     )
+
+
+def _tell_missing(config: ConfigFacts, tell: Callable[[str], None]) -> None:
+    if config.missing:
+        states, models = sum(map(len, config.missing.values())), len(config.missing)
+        tell(f"{config.name}: {states:,} states of {models:,} models are missing for some epochs, here too")
 
 
 def _describe(

@@ -1,8 +1,8 @@
 """The dataset card: YAML that the Hub and `datasets` read, and a text rendered from measured facts alone."""
 
 import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Any
 
@@ -57,6 +57,7 @@ class ConfigFacts:
     num_bytes: dict[str, int]  # "<config>/<split>" -> bytes of the uncompressed table
     statistics: dict[str, Any] | None  # of the population, as its zoo folder keeps them
     pictures: Mapping[str, str]  # path in the dataset folder -> title
+    missing: Mapping[str, Sequence[int]] = field(default_factory=dict)  # model -> epochs that others have and it lacks
 
 
 def render_card(

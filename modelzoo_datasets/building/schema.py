@@ -1,7 +1,7 @@
-"""The columns of a dataset: one row per state, scalars first, weights last."""
+"""The columns of a dataset: one row per state, scalars first, weights last, or where they lie."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 import pyarrow as pa
@@ -10,7 +10,25 @@ from ..recipes import Training
 
 _KINDS = {int: pa.int32(), float: pa.float64(), str: pa.string()}
 _METRICS = ("train_loss", "train_acc", "val_loss", "val_acc", "test_loss", "test_acc", "ggap")
+# A row of the Hub's viewer is at most about 2 MB of JSON, at 20 characters a number; it shows 100 of them at a time.
+MOST_INLINE = 100_000  # numbers of a state in a cell; larger ones are in files beside the tables
+Weights = Literal["inline", "files"]
 _HEAD = (pa.field("model_id", pa.string()), pa.field("epoch", pa.int32()), pa.field("seed", pa.int64()))
+
+
+# Where the weights of a state lie: in which file below the dataset folder, under which first part of the names of its
+# tensors, and which bytes of the file they are.
+PLACE = (
+    pa.field("weights_file", pa.string()),
+    pa.field("weights_key", pa.string()),
+    pa.field("offset", pa.int64()),
+    pa.field("nbytes", pa.int64()),
+)
+
+
+def weights_kind(parameters: int) -> Weights:
+    """Where the weights of states of so many numbers go."""
+    return "inline" if parameters <= MOST_INLINE else "files"
 
 
 @dataclass(frozen=True)
@@ -20,10 +38,11 @@ class Columns:
     parameters: int  # numbers per state
     classes: int
     twins: bool  # sparsified models, which have a parent and a sparsity
+    weights: Weights = "inline"  # in the table, or in files that it names
 
     @property
     def index(self) -> pa.Schema:
-        """All columns but the weights."""
+        """All columns but the weights, or where they lie."""
         recall = pa.list_(pa.field("element", pa.float64()), self.classes)
         return pa.schema(
             [
@@ -40,15 +59,28 @@ class Columns:
 
     @property
     def all(self) -> pa.Schema:
-        """Weights last, as a fixed-size list whose numbers cannot be null, which reads half again as fast."""
+        """Weights last, as a fixed-size list; nothing in it can be null, which reads half again as fast."""
+        if self.weights == "files":
+            return pa.schema([*self.index, *PLACE])
         element = pa.field("element", pa.float32(), nullable=False)
-        return self.index.append(pa.field("weights", pa.list_(element, self.parameters)))
+        return self.index.append(pa.field("weights", pa.list_(element, self.parameters), nullable=False))
 
 
 def rows_of(models: pd.DataFrame, states: pd.DataFrame) -> pd.DataFrame:
     """Join the two tables of a zoo folder: one row per state, in grid order, with every column of the index."""
     rows = states.merge(models, on="model_id", how="left", sort=False)
     return rows.sort_values(["index", "epoch"], kind="stable", ignore_index=True)
+
+
+def missing_epochs(rows: pd.DataFrame) -> dict[str, list[int]]:
+    """Model id -> epochs up to its last one of which other models have a state and it has none, as published."""
+    every = sorted(rows["epoch"].unique().tolist())
+    missing = {}
+    for model_id, own in rows.groupby("model_id", sort=False):
+        last, known = own["epochs"].iloc[0], {*own["epoch"]}
+        if without := [epoch for epoch in every if epoch <= last and epoch not in known]:
+            missing[str(model_id)] = without
+    return missing
 
 
 def features(arrow: pa.Schema) -> list[dict[str, Any]]:

@@ -1,5 +1,6 @@
 """modelzoo-build: zoo folders -> dataset folder."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -29,7 +30,14 @@ def command(
     from ..building import build
 
     with progress_bars(quiet) as progress:
-        written = build(zoos, out, repo_id=repo_id, keep_diverged=keep_diverged, progress=progress)
+        written = build(
+            zoos,
+            out,
+            repo_id=repo_id,
+            keep_diverged=keep_diverged,
+            progress=progress,
+            tell=lambda line: print(f"modelzoo-build: {line}", file=sys.stderr),
+        )
     print(f"{out}: {'built' if written else 'is already the dataset of these zoos'}")
 
 

@@ -37,12 +37,23 @@ def _common(version: Version = False) -> None:
 
 
 @app.command("train", epilog="Example: modelzoo-hyperrep train dataset --out hyperrep")
-def train_command(dataset: Dataset, out: Out, recipe: RecipeName = "demo", quiet: Quiet = False) -> None:
+def train_command(
+    dataset: Dataset,
+    out: Out,
+    recipe: RecipeName = "demo",
+    engine: Engine = "auto",
+    threads: Threads = None,
+    images_root: ImagesRoot = DEFAULT_IMAGES_ROOT,
+    quiet: Quiet = False,
+) -> None:
     """Train the auto-encoder; goes on from its last checkpoint after a stop."""
     from hyperrep import read_hyper_recipe, train
 
+    from ..engines import get_engine
+
+    chosen, runs = read_hyper_recipe(recipe), get_engine(engine, threads)
     with progress_bars(quiet) as progress:
-        rep = train(dataset, read_hyper_recipe(recipe), out, progress=progress)
+        rep = train(dataset, chosen, out, engine=runs, images_root=images_root, progress=progress)
     print(f"{out}: latent vectors of {rep.latent} numbers for {rep.layout.size} weights")
 
 

@@ -26,7 +26,8 @@ def run_pipeline(recipe: str, hyper_recipe: str, out: Path, threads: int | None,
     engine = get_engine("auto", threads)
     dataset = _make_dataset(chosen, out, engine, progress)
     _check_dataset(dataset, chosen, engine)
-    train(dataset, learned, out / "hyperrep", progress=progress)
+    hyperrep = out / "hyperrep"
+    train(dataset, learned, hyperrep, engine=engine, images_root=DEFAULT_IMAGES_ROOT, progress=progress)
     found = evaluate(
         dataset,
         out / "hyperrep",

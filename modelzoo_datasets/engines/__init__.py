@@ -1,5 +1,7 @@
 """Engines train and evaluate populations of models; they differ in speed, never in what a model depends on."""
 
+from .functions import Functions as Functions
+from .functions import functions_of as functions_of
 from .interface import METRICS as METRICS
 from .interface import SPARSITY as SPARSITY
 from .interface import Engine as Engine

@@ -40,20 +40,26 @@ def fetch(repo_id: str, patterns: Sequence[str], *, revision: str | None = None,
         DiskFullError: there is no room for the files.
     """
     with told(repo_id, revision, f"loading {repo_id} from the Hub"):
-        key, api = (repo_type, repo_id, revision), client()
-        if key not in _resolved:
-            _resolved[key] = patiently(lambda: api.resolve_revision(repo_id, repo_type=repo_type, revision=revision))
+        commit, api = resolve(repo_id, revision, repo_type), client()
         return Path(
             patiently(
                 lambda: api.snapshot_download(
-                    repo_id, repo_type=repo_type, revision=_resolved[key], allow_patterns=list(patterns)
+                    repo_id, repo_type=repo_type, revision=commit, allow_patterns=list(patterns)
                 )
             )
         )
 
 
+def resolve(repo_id: str, revision: str | None, repo_type: str = "dataset") -> ResolvedRevision:
+    """The commit that a revision is, looked up once in the life of a process; raises what the client does."""
+    key, api = (repo_type, repo_id, revision), client()
+    if key not in _resolved:
+        _resolved[key] = patiently(lambda: api.resolve_revision(repo_id, repo_type=repo_type, revision=revision))
+    return _resolved[key]
+
+
 def resolved(repo_id: str, revision: str | None = None, repo_type: str = "dataset") -> str | None:
-    """The commit that a repo was fetched at in this process; None where it was not, or not from the Hub."""
+    """The commit that a repo was fetched at in this process; None where it was not."""
     found = _resolved.get((repo_type, repo_id, revision))
     return None if found is None else str(found.resolved)
 

@@ -3,13 +3,15 @@
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import yaml
 
 from ..errors import FormatError
@@ -23,6 +25,7 @@ _MOST_IN_A_FOLDER = 10_000
 _MOST_FILES = 100_000
 _NO_CONFIG_NAME = re.compile(r"[<>:/\\|?*]|^\.|^data$")  # as `datasets` and the Hub have it
 _SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})(\.[a-z]+)")
+_WEIGHTS = re.compile(r"weights/([^/]+)/.+\.safetensors")
 _REMEDY = "build it again with modelzoo-build"
 
 
@@ -64,7 +67,7 @@ class Publication:
         return sum(file.size for file in self.files)
 
     def leftovers(self, paths: Iterable[str]) -> list[str]:
-        """Shards of an earlier push that would be read as part of this one, which does not have them."""
+        """Files of an earlier push that would be read as part of this one, or lie beside it for nothing."""
         mine = {file.path for file in self.files}
         return [path for path in paths if _config_of(path) in self.configs and path not in mine]
 
@@ -74,7 +77,9 @@ class Publication:
 
 
 def _config_of(path: str) -> str | None:
-    """The config that a file in a repo is a shard of, if it is one."""
+    """The config that a file in a repo is a shard of, or holds weights of, if it does."""
+    if weights := _WEIGHTS.match(path):
+        return weights[1]
     folder, _, name = path.rpartition("/")
     return folder if folder and "/" not in folder and _SHARD.fullmatch(name) else None
 
@@ -134,18 +139,26 @@ def _configs(folder: Path, facts: Any, paths: list[str]) -> tuple[str, ...]:
     entries = _entries(folder / CARD)
     names = tuple(str(entry["config_name"]) for entry in entries)
     for name in names:
-        if _NO_CONFIG_NAME.search(name):
-            raise FormatError(
-                f"{folder}: the Hub refuses {name!r} as the name of a config (none of < > : / \\ | ? *, no leading "
-                "dot, not 'data'); name it otherwise in the recipe"
-            )
+        refuse_config_name(name, folder)
     for config in facts.get("configs") or ():
         if missing := [name for name in (config, f"{config}_index") if name not in names]:
             raise FormatError(f"{folder} is incomplete: its {CARD} has no config {missing[0]!r}; {_REMEDY}")
     for entry in entries:
         for part in entry["data_files"]:
             _refuse_missing_shards(folder, str(part["path"]), paths)
+    for config, zoo in (facts.get("configs") or {}).items():
+        if isinstance(zoo, dict) and zoo.get("weights") == "files":
+            _refuse_missing_weights(folder, config, paths)
     return names
+
+
+def refuse_config_name(name: str, folder: Path) -> None:
+    """Raise FormatError for what is no name of a config to the Hub, found in this folder."""
+    if _NO_CONFIG_NAME.search(name):
+        raise FormatError(
+            f"{folder}: the Hub refuses {name!r} as the name of a config (none of < > : / \\ | ? *, no leading "
+            "dot, not 'data'); name it otherwise in the recipe"
+        )
 
 
 def _entries(card: Path) -> list[dict[str, Any]]:
@@ -180,17 +193,31 @@ def _refuse_missing_shards(folder: Path, pattern: str, paths: list[str]) -> None
                 raise FormatError(f"{folder} is incomplete: it {what} {missing}; {_REMEDY}")
 
 
+def _refuse_missing_weights(folder: Path, config: str, paths: list[str]) -> None:
+    """Of a config whose weights are in files beside its tables."""
+    known = {*paths}
+    for path in (path for path in paths if _config_of(path) == config and path.endswith(".parquet")):
+        try:
+            wanted = pq.read_table(folder / path, columns=["weights_file"], partitioning=None)["weights_file"]
+        except (OSError, pa.ArrowException) as error:
+            raise FormatError(f"cannot read {folder / path}: {error}; {_REMEDY}") from error
+        if missing := [name for name in wanted.unique().to_pylist() if name not in known]:
+            raise FormatError(f"{folder} is incomplete: it has no {missing[0]}; {_REMEDY}")
+
+
 def _refuse_what_the_hub_does(files: tuple[LocalFile, ...], repo_id: str, folder: Path) -> None:
     script = f"{repo_id.split('/')[-1]}.py"
     if any(file.path == script for file in files):
         raise FormatError(f"{folder}: `datasets` refuses a repo with a {script} in it; remove the file")
-    if len(files) > _MOST_FILES:
-        raise FormatError(f"{folder} has {len(files):,} files, a repo at most {_MOST_FILES:,}; {_FEWER}")
-    fullest, entries = Counter(str(PurePosixPath(file.path).parent) for file in files).most_common(1)[0]
+    if problem := beyond_the_hub([file.path for file in files], folder):
+        raise FormatError(f"{problem}; publish it as several datasets, or build it with larger shards")
+
+
+def beyond_the_hub(paths: Sequence[str], folder: Path) -> str | None:
+    """Where these paths are more files than the Hub takes, in words."""
+    if len(paths) > _MOST_FILES:
+        return f"{folder} has {len(paths):,} files, a repo at most {_MOST_FILES:,}"
+    fullest, entries = Counter(str(PurePosixPath(path).parent) for path in paths).most_common(1)[0]
     if entries > _MOST_IN_A_FOLDER:
-        raise FormatError(
-            f"{folder / fullest} has {entries:,} files, the Hub takes {_MOST_IN_A_FOLDER:,} in a folder; {_FEWER}"
-        )
-
-
-_FEWER = "publish it as several datasets, or build it with larger shards"
+        return f"{folder / fullest} has {entries:,} files, the Hub takes {_MOST_IN_A_FOLDER:,} in a folder"
+    return None

@@ -89,6 +89,12 @@ class NewFile:
             self._partial.unlink(missing_ok=True)
 
 
+def flush_to_disk(path: Path) -> None:
+    """Wait until a file that others wrote is on the disk."""
+    with disk_full_told(path), path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Put a file in place whole; a kill at any moment leaves the old file or the new one."""
     file = NewFile(path)

@@ -13,7 +13,7 @@ progress/<model_id>.safetensors                their states, while a packed zoo 
 from pathlib import Path
 
 ZOO_FORMAT = "modelzoo-zoo-2"
-DATASET_FORMAT = "modelzoo-dataset-2"  # of what is built from zoo folders
+DATASET_FORMAT = "modelzoo-dataset-3"  # of what is built from zoo folders
 ZOO_FILE = "zoo.json"
 MODELS_FILE = "models.parquet"
 STATES_FILE = "states.parquet"
@@ -30,7 +30,12 @@ _PACK_BYTES = 1_000_000_000  # of a packed file, if that is more than one model
 
 def state_path(folder: Path, model_id: str, epoch: int, kind: str = "states") -> Path:
     """Where the state of one model after one epoch lies; kind `variational` for what a twin has beside it."""
-    return folder / kind / model_id / f"epoch-{epoch:03d}.safetensors"
+    return folder / kind / model_id / state_name(epoch)
+
+
+def state_name(epoch: int) -> str:
+    """The file of the state of a model after one epoch."""
+    return f"epoch-{epoch:03d}.safetensors"
 
 
 def models_per_file(numbers: int, epochs: int) -> int:

@@ -30,15 +30,29 @@ _NAMES = {  # what safetensors calls a dtype
 
 @dataclass(frozen=True)
 class Kind:
-    """What one row of a tensor is."""
+    """What one row of a tensor is, or a whole tensor."""
 
     dtype: torch.dtype
     shape: tuple[int, ...]
 
     @property
     def nbytes(self) -> int:
-        """Bytes of one row."""
+        """Bytes of it."""
         return self.dtype.itemsize * math.prod(self.shape)
+
+
+def header_of(tensors: Mapping[str, Kind], metadata: Mapping[str, str]) -> tuple[bytes, dict[str, int]]:
+    """The first bytes of a safetensors file that holds these tensors in this order, and where in it each one begins."""
+    header: dict[str, object] = {"__metadata__": {"format": "pt", **metadata}}
+    begins, begin = {}, 0
+    for name, kind in tensors.items():
+        begins[name], end = begin, begin + kind.nbytes
+        header[name] = {"dtype": _NAMES[kind.dtype], "shape": list(kind.shape), "data_offsets": [begin, end]}
+        begin = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    data = 8 + len(text)
+    return len(text).to_bytes(8, "little") + text, {name: data + begin for name, begin in begins.items()}
 
 
 class PackFile:
@@ -51,25 +65,13 @@ class PackFile:
         """Begin a file of tensors (S, ...), S as `rows` say; equal content gives equal bytes."""
         states = sum(count for _, count in rows.values())
         self._kinds = kinds
-        self._offsets: dict[str, int] = {}
-        header: dict[str, object] = {
-            "__metadata__": {
-                "format": "pt",
-                "models": json.dumps({model: list(place) for model, place in rows.items()}),
-            }
-        }
-        begin = 0
         # In the order of the library: numbers of many bytes first, so that all are aligned.
-        for name in sorted(kinds, key=lambda name: (-kinds[name].dtype.itemsize, name)):
-            end = begin + states * kinds[name].nbytes
-            shape = [states, *kinds[name].shape]
-            header[name] = {"dtype": _NAMES[kinds[name].dtype], "shape": shape, "data_offsets": [begin, end]}
-            self._offsets[name], begin = begin, end
-        text = json.dumps(header, separators=(",", ":")).encode()
-        text += b" " * (-len(text) % 8)
-        self._data = 8 + len(text)
+        ordered = sorted(kinds, key=lambda name: (-kinds[name].dtype.itemsize, name))
+        stacked = {name: Kind(kinds[name].dtype, (states, *kinds[name].shape)) for name in ordered}
+        models = json.dumps({model: list(place) for model, place in rows.items()})
+        header, self._offsets = header_of(stacked, {"models": models})
         self._file = NewFile(path)
-        self._file.write(len(text).to_bytes(8, "little") + text)
+        self._file.write(header)
 
     def write(self, name: str, first: int, tensor: Tensor) -> None:
         """Put rows (K, ...) of a tensor where row `first` begins; raises FormatError where they are of another kind."""
@@ -77,7 +79,7 @@ class PackFile:
         if kind != self._kinds[name]:
             raise FormatError(f"{name}: expected rows of {self._kinds[name]}, got {kind}")
         content = tensor.contiguous().reshape(-1).view(torch.uint8).numpy()
-        self._file.write(content.data, self._data + self._offsets[name] + first * self._kinds[name].nbytes)
+        self._file.write(content.data, self._offsets[name] + first * self._kinds[name].nbytes)
 
     def rest(self) -> None:
         """See `NewFile.rest`."""

@@ -1,12 +1,13 @@
 """Read a complete zoo folder: facts, tables, and the weights of any state."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from torch import Tensor
 
@@ -14,13 +15,15 @@ from ..architectures import Architecture, get_architecture
 from ..errors import FormatError
 from ..layout import Layout
 from .files import read_json, read_table, read_tensors
-from .folder import MODELS_FILE, STATES_FILE, VARIATIONAL, ZOO_FILE, ZOO_FORMAT, pack_path, state_path
+from .folder import MODELS_FILE, STATES_FILE, VARIATIONAL, ZOO_FILE, ZOO_FORMAT, pack_path, state_name, state_path
+from .many import fill_from_files, fill_from_pack, match
 from .packed import pack_rows, read_pack
 
 
 def weights_sha256(weights: Tensor) -> str:
     """SHA-256 of a weight vector (P,) as little-endian float32: the same for the state file and the dataset row."""
-    return hashlib.sha256(weights.numpy().astype("<f4").tobytes()).hexdigest()
+    # Of the memory itself wherever it is like that.
+    return hashlib.sha256(np.ascontiguousarray(weights.numpy(), "<f4").data).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -93,15 +96,34 @@ class ZooFolder:
         state = self._read(path, model_id, epoch)
         if self.packed:
             state = {name: tensor for name, tensor in state.items() if not name.startswith(f"{VARIATIONAL}.")}
-        # Dropout shifts the numbers in the keys of the published CNNs, so tensors are matched by sorted layer number.
-        ordered = sorted(state, key=_natural)
-        names = sorted((slot.name for slot in self.layout.slots), key=_natural)
-        if len(ordered) != len(names):
-            raise FormatError(f"{path} holds {len(ordered)} tensors, a state of {self.path} has {len(names)}")
+        slots = match(list(state), self.layout)
+        if slots is None:
+            count = len(self.layout.slots)
+            raise FormatError(f"{path} holds {len(state)} tensors, a state of {self.path} has {count}")
         try:
-            return self.layout.pack({name: state[key] for name, key in zip(names, ordered, strict=True)})
+            return self.layout.pack({slot.name: state[key] for key, slot in slots.items()})
         except FormatError as error:
             raise FormatError(f"{path} is no state of {self.path}: {error}") from error
+
+    def trajectory(self, model_id: str, epochs: Sequence[int], out: Tensor) -> None:
+        """Put the weights of states, by ascending epochs, into `out` (E, P); raises FormatError as `weights` does."""
+        if not self._filled(model_id, epochs, out):
+            for row, epoch in zip(out, epochs, strict=True):
+                row.copy_(self.weights(model_id, epoch))
+
+    def _filled(self, model_id: str, epochs: Sequence[int], out: Tensor) -> bool:
+        if not self.packed:
+            return fill_from_files(self.place(model_id), [state_name(epoch) for epoch in epochs], self.layout, out)
+        path = self._path(model_id, epochs[0])
+        try:
+            first, count = self._rows_in(path, model_id)
+        except FormatError:
+            return False
+        places = [self._place_in_pack(model_id, epoch) for epoch in epochs]
+        in_a_row = places == list(range(places[0], places[0] + len(places)))
+        if not in_a_row or places[0] < 0 or places[-1] >= count:
+            return False
+        return fill_from_pack(path, first + places[0], self.layout, out)
 
     def variational(self, model_id: str, epoch: int) -> dict[str, Tensor]:
         """Unpruned weights and log sigma² of one state of a sparsified twin, by name; raises FormatError."""
@@ -132,15 +154,19 @@ class ZooFolder:
         try:
             if not self.packed:
                 return read_tensors(path)
-            if path not in self._packs:
-                self._packs[path] = pack_rows(path)
-            first, count = self._packs[path].get(model_id, (0, 0))
+            first, count = self._rows_in(path, model_id)
             place = self._place_in_pack(model_id, epoch)
             if not 0 <= place < count:
                 raise FormatError(f"cannot read packed states {path}: it has no epoch {epoch} of {model_id}")
             return {name: rows[0] for name, rows in read_pack(path, first + place, 1).items()}
         except FormatError as error:
             raise FormatError(f"{error}; run {self.maker} again to restore it") from error
+
+    def _rows_in(self, path: Path, model_id: str) -> tuple[int, int]:
+        """First row and number of rows of a model in a packed file."""
+        if path not in self._packs:
+            self._packs[path] = pack_rows(path)
+        return self._packs[path].get(model_id, (0, 0))
 
     def _place_in_pack(self, model_id: str, epoch: int) -> int:
         """Which of the states of its model a state is; -1 for one that is not there."""
@@ -170,6 +196,8 @@ def _check_facts(folder: ZooFolder) -> None:
     remedy = "make the zoo again with modelzoo-generate"
     if not isinstance(facts, dict):
         raise FormatError(f"{path} is not what modelzoo-generate writes; {remedy}")
+    if "configs" in facts:
+        raise FormatError(f"{folder.path} is a dataset folder; name the zoo folders that it was built from")
     if facts.get("format") != ZOO_FORMAT:
         raise FormatError(
             f"{folder.path} has zoo format {facts.get('format')!r}, but this release reads {ZOO_FORMAT!r}; {remedy}"
@@ -189,7 +217,3 @@ def _check_facts(folder: ZooFolder) -> None:
         _ = folder.layout.size
     except (FormatError, LookupError, TypeError, AttributeError) as error:
         raise FormatError(f"{path}: its layout cannot be read; {remedy}") from error
-
-
-def _natural(key: str) -> list[tuple[bool, int, str]]:
-    return [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in key.split(".")]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..building.card import SPLITS
-from ..building.schema import Columns
+from ..building.schema import PLACE, Columns
 from ..errors import FormatError
 from ..layout import Layout
 from ..states import read_json
@@ -21,6 +21,7 @@ from ..states.folder import ZOO_FILE
 from .checks import Check
 from .facts import check_facts, members_of
 from .subject import Found, Key, Subject
+from .weight_files import WeightFiles
 
 REMEDY = "build the dataset again"
 _FILLED = ("model_id", "epoch", "seed", "finite", "sha256")  # columns without which no state is known
@@ -54,17 +55,22 @@ def _open_config(path: Path, name: str, facts: Any) -> DatasetConfig:
     if facts["recipe"]["config"] != name:
         what = f"config {name!r} holds the facts of {facts['recipe']['config']!r}"
         raise FormatError(f"{path / ZOO_FILE} is not what modelzoo-build writes: {what}; {REMEDY}")
-    columns = Columns(Layout.from_json(facts["layout"]).size, facts["classes"], twins="parent" in facts["recipe"])
+    if facts.get("weights") not in ("inline", "files"):
+        what = f"'weights' of {name} must be inline or files, got {facts.get('weights')!r}"
+        raise FormatError(f"{path / ZOO_FILE} is not what modelzoo-build writes: {what}; {REMEDY}")
+    layout, twins = Layout.from_json(facts["layout"]), "parent" in facts["recipe"]
+    columns = Columns(layout.size, facts["classes"], twins=twins, weights=facts["weights"])
     members, shards = members_of(facts, path / ZOO_FILE), _Shards(columns)
     for split in SPLITS:
         shards.open(path / name, split)
+    files = WeightFiles.of(path, name, layout, shards.places_in_files()) if columns.weights == "files" else None
     subject = Subject(
         facts=facts,
         members=members,
         table=shards.table(),
-        parts=[partial(shards.states_of, file, group) for file, group in shards.groups],
-        weights=shards.weights,
-        where=shards.where,
+        parts=files.parts() if files else [partial(shards.states_of, *group) for group in shards.groups],
+        weights=(files or shards).weights,
+        where=(files or shards).where,
         remedy=lambda model_id: REMEDY,
     )
     return DatasetConfig(
@@ -73,8 +79,13 @@ def _open_config(path: Path, name: str, facts: Any) -> DatasetConfig:
         columns=columns,
         subject=subject,
         scalars={split: pa.concat_tables(tables) for split, tables in shards.scalars.items()},
-        files=Check(f"{name}: files", shards.files, shards.problems),
+        files=_files_check(name, shards, files),
     )
+
+
+def _files_check(name: str, shards: "_Shards", files: WeightFiles | None) -> Check:
+    beside = (files.count, files.problems) if files else (0, [])
+    return Check(f"{name}: files", shards.files + beside[0], shards.problems + beside[1])
 
 
 @dataclass
@@ -86,6 +97,7 @@ class _Shards:
     groups: list[tuple[Path, int]] = field(default_factory=list)  # file, row group: as many states as are read at once
     places: dict[Key, tuple[Path, int]] = field(default_factory=dict)
     scalars: dict[str, list[pa.Table]] = field(default_factory=dict)  # split -> per row group, without weights
+    beside: dict[str, list[pa.Table]] = field(default_factory=dict)  # split -> per row group, where the weights lie
     problems: list[str] = field(default_factory=list)
 
     def open(self, folder: Path, split: str) -> None:
@@ -107,13 +119,15 @@ class _Shards:
             if not file.schema_arrow.equals(self.columns.all):
                 self.problems.append(f"{path}: {_difference(file.schema_arrow, self.columns.all)}; {REMEDY}")
                 return
-            tables = [file.read_row_group(g, self.columns.index.names) for g in range(file.num_row_groups)]
-        if empty := [name for name in _FILLED if any(table[name].null_count for table in tables)]:
+            beside = [column.name for column in PLACE] if self.columns.weights == "files" else []
+            tables = [file.read_row_group(g, [*self.columns.index.names, *beside]) for g in range(file.num_row_groups)]
+        if empty := [name for name in (*_FILLED, *beside) if any(table[name].null_count for table in tables)]:
             self.problems.append(f"{path}: column {empty[0]!r} must have a value in every row; {REMEDY}")
             return
         for group, table in enumerate(tables):
             self.groups.append((path, group))
-            self.scalars.setdefault(split, []).append(table)
+            self.scalars.setdefault(split, []).append(table.select(self.columns.index.names))
+            self.beside.setdefault(split, []).append(table.select(["model_id", "epoch", *beside]))
             for key in zip(table["model_id"].to_pylist(), table["epoch"].to_pylist(), strict=True):
                 self.places[key] = (path, group)
 
@@ -123,6 +137,10 @@ class _Shards:
         empty = self.columns.index.empty_table().to_pandas().assign(split="")
         table: pd.DataFrame = pd.concat(frames, ignore_index=True) if frames else empty
         return table
+
+    def places_in_files(self) -> dict[str, pd.DataFrame]:
+        """By split model, epoch and where the weights lie, row by row."""
+        return {split: pa.concat_tables(tables).to_pandas() for split, tables in self.beside.items()}
 
     def states_of(self, path: Path, group: int) -> Iterator[Found]:
         """The states of one row group."""

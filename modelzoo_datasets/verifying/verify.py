@@ -66,6 +66,11 @@ def verify(
     facts = read_json(path / ZOO_FILE)
     if isinstance(facts, dict) and facts.get("format") == DATASET_FORMAT:
         return _verify_dataset(path, request)
+    if isinstance(facts, dict) and "configs" in facts:  # a dataset, then, of another format
+        raise FormatError(
+            f"{path} has dataset format {facts.get('format')!r}, but this release reads {DATASET_FORMAT!r}; "
+            "build it again from its zoo folders with modelzoo-build"
+        )
     return _verify_zoo(path, request)
 
 

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from hyperrep import HyperRepresentation, load_representation, train
+from hyperrep.objective import LOSSES
 from hyperrep.recipe import DataRecipe, EvaluationRecipe, HyperRecipe, LearningRecipe, ModelRecipe
 from hyperrep.training import _CHECKPOINT_EVERY
 from modelzoo_datasets.errors import FolderInUseError, FormatError
@@ -66,7 +67,7 @@ def test_it_says_what_it_was_learned_from(finished: Path, tiny_dataset: Path) ->
 def test_metrics_have_one_row_per_epoch(finished: Path) -> None:
     with (finished / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == ["epoch", "reconstruction", "contrast", "validation_r2"]
+    assert list(rows[0]) == ["epoch", *LOSSES, "validation_r2"]
     assert [int(row["epoch"]) for row in rows] == list(range(1, EPOCHS + 1))
     assert float(rows[-1]["reconstruction"]) < float(rows[0]["reconstruction"])
 

@@ -11,25 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tiny_learning import learned, recipe
 from torch import Tensor
 
 from hyperrep import HyperRepresentation
-from hyperrep.recipe import (
-    DECODED_VIEWS,
-    PERMUTED_VIEWS,
-    DataRecipe,
-    EvaluationRecipe,
-    HyperRecipe,
-    LearningRecipe,
-    ModelRecipe,
-)
+from hyperrep.fitting import fit_reference, layer_scales, new_representation
+from hyperrep.recipe import DECODED_VIEWS, PERMUTED_VIEWS
 from hyperrep.training import (
     _CHECKPOINT_EVERY,
     EpochMetrics,
-    fit_reference,
-    layer_scales,
     learn,
-    new_representation,
     reconstruction_r2,
 )
 from modelzoo_datasets.errors import FormatError, ModelZooError
@@ -48,28 +39,6 @@ def states(tiny_dataset: Path) -> Zoo:
 def unseen(tiny_dataset: Path) -> Zoo:
     """Six validation states."""
     return load_zoo(tiny_dataset, "seed", split="validation", epochs=(1, 2))
-
-
-def recipe(*, data: dict[str, Any] | None = None, model: dict[str, Any] | None = None, **learning: Any) -> HyperRecipe:
-    """A tiny recipe; what is given replaces its values."""
-    how: dict[str, Any] = {"epochs": 3, "batch_size": 7, "lr": 3e-3, "weight_decay": 1e-2}
-    size: dict[str, Any] = {"width": 16, "blocks": 1, "heads": 2, "feedforward": 32, "projection": 8}
-    size |= {"bottleneck": "tokens", "latent": 0.2}
-    return HyperRecipe(
-        name="tiny",
-        data=DataRecipe(**{"config": "seed", "epochs": (1, 2)} | (data or {})),
-        model=ModelRecipe(**size | (model or {})),
-        learning=LearningRecipe(**how | learning),
-        evaluation=EvaluationRecipe(),
-    )
-
-
-def learned(
-    chosen: HyperRecipe, states: Zoo, unseen: Zoo, folder: Path
-) -> tuple[HyperRepresentation, list[EpochMetrics]]:
-    """A hyper-representation trained to the end, and its metrics."""
-    rep = new_representation(chosen, states)
-    return rep, list(learn(rep, states.weights, unseen.weights, chosen, folder))
 
 
 def layer_slices(rep: HyperRepresentation) -> list[slice]:
@@ -128,7 +97,8 @@ def test_metrics_that_got_ahead_of_their_checkpoint_are_forgotten(states: Zoo, u
     path = tmp_path / "checkpoint.json"
     rows = json.loads(path.read_text())
     assert len(rows) == _CHECKPOINT_EVERY
-    ahead = {"epoch": 11, "reconstruction": 7.0, "contrast": 7.0, "validation_r2": 7.0}
+    ahead = {"epoch": 11, "reconstruction": 7.0, "contrast": 7.0, "behaviour": 7.0}
+    ahead |= {"mixed": 7.0, "statistics": 7.0, "validation_r2": 7.0}
     path.write_text(json.dumps([*rows, ahead]))
     assert learned(chosen, states, unseen, tmp_path)[1] == history
 

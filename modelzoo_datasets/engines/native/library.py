@@ -92,6 +92,7 @@ def library_of(stages: tuple[Stage, ...], target: Instructions) -> ctypes.CDLL:
     library = ctypes.CDLL(str(compiled(source, kernel_text(), KERNEL, target)))
     library.zoo_open.restype = ctypes.c_void_p
     library.zoo_evaluate.restype = ctypes.c_double
+    library.zoo_gradient.restype = ctypes.c_double
     library.zoo_bytes.restype = ctypes.c_int64
     return library
 
@@ -109,6 +110,7 @@ class Network:
         plain = tuple(replace(stage, activation=None, dropout=0.0, weight=stage.weight and "") for stage in stages)
         self.library = library_of(plain, target or instructions())
         self.layout = layout
+        self.classes = stages[-1].units
         self._activations = torch.tensor([_ACTIVATIONS[stage.activation] for stage in stages], dtype=torch.int32)
         self._dropouts = torch.tensor([stage.dropout for stage in stages])
         self._weight_places = self._places([(stage.weight, stage.bias) for stage in stages])
@@ -152,6 +154,27 @@ class Network:
             ctypes.c_void_p(None if logits is None else logits.data_ptr()),
         )
         return float(loss), hits
+
+    def gradient(self, vector: Tensor, pixels: Pixels, order: Tensor, targets: Tensor, out: Tensor) -> float:
+        """Mean cross entropy of weights (P,) in eval mode with distributions over the classes; its gradient in `out`.
+
+        Args:
+            order: places (n,) in the images, int64.
+            targets: (n, classes) float32, rows that sum to 1.
+            out: (P,) float32; numbers that are no parameters of a stage keep what they were.
+        """
+        vector, order, targets = vector.contiguous(), order.contiguous(), targets.contiguous()
+        return float(
+            self.library.zoo_gradient(
+                ctypes.byref(self._settings()),
+                ctypes.c_void_p(vector.data_ptr()),
+                ctypes.c_void_p(pixels.images.data_ptr()),
+                ctypes.c_void_p(order.data_ptr()),
+                ctypes.c_void_p(targets.data_ptr()),
+                ctypes.c_int64(len(order)),
+                ctypes.c_void_p(out.data_ptr()),
+            )
+        )
 
 
 class Model:

@@ -181,6 +181,27 @@ double evaluate(const Settings& settings, float* vector, const float* images, co
   return loss;
 }
 
+// Mean cross entropy of one model's outputs in eval mode with distributions over the classes, targets [n][CLASSES] for
+// the images at `order`; its gradient by the model's numbers is written to `gradient`, in the order of torch's vector.
+template <class Net>
+double gradient_of(const Settings& settings, float* vector, const float* images, const int64_t* order, const float* targets,
+                   int64_t n, float* gradient) {
+  auto net = std::make_unique<Net>();
+  std::vector<float> parameters(Net::PARAMETERS + SLACK), found(Net::PARAMETERS + SLACK);
+  Net::template convert<true>(vector, settings.weight_places, parameters.data());
+  net->fill_tables(parameters.data());
+  double loss = 0;
+  for (int64_t k = 0; k < n; k++) {
+    const float* image = images + order[k] * Net::INPUTS;
+    net->forward(image, settings.behaviour, nullptr);
+    loss += net->divergence(targets + k * Net::CLASSES, 1.f / float(n));
+    net->backward(image, parameters.data(), found.data());
+  }
+  Net::clear_idle(found.data());
+  Net::template convert<false>(gradient, settings.weight_places, found.data());
+  return loss / double(n);
+}
+
 }  // namespace zoo
 
 // The functions of a compiled network. Arrays are C-contiguous; nothing is kept but in the model that is given back.
@@ -198,6 +219,10 @@ double evaluate(const Settings& settings, float* vector, const float* images, co
   double zoo_evaluate(const zoo::Settings* settings, float* vector, const float* images, const int64_t* labels, int64_t n, \
                       int64_t* hits, float* logits) {                                                                      \
     return zoo::evaluate<Net>(*settings, vector, images, labels, n, hits, logits);                                         \
+  }                                                                                                                        \
+  double zoo_gradient(const zoo::Settings* settings, float* vector, const float* images, const int64_t* order,             \
+                      const float* targets, int64_t n, float* gradient) {                                                  \
+    return zoo::gradient_of<Net>(*settings, vector, images, order, targets, n, gradient);                                  \
   }                                                                                                                        \
   int64_t zoo_bytes(int32_t variational) {                                                                                 \
     return sizeof(Net) + sizeof(zoo::Model<Net>) + (variational ? sizeof(*Net::noise) : 0) + 40 * int64_t(Net::PARAMETERS); \

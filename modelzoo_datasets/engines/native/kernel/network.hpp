@@ -140,6 +140,23 @@ template <class... S> struct Network {
     return std::log(sum) + double(z[guess]) - double(z[label]);
   }
 
+  // Cross entropy of the logits and a distribution over the classes; its gradient, times share, is left in the last g.
+  double divergence(const float* target, float share) {
+    auto& b = std::get<STAGES - 1>(buffers);
+    const float* z = b.y;
+    const float largest = *std::max_element(z, z + CLASSES);
+    using V = Floats<Last::LANES>;
+    for (int k = 0; k < Last::OP; k += Last::LANES) store(b.g + k, exp_of(load<V>(z + k) - largest));
+    double sum = 0, loss = 0;
+    for (int k = 0; k < CLASSES; k++) sum += b.g[k];
+    const double whole = std::log(sum) + double(largest);
+    for (int k = 0; k < CLASSES; k++) {
+      loss += double(target[k]) * (whole - double(z[k]));
+      b.g[k] = share * (float(double(b.g[k]) / sum) - target[k]);
+    }
+    return loss;
+  }
+
   // Adds the gradient of one image, whose forward and loss came just before; `of_variances` is that of a twin's variances.
   template <bool NOISY = false>
   void backward(const float* image, const float* parameters, float* gradient, float* of_variances = nullptr) {

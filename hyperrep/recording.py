@@ -1,0 +1,59 @@
+"""What is told while a hyper-representation learns: a line of JSON per epoch, and curves for TensorBoard."""
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Protocol
+
+from .training import EpochMetrics
+
+LINES, EVENTS = "metrics.jsonl", "events"
+
+
+class Recorder(Protocol):
+    """Takes the metrics of every epoch in turn."""
+
+    def __call__(self, row: EpochMetrics) -> None: ...
+
+
+@contextmanager
+def recording(folder: Path) -> Iterator[Recorder]:
+    """Write `metrics.jsonl`, line by line as epochs end, and TensorBoard's event files below `events/`.
+
+    Whatever an earlier run left is written anew: a run that goes on tells its first epochs again. Events need the extra
+    `tensorboard`; without it there are none.
+    """
+    for old in (folder / EVENTS).glob("events.*"):
+        old.unlink()
+    with (folder / LINES).open("w") as lines, _events(folder / EVENTS) as events:
+
+        def record(row: EpochMetrics) -> None:
+            values = dataclasses.asdict(row)
+            lines.write(json.dumps(values) + "\n")
+            lines.flush()
+            events(row)
+
+        yield record
+
+
+@contextmanager
+def _events(folder: Path) -> Iterator[Recorder]:
+    writer = None
+    with suppress(ImportError):
+        from torch.utils.tensorboard import SummaryWriter
+
+        writer = SummaryWriter(str(folder))
+
+    def record(row: EpochMetrics) -> None:
+        if writer is not None:
+            for name, value in dataclasses.asdict(row).items():
+                if name != "epoch":
+                    writer.add_scalar(name, value, row.epoch)
+
+    try:
+        yield record
+    finally:
+        if writer is not None:
+            writer.close()

@@ -1,0 +1,124 @@
+"""`stream_zoo`: a zoo of any size in batches, a row group at a time, from a folder or over HTTP."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from ..errors import FormatError
+from ..hub import RemoteFile
+from .dataset import Dataset, open_dataset
+from .load import table_of
+from .shards import Chosen, choose
+from .wanted import WEIGHTS, Filter, Wanted
+from .weights import fill
+from .zoo import Zoo
+
+
+def stream_zoo(
+    source: str | Path,
+    config: str | None = None,
+    *,
+    batch: int = 256,
+    split: str | None = None,
+    epochs: Iterable[int] | None = None,
+    models: int | Iterable[str] | None = None,
+    filters: Iterable[Filter] | None = None,
+    columns: Iterable[str] | None = None,
+    revision: str | None = None,
+    cache: bool = True,
+) -> Iterator[Zoo]:
+    """The states that `load_zoo` would load, in the same order, as zoos of `batch` states; the last may be smaller.
+
+    No more is held than a batch and two row groups (about 10 MB each): one is read while the other is used. Of a repo
+    the row groups that are needed are fetched one by one, in one request each, or two where filters decide whether
+    there is anything to fetch, and nothing is stored; files that were downloaded before are read from where they are.
+    It may be left at any time.
+
+    Args:
+        batch: states of each zoo.
+        cache: whether to read decoded weights that `load_zoo` kept; none are kept here.
+        source, config, split, epochs, models, filters, columns, revision: as `load_zoo` has them.
+
+    Raises:
+        FormatError, HubError: as `load_zoo` does; where nothing matches there is no batch, and no error.
+    """
+    if batch < 1:
+        raise FormatError(f"batch must be at least 1 state, got {batch}")
+    count, names = (models, None) if isinstance(models, int) else (None, models)
+    wanted = Wanted.of(epochs, names, filters, columns)
+    dataset = open_dataset(source, config, revision)
+    splits = dataset.splits(split)
+    if count is not None:
+        wanted = dataset.first_models(count, splits, wanted)
+    return _batches(dataset, _ahead(_groups(dataset, splits, wanted, cache)), batch)
+
+
+@dataclass(frozen=True)
+class _Group:
+    """The chosen rows of a row group, with their weights (n, P) unless these are in files of their own."""
+
+    split: str
+    chosen: Chosen
+    files: Mapping[str, Path | RemoteFile]
+    weights: Tensor | None
+
+    def copy(self, which: slice, out: Tensor) -> None:
+        """Give the weights of some of the rows."""
+        if self.weights is None:
+            fill([self.chosen.part(which)], out, self.files, cache=False)
+        else:
+            out[:] = self.weights[which]
+
+
+def _groups(dataset: Dataset, splits: Iterable[str], wanted: Wanted, cache: bool) -> Iterator[_Group]:
+    for split in splits:
+        for shard in dataset.remote(split):
+            for group in shard.groups(wanted):
+                if wanted.of_every_model:  # else there may be nothing to fetch but what the filters need
+                    shard.fetch_ahead([group], [*wanted.columns_of(shard.schema), WEIGHTS])
+                chosen = choose(shard, wanted, [group])
+                files = dataset.weight_files([chosen], download=False)
+                weights = torch.empty(len(chosen), dataset.layout.size) if chosen.places is None else None
+                if weights is not None:
+                    fill([chosen], weights, files, cache=cache)
+                yield _Group(split, chosen, files, weights)
+
+
+def _ahead(groups: Iterator[_Group]) -> Iterator[_Group]:
+    """The same, each made by a thread while the one before is in use."""
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(next, groups, None)
+        while (group := coming.result()) is not None:
+            coming = pool.submit(next, groups, None)
+            yield group
+
+
+def _batches(dataset: Dataset, groups: Iterable[_Group], batch: int) -> Iterator[Zoo]:
+    weights, tables, filled = torch.empty(batch, dataset.layout.size), [], 0
+    for group in groups:
+        begin = 0
+        while begin < len(group.chosen):
+            end = min(begin + batch - filled, len(group.chosen))
+            group.copy(slice(begin, end), weights[filled : filled + end - begin])
+            tables.append((group.split, group.chosen.table.slice(begin, end - begin)))
+            filled, begin = filled + end - begin, end
+            if filled == batch:
+                yield _zoo(dataset, weights, table_of(tables))
+                weights, tables, filled = torch.empty(batch, dataset.layout.size), [], 0
+    if filled:
+        yield _zoo(dataset, weights[:filled].clone(), table_of(tables))
+
+
+def _zoo(dataset: Dataset, weights: Tensor, table: pd.DataFrame) -> Zoo:
+    return Zoo(
+        weights=weights,
+        table=table,
+        layout=dataset.layout,
+        architecture=dataset.architecture,
+        images=dataset.facts["images"],
+    )

@@ -1,0 +1,190 @@
+"""Which rows and columns are asked for: checked against a table, decided for row groups, decided for rows."""
+
+import operator
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ..errors import FormatError, nearest_hint
+
+Filter = tuple[str, str, Any]  # column, operator, value: ("lr", "<", 1e-3); for `in` and `not in` several values
+
+KEYS = ("model_id", "epoch")  # columns that are always read
+WEIGHTS = "weights"
+PLACE = (
+    "weights_file",
+    "offset",
+    "nbytes",
+)  # instead of weights too big for a cell: which bytes of which file they are
+_NOT_SHOWN = (WEIGHTS, *PLACE, "weights_key")  # how the weights are stored is not of the states
+_COMPARISONS: dict[str, Callable[[Any, Any], Any]] = {
+    "==": operator.eq,
+    "!=": operator.ne,
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
+_OPERATORS = (*_COMPARISONS, "in", "not in")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is asked for: all filters hold for a row that is wanted."""
+
+    filters: tuple[Filter, ...] = ()
+    columns: tuple[str, ...] | None = None  # of the table; all if None
+    keys: tuple[Filter, ...] = ()  # those of the filters that name epochs and models, all of which should be there
+
+    @classmethod
+    def of(
+        cls,
+        epochs: Iterable[int] | None,
+        models: Iterable[str] | None,
+        filters: Iterable[Filter] | None,
+        columns: Iterable[str] | None,
+    ) -> "Wanted":
+        """From the arguments of `load_zoo`; iterators are read once.
+
+        Raises:
+            FormatError: a filter is not a column, an operator that there is, and a value for it.
+        """
+        keys: list[Filter] = []
+        if isinstance(epochs, int | np.integer):
+            raise FormatError(f"epochs must be several, such as [{epochs}] or range(21, 26), got {epochs}")
+        if epochs is not None:
+            keys.append(("epoch", "in", tuple(epochs)))
+        if models is not None:
+            keys.append(("model_id", "in", (models,) if isinstance(models, str) else tuple(models)))
+        given = [_checked(entry) for entry in filters or ()]
+        return cls((*keys, *given), None if columns is None else tuple(columns), tuple(keys))
+
+    def more(self, *filters: Filter) -> "Wanted":
+        """Of these rows those for which more filters hold."""
+        return replace(self, filters=(*self.filters, *filters))
+
+    @property
+    def of_every_model(self) -> bool:
+        """Whether every model has rows that are wanted, as far as it has such epochs."""
+        return all(name == "epoch" for name, _, _ in self.filters)
+
+    def asked(self, column: str) -> tuple[Any, ...] | None:
+        """The values that a key column is to have, if that was said by `epochs` or `models`."""
+        return next((value for name, _, value in self.keys if name == column), None)
+
+    def check(self, schema: pa.Schema) -> None:
+        """Raise FormatError where a column is not in the table, or a filter cannot be decided for it."""
+        known = [name for name in schema.names if name not in _NOT_SHOWN]
+        for name in (*(name for name, _, _ in self.filters), *(self.columns or ())):
+            if name not in known:
+                raise FormatError(f"unknown column {name!r}; {nearest_hint(name, known)}")
+        for name, how, value in self.filters:
+            _check_type(name, how, value, schema.field(name).type)
+
+    def columns_of(self, schema: pa.Schema) -> list[str]:
+        """The columns to read, in the table's order: those asked for, for the filters, and where weights lie."""
+        shown = {name for name in schema.names if name not in _NOT_SHOWN} if self.columns is None else {*self.columns}
+        needed = {*shown, *KEYS, *PLACE} | {name for name, _, _ in self.filters}
+        return [name for name in schema.names if name in needed]
+
+    def shown(self, rows: pa.Table) -> pa.Table:
+        """The columns that were asked for alone."""
+        asked = {*rows.column_names} - {*_NOT_SHOWN} if self.columns is None else {*KEYS, *self.columns}
+        return rows.select([name for name in rows.column_names if name in asked])
+
+    def rows(self, table: pa.Table) -> np.ndarray:
+        """The numbers of the rows that are wanted, ascending; a comparison with a missing value does not hold."""
+        if not self.filters:
+            return np.arange(table.num_rows)
+        numbered = table.append_column("", pa.array(np.arange(table.num_rows)))
+        kinds = {field.name: field.type for field in table.schema}
+        chosen = reduce(operator.and_, (_expression(entry, kinds[entry[0]]) for entry in self.filters))
+        kept: np.ndarray = numbered.filter(chosen).column("").to_numpy()
+        return kept
+
+    def may_be_in(self, ranges: "dict[str, tuple[Any, Any]]") -> bool:
+        """False where no row can be wanted of those whose values lie in these ranges (smallest, largest) by column."""
+        return all(_possible(how, value, *ranges[name]) for name, how, value in self.filters if name in ranges)
+
+
+def _checked(entry: Any) -> Filter:
+    if not isinstance(entry, tuple | list) or len(entry) != 3:
+        raise FormatError(f"a filter is (column, operator, value), such as ('lr', '<', 1e-3), got {entry!r}")
+    name, how, value = entry
+    how = "==" if how == "=" else how
+    if how not in _OPERATORS:
+        raise FormatError(f"unknown operator {how!r} in filter {tuple(entry)!r}; known: {', '.join(_OPERATORS)}")
+    if how in ("in", "not in"):
+        if isinstance(value, str) or not isinstance(value, Iterable):
+            raise FormatError(f"filter {tuple(entry)!r}: {how!r} takes several values, got {value!r}")
+        value = tuple(value)
+    return name, how, value
+
+
+def _check_type(name: str, how: str, value: Any, kind: pa.DataType) -> None:
+    """Values are compared with such of their own kind alone: else an empty result would tell that 1 is not '1'."""
+    fits: tuple[type, ...]
+    if pa.types.is_boolean(kind):
+        fits, words = (bool, np.bool_), "true or false"
+    elif pa.types.is_integer(kind) or pa.types.is_floating(kind):
+        fits, words = (int, float, np.integer, np.floating), "numbers"
+    elif pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        fits, words = (str,), "text"
+    else:
+        raise FormatError(f"column {name!r} holds {kind} and cannot be filtered by; only single values can")
+    for single in value if how in ("in", "not in") else (value,):
+        if not isinstance(single, fits) or (isinstance(single, bool) and bool not in fits):
+            raise FormatError(f"column {name!r} holds {words}, and cannot be compared with {single!r}")
+
+
+def _expression(entry: Filter, kind: pa.DataType) -> pc.Expression:
+    name, how, value = entry
+    if how in _COMPARISONS:
+        return _COMPARISONS[how](pc.field(name), _plain(value))
+    found = pc.field(name).isin(_members(value, kind))
+    # A missing value is in no list, and as with the comparisons, that is no reason to choose it.
+    return found if how == "in" else ~found & pc.field(name).is_valid()
+
+
+def _plain(value: Any) -> Any:
+    plain = value.item() if isinstance(value, np.generic) else value
+    return float(plain) if type(plain) is int and abs(plain) >= 2**63 else plain  # Arrow has no larger integers
+
+
+def _members(values: Iterable[Any], kind: pa.DataType) -> pa.Array:
+    """As a column of this kind, without those that no value of it can equal, such as 2.5 among integers."""
+    members = []
+    for value in values:
+        try:
+            members.append(pa.scalar(_plain(value), kind))
+        except (pa.ArrowInvalid, OverflowError):
+            continue
+    return pa.array([member.as_py() for member in members], kind)
+
+
+def _possible(how: str, value: Any, smallest: Any, largest: Any) -> bool:
+    if how == "==":
+        return bool(smallest <= value <= largest)
+    if how == "in":
+        return any(smallest <= single <= largest for single in value)
+    if how in ("<", "<="):
+        return bool(_COMPARISONS[how](smallest, value))
+    if how in (">", ">="):
+        return bool(_COMPARISONS[how](largest, value))
+    return True  # a range says little of what is not equal
+
+
+def ranges_of(group: Any, names: Sequence[str]) -> dict[str, tuple[Any, Any]]:
+    """Smallest and largest value by column, of those of a row group (`pq.RowGroupMetaData`) that have them recorded."""
+    found = {}
+    for i in range(group.num_columns):
+        column = group.column(i)
+        statistics = column.statistics if column.path_in_schema in names else None
+        if statistics is not None and statistics.has_min_max:
+            found[column.path_in_schema] = (statistics.min, statistics.max)
+    return found

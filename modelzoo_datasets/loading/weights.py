@@ -1,0 +1,125 @@
+"""The weights of chosen rows into one tensor, by as many threads as there are cores, a row group in each."""
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from ..errors import FormatError
+from ..hub import RemoteFile
+from ..trajectories import read_states
+from .decoded import Keeping, Kept
+from .shards import Chosen, Shard, weights_of
+
+_PIECE = 16_000_000  # bytes of decoded weights that a thread copies at once
+_MOST_THREADS = 8  # memory is no faster for more
+
+_Task = Callable[[], None]
+
+
+def fill(parts: Sequence[Chosen], out: Tensor, files: Mapping[str, Path | RemoteFile], *, cache: bool) -> None:
+    """Fill a contiguous float32 tensor (N, P) with the weights of all parts, one behind the other.
+
+    Args:
+        files: where those files are that rows name, of weights that lie in files of their own.
+        cache: read what is kept decoded, and keep what has to be decoded whole.
+
+    Raises:
+        FormatError: a file is damaged.
+    """
+    rows, begin, keeping = out.numpy(), 0, []
+    tasks: list[_Task] = []
+    for part in parts:
+        target = rows[begin : begin + len(part)]
+        begin += len(part)
+        if part.places is not None:
+            tasks += _reads(part, files, out[begin - len(part) : begin])
+        elif len(part):
+            kept = _kept(part, out.shape[1]) if cache else None
+            if kept is not None and kept.there():
+                tasks += _copies(kept, part, target)
+            else:
+                new = kept.begin() if kept is not None and _needs_all(part) else None
+                keeping += [new] if new is not None else []
+                tasks += _decodes(part, target, new)
+    try:
+        _run(tasks)
+    finally:
+        for new in keeping:
+            new.discard()
+
+
+def _run(tasks: Sequence[_Task]) -> None:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if min(cores, len(tasks)) < 2:
+        for task in tasks:
+            task()
+        return
+    with ThreadPoolExecutor(min(cores, len(tasks), _MOST_THREADS)) as pool:
+        running = [pool.submit(task) for task in tasks]
+        try:
+            for future in running:
+                future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _reads(part: Chosen, files: Mapping[str, Path | RemoteFile], out: Tensor) -> Iterator[_Task]:
+    """Of weights in files of their own, one state at a time."""
+    assert part.places is not None
+    for i, (name, offset, nbytes) in enumerate(part.places.itertuples(index=False)):
+        yield partial(_read, files[name], int(offset), int(nbytes), out[i : i + 1])
+
+
+def _read(file: Path | RemoteFile, offset: int, nbytes: int, out: Tensor) -> None:
+    if isinstance(file, Path):
+        return read_states([(file, offset, nbytes)], out)
+    if nbytes != out.nbytes:
+        raise FormatError(f"{file.path}: expected states of {out.nbytes} bytes, got {nbytes}")
+    out.numpy()[0] = np.frombuffer(file.read(offset, offset + nbytes), "<f4")
+
+
+def _kept(part: Chosen, parameters: int) -> Kept | None:
+    if not isinstance(part.shard.file, Path):
+        return None
+    return Kept.of(part.shard.file, (int(part.shard.begins[-1]), parameters))
+
+
+def _needs_all(part: Chosen) -> bool:
+    """Whether every row group has to be decoded."""
+    return len(list(part.by_group())) == int(part.shard.metadata.num_row_groups)
+
+
+def _copies(kept: Kept, part: Chosen, target: np.ndarray) -> Iterator[_Task]:
+    rows = max(1, _PIECE // target[0].nbytes)
+    for begin in range(0, len(part), rows):
+        piece = slice(begin, begin + rows)
+        yield partial(_copy, kept, part.shard, part.rows[piece], target[piece])
+
+
+def _copy(kept: Kept, shard: Shard, rows: np.ndarray, out: np.ndarray) -> None:
+    try:
+        kept.read(rows, out)
+    except OSError:  # another process made room meanwhile
+        for group, where, within in Chosen(shard, rows, shard.read([], [])).by_group():
+            decode(shard, group, within, out[where])
+
+
+def _decodes(part: Chosen, target: np.ndarray, keeping: Keeping | None) -> Iterator[_Task]:
+    for group, where, within in part.by_group():
+        yield partial(decode, part.shard, group, within, target[where], keeping)
+
+
+def decode(shard: Shard, group: int, within: np.ndarray, out: np.ndarray, keeping: Keeping | None = None) -> None:
+    """Fill `out` (n, P) with the weights of rows of one row group, given by their ascending numbers within it."""
+    weights = weights_of(shard.clone(), group, out.shape[1])
+    if len(within) == within[-1] - within[0] + 1:
+        out[:] = weights[within[0] : within[-1] + 1]
+    else:
+        np.take(weights, within, axis=0, out=out, mode="clip")  # the usual mode makes a copy first
+    if keeping is not None:
+        keeping.add(int(shard.begins[group]), weights)

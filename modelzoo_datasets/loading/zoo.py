@@ -1,0 +1,80 @@
+"""A zoo in memory: one tensor, one table, and ways to look at them."""
+
+import dataclasses
+from dataclasses import dataclass
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from ..architectures import Architecture, module_from_vector
+from ..errors import FormatError
+from ..layout import Layout
+from ..recipes import Training
+from .converters import Layers, Tokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class Zoo:
+    """N states of one architecture: weights (N, P), one row of `table` per state, and the layout of a vector."""
+
+    weights: Tensor  # (N, P) float32
+    table: pd.DataFrame  # model_id, epoch, hyper-parameters, metrics, split
+    layout: Layout
+    architecture: Architecture
+    images: str  # name of the image dataset
+
+    def __len__(self) -> int:
+        return len(self.weights)
+
+    def model(self, i: int) -> nn.Module:
+        """State i as a plain module in eval mode.
+
+        Raises:
+            FormatError: the columns that say how it is built were not loaded.
+        """
+        row = self._row(i, ("activation", "dropout"), "a module")
+        return module_from_vector(
+            self.architecture, self.weights[i], activation=str(row["activation"]), dropout=float(row["dropout"])
+        )
+
+    def training(self, i: int) -> Training:
+        """The hyper-parameters that state i was trained with.
+
+        Raises:
+            FormatError: the columns of them were not loaded.
+            RecipeError: it was trained elsewhere, in a way that is none of those here.
+        """
+        names = tuple(field.name for field in dataclasses.fields(Training))
+        row = self._row(i, names, "its training")
+        values = {name: row[name] for name in names}
+        plain = {k: v.item() if hasattr(v, "item") else v for k, v in values.items()}
+        return Training(**plain)
+
+    def select(self, chosen: pd.Series) -> "Zoo":
+        """The states for which a boolean column, aligned with `table`, is true."""
+        keep = torch.from_numpy(chosen.to_numpy(dtype=bool, copy=True))
+        table = self.table[chosen.to_numpy()].reset_index(drop=True)
+        return dataclasses.replace(self, weights=self.weights[keep], table=table)
+
+    def parameters(self) -> dict[str, Tensor]:
+        """The stacked state dict: name -> tensor (N, ...), parameters and buffers, as `torch.func` takes them.
+
+        All of float32 are views of `weights`, and `layout.pack` of one entry of each is the row again, to the bit. All
+        models of one activation run at once, with `module = zoo.architecture.module("tanh").eval()`:
+        `vmap(functional_call, (None, 0, None))(module, zoo.parameters(), (images,))` -> logits (N, B, classes).
+        """
+        return self.layout.unpack(self.weights)
+
+    def tokens(self) -> Tokens:
+        """One token per neuron (N, T, W), padded, with mask and positions, as SANE has them (2406.09997)."""
+        return Tokens.of(self.layout, self.weights)
+
+    def layers(self) -> Layers:
+        """Weights and biases layer by layer, as NFN (2302.14040) and DWSNets (2301.12780) take them."""
+        return Layers.of(self.layout, self.weights)
+
+    def _row(self, i: int, needed: tuple[str, ...], what: str) -> pd.Series:
+        if missing := [name for name in needed if name not in self.table]:
+            raise FormatError(f"{what} needs the columns {', '.join(missing)}: name them in load_zoo(columns=...) too")
+        return self.table.iloc[i]

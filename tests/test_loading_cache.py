@@ -1,0 +1,150 @@
+"""Decoded weights that are kept: the same numbers, never stale, whole or not at all, within bounds."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from shards import cut, spoil, spoil_weights
+
+from modelzoo_datasets import load_zoo
+from modelzoo_datasets.errors import FormatError
+from modelzoo_datasets.loading import decoded
+
+SPLIT = 14 * 3 * 2464 * 4  # bytes of the weights of the training models
+
+
+@pytest.fixture
+def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of the cache, in which even tiny zoos are kept."""
+    monkeypatch.setattr(decoded, "_SMALLEST", 0)
+    monkeypatch.setenv("MODELZOO_CACHE", str(tmp_path / "kept"))
+    return tmp_path / "kept"
+
+
+def files(folder: Path) -> list[Path]:
+    return sorted(folder.iterdir()) if folder.exists() else []
+
+
+def test_what_was_decoded_once_is_read_from_the_cache(kept: Path, dataset: Path) -> None:
+    """All weights in the file itself are destroyed, so that only the cache can give them."""
+    (path,) = cut(dataset, "seed", "train", shards=1)
+    whole = load_zoo(dataset, "seed", split="train")
+    (entry,) = files(kept)
+    assert torch.equal(load_file(entry)["weights"], whole.weights), "it is a plain safetensors file"
+    times = path.stat()
+    spoil_weights(path)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    with pytest.raises(FormatError):
+        load_zoo(dataset, "seed", split="train")  # the time of the change tells
+    decoded_from = decoded.Kept(path, decoded._identity(path), (42, 2464))
+    entry.unlink()
+    content = decoded_from.header + whole.weights.numpy().tobytes()
+    decoded_from.path.write_bytes(content)
+    models, table = whole.table["model_id"].unique().tolist(), whole.table
+    for options, rows in (
+        ({}, table["epoch"] >= 0),
+        ({"epochs": [2]}, table["epoch"] == 2),
+        ({"models": models[2:5]}, table["model_id"].isin(models[2:5])),
+        ({"epochs": [0, 2], "models": models[7:8]}, (table["model_id"] == models[7]) & (table["epoch"] != 1)),
+    ):
+        found, expected = load_zoo(dataset, "seed", split="train", **options), whole.select(rows)  # type: ignore[arg-type]
+        assert torch.equal(found.weights, expected.weights) and found.table.equals(expected.table)
+    with pytest.raises(FormatError):
+        load_zoo(dataset, "seed", split="train", cache=False)
+
+
+def test_a_dataset_that_was_built_anew_is_decoded_anew(kept: Path, dataset: Path, tiny_hyp_zoo: Path) -> None:
+    before = load_zoo(dataset, "hyp", split="test")
+    (path,) = (dataset / "hyp").glob("test-*.parquet")
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table, times = pq.read_table(path), path.stat()
+    other = before.weights.flip(0).numpy().reshape(-1)
+    column = pa.FixedSizeListArray.from_arrays(pa.array(other), type=table.schema.field("weights").type)
+    with path.open("wb") as file:
+        pq.write_table(table.set_column(table.num_columns - 1, table.schema.field("weights"), column), file)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert torch.equal(load_zoo(dataset, "hyp", split="test").weights, before.weights.flip(0))
+    assert len(files(kept)) == 2
+
+
+def test_files_of_which_only_some_row_groups_were_read_are_not_kept(kept: Path, dataset: Path) -> None:
+    first, second = cut(dataset, "seed", "train", shards=2)
+    spoil(second, [1])
+    model = load_zoo(dataset, "seed", split="train", models=1)
+    assert files(kept) == []
+    load_zoo(dataset, "seed", split="train", models=7, epochs=[1])
+    (entry,) = files(kept)
+    assert f"{first.resolve()} " in entry.read_bytes()[:1000].decode(errors="replace"), "all of its row groups"
+    with pytest.raises(FormatError):
+        load_zoo(dataset, "seed", split="train")
+    assert files(kept) == [entry], "nothing is left of what failed"
+    assert torch.equal(load_zoo(dataset, "seed", split="train", models=1).weights, model.weights)
+
+
+@pytest.mark.parametrize("content", [b"", b"cut", None])
+def test_an_entry_that_is_not_whole_is_not_used(content: bytes | None, kept: Path, dataset: Path) -> None:
+    whole = load_zoo(dataset, "seed", split="train")
+    (entry,) = files(kept)
+    entry.write_bytes(entry.read_bytes()[:-1] if content is None else content)
+    assert torch.equal(load_zoo(dataset, "seed", split="train").weights, whole.weights)
+    assert torch.equal(load_file(entry)["weights"], whole.weights), "it is made again"
+
+
+def test_an_entry_that_goes_meanwhile_is_decoded(kept: Path, dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = load_zoo(dataset, "seed", split="train")
+    monkeypatch.setattr(decoded.Kept, "there", lambda self: True)
+    for entry in files(kept):
+        entry.unlink()
+    assert torch.equal(load_zoo(dataset, "seed", split="train").weights, whole.weights)
+
+
+def test_nothing_is_kept_if_so_asked_or_if_it_is_small(
+    kept: Path, dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load_zoo(dataset, "seed", cache=False)
+    monkeypatch.setenv("MODELZOO_CACHE_BYTES", "0")
+    load_zoo(dataset, "seed")
+    monkeypatch.setenv("MODELZOO_CACHE_BYTES", str(SPLIT))
+    load_zoo(dataset, "seed", split="train")
+    assert files(kept) == [], "with its header it is larger"
+    monkeypatch.delenv("MODELZOO_CACHE_BYTES")
+    monkeypatch.setattr(decoded, "_SMALLEST", SPLIT + 1)
+    load_zoo(dataset, "seed")
+    assert files(kept) == []
+    monkeypatch.setenv("MODELZOO_CACHE_BYTES", "20 GB")
+    with pytest.raises(FormatError) as caught:
+        load_zoo(dataset, "seed")
+    assert str(caught.value) == "MODELZOO_CACHE_BYTES must be a number of bytes, got '20 GB'"
+
+
+def test_what_was_used_longest_ago_goes_first(kept: Path, dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number, split in enumerate(("train", "validation", "test")):
+        before = files(kept)
+        load_zoo(dataset, "seed", split=split)
+        (new,) = set(files(kept)) - set(before)
+        os.utime(new, (number + 1, number + 1))
+    sizes = {path: path.stat().st_size for path in files(kept)}
+    train = max(sizes, key=lambda path: sizes[path])
+    load_zoo(dataset, "seed", split="train")  # used again, so that validation is the oldest
+    monkeypatch.setenv("MODELZOO_CACHE_BYTES", str(sum(sizes.values())))
+    load_zoo(dataset, "hyp", split="validation")
+    left = files(kept)
+    assert train in left and len(left) == 3
+    assert json.loads(left[0].read_bytes()[8:].split(b"}}")[0] + b"}}")["weights"]["dtype"] == "F32"
+
+
+def test_a_cache_that_cannot_be_written_fails_no_load(
+    kept: Path, dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = load_zoo(dataset, "seed", cache=False)
+    kept.write_bytes(b"a file where the folder should be")
+    assert torch.equal(load_zoo(dataset, "seed").weights, expected.weights)
+    kept.unlink()
+    monkeypatch.setattr(decoded, "_SPARE", 10**18)
+    assert torch.equal(load_zoo(dataset, "seed").weights, expected.weights)
+    assert files(kept) == [], "the disk has other uses for its last room"
