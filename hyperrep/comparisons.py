@@ -41,7 +41,10 @@ def comparisons(
         rows += _zero_shot(name, populations)
     for name in samplers:
         rows += _tuned(name, populations, recipe, offset)
-    for question, places, rivals in (("transfer", transfer, (MEMBERS, SCRATCH)), ("changed", changed, (RANDOM,))):
+    for question, places, rivals in (
+        ("transfer", transfer, (MEMBERS, SCRATCH)),
+        ("changed", changed, (RANDOM, MEMBERS)),
+    ):
         for where, judged in places.items():
             for name in samplers:
                 rows += _elsewhere(question, where, name, judged, rivals, recipe)

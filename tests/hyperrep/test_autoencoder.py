@@ -260,7 +260,7 @@ def test_models_that_are_not_finite_are_counted_and_refused(broken: float) -> No
 
 
 def test_an_unknown_sampler_is_answered_with_the_known_ones() -> None:
-    told = "^unknown sampler 'kd'; choose from kde, kde-principal, kde-shared$"
+    told = "^unknown sampler 'kd'; choose from uniform, kde, kde-shared, kde-principal, neighbour, gan$"
     with pytest.raises(ModelZooError, match=told):
         representation().sample(1, sampler="kd", generator=generator(0, "s"))
 
