@@ -248,7 +248,7 @@ def main() -> None:
         raw = 4 * options.models * weights[0].numel()
         each = f"{weights.shape[1]} states of {weights.shape[2]} numbers"
         print(f"\n{options.models} models x {each}: {raw / 1e6:,.0f} MB\n")
-        columns = ["way", "s", "MB/s", "MB per CPU second", "best", "more memory MB", "size / raw"]
+        columns = ["way", "s", "MB/s", "MB per CPU second", "at best", "more memory MB", "size / raw"]
         found = in_turns(Path(folder), options.rounds)
         print(markdown(columns, [line(label, runs, raw) for label, runs in found.items()]))
     print(f"\nload average at the end {load()}")

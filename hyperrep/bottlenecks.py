@@ -96,8 +96,8 @@ class PooledPart(nn.Module):
     def __init__(self, width: int, units: list[int], latent: int) -> None:
         super().__init__()
         self.units, self.latent = units, latent
-        self.norm = nn.LayerNorm(2 * len(units) * width)
-        self.down = nn.Linear(2 * len(units) * width, latent)
+        pooled = 2 * len(units) * width
+        self.down = nn.Sequential(nn.LayerNorm(pooled), nn.Linear(pooled, pooled), nn.GELU(), nn.Linear(pooled, latent))
         self.up = nn.Linear(latent, width)
 
     def compress(self, tokens: Tensor) -> Tensor:
@@ -105,7 +105,7 @@ class PooledPart(nn.Module):
         layers = tokens.split(self.units, dim=1)
         means = [layer.mean(dim=1) for layer in layers]
         spreads = [(layer.var(dim=1, correction=0) + _SMALLEST_VARIANCE).sqrt() for layer in layers]
-        part: Tensor = self.down(self.norm(torch.cat([*means, *spreads], dim=1)))
+        part: Tensor = self.down(torch.cat([*means, *spreads], dim=1))
         return part
 
     def expand(self, z: Tensor) -> Tensor:

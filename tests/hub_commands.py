@@ -8,9 +8,11 @@ import contextlib
 import io
 import multiprocessing
 import os
+import shlex
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +93,25 @@ def pushes(*words: str) -> None:
     from modelzoo_datasets.cli.push import main
 
     main()
+
+
+def executes(folder: str, program: str) -> None:
+    """A program in a folder."""
+    os.chdir(folder)
+    exec(program, {"__name__": "__main__"})
+
+
+def commands(folder: str, lines: Sequence[str]) -> None:
+    """Our commands in a folder, one after the other, up to the first that fails."""
+    os.chdir(folder)
+    for line in lines:
+        sys.argv = shlex.split(line)
+        name = sys.argv[0].removeprefix("modelzoo-")
+        try:
+            import_module(f"modelzoo_datasets.cli.{'import_' if name == 'import' else name}").main()
+        except SystemExit as end:
+            if end.code:
+                raise
 
 
 def pushes_in_commits_of_five(folder: str, repo_id: str) -> None:

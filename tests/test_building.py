@@ -68,7 +68,9 @@ def test_a_dataset_holds_exactly_its_files(tiny_dataset: Path) -> None:
     }
     kinds = ("accuracy", "layers", "similarity")
     pictures = {f"assets/{config}-{kind}.png" for config in ("seed", "hyp") for kind in kinds}
-    assert set(contents(tiny_dataset)) == {"README.md", "layout.json", "zoo.json", *tables, *pictures}
+    pictures |= {"assets/hyp-hyper-parameters.png"}
+    described = {"README.md", "layout.json", "zoo.json", "checksums.sha256"}
+    assert set(contents(tiny_dataset)) == {*described, *tables, *pictures}
     assert list(tiny_dataset.parent.iterdir()) == [tiny_dataset], "something was left beside it"
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from modelzoo_datasets.states import (
 )
 from modelzoo_datasets.verifying import Check, verify
 
+_OF_FILES = ("checksums", "viewer")  # these have tests of their own
 AGAIN = "run its modelzoo-generate command again"
 ANEW = f"{AGAIN}, which writes the table anew"
 
@@ -86,8 +88,9 @@ def checked(path: Path, states: int = 0, **options: Any) -> list[Check]:
 
 
 def wrong(path: Path, states: int = 0, **options: Any) -> dict[str, list[str]]:
-    """What is wrong, by check."""
-    return {check.name: check.problems for check in checked(path, states, **options) if not check.passed}
+    """What is wrong, by check; not that files of a dataset were changed at all, or would be shown badly."""
+    found = checked(path, states, **options)
+    return {check.name: check.problems for check in found if not check.passed and check.name not in _OF_FILES}
 
 
 def change_table(path: Path, change: Callable[[pd.DataFrame], pd.DataFrame]) -> None:
@@ -158,8 +161,9 @@ def test_intact_twins_pass_with_and_without_their_parents(twin_zoo: Path, tiny_h
 def test_an_intact_dataset_passes_every_check(tiny_dataset: Path) -> None:
     found = checked(tiny_dataset, states=3, retrain=1)
     names = ["files", "recipe", "index", "states", "hashes", "finite", "metrics, equal", "retrained, bit for bit"]
-    assert found == [
-        *(Check("layout", 2, []), Check("card", 4, []), Check("images", 1, [])),
+    assert [replace(check, notes=[]) for check in found] == [
+        *(Check("layout", 2, []), Check("card", 4, []), Check("checksums", 21, []), Check("viewer", 12, [])),
+        Check("images", 1, []),
         *(Check(f"seed: {name}", n, []) for name, n in zip(names, (3, 20, 60, 60, 60, 60, 3, 1), strict=True)),
         *(Check(f"hyp: {name}", n, []) for name, n in zip(names, (3, 8, 16, 16, 16, 16, 3, 1), strict=True)),
     ]

@@ -1,8 +1,9 @@
 """The registry: an architecture is a name, an input shape, a builder and a symmetry; recipes may name its family."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,7 @@ class Architecture:
     symmetry_of: Callable[[Layout], Symmetry] = no_symmetry
     family: str = ""  # shared by variants for other images and classes; its own name if not given
     takes_dropout: bool = True
+    tensors: Layout | None = None  # of one of which nothing but the tensors is known
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "family", self.family or self.name)
@@ -58,7 +60,14 @@ class Architecture:
     @cached_property
     def layout(self) -> Layout:
         """Names, shapes and offsets, as the variant without dropout names them."""
-        return Layout.of(self.module("relu"))
+        return self.layout_with(0.0)
+
+    def layout_with(self, dropout: float | None) -> Layout:
+        """Names, shapes and offsets of the variant with this dropout, which may shift the numbers in names.
+
+        Where nobody knows the dropout, names are those of the variant without.
+        """
+        return Layout.of(self.module("relu", dropout or 0.0)) if self.tensors is None else self.tensors
 
     @cached_property
     def symmetry(self) -> Symmetry:
@@ -66,6 +75,7 @@ class Architecture:
         return self.symmetry_of(self.layout)
 
 
+ANY_FORMAT = "safetensors"  # of imported populations of any architecture
 _ARCHITECTURES: dict[str, Architecture] = {}
 _FOR_CLASSES: dict[str, Callable[[str, int], Architecture]] = {}  # name of the variant for the usual classes -> maker
 _MOST_CLASSES = 10_000
@@ -118,6 +128,31 @@ def get_architecture(name: str) -> Architecture:
     if name not in _ARCHITECTURES:
         raise RecipeError(unknown("architecture", name, architecture_names()))
     return _ARCHITECTURES[name]
+
+
+def architecture_of(facts: Mapping[str, Any]) -> Architecture:
+    """The architecture of a zoo by its zoo.json; of one that nobody registered its tensors alone.
+
+    Raises:
+        RecipeError: nobody knows it, and it is no population of a kind of its own.
+    """
+    load_plugins()
+    name = facts["architecture"]
+    if facts.get("imported", {}).get("format") == ANY_FORMAT and name not in _ARCHITECTURES:
+        return tensors_alone(name, Layout.from_json(facts["layout"]))
+    return get_architecture(name)
+
+
+def tensors_alone(name: str, layout: Layout) -> Architecture:
+    """An architecture of which no module is known."""
+
+    def build(activation: str, dropout: float) -> nn.Module:
+        raise RecipeError(
+            f"only the tensors of architecture {name!r} are known, so there is no module of it: load "
+            "layout.unpack(weights) into your own, or register one of this name in a file named by --plugin"
+        )
+
+    return Architecture(name, (0, 0, 0), 0, build, tensors=layout)
 
 
 def architecture_for(name: str, input_shape: tuple[int, ...], classes: int) -> Architecture:

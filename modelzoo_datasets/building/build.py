@@ -13,6 +13,7 @@ from ..population import read_statistics
 from ..progress import Progress, silent
 from ..states import DATASET_FORMAT, ZooFolder, partial_beside, read_json, write_bytes, write_json
 from .card import ConfigFacts, Publication, render_card
+from .checksums import write_checksums
 from .pictures import pictures
 from .refusals import refuse_mixture, refuse_too_many_files
 from .schema import missing_epochs, rows_of, weights_kind
@@ -24,6 +25,7 @@ def build(
     out: Path,
     *,
     repo_id: str | None = None,
+    builder: str | None = None,
     keep_diverged: bool = False,
     progress: Progress = silent,
     tell: Callable[[str], None] = lambda line: None,
@@ -34,20 +36,25 @@ def build(
 
     Args:
         keep_diverged: publish models with weights that are not finite too; their column `finite` says where.
-        repo_id: named in the card's examples; if not given, they are to be run in the folder itself.
+        repo_id: named in the examples of the card; if nobody says it, they run in the folder itself.
+        builder: name or path of the recipe with title, licence and text; the one in `builders/` if not given.
         tell: given a line on what is published all the same, such as models without some of their states.
 
     Raises:
         FormatError: a folder is no complete zoo, a state is unreadable or altered, the zoos do not go together, or the
             Hub would not take the dataset.
         FolderInUseError: `out` holds something else.
+        RecipeError: there is no such builder recipe, or it is none.
         DiskFullError: the disk is full.
     """
     folders = [ZooFolder.open(path) for path in zoos]
     refuse_mixture(folders)
+    publication = Publication.of(folders, builder)
+    repo_id = repo_id or publication.repo_id
     facts = {
         "format": DATASET_FORMAT,
         "repo_id": repo_id,
+        "publication": publication.to_json(),
         "diverged": "kept" if keep_diverged else "left out",
         "configs": {_config_name(f): _facts(f) for f in folders},
     }
@@ -59,11 +66,11 @@ def build(
     shutil.rmtree(partial, ignore_errors=True)
     try:
         configs = [_write_config(folder, rows[_config_name(folder)], partial, progress) for folder in folders]
-        publication = Publication.of(folders[0].facts)
         card = render_card(repo_id or ".", publication, configs, kept_diverged=keep_diverged)
         write_bytes(partial / "README.md", card.encode())
         write_json(partial / "layout.json", folders[0].facts["layout"])
         write_json(partial / "zoo.json", facts)
+        write_checksums(partial)
         if out.is_dir():
             out.rmdir()
         partial.replace(out)
@@ -134,11 +141,8 @@ def _describe(
     folder: ZooFolder, name: str, rows: pd.DataFrame, out: Path
 ) -> tuple[dict[str, Any] | None, dict[str, str]]:
     """What the zoo folder says of its population, and its pictures: path in the dataset folder -> title."""
-    found = read_statistics(folder.path)
-    if found is None:
-        return None, {}
-    titles = {}
-    for kind, (title, picture) in pictures(*found, rows).items():
+    found, titles = read_statistics(folder.path), {}
+    for kind, (title, picture) in pictures(found, rows, tuple(folder.facts["recipe"].get("columns", ()))).items():
         titles[f"assets/{name}-{kind}.png"] = title
         write_bytes(out / "assets" / f"{name}-{kind}.png", picture)
-    return found[0], titles
+    return found[0] if found else None, titles

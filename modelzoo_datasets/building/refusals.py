@@ -12,8 +12,6 @@ from ..trajectories import trajectory_files
 from .schema import weights_kind
 from .shards import shards_of
 
-_BESIDE = 100  # files that are no weights: card, facts, pictures, at most
-
 
 def refuse_mixture(folders: Sequence[ZooFolder]) -> None:
     """Raise FormatError where zoos do not go together, or the Hub would refuse one's name."""
@@ -40,7 +38,7 @@ def refuse_mixture(folders: Sequence[ZooFolder]) -> None:
 
 
 def refuse_too_many_files(tables: Mapping[str, pd.DataFrame], parameters: int, out: Path) -> None:
-    """Raise FormatError where the dataset would have more files than the Hub takes.
+    """Raise FormatError where the weights alone would be more files than the Hub takes.
 
     Args:
         tables: by config the rows to be published, with split.
@@ -53,5 +51,5 @@ def refuse_too_many_files(tables: Mapping[str, pd.DataFrame], parameters: int, o
                 paths += trajectory_files(name, str(split), part["model_id"].unique().tolist()).values()
             else:
                 paths += [f"{name}/{number}" for number in range(len(shards_of(part, 4 * parameters)))]
-    if paths and (problem := beyond_the_hub(paths, out)):
-        raise FormatError(f"{problem.replace(' has ', ' would have ')}; build it as several datasets")
+    if paths and (problem := beyond_the_hub(paths, out, "would have")):
+        raise FormatError(f"{problem}; build it as several datasets")

@@ -1,14 +1,17 @@
 """The columns of a dataset: one row per state, scalars first, weights last, or where they lie."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import pandas as pd
 import pyarrow as pa
 
+from ..layout import Layout
 from ..recipes import Training
 
 _KINDS = {int: pa.int32(), float: pa.float64(), str: pa.string()}
+_OWN = {"int": pa.int64(), "float": pa.float64(), "str": pa.string(), "bool": pa.bool_()}
 _METRICS = ("train_loss", "train_acc", "val_loss", "val_acc", "test_loss", "test_acc", "ggap")
 # A row of the Hub's viewer is at most about 2 MB of JSON, at 20 characters a number; it shows 100 of them at a time.
 MOST_INLINE = 100_000  # numbers of a state in a cell; larger ones are in files beside the tables
@@ -39,19 +42,35 @@ class Columns:
     classes: int
     twins: bool  # sparsified models, which have a parent and a sparsity
     weights: Weights = "inline"  # in the table, or in files that it names
+    own: Mapping[str, str] = field(default_factory=dict)  # of a population of any kind: more columns of models -> kind
+    measured: Sequence[str] = ()  # and of states
+
+    @classmethod
+    def of(cls, zoo: Mapping[str, Any]) -> "Columns":
+        """The columns of a zoo by its zoo.json."""
+        recipe, size = zoo["recipe"], Layout.from_json(zoo["layout"]).size
+        return cls(
+            size,
+            zoo["classes"],
+            twins="parent" in recipe,
+            weights=zoo.get("weights") or weights_kind(size),
+            own=recipe.get("columns", {}),
+            measured=recipe.get("measured", ()),
+        )
 
     @property
     def index(self) -> pa.Schema:
         """All columns but the weights, or where they lie."""
-        recall = pa.list_(pa.field("element", pa.float64()), self.classes)
+        recall = pa.list_(pa.field("element", pa.float64()), self.classes or -1)
         return pa.schema(
             [
                 *_HEAD,
                 *([pa.field("parent_id", pa.string())] if self.twins else []),
                 *(pa.field(name, _KINDS[kind]) for name, kind in Training.__annotations__.items()),
-                *(pa.field(name, pa.float64()) for name in _METRICS),
+                *(pa.field(name, _OWN[kind]) for name, kind in self.own.items()),
+                *(pa.field(name, pa.float64()) for name in (*_METRICS, *self.measured)),
                 *([pa.field("sparsity", pa.float64())] if self.twins else []),
-                pa.field("test_recall", recall),
+                *([pa.field("test_recall", recall)] if self.classes else []),
                 pa.field("finite", pa.bool_()),
                 pa.field("sha256", pa.string()),
             ]
@@ -86,11 +105,11 @@ def missing_epochs(rows: pd.DataFrame) -> dict[str, list[int]]:
 def features(arrow: pa.Schema) -> list[dict[str, Any]]:
     """The `features:` of a card's dataset_info, as the Hub writes them."""
     described: list[dict[str, Any]] = []
-    for field in arrow:
-        if pa.types.is_fixed_size_list(field.type):
-            entry = {"name": field.name, "list": _dtype(field.type.value_type), "length": field.type.list_size}
+    for column in arrow:
+        if pa.types.is_fixed_size_list(column.type):
+            entry = {"name": column.name, "list": _dtype(column.type.value_type), "length": column.type.list_size}
         else:
-            entry = {"name": field.name, "dtype": _dtype(field.type)}
+            entry = {"name": column.name, "dtype": _dtype(column.type)}
         described.append(entry)
     return described
 

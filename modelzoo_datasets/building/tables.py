@@ -12,7 +12,7 @@ from ..trajectories import Place
 from .card import SPLITS
 from .checking import Behind, check_table, check_trajectory
 from .parquet import write_rows, write_split
-from .schema import Columns, weights_kind
+from .schema import Columns
 from .shards import models_of
 from .weight_files import write_weights
 
@@ -25,9 +25,7 @@ def write_tables(
     Returns:
         The columns, and by `<folder>/<split>` the bytes of the uncompressed table.
     """
-    size = folder.layout.size
-    twins = "parent_id" in rows
-    columns = Columns(size, folder.facts["classes"], twins=twins, weights=weights_kind(size))
+    columns = Columns.of(folder.facts)
     num_bytes, writing = {}, _Writing(folder, name, out, len(rows), progress)
     with writing.behind:
         for split in SPLITS:

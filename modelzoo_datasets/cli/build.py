@@ -19,6 +19,10 @@ def command(
         str | None,
         typer.Option(help="ORG/NAME for the examples in the card.", show_default=False),
     ] = None,
+    builder: Annotated[
+        str | None,
+        typer.Option(help="TOML with title, license and text of the card; as in builders/.", show_default=False),
+    ] = None,
     keep_diverged: Annotated[
         bool, typer.Option("--keep-diverged", help="Publish models with weights that are not finite too.")
     ] = False,
@@ -34,6 +38,7 @@ def command(
             zoos,
             out,
             repo_id=repo_id,
+            builder=builder,
             keep_diverged=keep_diverged,
             progress=progress,
             tell=lambda line: print(f"modelzoo-build: {line}", file=sys.stderr),

@@ -8,7 +8,7 @@ import typer
 
 from .app import DEFAULT_IMAGES_ROOT, ImagesRoot, Out, Plugin, Quiet, Version, entry_point, new_app, progress_bars
 
-_FORMATS = "model-zoos (2209.14764), small-cnn-zoo (2002.11448) or weightclip (2607.03551)."
+_FORMATS = "model-zoos (2209.14764), small-cnn-zoo (2002.11448), weightclip (2607.03551) or safetensors (of any kind)."
 app = new_app("Import a published zoo.")
 
 

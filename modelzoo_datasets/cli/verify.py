@@ -18,7 +18,7 @@ from .app import (
     progress_bars,
 )
 
-_SHOWN = 3  # problems of each check
+_SHOWN = 3  # problems, and notes, of each check
 _FAILED = 1  # exit status
 app = new_app("Verify a zoo folder or a dataset folder.")
 
@@ -64,6 +64,10 @@ def command(
         )
     print_table(pd.DataFrame([{"check": c.name, "n": f"{c.n:,}", "result": _result(c.n, c.problems)} for c in checks]))
     for check in checks:
+        for note in check.notes[:_SHOWN]:
+            print(f"{check.name}: {note}")
+        if len(check.notes) > _SHOWN:
+            print(f"{check.name}: and {len(check.notes) - _SHOWN:,} more")
         for problem in check.problems[:_SHOWN]:
             print(f"modelzoo-verify: {check.name}: {' '.join(problem.split())}", file=sys.stderr)
         if len(check.problems) > _SHOWN:

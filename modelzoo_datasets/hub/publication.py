@@ -213,11 +213,11 @@ def _refuse_what_the_hub_does(files: tuple[LocalFile, ...], repo_id: str, folder
         raise FormatError(f"{problem}; publish it as several datasets, or build it with larger shards")
 
 
-def beyond_the_hub(paths: Sequence[str], folder: Path) -> str | None:
+def beyond_the_hub(paths: Sequence[str], folder: Path, has: str = "has") -> str | None:
     """Where these paths are more files than the Hub takes, in words."""
     if len(paths) > _MOST_FILES:
-        return f"{folder} has {len(paths):,} files, a repo at most {_MOST_FILES:,}"
+        return f"{folder} {has} {len(paths):,} files, a repo at most {_MOST_FILES:,}"
     fullest, entries = Counter(str(PurePosixPath(path).parent) for path in paths).most_common(1)[0]
     if entries > _MOST_IN_A_FOLDER:
-        return f"{folder / fullest} has {entries:,} files, the Hub takes {_MOST_IN_A_FOLDER:,} in a folder"
+        return f"{folder / fullest} {has} {entries:,} files, the Hub takes {_MOST_IN_A_FOLDER:,} in a folder"
     return None

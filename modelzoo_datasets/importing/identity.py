@@ -1,7 +1,7 @@
 """Which of the published zoos a folder is: by the words in its name and by the architecture of its states."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from ..architectures import Architecture
 from ..errors import FormatError, RecipeError
@@ -61,7 +61,15 @@ def identify(folder: str, architecture: Architecture, claims: Claims, *, twins: 
     return named(claims.name or name, images, otherwise, twins=twins)
 
 
-def named(name: str, images: str, measured_otherwise: Sequence[str] = (), *, twins: bool = False) -> Identity:
+def named(
+    name: str,
+    images: str,
+    measured_otherwise: Sequence[str] = (),
+    *,
+    twins: bool = False,
+    columns: Mapping[str, str] | None = None,
+    measured: Sequence[str] = (),
+) -> Identity:
     """A zoo of this name, RECIPE/CONFIG; raises RecipeError where it is none."""
     recipe, _, config = name.partition("/")
     if not re.fullmatch(f"{_CONFIG}/{_CONFIG}", name) or config.endswith("_index"):
@@ -71,6 +79,8 @@ def named(name: str, images: str, measured_otherwise: Sequence[str] = (), *, twi
         config=config,
         images=images,
         parent_config=config.removesuffix(_SPARSE) if twins else None,
+        columns=columns,
+        measured=measured,
         measured_otherwise=measured_otherwise,
     )
 

@@ -75,7 +75,12 @@ def recipe_of(
         axes=axes,
         seeds=(),
         parent=None if parents is None else str(parents.folder.facts["recipe"]["config"]),
-        published=Published(models=columns, kept_epochs=_kept_epochs(models)),
+        published=Published(
+            models=columns,
+            kept_epochs=_kept_epochs(models),
+            columns=identity.columns,
+            measured=identity.measured,
+        ),
     )
     return Recipe(
         name=identity.recipe,
@@ -88,7 +93,7 @@ def recipe_of(
 
 def _distinct(values: Sequence[Any]) -> tuple[Any, ...]:
     found = tuple(dict.fromkeys(values))
-    return tuple(sorted(found)) if len(found) > 1 else found
+    return tuple(sorted(found, key=lambda value: (value is None, value))) if len(found) > 1 else found
 
 
 def _splits(identity: Identity, models: Sequence[Original], parents: Parents | None) -> list[str]:

@@ -59,6 +59,8 @@ class Identity:
     config: str
     images: str
     parent_config: str | None = None  # of twins
+    columns: Mapping[str, str] | None = None  # of a population of any kind: columns of its own, by model -> kind
+    measured: Sequence[str] = ()  # and what it has measured of states beside the usual
     measured_otherwise: Sequence[str] = ()  # splits or metrics that were recorded of something else than here
 
 

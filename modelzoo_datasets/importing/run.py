@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from ..architectures import ANY_FORMAT
 from ..engines import METRICS, SPARSITY
 from ..errors import FormatError, RecipeError, unknown
 from ..images import load_images
@@ -18,6 +19,7 @@ from ..states import ZooFolder, ZooWriter
 from .listing import Parents, parents_of, recipe_of, zoo_facts
 from .model_zoos import open_model_zoos
 from .original import Claims, Collection, Original, OriginalState
+from .safetensors_folder import SafetensorsFolder
 from .small_cnn_zoo import SmallCnnZoo
 from .sources import Source, open_source
 from .weightclip import open_weightclip
@@ -26,6 +28,7 @@ _OPENERS: dict[str, Callable[[Source, Claims, Progress], Collection]] = {
     "model-zoos": open_model_zoos,
     "small-cnn-zoo": SmallCnnZoo,
     "weightclip": open_weightclip,
+    ANY_FORMAT: SafetensorsFolder,
 }
 FORMATS = tuple(_OPENERS)
 
@@ -164,16 +167,16 @@ def _write(
         if states and (before is None or len(states) > len(before.epochs)):
             kept[member.model_id] = member = _with(member, [state.epoch for state in states])
             for state in states:
-                _add(writer, member, state, model)
+                _add(writer, member, state, model, collection.identity.measured)
             added += 1
         done += len(model.epochs)
         progress(what, done, total)
     return added
 
 
-def _add(writer: ZooWriter, member: Member, state: OriginalState, model: Original) -> None:
+def _add(writer: ZooWriter, member: Member, state: OriginalState, model: Original, measured: Sequence[str]) -> None:
     recorded = model.metrics.get(state.epoch, {})
-    names = (*METRICS, *((SPARSITY,) if state.variational is not None else ()))
+    names = (*METRICS, *measured, *((SPARSITY,) if state.variational is not None else ()))
     metrics = {name: recorded.get(name, float("nan")) for name in names}
     nothing = torch.empty(0, dtype=torch.float64)  # recall per class was nowhere recorded
     writer.add(member, state.epoch, state.weights, metrics, nothing, state.variational)

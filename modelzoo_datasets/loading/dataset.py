@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..architectures import Architecture, get_architecture
+from ..architectures import Architecture, architecture_of
 from ..errors import FormatError
 from ..hub import RemoteFile, cached_file, fetch, remote_files, repo_id_of
 from ..layout import Layout
@@ -33,7 +33,7 @@ class Dataset:
     @property
     def architecture(self) -> Architecture:
         """What all states are of."""
-        return get_architecture(self.facts["architecture"])
+        return architecture_of(self.facts)
 
     def shards(self, split: str, wanted: Wanted) -> list[Shard]:
         """The Parquet files of a split that may have wanted rows, on this machine: what is missing is downloaded."""

@@ -19,4 +19,5 @@ from .training import INITS as INITS
 from .training import OPTIMIZERS as OPTIMIZERS
 from .training import SCHEDULES as SCHEDULES
 from .training import ElsewhereTraining as ElsewhereTraining
+from .training import RecordedTraining as RecordedTraining
 from .training import Training as Training

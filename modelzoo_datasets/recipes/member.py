@@ -2,8 +2,9 @@
 
 import itertools
 import random
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 from ..seeds import derive
 from .training import Training
@@ -20,6 +21,7 @@ class Member:
     training: Training
     parent_id: str | None = None  # of a sparsified twin: the model whose last state it starts from
     kept: tuple[int, ...] | None = None  # epochs of its states, ascending, where an imported model lacks some
+    more: Mapping[str, Any] = field(default_factory=dict)  # what else its population has a column for
 
     @property
     def epochs(self) -> Sequence[int]:

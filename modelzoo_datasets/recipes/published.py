@@ -7,7 +7,7 @@ from typing import Any
 
 from ..errors import RecipeError
 from .member import Member
-from .training import ElsewhereTraining
+from .training import ElsewhereTraining, RecordedTraining
 
 _IDENTITY = ("origin", "seed", "split")
 _TRAINING = tuple(field.name for field in dataclasses.fields(ElsewhereTraining))
@@ -19,12 +19,15 @@ class Published:
 
     models: Mapping[str, Sequence[Any]]  # origin, seed, split, parent_id of twins, hyper-parameters that differ
     kept_epochs: tuple[int, ...] | None = None  # for which states were published; None: 0 to the last one
+    columns: Mapping[str, str] | None = None  # of a population of any kind: those of `models` that are its own -> kind
+    measured: Sequence[str] = ()  # and what it has measured of states beside the usual
     lacking: Mapping[str, Sequence[int]] = dataclasses.field(default_factory=dict)  # model_id -> epochs without state
 
     def to_json(self) -> dict[str, Any]:
         """What a resolved recipe says of them; `from_json` is the inverse, given what zoo.json says is lacking."""
         kept = {} if self.kept_epochs is None else {"kept_epochs": list(self.kept_epochs)}
-        return {**kept, "models": {name: list(values) for name, values in self.models.items()}}
+        own = {} if self.columns is None else {"columns": dict(self.columns), "measured": list(self.measured)}
+        return {**kept, **own, "models": {name: list(values) for name, values in self.models.items()}}
 
     @classmethod
     def from_json(cls, recipe: Mapping[str, Any], lacking: Mapping[str, Sequence[int]]) -> "Published | None":
@@ -40,7 +43,13 @@ class Published:
             raise RecipeError(f"models must have lists of {', '.join(_IDENTITY)}")
         if len({len(values) for values in models.values()}) != 1:
             raise RecipeError("models must have lists of one length")
-        return cls(models=models, kept_epochs=None if kept is None else tuple(kept), lacking=lacking)
+        return cls(
+            models=models,
+            kept_epochs=None if kept is None else tuple(kept),
+            columns=recipe.get("columns"),
+            measured=recipe.get("measured", ()),
+            lacking=lacking,
+        )
 
 
 def model_id_of(config: str, index: int) -> str:
@@ -53,9 +62,10 @@ def published_members(config: str, published: Published, axes: Mapping[str, Sequ
     columns = published.models
     shared = {name: values[0] for name, values in axes.items() if name not in columns}
     varied = [name for name in _TRAINING if name in columns]
+    kind = ElsewhereTraining if published.columns is None else RecordedTraining
     members = []
     for row, (seed, split) in enumerate(zip(columns["seed"], columns["split"], strict=True)):
-        training = ElsewhereTraining(**shared, **{name: columns[name][row] for name in varied})
+        training = kind(**shared, **{name: columns[name][row] for name in varied})
         model_id = model_id_of(config, row + 1)
         members.append(
             Member(
@@ -65,6 +75,7 @@ def published_members(config: str, published: Published, axes: Mapping[str, Sequ
                 split=split,
                 training=training,
                 parent_id=columns["parent_id"][row] if "parent_id" in columns else None,
+                more={name: columns[name][row] for name in published.columns or ()},
                 kept=_kept(training.epochs, published.kept_epochs, published.lacking.get(model_id, ())),
             )
         )

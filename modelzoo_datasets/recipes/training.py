@@ -1,6 +1,5 @@
 """How one model is trained, as a value."""
 
-import dataclasses
 import math
 from dataclasses import dataclass
 
@@ -45,19 +44,24 @@ class Training:
     augmentation: str = "none"  # of the training images, drawn anew in every epoch
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            check_type(field.name, getattr(self, field.name), Training.__annotations__[field.name])
+        known = {name: value for name, value in vars(self).items() if not self._unrecorded(name, value)}
+        for name, value in known.items():
+            check_type(name, value, Training.__annotations__[name])
         for name, choices in self._choices().items():
-            if getattr(self, name) not in choices:
-                raise RecipeError(unknown(name, str(getattr(self, name)), choices))
+            if name in known and known[name] not in choices:
+                raise RecipeError(unknown(name, str(known[name]), choices))
         for name in ("epochs", "batch_size", "lr"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise RecipeError(f"{name} must be positive, got {getattr(self, name)}")
+            if name in known and not 0 < known[name] < math.inf:
+                raise RecipeError(f"{name} must be positive, got {known[name]}")
         for name in ("dropout", "momentum"):
-            if not 0 <= getattr(self, name) < 1:
-                raise RecipeError(f"{name} must be in [0, 1), got {getattr(self, name)}")
-        if not 0 <= self.weight_decay < math.inf:
-            raise RecipeError(f"weight_decay must not be negative, got {self.weight_decay}")
+            if name in known and not 0 <= known[name] < 1:
+                raise RecipeError(f"{name} must be in [0, 1), got {known[name]}")
+        if "weight_decay" in known and not 0 <= known["weight_decay"] < math.inf:
+            raise RecipeError(f"weight_decay must not be negative, got {known['weight_decay']}")
+
+    def _unrecorded(self, name: str, value: object) -> bool:
+        """Whether nobody knows a value, and nobody has to."""
+        return False
 
     def _choices(self) -> dict[str, tuple[str, ...]]:
         return _CHOICES
@@ -69,3 +73,14 @@ class ElsewhereTraining(Training):
 
     def _choices(self) -> dict[str, tuple[str, ...]]:
         return {"activation": ACTIVATIONS}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordedTraining(ElsewhereTraining):
+    """How a model of any kind was trained, as far as somebody wrote it down, in any words; the rest is None."""
+
+    def _choices(self) -> dict[str, tuple[str, ...]]:
+        return {}
+
+    def _unrecorded(self, name: str, value: object) -> bool:
+        return value is None and name != "epochs"

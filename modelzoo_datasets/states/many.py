@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,23 +34,24 @@ def fill_from_files(folder: Path, names: Sequence[str], layout: Layout, out: Ten
     try:
         whole = _read_equal(folder, names)
         size = 8 + int.from_bytes(whole[0, :8].tobytes(), "little")
+        if whole.shape[1] != size + 4 * layout.size or (whole[:, :size] != whole[0, :size]).any():
+            return False
         header = json.loads(whole[0, 8:size].tobytes())
-    except (OSError, ValueError):
+        begins = _begins({key: entry for key, entry in header.items() if key != "__metadata__"}, layout)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return False
-    header.pop("__metadata__", None)
-    slots = match(list(header), layout)
-    if slots is None or size % 4 or (whole[:, :size] != whole[0, :size]).any():
-        return False
-    if any(not _is(header[key], slot) for key, slot in slots.items()):
-        return False
-    numbers = whole[:, size:].view("<f4")
-    if sum(slot.size for slot in slots.values()) != numbers.shape[1]:
-        return False
-    filled = out.numpy()
-    for key, slot in slots.items():
-        begin = header[key]["data_offsets"][0] // 4
+    filled, numbers = out.numpy(), whole[:, size:].view("<f4")
+    for slot, begin in begins.items():
         filled[:, slot.start : slot.stop] = numbers[:, begin : begin + slot.size]
     return True
+
+
+def _begins(header: Mapping[str, Mapping[str, Any]], layout: Layout) -> dict[Slot, int]:
+    """Where each slot begins among the numbers of a file with this header; ValueError where they are no such state."""
+    slots = match(list(header), layout)
+    if slots is None or any(not _is(header[key], slot, layout.size) for key, slot in slots.items()):
+        raise ValueError("a header of something else")
+    return {slot: header[key]["data_offsets"][0] // 4 for key, slot in slots.items()}
 
 
 def _read_equal(folder: Path, names: Sequence[str]) -> np.ndarray:
@@ -69,9 +71,12 @@ def _read_equal(folder: Path, names: Sequence[str]) -> np.ndarray:
     return whole
 
 
-def _is(entry: Mapping[str, object], slot: Slot) -> bool:
-    """Whether a tensor in a header is float32 in the shape of a slot."""
-    return entry["dtype"] == "F32" and entry["shape"] == list(slot.shape) and slot.dtype is torch.float32
+def _is(entry: Mapping[str, Any], slot: Slot, numbers: int) -> bool:
+    """Whether a tensor in a header is float32 in the shape of a slot, and lies among so many numbers."""
+    begin, end = entry["data_offsets"]
+    placed = begin >= 0 and begin % 4 == 0 and end - begin == 4 * slot.size and end <= 4 * numbers
+    kinds = (entry["dtype"], slot.dtype)
+    return bool(placed and kinds == ("F32", torch.float32) and entry["shape"] == list(slot.shape))
 
 
 def fill_from_pack(path: Path, first: int, layout: Layout, out: Tensor) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from ..architectures import Architecture, get_architecture
+from ..architectures import Architecture, architecture_of
 from ..errors import FormatError
 from ..layout import Layout
 from .files import read_json, read_table, read_tensors
@@ -68,7 +68,7 @@ class ZooFolder:
     @property
     def architecture(self) -> Architecture:
         """The architecture of all its models."""
-        return get_architecture(self.facts["architecture"])
+        return architecture_of(self.facts)
 
     @cached_property
     def layout(self) -> Layout:

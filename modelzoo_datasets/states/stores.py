@@ -67,7 +67,7 @@ class StateFiles:
 
     def _layout(self, dropout: float) -> Layout:
         if dropout not in self._layouts:
-            self._layouts[dropout] = Layout.of(self._facts.architecture.module("relu", dropout))
+            self._layouts[dropout] = self._facts.architecture.layout_with(dropout)
         return self._layouts[dropout]
 
     def finish(self, member: Member) -> None:

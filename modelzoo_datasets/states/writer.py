@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..architectures import get_architecture
+from ..architectures import architecture_of
 from ..errors import FolderInUseError
 from ..layout import Layout
 from ..recipes import Member
@@ -72,7 +72,7 @@ class ZooWriter:
         packed = self._facts.get("storage") == "packed"
         twins = self._facts.get("variational_layout")
         facts = StoreFacts(
-            architecture=get_architecture(self._facts["architecture"]),
+            architecture=architecture_of(self._facts),
             variational=Layout.from_json(twins) if twins else None,
             per_file=self._facts["models_per_file"] if packed else 1,
         )

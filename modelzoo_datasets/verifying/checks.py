@@ -3,7 +3,7 @@
 import math
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,6 +22,7 @@ class Check:
     name: str
     n: int
     problems: list[str]
+    notes: list[str] = field(default_factory=list)  # what is worth knowing, but not wrong
 
     @property
     def passed(self) -> bool:

@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from ..architectures import get_architecture
+from ..architectures import architecture_of
+from ..building.checksums import CHECKSUMS_FILE, data_files, read_checksums, sha256_of
 from ..building.schema import features
 from ..engines import variational_layout
 from ..errors import FormatError
@@ -29,7 +30,7 @@ def check_layouts(path: Path, configs: Sequence[DatasetConfig]) -> Check:
     problems = []
     for config in configs:
         facts = config.subject.facts
-        wanted = {"layout": get_architecture(facts["architecture"]).layout.to_json()}
+        wanted = {"layout": architecture_of(facts).layout.to_json()}
         if config.subject.twins:
             wanted["variational_layout"] = variational_layout(facts["architecture"]).to_json()
         problems += [
@@ -42,10 +43,27 @@ def check_layouts(path: Path, configs: Sequence[DatasetConfig]) -> Check:
     return Check("layout", len(configs), problems)
 
 
+def check_checksums(path: Path) -> Check:
+    """Every file is listed with the checksum that it has, and every one that is listed is there."""
+    try:
+        listed = read_checksums(path)
+    except FormatError as error:
+        return Check("checksums", 0, [f"{error}; {REMEDY}"])
+    there = set(data_files(path))
+    problems = [f"{path / name} is missing, but listed in {CHECKSUMS_FILE}; {REMEDY}" for name in listed.keys() - there]
+    problems += [f"{path / name} is not listed in {CHECKSUMS_FILE}; {REMEDY}" for name in there - listed.keys()]
+    problems += [
+        f"{path / name} has not the checksum that is listed in {CHECKSUMS_FILE}; {REMEDY}"
+        for name in there & listed.keys()
+        if sha256_of(path / name) != listed[name]
+    ]
+    return Check("checksums", len(listed), sorted(problems))
+
+
 def check_rows(config: DatasetConfig, diverged: str) -> Check:
     """The rows, and the splits they are in, are those that the recipe in zoo.json gives."""
     subject, table = config.subject, config.subject.table
-    columns = [name for name in model_columns(twins=subject.twins) if name != "index"]
+    columns = [name for name in model_columns(twins=subject.twins) if name != "index"] + [*subject.own_columns]
     source = f"config {config.name}"
     problems = [f"zoo.json: {source}: {what}" for what in contradictions(subject.facts)]
     problems += against_recipe(table, subject.members, columns, source)

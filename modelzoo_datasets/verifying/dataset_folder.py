@@ -21,9 +21,9 @@ from ..states.folder import ZOO_FILE
 from .checks import Check
 from .facts import check_facts, members_of
 from .subject import Found, Key, Subject
+from .weight_files import REMEDY as REMEDY
 from .weight_files import WeightFiles
 
-REMEDY = "build the dataset again"
 _FILLED = ("model_id", "epoch", "seed", "finite", "sha256")  # columns without which no state is known
 
 
@@ -58,8 +58,7 @@ def _open_config(path: Path, name: str, facts: Any) -> DatasetConfig:
     if facts.get("weights") not in ("inline", "files"):
         what = f"'weights' of {name} must be inline or files, got {facts.get('weights')!r}"
         raise FormatError(f"{path / ZOO_FILE} is not what modelzoo-build writes: {what}; {REMEDY}")
-    layout, twins = Layout.from_json(facts["layout"]), "parent" in facts["recipe"]
-    columns = Columns(layout.size, facts["classes"], twins=twins, weights=facts["weights"])
+    layout, columns = Layout.from_json(facts["layout"]), Columns.of(facts)
     members, shards = members_of(facts, path / ZOO_FILE), _Shards(columns)
     for split in SPLITS:
         shards.open(path / name, split)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..architectures import get_architecture
+from ..architectures import architecture_of
 from ..errors import FormatError
 from ..layout import Layout
 from ..recipes import Config, Member, Published, Recipe
@@ -105,7 +105,7 @@ def _config(values: Mapping[str, Any], lacking: Mapping[str, Any]) -> Config:
 
 def contradictions(facts: Mapping[str, Any]) -> list[str]:
     """Where the facts of a zoo say other things than the recipe among them."""
-    recipe, architecture = facts["recipe"], get_architecture(facts["architecture"])
+    recipe, architecture = facts["recipe"], architecture_of(facts)
     wanted = {
         "name": (f"{recipe['recipe']}/{recipe['config']}", {facts["name"]}),
         "images": (recipe["images"], {facts["images"]}),

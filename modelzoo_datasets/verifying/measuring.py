@@ -63,6 +63,12 @@ def check_images(subject: Subject, request: Request) -> tuple[Check, Images]:
     return Check("images", 1, [problem]), images
 
 
+def unmeasured(subject: Subject) -> Check:
+    """Of a population of any kind there may be nothing here to measure with."""
+    what = "no module of its architecture is known here, or no images that it was trained on"
+    return Check("metrics", 0, [], [f"{subject.name} is not measured again: {what}"])
+
+
 def check_metrics(subject: Subject, sound: Sequence[Key], images: Images, request: Request) -> Check:
     """Loss, accuracy and recall of random states, measured again; train metrics are measured at epoch 0 alone."""
     engine = request.engine_for(subject.facts)

@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 from torch import Tensor
 
+from ..architectures import ANY_FORMAT, architecture_of
 from ..layout import Layout
 from ..recipes import Member
 
@@ -60,6 +61,18 @@ class Subject:
     def measured_otherwise(self) -> Sequence[str]:
         """Splits and metrics that were recorded elsewhere of something else than is measured here."""
         return self.facts["imported"].get("measured_otherwise", ()) if self.imported else ()
+
+    @property
+    def own_columns(self) -> Sequence[str]:
+        """What a population of any kind has a column for beside the usual, by model."""
+        return tuple(self.facts["recipe"].get("columns", ()))
+
+    @property
+    def measurable(self) -> bool:
+        """Whether there is something to measure with: of populations of any kind there may be nothing."""
+        if not self.imported or self.facts["imported"].get("format") != ANY_FORMAT:
+            return True
+        return architecture_of(self.facts).tensors is None and self.facts["images_sha256"] != ""
 
     @property
     def at_once(self) -> int:

@@ -46,7 +46,8 @@ def against_recipe(
     values = {model: _values(members[model]) for model in known["model_id"].unique()}
     wanted = pd.DataFrame([values[model] for model in known["model_id"]], index=known.index)
     for name in columns if len(known) else ():
-        wrong = known.loc[(known[name] != wanted[name]).to_numpy(dtype=bool), ["model_id", name]]
+        missing = known[name].isna() & wanted[name].isna()
+        wrong = known.loc[((known[name] != wanted[name]) & ~missing).to_numpy(dtype=bool), ["model_id", name]]
         problems += [
             f"{source}: {name} of {model} is {value!r}, the recipe says {values[model][name]!r}"
             for model, value in wrong.drop_duplicates().itertuples(index=False, name=None)
@@ -56,7 +57,7 @@ def against_recipe(
 
 def _values(member: Member) -> dict[str, object]:
     values = {name: getattr(member, name) for name in ("index", "seed", "split", "parent_id")}
-    return {**values, **dataclasses.asdict(member.training)}
+    return {**values, **dataclasses.asdict(member.training), **member.more}
 
 
 def missing_epochs(

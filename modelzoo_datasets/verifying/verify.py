@@ -1,6 +1,7 @@
 """Verify a zoo folder or a dataset folder, check by check."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from ..engines import Engine
@@ -10,13 +11,14 @@ from ..progress import Progress, silent
 from ..states import DATASET_FORMAT, ZooFolder, read_json
 from ..states.folder import ZOO_FILE
 from .checks import Check, Request
-from .dataset_checks import check_card, check_index, check_layouts, check_rows
+from .dataset_checks import check_card, check_checksums, check_index, check_layouts, check_rows
 from .dataset_folder import DatasetConfig, open_dataset
-from .measuring import check_images, check_metrics
+from .measuring import check_images, check_metrics, unmeasured
 from .reading import read_states
 from .retraining import check_retrained
 from .subject import Key, Subject
 from .twins import Twins, is_parent, wrong_parent
+from .viewer import check_viewer
 from .zoo_checks import check_complete, check_layout, check_recipe, undiverged
 from .zoo_folder import open_zoo
 
@@ -92,6 +94,8 @@ def _verify_zoo(path: Path, request: Request) -> list[Check]:
         checks.append(Check(check.name, check.n, check.problems + more))
     if not (request.states or request.retrain):
         return checks
+    if not subject.measurable:
+        return [*checks, unmeasured(subject)]
     check, images = check_images(subject, request)
     return [*checks, check, *(_measured(subject, parent, reading.sound, images, request) if check.passed else [])]
 
@@ -124,9 +128,12 @@ def _verify_dataset(path: Path, request: Request) -> list[Check]:
     facts, configs = open_dataset(path)
     parents = _parents_of_configs(path, configs, request.parent)
     layouts = check_layouts(path, configs)
-    checks = [layouts, check_card(path, configs)]
+    checks = [layouts, check_card(path, configs), check_checksums(path), check_viewer(path, facts.get("repo_id"))]
     images: Images | None = None
-    if request.states or request.retrain:  # they are the same for all configs
+    measurable = all(config.subject.measurable for config in configs)
+    if (request.states or request.retrain) and not measurable:
+        checks.append(unmeasured(configs[0].subject))
+    elif request.states or request.retrain:  # they are the same for all configs
         check, images = check_images(configs[0].subject, request)
         checks.append(check)
     for config in configs:
@@ -139,7 +146,7 @@ def _verify_dataset(path: Path, request: Request) -> list[Check]:
         more = reading.checks
         if images is not None and images.fingerprint == subject.facts["images_sha256"]:
             more += _measured(subject, parent, reading.sound, images, request)
-        checks += [Check(f"{config.name}: {check.name}", check.n, check.problems) for check in more]
+        checks += [replace(check, name=f"{config.name}: {check.name}") for check in more]
     return checks
 
 

@@ -14,7 +14,7 @@ from ..layout import Layout
 from ..trajectories import Place, read_state, trajectory_files, trajectory_header
 from .subject import Found, Key
 
-_REMEDY = "build the dataset again"
+REMEDY = "build the dataset again"
 
 
 @dataclass
@@ -44,7 +44,7 @@ class WeightFiles:
         known = {path for path, _ in files.places.values()}
         found = (path for path in (folder / "weights" / config).rglob("*") if path.is_file())
         extra = sorted(path for path in found if path not in known)
-        files.problems += [f"{path} belongs to no model of {config}; {_REMEDY}" for path in extra]
+        files.problems += [f"{path} belongs to no model of {config}; {REMEDY}" for path in extra]
         return files
 
     def _take_in(self, model: str, rows: pd.DataFrame, file: str) -> None:
@@ -57,9 +57,9 @@ class WeightFiles:
         for name, values in zip((column.name for column in PLACE), zip(*wanted, strict=True), strict=True):
             for epoch, value, found in zip(epochs, values, rows[name].tolist(), strict=True):
                 if found != value:
-                    self.problems.append(f"{name} of {model} epoch {epoch} is {found!r}, not {value!r}; {_REMEDY}")
+                    self.problems.append(f"{name} of {model} epoch {epoch} is {found!r}, not {value!r}; {REMEDY}")
         if problem := _problem(self.folder / file, header, places):
-            self.problems.append(f"{problem}; {_REMEDY}")
+            self.problems.append(f"{problem}; {REMEDY}")
         else:
             self.sound[model] = epochs
 
@@ -81,7 +81,7 @@ class WeightFiles:
         try:
             return read_state(path, place.offset, place.nbytes)
         except FormatError as error:
-            raise FormatError(f"{error}; {_REMEDY}") from error
+            raise FormatError(f"{error}; {REMEDY}") from error
 
 
 def _problem(path: Path, header: bytes, places: Sequence[Place]) -> str | None:

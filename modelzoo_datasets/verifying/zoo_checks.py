@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import suppress
 
-from ..architectures import get_architecture
+from ..architectures import architecture_of
 from ..engines import variational_layout
 from ..errors import FormatError
 from ..states import ZooFolder
@@ -72,7 +72,7 @@ def _left_over(folder: ZooFolder, models: list[str]) -> list[str]:
 
 def check_recipe(folder: ZooFolder, subject: Subject) -> Check:
     """The tables have the rows, and the rows the values, that the recipe in zoo.json gives."""
-    models, states, columns = folder.models, folder.states, model_columns(twins=subject.twins)
+    models, states, columns = folder.models, folder.states, (*model_columns(twins=subject.twins), *subject.own_columns)
     anew = f"{_again(folder)}, which writes the table anew"
     problems = [f"{ZOO_FILE}: {what}; restore it, or make the zoo again" for what in contradictions(folder.facts)]
     problems += [f"{what}; {anew}" for what in against_recipe(models, subject.members, columns, MODELS_FILE)]
@@ -88,7 +88,7 @@ def check_recipe(folder: ZooFolder, subject: Subject) -> Check:
 def check_layout(folder: ZooFolder) -> Check:
     """The layouts in zoo.json are those of the architecture."""
     facts, wrong = folder.facts, "restore it, or make the zoo again with this release"
-    wanted = {"layout": get_architecture(facts["architecture"]).layout.to_json()}
+    wanted = {"layout": architecture_of(facts).layout.to_json()}
     if "parent" in facts["recipe"]:
         wanted["variational_layout"] = variational_layout(facts["architecture"]).to_json()
     problems = [

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ..architectures import get_architecture
+from ..architectures import architecture_of
 from ..errors import FormatError
 from ..layout import Layout
 from ..recipes import Member
@@ -55,9 +55,9 @@ class _Files:
 
     @classmethod
     def of(cls, folder: ZooFolder, members: Mapping[str, Member]) -> "_Files":
-        architecture = get_architecture(folder.facts["architecture"])
+        architecture = architecture_of(folder.facts)
         dropouts = {member.training.dropout for member in members.values()}
-        layouts = {d: Layout.of(architecture.module("relu", 0.0 if folder.packed else d)) for d in dropouts}
+        layouts = {d: architecture.layout_with(0.0 if folder.packed else d) for d in dropouts}
         twins = folder.facts.get("variational_layout")
         return cls(folder, members, layouts, Layout.from_json(twins) if twins else None)
 
