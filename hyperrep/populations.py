@@ -68,7 +68,7 @@ def _samples(entry: str, name: str, source: Source, recipe: EvaluationRecipe) ->
         name=entry,
         what=f"{promise}; from {share} of the training states",
         weights=draw(name, recipe.samples, source, generator(recipe.seed, "samples", entry)),
-        fine_tuned=recipe.samples,
+        fine_tuned=recipe.compared,
         sampled=True,
     )
 

@@ -99,6 +99,25 @@ def kde_shared(z: Tensor, n: int, bandwidth: float, draws: torch.Generator) -> T
     return z[donors] + bandwidth * torch.randn(n, 1, generator=draws)
 
 
+def normal(z: Tensor, n: int, bandwidth: float, draws: torch.Generator) -> Tensor:
+    """The normal distribution with mean and covariance of the embeddings: z (N, D) -> (n, D).
+
+    Mean + C (z - mean), C ~ N(0, 1/N): what decoders with a loss of mixed behaviour were taught to decode.
+    """
+    centre = z.mean(dim=0)
+    shares = torch.randn(n, len(z), generator=draws) / len(z) ** 0.5
+    drawn: Tensor = centre + shares @ (z - centre)
+    return drawn
+
+
+def interpolation(z: Tensor, n: int, bandwidth: float, draws: torch.Generator) -> Tensor:
+    """Points on the way between two embeddings, any of them as likely: z (N, D) -> (n, D)."""
+    first = torch.randint(len(z), (n,), generator=draws)
+    second = (first + torch.randint(1, len(z), (n,), generator=draws)) % len(z)
+    share = torch.rand(n, 1, generator=draws)
+    return (1 - share) * z[first] + share * z[second]
+
+
 def parse_sampler(entry: str, quality: float) -> tuple[str, float]:
     """'kde' is drawn from the share `quality` of the states, 'kde@100' from all: name and share.
 
@@ -120,6 +139,8 @@ SAMPLERS: dict[str, Sampler] = {
         Sampler("kde", "kernel density per dimension, dimensions independent (as stated in 2209.14733)", kde),
         Sampler("kde-shared", "a training embedding plus one scalar (what the published code does)", kde_shared),
         Sampler("kde-principal", "kernel density per principal axis, axes independent", kde_principal, least=2),
+        Sampler("normal", "the normal distribution with mean and covariance of the embeddings", normal, least=2),
+        Sampler("interpolation", "points between two embeddings", interpolation, least=2),
         Sampler("neighbour", "uniform in the cube of a 3-d UMAP of the embeddings, mapped back", neighbour, 5, "umap"),
         Sampler("gan", "a generator trained against a critic on the embeddings", gan, least=2),
     )

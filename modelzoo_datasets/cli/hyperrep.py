@@ -1,5 +1,6 @@
 """modelzoo-hyperrep: learn from a dataset folder, probe, sample and judge."""
 
+import dataclasses
 from pathlib import Path
 from typing import Annotated
 
@@ -153,6 +154,10 @@ def evaluate_command(
     hyperrep: Representation,
     out: Out,
     recipe: RecipeName = "demo",
+    protocol: Annotated[
+        Path | None,
+        typer.Option(help="A TOML file whose [evaluation] holds instead of the recipe's.", show_default=False),
+    ] = None,
     engine: Engine = "auto",
     threads: Threads = None,
     images_root: ImagesRoot = DEFAULT_IMAGES_ROOT,
@@ -160,6 +165,7 @@ def evaluate_command(
 ) -> None:
     """Judge samples: zero-shot, fine-tuned, elsewhere, as ensembles, and how new they are, beside their rivals."""
     from hyperrep import evaluate, read_hyper_recipe
+    from hyperrep.recipe import read_protocol
     from hyperrep.sources import found_representation
 
     from ..engines import get_engine
@@ -167,6 +173,8 @@ def evaluate_command(
     from ..report.verdicts import verdicts
 
     chosen = read_hyper_recipe(recipe)
+    if protocol is not None:
+        chosen = dataclasses.replace(chosen, evaluation=read_protocol(protocol))
     with progress_bars(quiet) as progress:
         found = evaluate(
             dataset,

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from hyperrep import read_hyper_recipe
-from hyperrep.recipe import EvaluationRecipe
+from hyperrep.recipe import EvaluationRecipe, read_protocol
 from modelzoo_datasets.errors import RecipeError
 
 LEARNED = """\
@@ -67,3 +67,18 @@ def test_what_no_protocol_can_be_is_told_word_by_word(tmp_path: Path, text: str,
     with pytest.raises(RecipeError) as caught:
         read(tmp_path, text + "\n")
     assert str(caught.value) == f"recipe tiny.toml: {told}"
+
+
+def test_a_protocol_of_its_own_is_an_evaluation_section_alone(tmp_path: Path) -> None:
+    path = tmp_path / "long.toml"
+    path.write_text('[evaluation]\nsamplers = ["normal"]\nfine_tune = [1, 5, 25, 50]\n')
+    assert read_protocol(path) == EvaluationRecipe(samplers=("normal",), fine_tune=(1, 5, 25, 50))
+    for content, told in (
+        ("[learning]\nepochs = 3\n", "protocol long.toml: a protocol has no key 'learning'; known: evaluation"),
+        ("[evaluation]\nquality = 0.0\n", "protocol long.toml: [evaluation] quality must be in (0, 1], got 0.0"),
+        ("[evaluation]\nbandwidth = -1.0\n", "protocol long.toml: bandwidth must be positive, got -1.0"),
+    ):
+        path.write_text(content)
+        with pytest.raises(RecipeError) as caught:
+            read_protocol(path)
+        assert str(caught.value) == told

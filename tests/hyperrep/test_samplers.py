@@ -11,9 +11,11 @@ from hyperrep.neighbours import neighbour
 from hyperrep.samplers import (
     SAMPLERS,
     best_states,
+    interpolation,
     kde,
     kde_principal,
     kde_shared,
+    normal,
     parse_sampler,
     principal_axes,
     uniform,
@@ -96,6 +98,30 @@ def test_samples_of_kde_lie_far_from_all_training_rows_where_shared_ones_do_not(
     new = distance(kde(z, 200, 0.002, generator(0, "kde"))).median()
     copied = distance(kde_shared(z, 200, 0.002, generator(0, "shared"))).median()
     assert float(new) > 0.3 > 0.02 > float(copied)
+
+
+def test_normal_keeps_mean_and_covariance_and_is_normal_in_every_direction() -> None:
+    z = embeddings()
+    sample = normal(z, DRAWN, 0.002, generator(0, "normal"))
+    spread = z.std(dim=0)
+    assert float(((sample.mean(dim=0) - z.mean(dim=0)) / spread).abs().max()) < 4 / DRAWN**0.5
+    wanted = z.mT.cov(correction=0)
+    assert float((sample.mT.cov() - wanted).abs().max()) < 0.05 * float(wanted.abs().max())
+    along = (sample - sample.mean(dim=0)) @ torch.randn(D, generator=generator(0, "direction"))
+    kurtosis = along.double().pow(4).mean() / along.double().square().mean() ** 2
+    assert float(kurtosis) == pytest.approx(3, abs=0.15)  # that of the embeddings themselves is another
+
+
+def test_interpolations_lie_between_two_different_embeddings() -> None:
+    z = torch.eye(8)  # what is between two of these has two numbers that are not 0, and they sum to 1
+    sample = interpolation(z, 3000, 0.002, generator(0, "interpolation"))
+    torch.testing.assert_close(sample.sum(dim=1), torch.ones(3000))
+    assert ((sample > 1e-6).sum(dim=1) == 2).float().mean() > 0.999
+    ends = sample.amax(dim=1)
+    assert 0.5 <= float(ends.min()) < 0.51
+    assert float(ends.max()) > 0.99
+    pairs = {tuple(sorted(row.topk(2).indices.tolist())) for row in sample}
+    assert len(pairs) == 8 * 7 // 2
 
 
 def test_uniform_fills_the_cube_whatever_the_embeddings_are() -> None:
