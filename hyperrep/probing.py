@@ -5,6 +5,7 @@ N states.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -18,7 +19,7 @@ from modelzoo_datasets.progress import Progress, silent
 from modelzoo_datasets.seeds import generator
 
 from .autoencoder import HyperRepresentation
-from .probes import boosted, layer_statistics, ridge, softmax_classes
+from .probes import Decomposition, boosted, layer_statistics, ridge, softmax_classes
 from .scores import number_scores, share_score
 
 NUMBERS = ("test_acc", "ggap", "epoch", "lr", "weight_decay", "dropout")  # as published; those that vary
@@ -71,9 +72,10 @@ def probe_all(
     }
     found = []
     names = _varying(zoo)
+    known = {kind: Decomposition.of(features["train"]) for kind, features in representations.items()}
     for done, name in enumerate(names):
         progress("probing", done, len(names))
-        found += _probe(name, representations, zoo, seed)
+        found += _probe(name, representations, zoo, seed, known)
     progress("probing", len(names), len(names))
     return found
 
@@ -85,7 +87,13 @@ def _varying(zoo: Mapping[str, Zoo]) -> list[str]:
     return [name for name in columns if train[name].dropna().nunique() > 1 and test[name].notna().any()]
 
 
-def _probe(name: str, representations: Mapping[str, Splits], zoo: Mapping[str, Zoo], seed: int) -> list[Probe]:
+def _probe(
+    name: str,
+    representations: Mapping[str, Splits],
+    zoo: Mapping[str, Zoo],
+    seed: int,
+    decompositions: Mapping[str, Decomposition],
+) -> list[Probe]:
     """One property from all representations; states without it are left out."""
     has = {split: torch.from_numpy(part.table[name].notna().to_numpy(copy=True)) for split, part in zoo.items()}
     tables = {split: part.table[part.table[name].notna()] for split, part in zoo.items()}
@@ -96,8 +104,9 @@ def _probe(name: str, representations: Mapping[str, Splits], zoo: Mapping[str, Z
         return _category(name, known, tables, models, seed)
     targets = {split: torch.tensor(table[name].to_numpy(float)) for split, table in tables.items()}
     rows = []
+    whole = decompositions if bool(has["train"].all()) else {}  # they are of all training states
     methods: list[tuple[str, Callable[[Splits, Splits], Tensor], Splits]] = [
-        *((kind, ridge, features) for kind, features in known.items()),
+        *((kind, partial(ridge, decomposition=whole.get(kind)), features) for kind, features in known.items()),
         ("s(W), boosted", boosted, known["s(W)"]),
         ("training mean", _mean, known["s(W)"]),
     ]
