@@ -22,9 +22,11 @@ def command(
         str | None, typer.Option(help="Branch to push to, created where there is none; main.", show_default=False)
     ] = None,
     create_pr: Annotated[
-        bool, typer.Option(
-            "--create-pr", help="Open a new pull request instead of changing main; go on with one by --revision refs/pr/N."
-        )
+        bool,
+        typer.Option(
+            "--create-pr",
+            help="Open a pull request instead of changing main, another one each time; --revision refs/pr/N goes on.",
+        ),
     ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="List what would be pushed; nothing touches the network.")
