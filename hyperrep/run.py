@@ -1,7 +1,10 @@
 """The steps of the commands: dataset folder -> hyper-representation folder -> evaluation folder, each resumable."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from modelzoo_datasets.engines import Engine, Network, functions_of, one_thread
 from modelzoo_datasets.errors import FolderInUseError, FormatError, ModelZooError
@@ -20,6 +23,7 @@ from .storage import facts_of, finish, is_finished, is_learned_by, load_represen
 from .training import learn
 
 EVALUATION_FORMAT = "modelzoo-evaluation-1"
+_CPU = torch.device("cpu")
 _SPLITS = ("train", "validation", "test")
 
 
@@ -31,13 +35,19 @@ def train(
     *,
     engine: Engine | None = None,
     images_root: Path | None = None,
+    device: torch.device = _CPU,
+    compiled: bool = False,
     progress: Progress = silent,
+    tell: Callable[[str], None] = lambda line: None,
 ) -> HyperRepresentation:
     """Make sure that `out` holds the hyper-representation of this recipe and dataset.
 
     Args:
         engine: what runs networks, for recipes with a loss of behaviour.
         images_root: where the images are that the networks were trained on, for such recipes too.
+        device: where it learns; each gives bits of its own.
+        compiled: through `torch.compile`; other bits again.
+        tell: given a line where an earlier run was stopped that another release or torch began.
 
     Raises:
         FormatError: no such dataset, config or epochs.
@@ -47,12 +57,13 @@ def train(
     if is_finished(out, facts):
         return load_representation(out)
     states = {s: _learned_states(dataset, recipe, s) for s in ("train", "validation")}
-    rep = new_representation(recipe, states["train"])
-    work = start(out, facts)
+    rep = new_representation(recipe, states["train"]).to(device)
+    work = start(out, facts, tell)
     history = []
     queries = _queries(states["train"], engine, images_root) if recipe.learning.asks else None
     with recording(work) as record:
-        for row in learn(rep, states["train"].weights, states["validation"].weights, recipe, work, queries):
+        weights = (states[split].weights for split in ("train", "validation"))
+        for row in learn(rep, *weights, recipe, work, queries, compiled=compiled, tell=tell):
             history.append(row)
             record(row)
             progress("learning a hyper-representation", row.epoch, recipe.learning.epochs)
