@@ -61,9 +61,10 @@ def train(
     work = start(out, facts, tell)
     history = []
     queries = _queries(states["train"], engine, images_root) if recipe.learning.asks else None
+    weights, unseen = states["train"].weights, states["validation"].weights
+    epochs = learn(rep, weights, unseen, recipe, work, queries, compiled=compiled, tell=tell)
     with recording(work) as record:
-        weights = (states[split].weights for split in ("train", "validation"))
-        for row in learn(rep, *weights, recipe, work, queries, compiled=compiled, tell=tell):
+        for row in epochs:
             history.append(row)
             record(row)
             progress("learning a hyper-representation", row.epoch, recipe.learning.epochs)

@@ -51,7 +51,7 @@ def is_finished(folder: Path, facts: dict[str, Any]) -> bool:
 
 def is_learned_by(folder: Path, facts: dict[str, Any]) -> bool:
     """True if the folder holds the hyper-representation of this recipe and dataset, finished or not."""
-    return _identity(read_json(folder / "training.json")) == _identity(facts)
+    return bool(_identity(read_json(folder / "training.json")) == _identity(facts))
 
 
 def _identity(facts: Any) -> Any:
