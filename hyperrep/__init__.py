@@ -8,11 +8,13 @@ if TYPE_CHECKING:
     from .recipe import read_hyper_recipe as read_hyper_recipe
     from .run import evaluate as evaluate
     from .run import train as train
+    from .sampled import SampledModel as SampledModel
     from .storage import load_representation as load_representation
 
 # Loaded at first use, as in modelzoo_datasets.
 _HOMES = {
     "HyperRepresentation": "autoencoder",
+    "SampledModel": "sampled",
     "evaluate": "run",
     "load_representation": "storage",
     "read_hyper_recipe": "recipe",

@@ -1,174 +1,105 @@
-"""The protocol: what sampled models are worth, beside everything they must be compared with.
-
-n models of a population, N training states, P weights, E epochs of fine-tuning.
-"""
+"""The protocol: what sampled models are worth, beside everything they must be compared with; resumable step by step."""
 
 import dataclasses
-from collections.abc import Mapping
-from dataclasses import dataclass
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from modelzoo_datasets.engines import Engine, Network
-from modelzoo_datasets.images import Images
-from modelzoo_datasets.loading import Zoo
-from modelzoo_datasets.population import fine_tune, nearest
+from modelzoo_datasets.engines import Engine
+from modelzoo_datasets.errors import FolderInUseError
+from modelzoo_datasets.images import load_images
+from modelzoo_datasets.loading import Zoo, load_zoo
 from modelzoo_datasets.progress import Progress, silent
-from modelzoo_datasets.recipes import Training
-from modelzoo_datasets.seeds import derive, generator
+from modelzoo_datasets.states import read_json, write_json
 
 from .autoencoder import HyperRepresentation
-from .probes import layer_statistics, ridge_r2
-from .recipe import EvaluationRecipe
-from .samplers import SAMPLERS, best_states, principal_axes, with_noise
+from .baselines import Source
+from .comparisons import comparisons
+from .judging import Bench, judge, scratch
+from .populations import Population, populations
+from .probing import probe_all
+from .questions import (
+    RANDOM,
+    SCRATCH,
+    changed,
+    require_images,
+    require_room,
+    starts_elsewhere,
+    transferred,
+    travellers,
+)
+from .recipe import HyperRecipe
+from .samplers import principal_axes
+from .sources import SPLITS, learned_states, refuse_other_architecture, splits_of, trained_states
 from .training import reconstruction_r2
 
-PROBED = ("test_acc", "ggap", "epoch")
+EVALUATION_FORMAT = "modelzoo-evaluation-2"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Population:
-    """Models that are judged together: weights (n, P), how many of them are fine-tuned, and what they are."""
-
-    name: str
-    what: str
-    weights: Tensor
-    fine_tuned: int
-
-
-def populations(rep: HyperRepresentation, zoo: Mapping[str, Zoo], recipe: EvaluationRecipe) -> list[Population]:
-    """Samples of every sampler, and the baselines beside them, made from aligned models.
-
-    Args:
-        zoo: train and test split, each with the epochs the hyper-representation was learned from.
-    """
-    train = rep.align(zoo["train"].weights)
-    last = {split: rep.align(_last_epoch(part).weights) for split, part in zoo.items()}
-    best = best_states(rep.accuracy, recipe.quality)
-    found = [
-        _population("zoo members", "test models as trained", last["test"], recipe),
-        _population(
-            "reconstructed unseen",
-            "test models, encoded and decoded",
-            _decoded(rep, last["test"]),
-            recipe,
-        ),
-        _population(
-            "reconstructed training",
-            "training models, encoded and decoded",
-            _decoded(rep, last["train"]),
-            recipe,
-        ),
-        _population(
-            "average of pairs",
-            "means of two aligned training states of the best, of different models",
-            _averages(train[best], list(zoo["train"].table["model_id"].iloc[best.tolist()]), recipe),
-            recipe,
-        ),
-        _population(
-            "average of all",
-            "mean of all aligned training states",
-            train.mean(0, keepdim=True),
-            recipe,
-        ),
-    ]
-    found = [population for population in found if len(population.weights)]
-    for name in SAMPLERS:
-        draws = generator(recipe.seed, "samples", name)
-        sampled = rep.sample(
-            recipe.samples,
-            sampler=name,
-            quality=recipe.quality,
-            bandwidth=recipe.bandwidth,
-            generator=draws,
-        )
-        distance = novelty(rep, sampled, train)
-        noise = generator(recipe.seed, "noise", name)
-        donors = best[torch.randint(len(best), (recipe.samples,), generator=noise)]
-        noisy = with_noise(train[donors], rep.scale, distance, noise)
-        found.append(
-            Population(
-                name=name,
-                what=f"samples of {name}, best {recipe.quality:.0%} of the training states",
-                weights=sampled,
-                fine_tuned=recipe.samples,
-            )
-        )
-        what = f"best training states with noise, as far from them as the samples of {name}"
-        found.append(_population(f"noise like {name}", what, noisy, recipe))
-    return found
-
-
-def judge(
-    population: Population,
+def evaluated(
     rep: HyperRepresentation,
-    train: Tensor,  # (N, P) aligned training states
-    engine: Engine,
-    images: Images,
-    training: Training,
-    recipe: EvaluationRecipe,
+    dataset: str | Path,
+    recipe: HyperRecipe,
+    out: Path,
+    learned_by: Mapping[str, Any],
     *,
+    engine: Engine,
+    images_root: Path,
     progress: Progress = silent,
 ) -> dict[str, Any]:
-    """Zero-shot and fine-tuned test accuracy, and the distance to the nearest training state, as plain values."""
-    chosen = population.weights
-    networks = rep.architecture.name, images
-    told = dataclasses.replace(training, epochs=recipe.fine_tune_epochs)
-    count = min(population.fine_tuned, len(chosen))
-    seeds = [derive(recipe.seed, "fine-tuning", i) for i in range(count)]
-    what = f"fine-tuning {population.name}"
-    curves = fine_tune(engine, *networks, chosen[:count], told, seeds, progress=progress, what=what)
-    zero_shot = curves[:, 0]
-    if count < len(chosen):
-        network = Network(training.activation, training.dropout)
-        rest = engine.evaluate(*networks, chosen[count:], [network] * (len(chosen) - count), "test")
-        zero_shot = torch.cat([zero_shot, rest.accuracy])
-    return {
-        "name": population.name,
-        "what": population.what,
-        "n": len(chosen),
-        "zero_shot": zero_shot.tolist(),
-        "curves": curves.tolist(),
-        "distance": novelty(rep, chosen, train).tolist(),
-    }
+    """Make sure that `out` holds the evaluation; returns what its evaluation.json says.
 
+    What was judged before a stop is not judged again.
 
-def novelty(rep: HyperRepresentation, weights: Tensor, train: Tensor) -> Tensor:
-    """Distance (n,) of models (n, P) to the nearest aligned training state (N, P), in layer standard deviations.
-
-    Of a model as it is or aligned to the reference, whichever is nearer: alignment is a heuristic and can miss.
+    Args:
+        learned_by: what the hyper-representation's training.json says.
     """
-    return torch.minimum(nearest(weights, train, rep.scale)[0], nearest(rep.align(weights), train, rep.scale)[0])
+    judged = recipe.evaluation
+    # All that may be wrong with what was asked for is found before anything is judged or written.
+    learned = {split: learned_states(dataset, recipe, split) for split in SPLITS}
+    refuse_other_architecture(rep, learned["train"], dataset)
+    source = Source(rep=rep, zoo=learned["train"])
+    bench = Bench(
+        rep=rep,
+        train=learned["train"],
+        aligned=source.aligned,
+        engine=engine,
+        images=load_images(learned["train"].images, images_root),
+        training=learned["train"].training(0),
+        recipe=judged,
+    )
+    others = [load_images(name, images_root) for name in judged.transfer]
+    for images in others:
+        require_images(images, bench)
+    for architecture in judged.changed:
+        require_room(architecture, bench)
+    populated = populations(source, {s: learned[s] for s in ("train", "test")}, judged)
+    _claim(out, {"trained": learned_by, "protocol": dataclasses.asdict(judged), "engine": engine.name})
 
-
-def scratch(zoo: Zoo, epochs: int) -> dict[str, Any]:
-    """Models trained from scratch for as long, with the same hyper-parameters: the zoo's own first epochs."""
-    table = zoo.table[zoo.table["epoch"] <= epochs]
-    curves = table.pivot(index="model_id", columns="epoch", values="test_acc").to_numpy()
-    return {
-        "name": "scratch",
-        "what": "the zoo's own models in their first epochs",
-        "n": len(curves),
-        "zero_shot": curves[:, 0].tolist(),
-        "curves": curves.tolist(),
-        "distance": [],
+    everything = load_zoo(dataset, recipe.data.config)
+    results = [_judged(population, bench, out, progress) for population in populated] + [scratch(everything)]
+    transfer = {images.name: _transfer(images, populated, bench, out, progress) for images in others}
+    architectures = {name: _changed(name, populated, bench, out, progress) for name in judged.changed}
+    by_name = {population["name"]: population for population in results}
+    report = {
+        "format": EVALUATION_FORMAT,
+        "protocol": dataclasses.asdict(judged),
+        "offset": recipe.data.epochs[1],
+        "populations": results,
+        "transfer": transfer,
+        "changed": architectures,
+        "comparisons": comparisons(by_name, transfer, architectures, judged, recipe.data.epochs[1]),
+        "probes": [
+            dataclasses.asdict(row)
+            for row in probe_all(rep, splits_of(trained_states(everything)), seed=judged.seed, progress=progress)
+        ],
+        "reconstruction": reconstruction(rep, learned),
+        "embeddings": embeddings_2d(rep, learned, populated),
     }
-
-
-def probe_all(rep: HyperRepresentation, zoo: Mapping[str, Zoo]) -> dict[str, dict[str, float]]:
-    """R² on test models of linear probes: property -> representation (W, s(W), z) -> R²."""
-    features = {
-        "W": {split: part.weights for split, part in zoo.items()},
-        "s(W)": {s: layer_statistics(part.weights, rep.layout) for s, part in zoo.items()},
-        "z": {split: rep.embed(part.weights) for split, part in zoo.items()},
-    }
-    result = {}
-    for name in PROBED:
-        targets = {s: torch.tensor(part.table[name].to_numpy(float)) for s, part in zoo.items()}
-        result[name] = {kind: ridge_r2(values, targets) for kind, values in features.items()}
-    return result
+    write_json(out / "evaluation.json", report)
+    found: dict[str, Any] = _as_json(report)
+    return found
 
 
 def reconstruction(rep: HyperRepresentation, zoo: Mapping[str, Zoo]) -> dict[str, Any]:
@@ -184,7 +115,7 @@ def embeddings_2d(rep: HyperRepresentation, zoo: Mapping[str, Zoo], populated: l
     """The two widest principal axes of z, of zoo states with their accuracy and of samples."""
     mean, axes = principal_axes(rep.embeddings)
 
-    def flat(weights: Tensor) -> Any:
+    def flat(weights: Any) -> Any:
         return ((rep.embed(weights) - mean) @ axes[:, :2]).tolist()
 
     found: dict[str, Any] = {
@@ -192,26 +123,69 @@ def embeddings_2d(rep: HyperRepresentation, zoo: Mapping[str, Zoo], populated: l
         for split in ("train", "test")
     }
     for population in populated:
-        if population.name in SAMPLERS:
+        if population.sampled:
             found[population.name] = {"z": flat(population.weights)}
     return found
 
 
-def _population(name: str, what: str, weights: Tensor, recipe: EvaluationRecipe) -> Population:
-    return Population(name=name, what=what, weights=weights, fine_tuned=recipe.compared)
+def _judged(population: Population, bench: Bench, out: Path, progress: Progress) -> dict[str, Any]:
+    path = out / "populations" / f"{_file_name(population.name)}.json"
+    return _kept(path, lambda: judge(population, bench, progress=progress))
 
 
-def _last_epoch(zoo: Zoo) -> Zoo:
-    return zoo.select(zoo.table["epoch"] == zoo.table["epoch"].max())
+def _transfer(
+    images: Any, populated: list[Population], bench: Bench, out: Path, progress: Progress
+) -> dict[str, dict[str, Any]]:
+    """Every population that travels, and scratch, on other images."""
+    known = {population.name: population for population in populated}
+    found = {}
+    for name in (*(p.name for p in travellers(populated)), SCRATCH):
+
+        def tried(name: str = name) -> dict[str, Any]:
+            return transferred(name, starts_elsewhere(name, known, bench), bench, images, progress)
+
+        found[name] = _kept(out / "transfer" / images.name / f"{_file_name(name)}.json", tried)
+    return found
 
 
-def _decoded(rep: HyperRepresentation, weights: Tensor) -> Tensor:
-    return rep.decode(rep.embed(weights))
+def _changed(
+    architecture: str, populated: list[Population], bench: Bench, out: Path, progress: Progress
+) -> dict[str, dict[str, Any]]:
+    """Samples, zoo members and nothing at all, loaded into another architecture."""
+    starts = {p.name: p.weights[: bench.recipe.compared] for p in travellers(populated)} | {RANDOM: None}
+    found = {}
+    for name, start in starts.items():
+
+        def tried(name: str = name, start: Any = start) -> dict[str, Any]:
+            return changed(name, start, bench, architecture, progress)
+
+        found[name] = _kept(out / "changed" / architecture / f"{_file_name(name)}.json", tried)
+    return found
 
 
-def _averages(weights: Tensor, models: list[str], recipe: EvaluationRecipe) -> Tensor:
-    """Means of random pairs of states (N, P) of different models; `models` names the model of each state."""
-    draws = generator(recipe.seed, "averages")
-    pairs = [(i, j) for i in range(len(weights)) for j in range(i) if models[i] != models[j]]
-    chosen = torch.randperm(len(pairs), generator=draws)[: recipe.compared]
-    return weights[torch.tensor(pairs, dtype=torch.long).reshape(-1, 2)[chosen]].mean(dim=1)
+def _kept(path: Path, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What a file holds, measured if it is not there."""
+    if not path.is_file():
+        write_json(path, measure())
+    found: dict[str, Any] = read_json(path)
+    return found
+
+
+def _file_name(population: str) -> str:
+    return population.replace(" ", "-").replace("@", "-")
+
+
+def _claim(out: Path, facts: dict[str, Any]) -> None:
+    """Write down what `out` is the evaluation of; raises FolderInUseError where it is of something else."""
+    facts = {"format": EVALUATION_FORMAT, **facts}
+    if (out / "facts.json").is_file():
+        # Through JSON once, so that tuples compare equal to the lists that are read back.
+        if read_json(out / "facts.json") != _as_json(facts):
+            raise FolderInUseError(f"{out} holds another evaluation; choose another --out")
+    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise FolderInUseError(f"{out} holds something else; choose another --out or remove it")
+    write_json(out / "facts.json", facts)
+
+
+def _as_json(value: Any) -> Any:
+    return json.loads(json.dumps(value))

@@ -4,6 +4,7 @@ import dataclasses
 import math
 import tomllib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, get_args, get_origin
 
 from modelzoo_datasets.errors import RecipeError
@@ -83,14 +84,25 @@ class LearningRecipe:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationRecipe:
-    """The protocol that samples are judged by."""
+    """The protocol that samples are judged by; questions that are not asked cost nothing."""
 
-    samples: int = 50
+    samples: int = 50  # per sampler
+    samplers: tuple[str, ...] = ("kde", "kde-principal", "kde-shared")  # "NAME@30": of the best 30 % instead
     quality: float = 0.3  # share of the best training states that samplers draw from
     bandwidth: float = 0.002  # of the kernel density estimates, as published
-    compared: int = 12  # models of every other population that are fine-tuned
-    fine_tune_epochs: int = 5
+    compared: int = 12  # models of every population that are fine-tuned
+    fine_tune: tuple[int, ...] = (1, 5)  # epochs after which models are compared; published: 1, 5, 25, 50
+    noise: tuple[float, ...] = (0.1, 0.2, 0.4, 0.8, 1.6)  # layer standard deviations that training states are moved by
+    mixtures: tuple[float, ...] = (0.1, 0.25)  # shares by which training states are moved to one of another model
+    ensemble: int = 1  # largest ensemble, published protocol: 30; 1 for none
+    transfer: tuple[str, ...] = ()  # other image datasets
+    changed: tuple[str, ...] = ()  # other architectures that take the same weights
     seed: int = 0
+
+    @property
+    def epochs(self) -> int:
+        """Of fine-tuning."""
+        return max(self.fine_tune)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +122,20 @@ _SECTIONS = {
     "learning": LearningRecipe,
     "evaluation": EvaluationRecipe,
 }
+
+
+def read_protocol(path: Path) -> EvaluationRecipe:
+    """Read a TOML file that has an [evaluation] section alone; raises RecipeError."""
+    try:
+        values = tomllib.loads(path.read_text())
+        check_keys("a protocol", values, ("evaluation",))
+        protocol: EvaluationRecipe = _section("evaluation", values.get("evaluation", {}))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecipeError) as error:
+        raise RecipeError(f"protocol {path.name}: {error}") from error
+    for wrong, told in _impossible_protocol(protocol):
+        if wrong:
+            raise RecipeError(f"protocol {path.name}: {told}")
+    return protocol
 
 
 def read_hyper_recipe(name_or_path: str) -> HyperRecipe:
@@ -132,7 +158,7 @@ def _impossible(recipe: HyperRecipe) -> list[tuple[bool, str]]:
     """What cannot be learned or judged, and how to say so."""
     data, model, how, judged = recipe.data, recipe.model, recipe.learning, recipe.evaluation
     shares = {"contrast": how.contrast, "mix": how.mix, "erase": how.erase}
-    sizes = {"lr": how.lr, "temperature": how.temperature, "bandwidth": judged.bandwidth, "latent": model.latent}
+    sizes = {"lr": how.lr, "temperature": how.temperature, "latent": model.latent}
     names = ("noise", "weight_decay", "behaviour", "mixed_behaviour", "statistics")
     factors = {name: getattr(how, name) for name in names}
     return [
@@ -143,7 +169,20 @@ def _impossible(recipe: HyperRecipe) -> list[tuple[bool, str]]:
         *((not 0 <= v <= 1, f"{name} must be in [0, 1], got {v}") for name, v in shares.items()),
         *((not 0 <= v < math.inf, f"{name} must not be negative, got {v}") for name, v in factors.items()),
         (not all(0 <= w < math.inf for w in how.layer_weights), "layer_weights must not be negative"),
-        (not 0 < judged.quality <= 1, f"[evaluation] quality must be in (0, 1], got {judged.quality}"),
+        *_impossible_protocol(judged),
+    ]
+
+
+def _impossible_protocol(judged: EvaluationRecipe) -> list[tuple[bool, str]]:
+    where, epochs, shares = "[evaluation]", judged.fine_tune, judged.mixtures
+    repeated = [name for name in judged.samplers if judged.samplers.count(name) > 1]
+    return [
+        (not 0 < judged.quality <= 1, f"{where} quality must be in (0, 1], got {judged.quality}"),
+        (not 0 < judged.bandwidth < math.inf, f"bandwidth must be positive, got {judged.bandwidth}"),
+        (not epochs or min(epochs) < 1, f"{where} fine_tune must be epochs from 1 on, got {list(epochs)}"),
+        (not all(0 < v < math.inf for v in judged.noise), f"{where} noise must be positive, got {list(judged.noise)}"),
+        (not all(0 < v <= 0.5 for v in shares), f"{where} mixtures must be in (0, 0.5], got {list(shares)}"),
+        (len(repeated) > 0, f"{where} samplers: {(repeated or [''])[0]} is named twice"),
     ]
 
 
@@ -169,7 +208,7 @@ def _value(name: str, value: Any, kind: Any) -> Any:
         parts = get_args(kind)
         length = None if parts[-1] is ... else len(parts)
         if not isinstance(value, list) or length not in (None, len(value)):
-            raise RecipeError(f"{name} must be a list of {length or 'one per layer'}, got {value!r}")
+            raise RecipeError(f"{name} must be a list{f' of {length}' if length else ''}, got {value!r}")
         for part in value:
             check_type(name, part, parts[0])
         return tuple(value)

@@ -1,35 +1,48 @@
-"""The steps of the commands: dataset folder -> hyper-representation folder -> evaluation folder, each resumable."""
+"""The steps of the commands: dataset -> hyper-representation folder -> evaluation folder, each resumable."""
 
-from collections.abc import Callable
+import csv
+import dataclasses
+import io
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from modelzoo_datasets.engines import Engine, Network, functions_of, one_thread
-from modelzoo_datasets.errors import FolderInUseError, FormatError, ModelZooError
+from modelzoo_datasets.errors import FolderInUseError, ModelZooError
 from modelzoo_datasets.images import load_images
 from modelzoo_datasets.loading import Zoo, load_zoo
 from modelzoo_datasets.progress import Progress, silent
-from modelzoo_datasets.states import read_json, write_json
+from modelzoo_datasets.report import render_report
+from modelzoo_datasets.states import read_json, write_bytes, write_json
 
 from .autoencoder import HyperRepresentation
 from .behaviour import Queries
-from .evaluation import embeddings_2d, judge, populations, probe_all, reconstruction, scratch
+from .evaluation import evaluated
 from .fitting import new_representation
+from .probing import Probe, probe_all
 from .recipe import HyperRecipe
 from .recording import recording
-from .storage import facts_of, finish, is_finished, is_learned_by, load_representation, start
+from .sources import (
+    dataset_facts,
+    learned_states,
+    parse_source,
+    refuse_foreign,
+    refuse_other_architecture,
+    splits_of,
+    trained_states,
+)
+from .storage import facts_of, finish, is_finished, load_representation, start
 from .training import learn
 
-EVALUATION_FORMAT = "modelzoo-evaluation-1"
 _CPU = torch.device("cpu")
-_SPLITS = ("train", "validation", "test")
 
 
 @one_thread()
 def train(
-    dataset: Path,
+    dataset: str | Path,
     recipe: HyperRecipe,
     out: Path,
     *,
@@ -53,10 +66,10 @@ def train(
         FormatError: no such dataset, config or epochs.
         FolderInUseError: `out` holds something else.
     """
-    facts = facts_of(recipe, _dataset_facts(dataset, recipe))
+    facts = facts_of(recipe, dataset_facts(dataset, recipe))
     if is_finished(out, facts):
         return load_representation(out)
-    states = {s: _learned_states(dataset, recipe, s) for s in ("train", "validation")}
+    states = {s: learned_states(dataset, recipe, s) for s in ("train", "validation")}
     rep = new_representation(recipe, states["train"]).to(device)
     work = start(out, facts, tell)
     history = []
@@ -74,7 +87,7 @@ def train(
 
 @one_thread()
 def evaluate(
-    dataset: Path,
+    dataset: str | Path,
     representation: Path,
     recipe: HyperRecipe,
     out: Path,
@@ -89,52 +102,91 @@ def evaluate(
 
     Raises:
         FormatError: a folder is not what it must be.
+        ModelZooError: the recipe asks for what this zoo does not allow.
         FolderInUseError: `out` holds the evaluation of something else.
     """
     rep = load_representation(representation)
-    _refuse_foreign(representation, recipe, dataset)
+    refuse_foreign(representation, recipe, dataset)
+    learned_by = read_json(representation / "training.json")
+    found = evaluated(rep, dataset, recipe, out, learned_by, engine=engine, images_root=images_root, progress=progress)
+    write_report(out / "report.html", dataset, [recipe.data.config], recipe.name, found)
+    return found
+
+
+def write_report(
+    path: Path, dataset: str | Path, configs: Sequence[str], recipe: str, found: dict[str, Any], title: str = ""
+) -> None:
+    """Render what was found as one page, with the zoos of these configs beside it."""
+    zoos = {config: load_zoo(dataset, config) for config in configs}
+    first = next(iter(zoos.values()))
     facts = {
-        "format": EVALUATION_FORMAT,
-        "trained": read_json(representation / "training.json"),
-        "protocol": vars(recipe.evaluation),
-        "engine": engine.name,
+        "images": first.images,
+        "architecture": f"{first.architecture.name}, {first.layout.size:,} parameters",
+        "models": ", ".join(f"{zoo.table['model_id'].nunique()} in {config}" for config, zoo in zoos.items()),
+        "states": ", ".join(f"{len(zoo)} in {config}" for config, zoo in zoos.items()),
+        "recipe": recipe,
+        "protocol": ", ".join(f"{name} {_plainly(value)}" for name, value in found["protocol"].items()),
+        "versions": ", ".join(f"{name} {version(name)}" for name in ("modelzoo-datasets", "torch")),
     }
-    if (out / "facts.json").is_file():
-        if read_json(out / "facts.json") != facts:
-            raise FolderInUseError(f"{out} holds another evaluation; choose another --out")
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise FolderInUseError(f"{out} holds something else; choose another --out or remove it")
-    write_json(out / "facts.json", facts)
-    learned = {s: _learned_states(dataset, recipe, s) for s in _SPLITS}
-    images = load_images(learned["train"].images, images_root)
-    training = learned["train"].training(0)
-    aligned = rep.align(learned["train"].weights)
-    results = []
-    populated = populations(rep, {s: learned[s] for s in ("train", "test")}, recipe.evaluation)
-    for population in populated:
-        path = out / "populations" / f"{population.name.replace(' ', '-')}.json"
-        if not path.is_file():
-            how = (engine, images, training, recipe.evaluation)
-            write_json(path, judge(population, rep, aligned, *how, progress=progress))
-        results.append(read_json(path))
-    everything = load_zoo(dataset, recipe.data.config)
-    results.append(scratch(everything, recipe.evaluation.fine_tune_epochs))
-    report = {
-        "populations": results,
-        "probes": probe(dataset, representation, recipe),
-        "reconstruction": reconstruction(rep, learned),
-        "embeddings": embeddings_2d(rep, learned, populated),
-    }
-    write_json(out / "evaluation.json", report)
-    return report
+    page = render_report(
+        title or f"Hyper-representation {recipe}",
+        {config: zoo.table for config, zoo in zoos.items()},
+        ["×".join(map(str, layer.weight.shape)) for layer in first.layout.layers],
+        found,
+        facts,
+    )
+    write_bytes(path, page.encode())
+
+
+def _plainly(value: Any) -> str:
+    """A value of the recipe in words."""
+    return " / ".join(map(str, value)) or "none" if isinstance(value, list | tuple) else str(value)
 
 
 @one_thread()
-def probe(dataset: Path, representation: Path, recipe: HyperRecipe) -> dict[str, dict[str, float]]:
-    """R² on test models of linear probes: property -> representation (W, s(W), z) -> R²."""
+def probe(
+    dataset: str | Path,
+    representation: Path,
+    recipe: HyperRecipe,
+    *,
+    test_on: str | None = None,
+    out: Path | None = None,
+    progress: Progress = silent,
+) -> list[Probe]:
+    """Linear probes of W, s(W) and z beside their baselines, on test models; see `probing.probe_all`.
+
+    Args:
+        test_on: another dataset, or DATASET/CONFIG, whose test models are predicted instead.
+        out: a folder for `probes.json` and `probes.csv`.
+
+    Raises:
+        FormatError: a folder is not what it must be, holds another architecture, or has too few models.
+        FolderInUseError: `out` holds something else.
+    """
+    if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise FolderInUseError(f"{out} is not empty; choose another --out")
     rep = load_representation(representation)
-    _refuse_foreign(representation, recipe, dataset)
-    return probe_all(rep, {s: _trained(load_zoo(dataset, recipe.data.config, split=s)) for s in _SPLITS})
+    refuse_foreign(representation, recipe, dataset)
+    zoo = splits_of(trained_states(load_zoo(dataset, recipe.data.config)))
+    if test_on is not None:
+        other, config = parse_source(test_on)
+        tested = load_zoo(other, config, split="test")
+        refuse_other_architecture(rep, tested, test_on)
+        zoo["test"] = trained_states(tested)
+    rows = probe_all(rep, zoo, seed=recipe.evaluation.seed, progress=progress)
+    if out is not None:
+        _write_probes(out, rows, {"dataset": str(dataset), "config": recipe.data.config, "test_on": test_on})
+    return rows
+
+
+def _write_probes(out: Path, rows: list[Probe], facts: dict[str, Any]) -> None:
+    values = [dataclasses.asdict(row) for row in rows]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [field.name for field in dataclasses.fields(Probe)])
+    writer.writeheader()
+    writer.writerows(values)
+    write_bytes(out / "probes.csv", text.getvalue().encode())
+    write_json(out / "probes.json", {**facts, "probes": values})
 
 
 def _queries(zoo: Zoo, engine: Engine | None, images_root: Path | None) -> Queries:
@@ -144,35 +196,3 @@ def _queries(zoo: Zoo, engine: Engine | None, images_root: Path | None) -> Queri
     training = zoo.training(0)
     functions = functions_of(engine, zoo.architecture.name, Network(training.activation, training.dropout))
     return Queries(functions, load_images(zoo.images, images_root).inputs("train"))
-
-
-def _refuse_foreign(representation: Path, recipe: HyperRecipe, dataset: Path) -> None:
-    """Another dataset may call test models what were training models here."""
-    if not is_learned_by(representation, facts_of(recipe, _dataset_facts(dataset, recipe))):
-        raise FormatError(
-            f"{representation} was not learned by recipe {recipe.name} from {dataset}; "
-            "evaluate it with what it was learned from"
-        )
-
-
-def _dataset_facts(dataset: Path, recipe: HyperRecipe) -> dict[str, Any]:
-    if not (dataset / "zoo.json").is_file():
-        raise FormatError(f"{dataset} is no dataset folder; modelzoo-build makes one")
-    configs: dict[str, Any] = read_json(dataset / "zoo.json").get("configs", {})
-    if recipe.data.config not in configs:
-        raise FormatError(
-            f"{dataset} has no config {recipe.data.config!r}, which recipe {recipe.name} learns from; "
-            f"it has {', '.join(configs)}"
-        )
-    facts: dict[str, Any] = configs[recipe.data.config]
-    return facts
-
-
-def _learned_states(dataset: Path, recipe: HyperRecipe, split: str) -> Zoo:
-    first, last = recipe.data.epochs
-    return load_zoo(dataset, recipe.data.config, split=split, epochs=range(first, last + 1))
-
-
-def _trained(zoo: Zoo) -> Zoo:
-    """Without the untrained states: probing them is trivial and would flatter every representation."""
-    return zoo.select(zoo.table["epoch"] > 0)

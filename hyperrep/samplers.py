@@ -1,17 +1,66 @@
-"""Samplers of embeddings, and the baselines that a sampler must beat.
+"""Samplers of embeddings: each is a name, what it promises, and a draw that repeats with its generator.
 
-N training embeddings, n samples, D latent dimensions, P weights.
+N training embeddings, n samples, D latent dimensions.
 """
+
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from modelzoo_datasets.engines import one_thread
+from modelzoo_datasets.errors import ModelZooError
+
+from .latent_gan import gan
+from .neighbours import neighbour
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """A way to draw embeddings; `draw(z, n, bandwidth, draws)` takes those of the training states (N, D)."""
+
+    name: str
+    promise: str
+    draw: Callable[[Tensor, int, float, torch.Generator], Tensor]
+    least: int = 1  # training embeddings without which there is nothing to draw from
+    extra: str = ""  # of this package, without which it cannot draw
+
+    def __call__(self, z: Tensor, n: int, bandwidth: float, draws: torch.Generator) -> Tensor:
+        """Draw (n, D).
+
+        Raises:
+            ModelZooError: too few embeddings, or the extra is not installed.
+        """
+        if len(z) < self.least:
+            raise ModelZooError(
+                f"sampler {self.name} needs at least {self.least} training states, got {len(z)}; draw from a larger "
+                "share of the states (quality), or learn from more models"
+            )
+        return self.draw(z, n, bandwidth, draws)
 
 
 def best_states(accuracy: Tensor, quality: float) -> Tensor:
-    """Indices of the states at or above the (1 - quality) quantile of accuracy (N,): 'S_KDE30' means quality 0.3."""
-    return (accuracy >= torch.quantile(accuracy, 1 - quality)).nonzero().squeeze(1)
+    """Indices of the states at or above the (1 - quality) quantile of accuracy (N,): 'S_KDE30' means quality 0.3.
+
+    States without an accuracy (NaN) are among them only where all are.
+
+    Raises:
+        ModelZooError: none has an accuracy.
+    """
+    if quality == 1:
+        return torch.arange(len(accuracy))
+    if accuracy.isnan().all():
+        raise ModelZooError(
+            f"none of the {len(accuracy)} training states has a validation accuracy, so none is among the best "
+            f"{quality:.0%}; draw from all of them with quality 1"
+        )
+    return (accuracy >= torch.nanquantile(accuracy, 1 - quality)).nonzero().squeeze(1)
+
+
+def uniform(z: Tensor, n: int, bandwidth: float, draws: torch.Generator) -> Tensor:
+    """z ~ U(-1, 1) in every dimension, whatever the embeddings are (2209.14733, S_U)."""
+    return 2 * torch.rand(n, z.shape[1], generator=draws) - 1
 
 
 def kde(z: Tensor, n: int, bandwidth: float, draws: torch.Generator) -> Tensor:
@@ -50,16 +99,49 @@ def kde_shared(z: Tensor, n: int, bandwidth: float, draws: torch.Generator) -> T
     return z[donors] + bandwidth * torch.randn(n, 1, generator=draws)
 
 
-SAMPLERS = {"kde": kde, "kde-principal": kde_principal, "kde-shared": kde_shared}
+def normal(z: Tensor, n: int, bandwidth: float, draws: torch.Generator) -> Tensor:
+    """The normal distribution with mean and covariance of the embeddings: z (N, D) -> (n, D).
+
+    Mean + C (z - mean), C ~ N(0, 1/N): what decoders with a loss of mixed behaviour were taught to decode.
+    """
+    centre = z.mean(dim=0)
+    shares = torch.randn(n, len(z), generator=draws) / len(z) ** 0.5
+    drawn: Tensor = centre + shares @ (z - centre)
+    return drawn
 
 
-def with_noise(
-    weights: Tensor,  # (n, P)
-    scale: Tensor,  # (P,)
-    distance: Tensor,  # (n,) in layer standard deviations, root mean square over the weights
-    draws: torch.Generator,
-) -> Tensor:
-    """Weights moved in a random direction by exactly the distance asked for: the baseline of equal novelty."""
-    direction = torch.randn(weights.shape, generator=draws)
-    direction = direction / direction.square().mean(dim=1, keepdim=True).sqrt()
-    return weights + distance.unsqueeze(1) * direction * scale
+def interpolation(z: Tensor, n: int, bandwidth: float, draws: torch.Generator) -> Tensor:
+    """Points on the way between two embeddings, any of them as likely: z (N, D) -> (n, D)."""
+    first = torch.randint(len(z), (n,), generator=draws)
+    second = (first + torch.randint(1, len(z), (n,), generator=draws)) % len(z)
+    share = torch.rand(n, 1, generator=draws)
+    return (1 - share) * z[first] + share * z[second]
+
+
+def parse_sampler(entry: str, quality: float) -> tuple[str, float]:
+    """'kde' is drawn from the share `quality` of the states, 'kde@100' from all: name and share.
+
+    Raises:
+        ModelZooError: what is behind the @ is no percentage.
+    """
+    name, at, percent = entry.partition("@")
+    if not at:
+        return name, quality
+    if not percent.isascii() or not percent.isdigit() or not 0 < int(percent) <= 100:
+        raise ModelZooError(f"{entry!r}: behind @ is the percentage of training states drawn from, 1 to 100")
+    return name, int(percent) / 100
+
+
+SAMPLERS: dict[str, Sampler] = {
+    sampler.name: sampler
+    for sampler in (
+        Sampler("uniform", "U(-1, 1) in every dimension", uniform),
+        Sampler("kde", "kernel density per dimension, dimensions independent (as stated in 2209.14733)", kde),
+        Sampler("kde-shared", "a training embedding plus one scalar (what the published code does)", kde_shared),
+        Sampler("kde-principal", "kernel density per principal axis, axes independent", kde_principal, least=2),
+        Sampler("normal", "the normal distribution with mean and covariance of the embeddings", normal, least=2),
+        Sampler("interpolation", "points between two embeddings", interpolation, least=2),
+        Sampler("neighbour", "uniform in the cube of a 3-d UMAP of the embeddings, mapped back", neighbour, 5, "umap"),
+        Sampler("gan", "a generator trained against a critic on the embeddings", gan, least=2),
+    )
+}

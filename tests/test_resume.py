@@ -34,7 +34,7 @@ weight_decay = 1e-2
 [evaluation]
 samples = 2
 compared = 2
-fine_tune_epochs = 1
+fine_tune = [1]
 """
 
 

@@ -31,8 +31,9 @@ def command(
 
     with progress_bars(quiet) as progress:
         found = run_pipeline(recipe, hyper_recipe, out, threads, progress)
-    print_table(accuracy_table(found["populations"]), "test accuracy in percent, mean ± std")
-    print_table(probe_table(found["probes"]), "R² of linear probes on test models")
+    accuracies = accuracy_table(found["populations"], found["protocol"]["fine_tune"])
+    print_table(accuracies, "test accuracy in percent, mean ± std")
+    print_table(probe_table(found["probes"]), "linear probes on test models, with 95 % intervals")
     print(f"{time.perf_counter() - began:.0f} s; open {out / 'report.html'}")
 
 

@@ -1,5 +1,6 @@
 """modelzoo-hyperrep: learn from a dataset folder, probe, sample and judge."""
 
+import dataclasses
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -22,14 +23,14 @@ from .app import (
 
 app = new_app("Learn hyper-representations of a zoo: train, embed, probe, sample, evaluate.")
 
-Dataset = Annotated[Path, typer.Argument(metavar="DATASET", help="A dataset folder.")]
-Representation = Annotated[Path, typer.Option("--hyperrep", help="Folder that modelzoo-hyperrep train made.")]
+Dataset = Annotated[str, typer.Argument(metavar="DATASET", help="A dataset folder, or a repo such as ORG/NAME.")]
+Representation = Annotated[
+    str, typer.Option("--hyperrep", help="Folder that modelzoo-hyperrep train made, or a repo such as ORG/NAME.")
+]
 RecipeName = Annotated[
     str,
     typer.Option("--recipe", help=f"A TOML file or one of {', '.join(recipe_names('hyperrep'))}."),
 ]
-
-
 Device = Annotated[str, typer.Option("--device", help="Where it learns: auto, cpu or cuda.")]
 Compile = Annotated[
     bool, typer.Option("--compile", help="Compile encoder and decoder first: faster for long runs, other bits.")
@@ -85,20 +86,37 @@ def embed_command(
     """Write the embedding of every state beside its table row."""
     from hyperrep import load_representation
     from hyperrep.export import export_embeddings
+    from hyperrep.sources import found_representation
 
-    count = export_embeddings(dataset, config, load_representation(hyperrep), out)
+    count = export_embeddings(dataset, config, load_representation(found_representation(hyperrep)), out)
     print(f"{out}: {count} embeddings")
 
 
-@app.command("probe", epilog="Example: modelzoo-hyperrep probe dataset --hyperrep hyperrep")
-def probe_command(dataset: Dataset, hyperrep: Representation, recipe: RecipeName = "demo") -> None:
-    """Print R² of linear probes for accuracy, generalization gap and epoch on test models."""
+@app.command("probe", epilog="Example: modelzoo-hyperrep probe dataset --hyperrep hyperrep --out probes")
+def probe_command(
+    dataset: Dataset,
+    hyperrep: Representation,
+    recipe: RecipeName = "demo",
+    test_on: Annotated[
+        str | None,
+        typer.Option(metavar="DATASET[/CONFIG]", help="Predict the test models of another zoo.", show_default=False),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder for probes.json and probes.csv.", show_default=False)
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Predict properties of test models from W, s(W) and z, beside baselines, with intervals over models."""
     from hyperrep import read_hyper_recipe
     from hyperrep.run import probe
+    from hyperrep.sources import found_representation
 
     from ..report import print_table, probe_table
 
-    print_table(probe_table(probe(dataset, hyperrep, read_hyper_recipe(recipe))))
+    folder, chosen = found_representation(hyperrep), read_hyper_recipe(recipe)
+    with progress_bars(quiet) as progress:
+        rows = probe(dataset, folder, chosen, test_on=test_on, out=out, progress=progress)
+    print_table(probe_table([vars(row) for row in rows]))
 
 
 @app.command(
@@ -109,14 +127,39 @@ def sample_command(
     hyperrep: Representation,
     out: Out,
     n: Annotated[int, typer.Option("-n", help="How many.")] = 10,
-    sampler: Annotated[str, typer.Option(help="kde, kde-principal or kde-shared.")] = "kde",
+    sampler: Annotated[str, typer.Option(help="By name, see above.")] = "kde",
     quality: Annotated[float, typer.Option(help="Draw from this share of the training states, the best.")] = 0.3,
+    bandwidth: Annotated[float, typer.Option(help="Of the kernels of a density.")] = 0.002,
+    sigma: Annotated[float, typer.Option(help="Of the sampler `noise`, in layer standard deviations.")] = 0.2,
     seed: Annotated[int, typer.Option(help="Equal seeds, equal samples.")] = 0,
+    dataset: Annotated[
+        str | None,
+        typer.Option(
+            help="What was learned from: samples are run on its images, and name the row they are nearest to.",
+            show_default=False,
+        ),
+    ] = None,
+    epochs: Annotated[int, typer.Option(help="Fine-tune samples for so long, to be measured alone.")] = 0,
+    engine: Engine = "auto",
+    threads: Threads = None,
+    images_root: ImagesRoot = DEFAULT_IMAGES_ROOT,
+    quiet: Quiet = False,
 ) -> None:
-    """Write sampled models, one folder each with model.safetensors and config.json, and a table of them."""
-    from hyperrep.export import export_samples
+    """Write sampled models, each a folder that is a model repo of the Hub, and a table of them that is a dataset.
 
-    export_samples(hyperrep, out, n=n, sampler=sampler, quality=quality, seed=seed)
+    Samplers: uniform, kde, kde-shared, kde-principal, neighbour, gan; and baselines: reconstruction, noise, average,
+    kde-weights, fresh, all but the first of which need --dataset.
+    """
+    from hyperrep.export import Draw, Measuring, export_samples
+
+    from ..engines import get_engine
+
+    asked = Draw(n=n, sampler=sampler, quality=quality, bandwidth=bandwidth, sigma=sigma, seed=seed, epochs=epochs)
+    measuring = None
+    if dataset is not None:
+        measuring = Measuring(dataset=dataset, engine=get_engine(engine, threads), images_root=images_root)
+    with progress_bars(quiet) as progress:
+        export_samples(hyperrep, out, asked, measuring, progress=progress)
     print(f"{out}: {n} models")
 
 
@@ -129,28 +172,43 @@ def evaluate_command(
     hyperrep: Representation,
     out: Out,
     recipe: RecipeName = "demo",
+    protocol: Annotated[
+        Path | None,
+        typer.Option(help="A TOML file whose [evaluation] holds instead of the recipe's.", show_default=False),
+    ] = None,
     engine: Engine = "auto",
     threads: Threads = None,
     images_root: ImagesRoot = DEFAULT_IMAGES_ROOT,
     quiet: Quiet = False,
 ) -> None:
-    """Judge samples zero-shot and fine-tuned, beside scratch, zoo members, reconstructions and noise."""
+    """Judge samples: zero-shot, fine-tuned, elsewhere, as ensembles, and how new they are, beside their rivals."""
     from hyperrep import evaluate, read_hyper_recipe
+    from hyperrep.recipe import read_protocol
+    from hyperrep.sources import found_representation
 
     from ..engines import get_engine
-    from ..report import accuracy_table, print_table
+    from ..report import accuracy_table, novelty_table, print_table
+    from ..report.verdicts import verdicts
 
+    chosen = read_hyper_recipe(recipe)
+    if protocol is not None:
+        chosen = dataclasses.replace(chosen, evaluation=read_protocol(protocol))
     with progress_bars(quiet) as progress:
         found = evaluate(
             dataset,
-            hyperrep,
-            read_hyper_recipe(recipe),
+            found_representation(hyperrep),
+            chosen,
             out,
             engine=get_engine(engine, threads),
             images_root=images_root,
             progress=progress,
         )
-    print_table(accuracy_table(found["populations"]))
+    accuracies = accuracy_table(found["populations"], chosen.evaluation.fine_tune)
+    print_table(accuracies, "test accuracy in percent, mean ± std")
+    print_table(novelty_table(found["populations"]), "novelty")
+    for sentence in verdicts(found):
+        print(f"- {sentence}")
+    print(f"open {out / 'report.html'}")
 
 
 main = entry_point(app)

@@ -1,22 +1,20 @@
 """The steps of the demo: the public functions of the other commands, chained through files."""
 
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from hyperrep import evaluate, read_hyper_recipe, train
 from hyperrep.recipe import HyperRecipe
+from hyperrep.run import write_report
 
 from ..building import build
 from ..engines import Engine, Network, get_engine
 from ..errors import FolderInUseError, ModelZooError, RecipeError
 from ..generating import generate
 from ..images import load_images
-from ..loading import Zoo, load_zoo
+from ..loading import load_zoo
 from ..progress import Progress
 from ..recipes import Recipe, read_recipe
-from ..report import render_report
-from ..states import write_bytes
 from .app import DEFAULT_IMAGES_ROOT
 
 
@@ -39,7 +37,8 @@ def run_pipeline(recipe: str, hyper_recipe: str, out: Path, threads: int | None,
         images_root=DEFAULT_IMAGES_ROOT,
         progress=progress,
     )
-    _write_report(out / "report.html", dataset, chosen, learned.name, found)
+    recipes = f"{chosen.name}, {learned.name}"
+    write_report(out / "report.html", dataset, list(chosen.configs), recipes, found, f"Model zoo {chosen.name}")
     return found
 
 
@@ -89,24 +88,3 @@ def _check_dataset(dataset: Path, recipe: Recipe, engine: Engine) -> None:
         if differs.any():
             models = ", ".join(sorted(set(zoo.table["model_id"][differs])))
             raise ModelZooError(f"{dataset}/{config}: another test accuracy than stored for {models}")
-
-
-def _write_report(path: Path, dataset: Path, recipe: Recipe, learned: str, found: dict[str, Any]) -> None:
-    zoos: dict[str, Zoo] = {config: load_zoo(dataset, config) for config in recipe.configs}
-    first = next(iter(zoos.values()))
-    facts = {
-        "images": f"{first.images}, of which {recipe.name} trains on the training split",
-        "architecture": f"{first.architecture.name}, {first.layout.size:,} parameters",
-        "models": ", ".join(f"{z.table['model_id'].nunique()} in {c}" for c, z in zoos.items()),
-        "states": ", ".join(f"{len(zoo)} in {config}" for config, zoo in zoos.items()),
-        "recipes": f"{recipe.name}, {learned}",
-        "versions": ", ".join(f"{name} {version(name)}" for name in ("modelzoo-datasets", "torch")),
-    }
-    page = render_report(
-        f"Model zoo {recipe.name}",
-        {config: zoo.table for config, zoo in zoos.items()},
-        ["×".join(map(str, layer.weight.shape)) for layer in first.layout.layers],
-        found,
-        facts,
-    )
-    write_bytes(path, page.encode())

@@ -1,4 +1,4 @@
-"""modelzoo-push: dataset folder -> the Hub."""
+"""modelzoo-push: datasets, hyper-representations, sampled models -> the Hub."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,12 +10,12 @@ from .app import Quiet, Version, entry_point, new_app, progress_bars
 if TYPE_CHECKING:
     from ..hub import Publication, Pushed
 
-app = new_app("Push a dataset folder to the Hub.")
+app = new_app("Push datasets, hyper-representations and sampled models to the Hub.")
 
 
 @app.command(epilog="Example: modelzoo-push dataset modelzoos/mnist-cnn-s --private")
 def command(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="What modelzoo-build wrote.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="What modelzoo-build or modelzoo-hyperrep wrote.")],
     repo_id: Annotated[str, typer.Argument(metavar="ORG/NAME", help="The repo; created where there is none.")],
     private: Annotated[bool, typer.Option("--private", help="Create a private repo.")] = False,
     revision: Annotated[
@@ -30,7 +30,9 @@ def command(
     quiet: Quiet = False,
     version: Version = False,
 ) -> None:
-    """Make a dataset repo of the Hub hold what a folder does; only what it does not hold yet is sent.
+    """Make a repo of the Hub hold what a folder does; only what it does not hold yet is sent.
+
+    Datasets and tables of sampled models become dataset repos, hyper-representations and sampled models model repos.
 
     Stopped at any moment, the same command goes on. The token is the one of `hf auth login` or HF_TOKEN.
     """
@@ -45,7 +47,7 @@ def command(
     with progress_bars(quiet) as progress:
         pushed = push(folder, repo_id, private=private, revision=revision, create_pr=create_pr, progress=progress)
     _print_deeds(pushed)
-    print(f"{pushed.url}: {'pushed' if pushed.sent or pushed.deleted else 'is already this dataset'}")
+    print(f"{pushed.url}: {'pushed' if pushed.sent or pushed.deleted else f'is already this {publication.what}'}")
 
 
 def _print_files(publication: "Publication") -> None:

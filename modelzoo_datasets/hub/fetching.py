@@ -11,7 +11,7 @@ from .failures import patiently, told
 
 _PREFIX = "hf://datasets/"
 REPO_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
-_resolved: dict[tuple[str, str | None], ResolvedRevision] = {}
+_resolved: dict[tuple[str, str, str | None], ResolvedRevision] = {}  # (type, name, revision) ->
 
 
 def client() -> HfApi:
@@ -27,8 +27,8 @@ def repo_id_of(source: str | Path) -> str | None:
     return text if REPO_ID.fullmatch(text) and not Path(text).exists() else None
 
 
-def fetch(repo_id: str, patterns: Sequence[str], *, revision: str | None = None) -> Path:
-    """A folder with all files of a dataset repo that match one of the patterns; what is in the cache is not asked for.
+def fetch(repo_id: str, patterns: Sequence[str], *, revision: str | None = None, repo_type: str = "dataset") -> Path:
+    """A folder with all files of a repo that match one of the patterns; what is in the cache is not asked for.
 
     A branch or tag is looked up once in the life of a process, so that all that is read in it is of one commit. A
     commit that is named by its 40 digits and is in the cache takes no network at all.
@@ -40,25 +40,31 @@ def fetch(repo_id: str, patterns: Sequence[str], *, revision: str | None = None)
         DiskFullError: there is no room for the files.
     """
     with told(repo_id, revision, f"loading {repo_id} from the Hub"):
-        commit, api = resolve(repo_id, revision), client()
+        commit, api = resolve(repo_id, revision, repo_type), client()
         return Path(
             patiently(
                 lambda: api.snapshot_download(
-                    repo_id, repo_type="dataset", revision=commit, allow_patterns=list(patterns)
+                    repo_id, repo_type=repo_type, revision=commit, allow_patterns=list(patterns)
                 )
             )
         )
 
 
-def resolve(repo_id: str, revision: str | None) -> ResolvedRevision:
+def resolve(repo_id: str, revision: str | None, repo_type: str = "dataset") -> ResolvedRevision:
     """The commit that a revision is, looked up once in the life of a process; raises what the client does."""
-    key, api = (repo_id, revision), client()
+    key, api = (repo_type, repo_id, revision), client()
     if key not in _resolved:
-        _resolved[key] = patiently(lambda: api.resolve_revision(repo_id, repo_type="dataset", revision=revision))
+        _resolved[key] = patiently(lambda: api.resolve_revision(repo_id, repo_type=repo_type, revision=revision))
     return _resolved[key]
+
+
+def resolved(repo_id: str, revision: str | None = None, repo_type: str = "dataset") -> str | None:
+    """The commit that a repo was fetched at in this process; None where it was not."""
+    found = _resolved.get((repo_type, repo_id, revision))
+    return None if found is None else str(found.resolved)
 
 
 def forget(repo_id: str) -> None:
     """Look up the revisions of a repo again, which was changed."""
-    for key in [key for key in _resolved if key[0] == repo_id]:
+    for key in [key for key in _resolved if key[1] == repo_id]:
         del _resolved[key]

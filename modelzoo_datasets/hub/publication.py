@@ -16,6 +16,7 @@ import yaml
 
 from ..errors import FormatError
 from ..states import DATASET_FORMAT, read_json
+from .kinds import Kind, kind_of
 
 CARD = "README.md"
 FACTS = "zoo.json"
@@ -54,10 +55,11 @@ class Publication:
     """A folder that can be pushed as it is."""
 
     folder: Path
-    repo_type: str  # of the Hub: dataset
+    repo_type: str  # of the Hub: dataset or model
     format: str  # the version that the repo is tagged with
     configs: tuple[str, ...]  # each a folder of shards
     files: tuple[LocalFile, ...]  # by path
+    what: str = "dataset"  # in the words of a user
 
     @property
     def size(self) -> int:
@@ -85,9 +87,14 @@ def _config_of(path: str) -> str | None:
 def read_publication(folder: Path, repo_id: str) -> Publication:
     """What a folder publishes under a name; nothing is sent. Its format says of what kind it is.
 
+    A dataset folder and the table of sampled models become dataset repos, a hyper-representation and a sampled model
+    model repos.
+
     Raises:
-        FormatError: it is no dataset folder, is incomplete, of another format, or nothing the Hub would take.
+        FormatError: it is none of them, is incomplete, of another format, or nothing the Hub would take.
     """
+    if (kind := kind_of(folder)) is not None:
+        return _of_hyperrep(kind, folder, repo_id)
     if not (folder / FACTS).is_file():
         raise FormatError(f"{folder} is no dataset folder: it has no {FACTS}; modelzoo-build makes one")
     facts = read_json(folder / FACTS)
@@ -101,6 +108,19 @@ def read_publication(folder: Path, repo_id: str) -> Publication:
     configs = _configs(folder, facts, [file.path for file in files])
     _refuse_what_the_hub_does(files, repo_id, folder)
     return Publication(folder=folder, repo_type="dataset", format=DATASET_FORMAT, configs=configs, files=files)
+
+
+def _of_hyperrep(kind: Kind, folder: Path, repo_id: str) -> Publication:
+    """The files of a folder that modelzoo-hyperrep wrote, which says itself of which format it is."""
+    found = tuple(sorted(_files(folder), key=lambda file: file.path))
+    if missing := [name for name in kind.needs if name not in {file.path for file in found}]:
+        raise FormatError(f"{folder} is incomplete: it has no {missing[0]}; make it again with {kind.maker}")
+    # Models that lie in folders of their own are repos of their own.
+    files = tuple(file for file in found if "/" not in file.path)
+    _refuse_what_the_hub_does(files, repo_id, folder)
+    return Publication(
+        folder=folder, repo_type=kind.repo_type, format=kind.format_of(folder), configs=(), files=files, what=kind.what
+    )
 
 
 def _files(folder: Path) -> Iterator[LocalFile]:

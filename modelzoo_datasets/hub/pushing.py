@@ -120,7 +120,7 @@ def push(
     create_pr: bool = False,
     progress: Progress = silent,
 ) -> Pushed:
-    """Make sure that a repo of the Hub holds what a dataset folder does, and that its format is tagged.
+    """Make sure that a repo of the Hub holds what a folder does, and that its format is tagged.
 
     The repo and the branch are created where they do not exist. Up to 250 changed files are one commit; of more,
     the card comes with the last. What the Hub has of an earlier push is not sent again, committed or not.
@@ -156,12 +156,14 @@ def push(
 
 
 def _have_card_checked(publication: Publication) -> None:
-    """Ask the Hub whether it takes the card, before hours of sending."""
-    card = RepoCard((publication.folder / CARD).read_text(encoding="utf-8"), ignore_metadata_errors=True)
+    """Ask the Hub whether it takes the card, if there is one, before hours of sending."""
+    if not (path := publication.folder / CARD).is_file():
+        return
+    card = RepoCard(path.read_text(encoding="utf-8"), ignore_metadata_errors=True)
     try:
         patiently(lambda: card.validate(repo_type=publication.repo_type))
     except ValueError as error:
-        raise HubError(f"{publication.folder / CARD}: the Hub refuses its header: {error}") from error
+        raise HubError(f"{path}: the Hub refuses its header: {error}") from error
 
 
 def _make_ready(target: _Target, private: bool, create_pr: bool) -> None:
@@ -235,7 +237,7 @@ def _commit_all(change: _Change, target: _Target, head: str, create_pr: bool, pr
             done += len(files[i : i + _AT_ONCE])
         progress("sending", done, len(change.add))
         deletions = [CommitOperationDelete(path) for path in change.delete] if number == len(batches) else []
-        what = "Upload dataset" + (f" ({number} of {len(batches)})" if len(batches) > 1 else "")
+        what = f"Upload {target.repo_type}" + (f" ({number} of {len(batches)})" if len(batches) > 1 else "")
         head, reference = _commit([*deletions, *additions], target, head, create_pr, what)
         if create_pr and reference is not None:
             target, create_pr = replace(target, revision=reference), False

@@ -27,11 +27,29 @@ def fine_tune(
     Args:
         seeds: one per model; keys its data order and dropout.
     """
+    return fine_tuned(engine, architecture, images, weights, training, seeds, progress=progress, what=what)[0]
+
+
+def fine_tuned(
+    engine: Engine,
+    architecture: str,
+    images: Images,
+    weights: Tensor,  # (N, P)
+    training: Training,
+    seeds: Sequence[int],
+    *,
+    progress: Progress = silent,
+    what: str = "fine-tuning",
+) -> tuple[Tensor, Tensor]:
+    """As `fine_tune`, and the weights (N, P) after the last epoch."""
     jobs = [Job(training=training, seed=seed, start=start) for seed, start in zip(seeds, weights, strict=True)]
     accuracy = torch.full((len(jobs), training.epochs + 1), float("nan"), dtype=torch.float64)
+    last = torch.empty_like(weights)
     done = 0
     for states in engine.train(architecture, images, jobs, metrics_on=("test",)):
         accuracy[states.jobs, states.epochs] = states.metrics["test_acc"]
-        done += int((states.epochs == training.epochs).sum())
+        ended = states.epochs == training.epochs
+        last[states.jobs[ended]] = states.weights[ended]
+        done += int(ended.sum())
         progress(what, done, len(jobs))
-    return accuracy
+    return accuracy, last

@@ -9,9 +9,10 @@ import jinja2
 import pandas as pd
 from markupsafe import Markup
 
-from . import plots
-from .tables import accuracy_table, probe_table
+from . import evaluation_plots, plots, tables
 from .verdicts import verdicts
+
+_IN_CURVES = ("zoo members", "average of pairs", "scratch")  # beside samples and noise like them
 
 
 def render_report(
@@ -29,30 +30,64 @@ def render_report(
         evaluation: what `evaluation.json` says.
         facts: what the page ends with: recipe, versions and so on.
     """
-    populations = evaluation["populations"]
-    by_name = {population["name"]: population for population in populations}
-    pictures = {
-        "zoo": plots.accuracy_over_epochs(zoos),
-        "curves": plots.fine_tuning_curves(
-            [p for p in populations if p["n"] > 1 and not p["name"].startswith("reconstructed")]
-        ),
-        "distance": plots.accuracy_against_distance(populations),
-        "reconstruction": plots.reconstruction_bars(evaluation["reconstruction"], layers),
-        "probes": plots.probe_bars(evaluation["probes"]),
-        "map": plots.embedding_map(evaluation["embeddings"]),
-    }
+    populations, epochs = evaluation["populations"], evaluation["protocol"]["fine_tune"]
+    questions = {question: _tests(evaluation, question) for question in ("zero-shot", "fine-tuning", "transfer")}
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     environment.filters["table"] = _html_table
     template = environment.from_string((files("modelzoo_datasets.report") / "report.html.j2").read_text())
     return template.render(
         title=title,
-        verdicts=verdicts(by_name, evaluation),
-        populations=accuracy_table(populations),
+        verdicts=verdicts(evaluation),
+        populations=tables.accuracy_table(populations, epochs),
+        novelty=tables.novelty_table(populations),
+        accounting=tables.accounting_table(populations, epochs, evaluation["offset"]),
+        offset=evaluation["offset"],
+        elsewhere={
+            place: tables.elsewhere_table(evaluation[place], epochs)
+            for place in ("transfer", "changed")
+            if evaluation[place]
+        },
+        ensembles=tables.ensemble_table(populations) if _has_ensembles(populations) else None,
+        tests={**questions, **{q: _tests(evaluation, q) for q in ("changed", "ensembles")}},
         descriptions={population["name"]: population["what"] for population in populations},
-        probes=probe_table(evaluation["probes"]),
-        pictures={name: _data_url(png) for name, png in pictures.items()},
+        probes=tables.probe_table(evaluation["probes"]),
+        pictures={name: _data_url(png) for name, png in _pictures(zoos, layers, evaluation).items()},
         facts=facts,
     )
+
+
+def _pictures(
+    zoos: Mapping[str, pd.DataFrame], layers: Sequence[str], evaluation: Mapping[str, Any]
+) -> dict[str, bytes]:
+    populations, last = evaluation["populations"], max(evaluation["protocol"]["fine_tune"])
+    curves = [p for p in populations if p["curves"] and (p["sampled"] or p["name"] in _IN_CURVES or _is_noise(p))]
+    pictures = {
+        "zoo": plots.accuracy_over_epochs(zoos),
+        "curves": evaluation_plots.fine_tuning_curves(curves, last),
+        "frontier": evaluation_plots.frontier(populations),
+        "reconstruction": plots.reconstruction_bars(evaluation["reconstruction"], layers),
+        "probes": plots.probe_bars(evaluation["probes"]),
+        "map": plots.embedding_map(evaluation["embeddings"]),
+    }
+    for place in ("transfer", "changed"):
+        if evaluation[place]:
+            pictures[place] = evaluation_plots.elsewhere_curves(evaluation[place], last)
+    if _has_ensembles(populations):
+        members = [p for p in populations if p["sampled"] or p["name"] in (*_IN_CURVES, "training members")]
+        pictures["ensembles"] = evaluation_plots.ensemble_curves(members)
+    return pictures
+
+
+def _is_noise(population: Mapping[str, Any]) -> bool:
+    return bool(population["mirrors"]) and str(population["name"]).startswith("noise")
+
+
+def _has_ensembles(populations: Sequence[Mapping[str, Any]]) -> bool:
+    return any(population["ensembles"] for population in populations)
+
+
+def _tests(evaluation: Mapping[str, Any], question: str) -> pd.DataFrame:
+    return tables.comparison_table([row for row in evaluation["comparisons"] if row["question"] == question])
 
 
 def _html_table(table: pd.DataFrame) -> Markup:

@@ -31,19 +31,38 @@ def accuracy_over_epochs(zoos: Mapping[str, pd.DataFrame]) -> bytes:
     return _png(figure)
 
 
-def probe_bars(probes: Mapping[str, Mapping[str, float]]) -> bytes:
-    """R² on test models for each property and representation; bars below zero are cut at zero and labelled."""
-    figure, (ax,) = _figure(1)
-    kinds = list(next(iter(probes.values())))
+def probe_bars(probes: Sequence[Mapping[str, Any]]) -> bytes:
+    """R² of numbers and accuracy of categories per property and representation, with 95 % intervals over models.
+
+    Bars below zero are cut at zero and labelled.
+    """
+    properties = list(dict.fromkeys(probe["property"] for probe in probes))
+    kinds = list(dict.fromkeys(probe["representation"] for probe in probes))
+    found = {(probe["property"], probe["representation"]): probe for probe in probes}
+    figure, (ax,) = _figure(1, width=max(7.0, 2.6 * len(properties)))
+    width = 0.86 / max(1, len(kinds))
     for i, kind in enumerate(kinds):
-        places = np.arange(len(probes)) + 0.27 * (i - (len(kinds) - 1) / 2)
-        values = [row[kind] for row in probes.values()]
-        bars = ax.bar(places, np.clip(values, 0, 1), 0.25, label=kind, color=COLOURS[i])
-        ax.bar_label(bars, [f"{v:.2f}" for v in values], fontsize=8)
-    ax.set_xticks(np.arange(len(probes)), list(probes))
-    ax.set(ylabel="R² on test models", ylim=(0, 1.1))
-    figure.legend(loc="outside upper center", ncols=len(kinds))
+        rows = [(place, found[name, kind]) for place, name in enumerate(properties) if (name, kind) in found]
+        places = np.array([place + width * (i - (len(kinds) - 1) / 2) for place, _ in rows])
+        scores = np.array([_score(probe) for _, probe in rows], dtype=float)
+        ax.bar(places, np.clip(scores[:, 0], 0, 1), 0.92 * width, label=kind, color=COLOURS[i % len(COLOURS)])
+        low, high = np.clip(scores[:, 1:], 0, 1).T
+        ax.vlines(places, low, high, color="black", linewidth=0.8)
+        for place, value, top in zip(places, scores[:, 0], high, strict=True):
+            text = f"{value:.2f}" if value > -10 else "< -10"
+            ax.text(place, top + 0.02, text, fontsize=7, rotation=90, ha="center", va="bottom")
+    ax.set_xticks(np.arange(len(properties)), properties)
+    ax.set(ylabel="R² (accuracy of categories)\non test models", ylim=(0, 1.25))
+    figure.legend(loc="outside upper center", ncols=4, fontsize=8)
     return _png(figure)
+
+
+def _score(probe: Mapping[str, Any]) -> tuple[float, float, float]:
+    """The figure that is drawn, and its interval; missing ends become the figure itself."""
+    name = "r2" if probe["majority"] is None else "accuracy"
+    value = probe[name]
+    low, high = (value if probe[f"{name}_{end}"] is None else probe[f"{name}_{end}"] for end in ("low", "high"))
+    return value, low, high
 
 
 def reconstruction_bars(found: Mapping[str, Mapping[str, Any]], layers: Sequence[str]) -> bytes:
@@ -60,64 +79,9 @@ def reconstruction_bars(found: Mapping[str, Mapping[str, Any]], layers: Sequence
     return _png(figure)
 
 
-def fine_tuning_curves(populations: Sequence[Mapping[str, Any]]) -> bytes:
-    """Mean test accuracy over epochs of training, one standard deviation shaded; its upper end again, enlarged."""
-    figure, (whole, enlarged) = _figure(2)
-    means = []
-    for population in populations:
-        curves = np.asarray(population["curves"], dtype=float)
-        epochs, mean, spread = np.arange(curves.shape[1]), curves.mean(axis=0), curves.std(axis=0, ddof=1)
-        colour, mark = _style(population["name"])
-        label = f"{population['name']} (n={len(curves)})"
-        for ax in (whole, enlarged):
-            ax.plot(epochs, mean, label=label, color=colour, linestyle="--" if mark == "x" else "-")
-            ax.fill_between(epochs, mean - spread, mean + spread, color=colour, alpha=0.1, linewidth=0)
-        means.append(mean[-1])
-    whole.set(xlabel="epochs of training", ylabel="test accuracy", ylim=(0, 1))
-    enlarged.set(xlabel="epochs of training", ylim=(min(means) - 0.05, max(means) + 0.03))
-    figure.legend(*whole.get_legend_handles_labels(), fontsize=8, loc="outside right center")
-    return _png(figure)
-
-
-def accuracy_against_distance(populations: Sequence[Mapping[str, Any]]) -> bytes:
-    """Zero-shot accuracy against the distance to the nearest training state, one mark per model."""
-    figure, (ax,) = _figure(1, width=8.5)
-    for population in (p for p in populations if p["distance"]):
-        colour, mark = _style(population["name"])
-        size = 70 if population["n"] == 1 else 22
-        label = f"{population['name']} (n={population['n']})"
-        values = population["distance"], population["zero_shot"]
-        ax.scatter(*values, s=size, marker=mark, color=colour, label=label, alpha=0.8, linewidths=1.0)
-    ax.set(
-        xlabel="distance to the nearest training state (layer standard deviations)",
-        ylabel="zero-shot test accuracy",
-        ylim=(0, 1),
-    )
-    ax.set_xlim(left=0)
-    figure.legend(*ax.get_legend_handles_labels(), fontsize=8, loc="outside right center")
-    return _png(figure)
-
-
-def _style(name: str) -> tuple[str, str]:
-    """Colour and mark of a population: a sampler and the noise that mirrors it share a colour, noise is a cross."""
-    samplers = {"kde": COLOURS[0], "kde-principal": COLOURS[3], "kde-shared": COLOURS[4]}
-    others = {
-        "zoo members": (COLOURS[7], "s"),
-        "reconstructed unseen": (COLOURS[2], "^"),
-        "reconstructed training": (COLOURS[2], "v"),
-        "average of pairs": (COLOURS[1], "D"),
-        "average of all": (COLOURS[1], "*"),
-        "scratch": (COLOURS[6], "o"),
-    }
-    sampler = name.removeprefix("noise like ")
-    if sampler in samplers:
-        return samplers[sampler], "o" if sampler == name else "x"
-    return others.get(name, (COLOURS[5], "o"))
-
-
 def embedding_map(found: Mapping[str, Mapping[str, Any]]) -> bytes:
     """The two widest axes of the latent space: zoo states coloured by accuracy, samples on top."""
-    figure, (ax,) = _figure(1, width=7.0)
+    figure, (ax,) = _figure(1, width=9.0)
     marks = {"train": ("o", "training states"), "test": ("^", "unseen states")}
     accuracy = np.concatenate([found[split]["test_acc"] for split in marks])
     for split, (marker, label) in marks.items():
@@ -134,11 +98,11 @@ def embedding_map(found: Mapping[str, Mapping[str, Any]]) -> bytes:
         )
     figure.colorbar(dots, ax=ax, label="test accuracy")
     samples = [name for name in found if "test_acc" not in found[name]]
-    for name, marker in zip(samples, "+x*", strict=False):
-        z = np.asarray(found[name]["z"])
+    for i, name in enumerate(samples):
+        z, marker = np.asarray(found[name]["z"]), "+x*1234"[i % 7]
         ax.scatter(z[:, 0], z[:, 1], marker=marker, s=24, color="#D55E00", label=f"samples: {name}", linewidth=0.8)
     ax.set(xlabel="first principal axis of z", ylabel="second principal axis of z")
-    ax.legend(fontsize=8)
+    figure.legend(*ax.get_legend_handles_labels(), fontsize=8, loc="outside right center")
     return _png(figure)
 
 

@@ -1,10 +1,26 @@
-"""What the tests of hyperrep share."""
+"""What the tests of hyperrep share.
 
+tiny_hyper    HyperRecipe of the `seed` config of tiny_dataset, epochs 1 and 2; learned in a second
+trained       Path of the folder of a hyper-representation that was learned by it
+rep           the hyper-representation itself
+learned       split -> Zoo of the states that it learned from, and of the other splits
+"""
+
+import dataclasses
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from hyperrep import HyperRepresentation, load_representation, train
+from hyperrep.baselines import Source
+from hyperrep.judging import Bench
+from hyperrep.populations import Population, populations
+from hyperrep.recipe import DataRecipe, EvaluationRecipe, HyperRecipe, LearningRecipe, ModelRecipe
 from modelzoo_datasets.engines import one_thread
+from modelzoo_datasets.engines.torch_engine import TorchEngine
+from modelzoo_datasets.images import Images
+from modelzoo_datasets.loading import Zoo, load_zoo
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -12,3 +28,75 @@ def on_one_thread() -> Iterator[None]:
     """Equal bits and equal speed whatever else runs."""
     with one_thread():
         yield
+
+
+@pytest.fixture(scope="session")
+def tiny_hyper() -> HyperRecipe:
+    """A hyper-representation so small that it is learned in a second."""
+    return HyperRecipe(
+        name="tiny",
+        data=DataRecipe(config="seed", epochs=(1, 2)),
+        model=ModelRecipe(width=16, blocks=1, heads=2, feedforward=32, bottleneck="tokens", latent=0.2, projection=8),
+        learning=LearningRecipe(epochs=3, batch_size=7, lr=3e-3, weight_decay=1e-2),
+        evaluation=EvaluationRecipe(samples=2, samplers=("kde", "kde-shared"), quality=0.5, compared=2, fine_tune=(1,)),
+    )
+
+
+@pytest.fixture(scope="session")
+def trained(tiny_dataset: Path, tiny_hyper: HyperRecipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny hyper-representation."""
+    folder = tmp_path_factory.mktemp("hyperrep") / "hyperrep"
+    train(tiny_dataset, tiny_hyper, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def rep(trained: Path) -> HyperRepresentation:
+    """The tiny hyper-representation."""
+    return load_representation(trained)
+
+
+@pytest.fixture(scope="session")
+def learned(tiny_dataset: Path) -> dict[str, Zoo]:
+    """The states it was learned from, and those of the other splits."""
+    splits = ("train", "validation", "test")
+    return {s: load_zoo(tiny_dataset, "seed", split=s, epochs=(1, 2)) for s in splits}
+
+
+@pytest.fixture(scope="session")
+def protocol(tiny_hyper: HyperRecipe) -> HyperRecipe:
+    """All questions, small."""
+    asked = dataclasses.replace(
+        tiny_hyper.evaluation,
+        noise=(0.2,),
+        mixtures=(0.1,),
+        ensemble=3,
+        transfer=("fashion-mnist-5k",),
+        changed=("res-cnn",),
+    )
+    return dataclasses.replace(tiny_hyper, evaluation=asked)
+
+
+@pytest.fixture(scope="session")
+def populated(rep: HyperRepresentation, learned: dict[str, Zoo], protocol: HyperRecipe) -> dict[str, Population]:
+    """All populations by name."""
+    splits = {s: learned[s] for s in ("train", "test")}
+    found = populations(Source(rep=rep, zoo=learned["train"]), splits, protocol.evaluation)
+    assert len({population.name for population in found}) == len(found)
+    return {population.name: population for population in found}
+
+
+@pytest.fixture(scope="session")
+def bench(
+    rep: HyperRepresentation, learned: dict[str, Zoo], engine: TorchEngine, few_images: Images, protocol: HyperRecipe
+) -> Bench:
+    """What populations are judged with, on few images."""
+    return Bench(
+        rep=rep,
+        train=learned["train"],
+        aligned=rep.align(learned["train"].weights),
+        engine=engine,
+        images=few_images,
+        training=learned["train"].training(0),
+        recipe=dataclasses.replace(protocol.evaluation, fine_tune=(2,)),
+    )

@@ -112,6 +112,7 @@ def test_a_learner_is_where_its_hyper_representation_is() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # torch hides it from all but those who raise it
 def test_compiled_learning_differs_in_rounding_alone_and_goes_on_from_its_checkpoints(tmp_path: Path) -> None:
     chosen = recipe(model={"bottleneck": "dense", "latent": 16}, batch_size=14, epochs=11)
     history, expected = run(chosen, tmp_path / "plain")

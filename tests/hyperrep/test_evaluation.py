@@ -1,249 +1,63 @@
-"""The protocol: populations are what they are called, judging measures what it says, and `evaluate` resumes."""
+"""The protocol: every question is in the report, tests are what they are called, and `evaluate` resumes."""
 
 import dataclasses
-import itertools
+import json
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
-from hyperrep import HyperRepresentation, evaluate, load_representation, train
-from hyperrep.evaluation import (
-    PROBED,
-    Population,
-    embeddings_2d,
-    judge,
-    novelty,
-    populations,
-    probe_all,
-    reconstruction,
-    scratch,
-)
-from hyperrep.probes import ridge_r2
-from hyperrep.recipe import DataRecipe, EvaluationRecipe, HyperRecipe, LearningRecipe, ModelRecipe
-from hyperrep.run import probe
-from hyperrep.samplers import SAMPLERS, best_states
+from hyperrep import HyperRepresentation, evaluate
+from hyperrep.baselines import fresh_weights
+from hyperrep.comparisons import comparisons
+from hyperrep.evaluation import embeddings_2d, reconstruction
+from hyperrep.judging import Bench
+from hyperrep.populations import Population
+from hyperrep.questions import require_images, require_room
+from hyperrep.recipe import DataRecipe, HyperRecipe
 from hyperrep.training import reconstruction_r2
 from modelzoo_datasets.engines import Network
 from modelzoo_datasets.engines.torch_engine import TorchEngine
-from modelzoo_datasets.errors import FolderInUseError, FormatError
+from modelzoo_datasets.errors import FolderInUseError, FormatError, ModelZooError
 from modelzoo_datasets.images import Images
-from modelzoo_datasets.loading import Zoo, load_zoo
-from modelzoo_datasets.seeds import generator
-from modelzoo_datasets.symmetry import permute, random_permutations
-
-PROTOCOL = EvaluationRecipe(samples=2, quality=0.5, compared=1, fine_tune_epochs=1)
-RECIPE = HyperRecipe(
-    name="tiny",
-    data=DataRecipe(config="seed", epochs=(1, 2)),
-    model=ModelRecipe(width=16, blocks=1, heads=2, feedforward=32, bottleneck="tokens", latent=0.2, projection=8),
-    learning=LearningRecipe(epochs=3, batch_size=7, lr=3e-3, weight_decay=1e-2),
-    evaluation=PROTOCOL,
-)
-FIXED = {"zoo members": 3, "reconstructed unseen": 3, "reconstructed training": 14}
-BASELINES = FIXED | {"average of pairs": 1, "average of all": 1}
-
-
-@pytest.fixture(scope="module")
-def trained(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a tiny hyper-representation."""
-    folder = tmp_path_factory.mktemp("evaluation") / "hyperrep"
-    train(tiny_dataset, RECIPE, folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def rep(trained: Path) -> HyperRepresentation:
-    """The tiny hyper-representation."""
-    return load_representation(trained)
-
-
-@pytest.fixture(scope="module")
-def zoo(tiny_dataset: Path) -> dict[str, Zoo]:
-    """The states it was learned from, and those of the other splits."""
-    splits = ("train", "validation", "test")
-    return {s: load_zoo(tiny_dataset, "seed", split=s, epochs=(1, 2)) for s in splits}
-
-
-@pytest.fixture(scope="module")
-def populated(rep: HyperRepresentation, zoo: dict[str, Zoo]) -> dict[str, Population]:
-    """All populations by name."""
-    found = populations(rep, {s: zoo[s] for s in ("train", "test")}, PROTOCOL)
-    assert len({population.name for population in found}) == len(found)
-    return {population.name: population for population in found}
+from modelzoo_datasets.loading import Zoo
+from modelzoo_datasets.population import compare, fine_tune
+from modelzoo_datasets.seeds import derive
 
 
 @pytest.fixture(scope="module")
 def evaluated(
-    tiny_dataset: Path, trained: Path, engine: TorchEngine, tmp_path_factory: pytest.TempPathFactory
+    tiny_dataset: Path,
+    trained: Path,
+    protocol: HyperRecipe,
+    engine: TorchEngine,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> tuple[Path, dict[str, Any]]:
     """The folder of an evaluation and its report."""
     out = tmp_path_factory.mktemp("evaluation") / "evaluation"
-    report = evaluate(tiny_dataset, trained, RECIPE, out, engine=engine, images_root=out.parent)
+    report = evaluate(tiny_dataset, trained, protocol, out, engine=engine, images_root=out.parent)
     return out, report
 
 
-def distances(weights: Tensor, others: Tensor, scale: Tensor) -> Tensor:
-    """(n, m): root mean square of the differences in layer standard deviations, one pair at a time."""
-    rows = [[((a - b) / scale).double().square().mean().sqrt() for b in others] for a in weights]
-    return torch.tensor(rows)
-
-
-def test_the_populations_have_their_names_and_sizes(populated: dict[str, Population]) -> None:
-    sampled = [name for sampler in SAMPLERS for name in (sampler, f"noise like {sampler}")]
-    assert list(populated) == [*BASELINES, *sampled]
-    for name, population in populated.items():
-        assert population.weights.shape == (BASELINES.get(name, PROTOCOL.samples), 2464)
-        assert population.weights.isfinite().all()
-        assert population.what
-
-
-def test_as_many_models_are_fine_tuned_as_the_protocol_says(populated: dict[str, Population]) -> None:
-    for name, population in populated.items():
-        assert population.fine_tuned == (PROTOCOL.samples if name in SAMPLERS else PROTOCOL.compared)
-
-
-def test_zoo_members_and_reconstructions_are_those_of_the_last_epoch(
-    rep: HyperRepresentation, zoo: dict[str, Zoo], populated: dict[str, Population]
-) -> None:
-    last = {s: rep.align(part.select(part.table["epoch"] == 2).weights) for s, part in zoo.items()}
-    assert torch.equal(populated["zoo members"].weights, last["test"])
-    for name, split in (("unseen", "test"), ("training", "train")):
-        found = populated[f"reconstructed {name}"].weights
-        torch.testing.assert_close(found, rep.decode(rep.embed(last[split])))
-
-
-def test_averages_are_means_of_training_states(
-    rep: HyperRepresentation, zoo: dict[str, Zoo], populated: dict[str, Population]
-) -> None:
-    aligned = rep.align(zoo["train"].weights)
-    best = aligned[best_states(rep.accuracy, PROTOCOL.quality)]
-    pairs = torch.stack([(a + b) / 2 for a, b in itertools.combinations(best, 2)])
-    for average in populated["average of pairs"].weights:
-        assert float((average - pairs).abs().amax(dim=1).min()) < 1e-6
-    mean = torch.stack(list(aligned.double())).sum(dim=0) / 28
-    torch.testing.assert_close(populated["average of all"].weights[0], mean.float())
-
-
-@pytest.mark.parametrize("sampler", SAMPLERS)
-def test_noise_is_exactly_as_far_from_a_good_training_state_as_its_sample_is_from_all(
-    rep: HyperRepresentation, zoo: dict[str, Zoo], populated: dict[str, Population], sampler: str
-) -> None:
-    aligned = rep.align(zoo["train"].weights)
-    best = aligned[best_states(rep.accuracy, PROTOCOL.quality)]
-    sampled = populated[sampler].weights
-    versions = torch.stack([distances(w, aligned, rep.scale) for w in (sampled, rep.align(sampled))])
-    expected = versions.amin(dim=(0, 2))
-    moved = distances(populated[f"noise like {sampler}"].weights, best, rep.scale)
-    off = (moved - expected.unsqueeze(1)).abs().min(dim=1).values
-    assert float((off / expected).max()) < 1e-4
-    assert float(expected.min()) > 0.01
-
-
-def test_populations_repeat_and_follow_the_seed_of_the_protocol(
-    rep: HyperRepresentation, zoo: dict[str, Zoo], populated: dict[str, Population]
-) -> None:
-    for seed in (0, 1):
-        protocol = dataclasses.replace(PROTOCOL, seed=seed)
-        for again in populations(rep, zoo, protocol):
-            same = torch.equal(again.weights, populated[again.name].weights)
-            drawn = again.name not in {*FIXED, "average of all"}
-            assert same is (seed == 0 or not drawn), again.name
-
-
-def test_judging_measures_zero_shot_as_the_engine_does_and_fine_tunes_the_first_models(
-    rep: HyperRepresentation, zoo: dict[str, Zoo], engine: TorchEngine, few_images: Images
-) -> None:
-    aligned = rep.align(zoo["train"].weights)
-    training = zoo["train"].training(0)
-    protocol = dataclasses.replace(PROTOCOL, fine_tune_epochs=2)
-    weights = rep.align(zoo["test"].weights)[:3]
-    population = Population(name="some", what="three test states", weights=weights, fine_tuned=2)
-    found = judge(population, rep, aligned, engine, few_images, training, protocol)
-    accuracy = engine.evaluate("cnn-s", few_images, weights, [Network("tanh")] * 3, "test").accuracy
-    assert found["zero_shot"] == accuracy.tolist()
-    curves = torch.tensor(found["curves"])
-    assert curves.shape == (2, 3)
-    assert curves[:, 0].tolist() == pytest.approx(found["zero_shot"][:2])
-    assert found["distance"] == pytest.approx(distances(weights, aligned, rep.scale).amin(dim=1).tolist(), rel=1e-4)
-    assert (found["name"], found["what"], found["n"]) == ("some", "three test states", 3)
-    alone = dataclasses.replace(population, weights=weights[:1], fine_tuned=5)
-    assert judge(alone, rep, aligned, engine, few_images, training, protocol)["curves"] == found["curves"][:1]
-
-
-def test_scratch_is_the_zoos_own_table(tiny_dataset: Path) -> None:
-    zoo = load_zoo(tiny_dataset, "seed")
-    for epochs in (1, 2):
-        found = scratch(zoo, epochs)
-        curves: dict[str, list[float]] = {}
-        for row in zoo.table.sort_values(["model_id", "epoch"]).to_dict("records"):
-            if row["epoch"] <= epochs:
-                curves.setdefault(row["model_id"], []).append(row["test_acc"])
-        assert found["curves"] == list(curves.values())
-        assert found["zero_shot"] == [curve[0] for curve in curves.values()]
-        assert found["n"] == 20
-
-
-def test_training_states_and_their_permuted_copies_are_no_new_models(
-    rep: HyperRepresentation, zoo: dict[str, Zoo]
-) -> None:
-    aligned = rep.align(zoo["train"].weights)
-    assert novelty(rep, aligned, aligned).tolist() == [0] * len(aligned)
-    symmetry = rep.architecture.symmetry
-    # Near the reference, where weight matching cannot miss.
-    near = rep.reference + 0.2 * (aligned - rep.reference)
-    copies = permute(near, symmetry, random_permutations(symmetry, len(near), generator(0, "copies")))
-    assert float(distances(copies[:3], near, rep.scale).min()) > 0.1
-    assert novelty(rep, copies, near).tolist() == [0] * len(near)
-
-
-def test_novelty_is_the_distance_to_the_nearest_training_state(rep: HyperRepresentation, zoo: dict[str, Zoo]) -> None:
-    aligned = rep.align(zoo["train"].weights)
-    moved = aligned[:4] + 0.001 * rep.scale
-    assert novelty(rep, moved, aligned).tolist() == pytest.approx([0.001] * 4, rel=1e-2)
-
-
-def test_probes_are_ridge_regressions_on_three_representations(rep: HyperRepresentation, zoo: dict[str, Zoo]) -> None:
-    found = probe_all(rep, zoo)
-    assert list(found) == list(PROBED)
-    for name, scores in found.items():
-        assert list(scores) == ["W", "s(W)", "z"]
-        targets = {s: torch.tensor(part.table[name].to_numpy(float)) for s, part in zoo.items()}
-        plain = {s: part.weights for s, part in zoo.items()}
-        embedded = {s: rep.embed(part.weights) for s, part in zoo.items()}
-        assert scores["W"] == pytest.approx(ridge_r2(plain, targets))
-        assert scores["z"] == pytest.approx(ridge_r2(embedded, targets))
-        assert all(score <= 1 for score in scores.values())
-
-
-def test_untrained_states_are_not_probed(
-    tiny_dataset: Path, trained: Path, rep: HyperRepresentation, zoo: dict[str, Zoo]
-) -> None:
-    everything = load_zoo(tiny_dataset, "seed")
-    assert set(everything.table["epoch"]) == {0, 1, 2}
-    assert probe(tiny_dataset, trained, RECIPE) == probe_all(rep, zoo)
-
-
-def test_reconstruction_is_told_for_every_split(rep: HyperRepresentation, zoo: dict[str, Zoo]) -> None:
-    found = reconstruction(rep, zoo)
+def test_reconstruction_is_told_for_every_split(rep: HyperRepresentation, learned: dict[str, Zoo]) -> None:
+    found = reconstruction(rep, learned)
     assert {split: values["n"] for split, values in found.items()} == {"train": 28, "validation": 6, "test": 6}
     for split, values in found.items():
-        measured = reconstruction_r2(rep, rep.align(zoo[split].weights))
+        measured = reconstruction_r2(rep, rep.align(learned[split].weights))
         assert (values["total"], values["layers"]) == (measured.total, list(measured.layers))
 
 
 def test_embeddings_in_the_plane_are_the_widest_uncorrelated_coordinates(
-    rep: HyperRepresentation, zoo: dict[str, Zoo], populated: dict[str, Population]
+    rep: HyperRepresentation, learned: dict[str, Zoo], populated: dict[str, Population]
 ) -> None:
-    found = embeddings_2d(rep, zoo, list(populated.values()))
-    sizes = {"train": 28, "test": 6} | dict.fromkeys(SAMPLERS, PROTOCOL.samples)
+    found = embeddings_2d(rep, learned, list(populated.values()))
+    sizes = {"train": 28, "test": 6, "kde": 2, "kde-shared": 2}
     assert {name: len(part["z"]) for name, part in found.items()} == sizes
     assert all(len(point) == 2 for part in found.values() for point in part["z"])
     for split in ("train", "test"):
-        assert found[split]["test_acc"] == zoo[split].table["test_acc"].tolist()
+        assert found[split]["test_acc"] == learned[split].table["test_acc"].tolist()
     covariance = torch.tensor(found["train"]["z"]).double().T.cov()
     assert abs(float(covariance[0, 1])) < 1e-4 * float(covariance[0, 0])
     assert covariance[0, 0] > covariance[1, 1]
@@ -251,19 +65,84 @@ def test_embeddings_in_the_plane_are_the_widest_uncorrelated_coordinates(
     torch.testing.assert_close(covariance.diagonal(), widest.square() / 27, rtol=1e-3, atol=0)
 
 
-def test_the_report_holds_every_population_and_scratch(evaluated: tuple[Path, dict[str, Any]]) -> None:
+def test_the_report_holds_every_population_and_every_question(evaluated: tuple[Path, dict[str, Any]]) -> None:
     out, report = evaluated
-    assert list(report) == ["populations", "probes", "reconstruction", "embeddings"]
     names = [population["name"] for population in report["populations"]]
     files = {path.stem.replace("-", " ") for path in (out / "populations").iterdir()}
     assert files == {name.replace("-", " ") for name in names[:-1]}
     assert names[-1] == "scratch"
     for population in report["populations"][:-1]:
         assert len(population["zero_shot"]) == len(population["distance"]) == population["n"]
-        assert all(len(curve) == PROTOCOL.fine_tune_epochs + 1 for curve in population["curves"])
-        assert all(0 <= value <= 1 for curve in population["curves"] for value in curve)
-    members = report["populations"][0]
-    assert members["zero_shot"][0] == members["curves"][0][0]
+        assert all(len(curve) == 2 for curve in population["curves"])
+        assert population["curves"] or population["name"] in ("mixture 0.1", "noise 0.2")
+    assert {*report["transfer"]["fashion-mnist-5k"]} == {"kde", "kde-shared", "zoo members", "scratch"}
+    assert {*report["changed"]["res-cnn"]} == {"kde", "kde-shared", "zoo members", "random init"}
+    questions = {row["question"] for row in report["comparisons"]}
+    assert questions == {"zero-shot", "fine-tuning", "transfer", "changed", "ensembles"}
+    assert json.loads((out / "evaluation.json").read_text()) == report
+    assert (out / "report.html").is_file()
+
+
+def test_transfer_fine_tunes_the_same_weights_on_other_images(
+    evaluated: tuple[Path, dict[str, Any]],
+    populated: dict[str, Population],
+    learned: dict[str, Zoo],
+    images: Images,
+    engine: TorchEngine,
+) -> None:
+    _, report = evaluated
+    found = report["transfer"]["fashion-mnist-5k"]
+    training = dataclasses.replace(learned["train"].training(0), epochs=1)
+    seeds = [derive(0, "fine-tuning", i) for i in range(2)]
+    begin = populated["kde"].weights
+    assert found["kde"]["curves"] == fine_tune(engine, "cnn-s", images, begin, training, seeds).tolist()
+    fresh = fresh_weights("cnn-s", "tanh", training.init, [derive(0, "scratch", i) for i in range(2)])
+    assert found["scratch"]["curves"] == fine_tune(engine, "cnn-s", images, fresh, training, seeds).tolist()
+
+
+def test_a_changed_architecture_holds_the_sample_and_begins_elsewhere_as_without_it(
+    evaluated: tuple[Path, dict[str, Any]],
+    populated: dict[str, Population],
+    learned: dict[str, Zoo],
+    images: Images,
+    engine: TorchEngine,
+) -> None:
+    _, report = evaluated
+    found = report["changed"]["res-cnn"]
+    training = learned["train"].training(0)
+    weights = fresh_weights("res-cnn", "tanh", training.init, [derive(0, "changed", i) for i in range(2)])
+    networks = [Network("tanh")] * 2
+    measured = engine.evaluate("res-cnn", images, weights, networks, "test").accuracy.tolist()
+    assert [curve[0] for curve in found["random init"]["curves"]] == measured
+    loaded = torch.cat([populated["kde"].weights, weights[:, 2464:]], dim=1)
+    measured = engine.evaluate("res-cnn", images, loaded, networks, "test").accuracy.tolist()
+    assert [curve[0] for curve in found["kde"]["curves"]] == measured
+
+
+def test_comparisons_are_the_tests_that_they_are_called(
+    evaluated: tuple[Path, dict[str, Any]], protocol: HyperRecipe
+) -> None:
+    _, report = evaluated
+    found = {(r["question"], r["where"], r["one"], r["other"], r["epoch"]): r for r in report["comparisons"]}
+    assert len(found) == len(report["comparisons"])
+    by_name = {population["name"]: population for population in report["populations"]}
+    mine, noise, from_scratch = (by_name[name] for name in ("kde", "noise like kde", "scratch"))
+    paired = compare(mine["zero_shot"], noise["zero_shot"], paired=True)
+    row = found["zero-shot", "", "kde", "noise like kde", 0]
+    assert (row["difference"], row["p"], row["test"]) == (paired.difference, paired.p, "paired")
+    tuned = compare([c[1] for c in mine["curves"]], [c[1] for c in from_scratch["curves"]])
+    row = found["fine-tuning", "", "kde", "scratch", 1]
+    assert (row["difference"], row["low"], row["n"], row["m"]) == (tuned.difference, tuned.low, 2, 20)
+    # The zoo has 2 epochs and was learned from up to the second: there is none 2 epochs behind the first.
+    assert ("fine-tuning", "+2", "kde", "scratch", 1) not in found
+    judged = dataclasses.replace(protocol.evaluation, fine_tune=(1,))
+    shifted = comparisons(by_name, {}, {}, judged, offset=1)
+    row = next(r for r in shifted if r["where"] == "+1")
+    later = compare([c[1] for c in mine["curves"]], [c[2] for c in from_scratch["curves"]])
+    assert (row["difference"], row["other_mean"]) == (later.difference, row["mean"] - later.difference)
+    row = found["ensembles", "zero-shot, 2 of 3 models", "kde", "training members", 0]
+    assert row["test"] == "paired" and row["n"] == 1000
+    assert row["mean"] == pytest.approx(mine["ensembles"]["zero-shot"]["mean"][-1])
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -272,32 +151,41 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def test_only_what_is_missing_is_judged_again_and_gives_the_same_bytes(
-    evaluated: tuple[Path, dict[str, Any]], tiny_dataset: Path, trained: Path, engine: TorchEngine
+    evaluated: tuple[Path, dict[str, Any]],
+    tiny_dataset: Path,
+    trained: Path,
+    protocol: HyperRecipe,
+    engine: TorchEngine,
 ) -> None:
     out, report = evaluated
     before = contents(out)
     (out / "populations" / "average-of-all.json").unlink()
+    (out / "transfer" / "fashion-mnist-5k" / "scratch.json").unlink()
     judged: list[str] = []
     again = evaluate(
         tiny_dataset,
         trained,
-        RECIPE,
+        protocol,
         out,
         engine=engine,
         images_root=out.parent,
         progress=lambda what, done, total: judged.append(what),
     )
-    assert set(judged) == {"fine-tuning average of all"}
+    assert {*judged} == {"fine-tuning average of all", "scratch on fashion-mnist-5k", "probing"}
     assert contents(out) == before
     assert again == report
 
 
 def test_an_evaluation_of_another_protocol_is_refused(
-    evaluated: tuple[Path, dict[str, Any]], tiny_dataset: Path, trained: Path, engine: TorchEngine
+    evaluated: tuple[Path, dict[str, Any]],
+    tiny_dataset: Path,
+    trained: Path,
+    protocol: HyperRecipe,
+    engine: TorchEngine,
 ) -> None:
     out, _ = evaluated
     before = contents(out)
-    other = dataclasses.replace(RECIPE, evaluation=dataclasses.replace(PROTOCOL, samples=3))
+    other = dataclasses.replace(protocol, evaluation=dataclasses.replace(protocol.evaluation, samples=3))
     told = f"{out} holds another evaluation; choose another --out"
     with pytest.raises(FolderInUseError, match=f"^{re.escape(told)}$"):
         evaluate(tiny_dataset, trained, other, out, engine=engine, images_root=out.parent)
@@ -306,7 +194,7 @@ def test_an_evaluation_of_another_protocol_is_refused(
 
 @pytest.mark.parametrize("kind", ["folder", "file"])
 def test_a_place_that_holds_something_else_is_refused(
-    kind: str, tiny_dataset: Path, trained: Path, engine: TorchEngine, tmp_path: Path
+    kind: str, tiny_dataset: Path, trained: Path, tiny_hyper: HyperRecipe, engine: TorchEngine, tmp_path: Path
 ) -> None:
     out = tmp_path / "taken"
     note = out / "note.txt" if kind == "folder" else out
@@ -314,15 +202,42 @@ def test_a_place_that_holds_something_else_is_refused(
     note.write_text("mine")
     told = f"{out} holds something else; choose another --out or remove it"
     with pytest.raises(FolderInUseError, match=f"^{re.escape(told)}$"):
-        evaluate(tiny_dataset, trained, RECIPE, out, engine=engine, images_root=tmp_path)
+        evaluate(tiny_dataset, trained, tiny_hyper, out, engine=engine, images_root=tmp_path)
     assert contents(tmp_path) == {str(note.relative_to(tmp_path)): b"mine"}
 
 
 def test_a_recipe_that_it_was_not_learned_with_is_refused(
-    tiny_dataset: Path, trained: Path, engine: TorchEngine, tmp_path: Path
+    tiny_dataset: Path, trained: Path, tiny_hyper: HyperRecipe, engine: TorchEngine, tmp_path: Path
 ) -> None:
-    other = dataclasses.replace(RECIPE, data=DataRecipe(config="seed", epochs=(2, 2)))
+    other = dataclasses.replace(tiny_hyper, data=DataRecipe(config="seed", epochs=(2, 2)))
     told = f"{trained} was not learned by recipe tiny from {tiny_dataset}; evaluate it with what it was learned from"
     with pytest.raises(FormatError, match=f"^{re.escape(told)}$"):
         evaluate(tiny_dataset, trained, other, tmp_path / "out", engine=engine, images_root=tmp_path)
     assert not (tmp_path / "out").exists()
+
+
+def test_what_the_protocol_cannot_ask_of_this_zoo_is_told_before_anything_is_judged(
+    tiny_dataset: Path, trained: Path, tiny_hyper: HyperRecipe, engine: TorchEngine, tmp_path: Path, bench: Bench
+) -> None:
+    def refused(**asked: Any) -> str:
+        other = dataclasses.replace(tiny_hyper, evaluation=dataclasses.replace(tiny_hyper.evaluation, **asked))
+        with pytest.raises(ModelZooError) as caught:
+            evaluate(tiny_dataset, trained, other, tmp_path / "out", engine=engine, images_root=tmp_path)
+        assert not (tmp_path / "out").exists()
+        return str(caught.value)
+
+    assert refused(samplers=("kdee",)) == "unknown sampler 'kdee'; did you mean 'kde'?"
+    assert refused(samplers=("kde@all",)) == (
+        "'kde@all': behind @ is the percentage of training states drawn from, 1 to 100"
+    )
+    assert refused(changed=("cnn-m",)) == (
+        "[evaluation] changed: cnn-m is for 3×32×32 images of 10 classes and has 10,853 weights; samples of cnn-s are "
+        "for 1×28×28 images of 10 classes and have 2,464"
+    )
+    with pytest.raises(ModelZooError) as caught:
+        require_images(dataclasses.replace(bench.images, name="letters", classes=26), bench)
+    assert str(caught.value) == (
+        "[evaluation] transfer: letters has 1×28×28 images of 26 classes, cnn-s is for 1×28×28 images of 10 classes"
+    )
+    for name in ("res-cnn", "cnn-more-layers", "cnn-more-layers-residual", "cnn-residual"):
+        assert require_room(name, bench).name == name

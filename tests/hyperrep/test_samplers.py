@@ -1,18 +1,26 @@
 """Samplers: what they keep of the training embeddings, what they are independent over, and how new they are."""
 
+import sys
+
 import pytest
 import torch
 from torch import Tensor
 
+from hyperrep.latent_gan import gan
+from hyperrep.neighbours import neighbour
 from hyperrep.samplers import (
     SAMPLERS,
     best_states,
+    interpolation,
     kde,
     kde_principal,
     kde_shared,
+    normal,
+    parse_sampler,
     principal_axes,
-    with_noise,
+    uniform,
 )
+from modelzoo_datasets.errors import ModelZooError
 from modelzoo_datasets.seeds import generator
 
 N, D = 400, 6
@@ -92,7 +100,110 @@ def test_samples_of_kde_lie_far_from_all_training_rows_where_shared_ones_do_not(
     assert float(new) > 0.3 > 0.02 > float(copied)
 
 
-@pytest.mark.parametrize("name", sorted(SAMPLERS))
+def test_normal_keeps_mean_and_covariance_and_is_normal_in_every_direction() -> None:
+    z = embeddings()
+    sample = normal(z, DRAWN, 0.002, generator(0, "normal"))
+    spread = z.std(dim=0)
+    assert float(((sample.mean(dim=0) - z.mean(dim=0)) / spread).abs().max()) < 4 / DRAWN**0.5
+    wanted = z.mT.cov(correction=0)
+    assert float((sample.mT.cov() - wanted).abs().max()) < 0.05 * float(wanted.abs().max())
+    along = (sample - sample.mean(dim=0)) @ torch.randn(D, generator=generator(0, "direction"))
+    kurtosis = along.double().pow(4).mean() / along.double().square().mean() ** 2
+    assert float(kurtosis) == pytest.approx(3, abs=0.15)  # that of the embeddings themselves is another
+
+
+def test_interpolations_lie_between_two_different_embeddings() -> None:
+    z = torch.eye(8)  # what is between two of these has two numbers that are not 0, and they sum to 1
+    sample = interpolation(z, 3000, 0.002, generator(0, "interpolation"))
+    torch.testing.assert_close(sample.sum(dim=1), torch.ones(3000))
+    assert ((sample > 1e-6).sum(dim=1) == 2).float().mean() > 0.999
+    ends = sample.amax(dim=1)
+    assert 0.5 <= float(ends.min()) < 0.51
+    assert float(ends.max()) > 0.99
+    pairs = {tuple(sorted(row.topk(2).indices.tolist())) for row in sample}
+    assert len(pairs) == 8 * 7 // 2
+
+
+def test_uniform_fills_the_cube_whatever_the_embeddings_are() -> None:
+    sample = uniform(embeddings(), DRAWN, 0.002, generator(0, "uniform"))
+    assert float(sample.min()) >= -1 and float(sample.max()) <= 1
+    for dimension in range(D):
+        expected = torch.linspace(-1, 1, DRAWN)
+        assert float((sample[:, dimension].sort().values - expected).abs().max()) < 0.04
+    assert float(correlation(sample).max()) < 4 / DRAWN**0.5
+
+
+def test_the_gan_learns_where_the_embeddings_lie_and_copies_none() -> None:
+    z = embeddings()
+    sample = gan(z, 2000, 0.002, generator(0, "gan"))
+    spread = z.std(dim=0)
+    assert float(((sample.mean(0) - z.mean(0)) / spread).abs().max()) < 0.3
+    assert float((sample.std(dim=0) / spread - 1).abs().max()) < 0.4
+    assert float(correlation(sample).min()) > 0.8
+    nearest = torch.cdist(sample, z, compute_mode="donot_use_mm_for_euclid_dist").min(dim=1).values
+    assert 0 < float(nearest.median()) < 0.5 * float(uniform_distance(z))
+    assert torch.equal(gan(z, 2000, 0.002, generator(0, "gan")), sample)
+
+
+def uniform_distance(z: Tensor) -> Tensor:
+    """How far independent draws of each dimension lie from the nearest of the embeddings, in the median."""
+    return torch.cdist(kde(z, 500, 0.0, generator(1, "apart")), z).min(dim=1).values.median()
+
+
+def test_a_gan_of_embeddings_that_are_all_one_draws_it() -> None:
+    z = torch.ones(4, D)
+    assert torch.equal(gan(z, 3, 0.002, generator(0, "gan")), z[:3])
+
+
+def test_neighbours_are_mapped_back_from_all_over_the_map_and_repeat() -> None:
+    """Two clusters on a line: between them and around them, not anywhere else."""
+    line = torch.linspace(-1, 1, D)
+    draws = generator(0, "clusters")
+    z = torch.cat([side * 3 * line + 0.1 * torch.randn(12, D, generator=draws) for side in (-1, 1)])
+    sample = neighbour(z, 30, 0.002, generator(0, "neighbour"))
+    assert sample.shape == (30, D) and sample.dtype == z.dtype and sample.isfinite().all()
+    along = sample @ line / line.square().sum()
+    off = sample - along.unsqueeze(1) * line
+    assert float(along.abs().max()) < 4 and float(along.min()) < -2 and float(along.max()) > 2
+    assert float(off.abs().max()) < 1
+    assert len({tuple(row) for row in sample.tolist()}) == 30
+    assert torch.equal(neighbour(z, 30, 0.002, generator(0, "neighbour")), sample)
+
+
+def test_neighbours_need_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "umap", None)  # as if it were not installed
+    with pytest.raises(ModelZooError) as caught:
+        SAMPLERS["neighbour"](embeddings(), 3, 0.002, generator(0, "neighbour"))
+    told = "sampler neighbour needs umap-learn, which is not installed: pip install 'modelzoo-datasets[umap]'"
+    assert str(caught.value) == told
+
+
+def test_too_few_states_are_told() -> None:
+    with pytest.raises(ModelZooError) as caught:
+        SAMPLERS["neighbour"](embeddings()[:4], 3, 0.002, generator(0, "neighbour"))
+    assert str(caught.value) == (
+        "sampler neighbour needs at least 5 training states, got 4; draw from a larger share of the states (quality), "
+        "or learn from more models"
+    )
+
+
+def test_an_entry_of_a_recipe_may_say_how_large_a_share_is_drawn_from() -> None:
+    assert parse_sampler("kde", 0.3) == ("kde", 0.3)
+    assert parse_sampler("kde-shared@100", 0.3) == ("kde-shared", 1.0)
+    for entry in ("kde@", "kde@0", "kde@101", "kde@3.5", "kde@x"):
+        with pytest.raises(ModelZooError) as caught:
+            parse_sampler(entry, 0.3)
+        told = f"'{entry}': behind @ is the percentage of training states drawn from, 1 to 100"
+        assert str(caught.value) == told
+
+
+def test_every_sampler_is_found_by_its_name_and_says_what_it_promises() -> None:
+    assert [*SAMPLERS] == ["uniform", "kde", "kde-shared", "kde-principal", "neighbour", "gan"]
+    assert all(sampler.name == name and sampler.promise for name, sampler in SAMPLERS.items())
+    assert {name: sampler.extra for name, sampler in SAMPLERS.items() if sampler.extra} == {"neighbour": "umap"}
+
+
+@pytest.mark.parametrize("name", sorted({*SAMPLERS} - {"neighbour", "gan"}))  # they take seconds: see their own tests
 def test_samplers_repeat_with_their_generator_and_leave_embeddings_alone(name: str) -> None:
     z = embeddings()
     before = z.clone()
@@ -137,21 +248,13 @@ def test_ties_at_the_quantile_are_all_kept() -> None:
     assert best_states(torch.tensor([0.5, 0.9, 0.5, 0.5]), 0.9).tolist() == [0, 1, 2, 3]
 
 
-def test_noise_moves_a_model_by_exactly_the_distance_asked_for() -> None:
-    draws = generator(0, "noise")
-    weights, scale = torch.randn(5, 300, generator=draws), 0.1 + torch.rand(300, generator=draws)
-    distance = torch.tensor([0.0, 0.01, 0.5, 2.0, 100.0])
-    before = weights.clone()
-    moved = with_noise(weights, scale, distance, draws)
-    for i in range(5):
-        steps = [(a - b) / s for a, b, s in zip(*(v.tolist() for v in (moved[i], weights[i], scale)), strict=True)]
-        found = (sum(step**2 for step in steps) / 300) ** 0.5
-        assert found == pytest.approx(float(distance[i]), rel=1e-4, abs=1e-7)
-    assert torch.equal(weights, before)
-
-
-def test_noise_goes_another_way_for_every_model() -> None:
-    weights = torch.zeros(50, 1000)
-    moved = with_noise(weights, torch.ones(1000), torch.ones(50), generator(0, "noise"))
-    similar = torch.nn.functional.cosine_similarity(moved[0:1], moved[1:])
-    assert float(similar.abs().max()) < 0.15
+def test_states_without_an_accuracy_are_left_out_and_without_any_there_is_no_best() -> None:
+    nan = float("nan")
+    assert best_states(torch.tensor([nan, 0.9, 0.1, nan, 0.8]), 0.5).tolist() == [1, 4]
+    assert best_states(torch.tensor([nan, 0.9]), 1).tolist() == [0, 1]
+    with pytest.raises(ModelZooError) as caught:
+        best_states(torch.tensor([nan, nan]), 0.3)
+    assert str(caught.value) == (
+        "none of the 2 training states has a validation accuracy, so none is among the best 30%; draw from all of them "
+        "with quality 1"
+    )
