@@ -13,7 +13,7 @@ import numpy as np
 
 from modelzoo_datasets.population import compare
 
-from .populations import MEMBERS, TRAINING_MEMBERS
+from .populations import MEMBERS
 from .questions import RANDOM, SCRATCH
 from .recipe import EvaluationRecipe
 
@@ -88,13 +88,13 @@ def _elsewhere(
 
 
 def _ensembles(name: str, populations: Judged) -> Iterator[Row]:
-    """The largest ensembles of both, image by image of the test split."""
-    rival = populations.get(TRAINING_MEMBERS, {}).get("ensembles", {}).get("zero-shot")
+    """The largest ensembles of both, trained on as long, image by image of the test split."""
+    rivals = populations.get(MEMBERS, {}).get("ensembles", {})
     for kind, mine in populations[name]["ensembles"].items():
-        if rival:
+        if rival := rivals.get(kind):
             hits = [_hits(of) for of in (mine, rival)]
-            where = f"{kind}, {len(mine['mean'])} of {len(rival['mean'])} models"
-            yield from _row("ensembles", where, name, TRAINING_MEMBERS, 0, *hits, paired=True)
+            where = f"{kind}, {len(mine['mean'])} and {len(rival['mean'])} models"
+            yield from _row("ensembles", where, name, MEMBERS, 0, *hits, paired=True)
 
 
 def _hits(ensemble: Mapping[str, Any]) -> np.ndarray:

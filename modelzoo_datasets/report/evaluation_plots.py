@@ -16,6 +16,8 @@ _COLOUR_OF = {
     "uniform": "#F0E442",
     "neighbour": "#8B4513",
     "gan": "#6A3D9A",
+    "normal": "#D81B60",
+    "interpolation": "#66A61E",
     "zoo members": COLOURS[7],
     "training members": "#6E6E6E",
     "average of pairs": COLOURS[1],
@@ -29,6 +31,8 @@ _MARK_OF = {
     "reconstructed unseen": "^",
     "reconstructed training": "v",
     "average of all": "*",
+    "normal": "D",
+    "interpolation": "X",
 }
 _NOISE, _MIXTURES = ("noise ", COLOURS[5]), ("mixture ", COLOURS[1])
 

@@ -140,7 +140,7 @@ def test_comparisons_are_the_tests_that_they_are_called(
     row = next(r for r in shifted if r["where"] == "+1")
     later = compare([c[1] for c in mine["curves"]], [c[2] for c in from_scratch["curves"]])
     assert (row["difference"], row["other_mean"]) == (later.difference, row["mean"] - later.difference)
-    row = found["ensembles", "zero-shot, 2 of 3 models", "kde", "training members", 0]
+    row = found["ensembles", "zero-shot, 2 and 3 models", "kde", "zoo members", 0]
     assert row["test"] == "paired" and row["n"] == 1000
     assert row["mean"] == pytest.approx(mine["ensembles"]["zero-shot"]["mean"][-1])
 
