@@ -1,5 +1,7 @@
 """Random views of weight vectors, drawn afresh for every batch: permuted units, noise, erased blocks.
 
+Draws are of generators on the CPU, whatever device the weights are on: equal seeds draw the same numbers everywhere.
+
 B models per batch, P weights.
 """
 
@@ -16,7 +18,8 @@ _ERASED = (
 
 def permuted(weights: Tensor, symmetry: Symmetry, draws: torch.Generator) -> Tensor:
     """Every model (B, P) with its units in a random order of its own; its function is unchanged."""
-    return permute(weights, symmetry, random_permutations(symmetry, len(weights), draws))
+    orders = random_permutations(symmetry, len(weights), draws)
+    return permute(weights, symmetry, [order.to(weights.device) for order in orders])
 
 
 def mixed_pairs(weights: Tensor, share: float, draws: torch.Generator) -> Tensor:
@@ -26,14 +29,14 @@ def mixed_pairs(weights: Tensor, share: float, draws: torch.Generator) -> Tensor
     """
     if share == 0:
         return weights
-    part = share * torch.rand(len(weights), 1, generator=draws)
-    partner = torch.randperm(len(weights), generator=draws)
+    part = (share * torch.rand(len(weights), 1, generator=draws)).to(weights.device)
+    partner = torch.randperm(len(weights), generator=draws).to(weights.device)
     return weights + part * (weights[partner] - weights)
 
 
 def noisy(x: Tensor, sigma: float, draws: torch.Generator) -> Tensor:
     """Add N(0, sigma²) to every entry of (B, P)."""
-    return x + sigma * torch.randn(x.shape, generator=draws) if sigma > 0 else x
+    return x + sigma * torch.randn(x.shape, generator=draws).to(x.device) if sigma > 0 else x
 
 
 def erased(x: Tensor, probability: float, draws: torch.Generator) -> Tensor:
@@ -45,5 +48,6 @@ def erased(x: Tensor, probability: float, draws: torch.Generator) -> Tensor:
     low, high = _ERASED
     length = ((low + (high - low) * torch.rand(rows, 1, generator=draws)) * size).round()
     begin = (torch.rand(rows, 1, generator=draws) * (size - length + 1)).floor()
-    place = torch.arange(size)
+    chosen, length, begin = chosen.to(x.device), length.to(x.device), begin.to(x.device)
+    place = torch.arange(size, device=x.device)
     return torch.where(chosen & (place >= begin) & (place < begin + length), 0.0, x)

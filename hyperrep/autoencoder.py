@@ -106,24 +106,30 @@ class HyperRepresentation(
             else:
                 nn.init.ones_(parameter)
 
-    def encode(self, x: Tensor) -> Tensor:
-        """Normalised weights (N, P) -> z (N, D)."""
+    @property
+    def device(self) -> torch.device:
+        """Where its parameters are, and where all that it is given must be."""
+        return self.mean.device
+
+    def encode(self, x: Tensor, *, half: bool = False) -> Tensor:
+        """Normalised weights (N, P) -> z (N, D); with `half` the transformer multiplies in bfloat16."""
         rows = self.layout.to_tokens(x)
         pairs = zip(self.embedders, rows, strict=True)
         tokens = torch.cat([embed(row) for embed, row in pairs], dim=1)
-        tokens = self.encoder(tokens + self.encoder_positions)
+        tokens = _transformed(self.encoder, tokens + self.encoder_positions, half=half)
         z: Tensor = self.bottleneck.compress(tokens)
         if self.linear_path is not None:
             z = z + self.linear_path.compress(rows)
         return z if self.pooled is None else torch.cat([z, self.pooled.compress(tokens)], dim=1)
 
-    def reconstruct(self, z: Tensor) -> Tensor:
-        """z (N, D) -> normalised weights (N, P)."""
+    def reconstruct(self, z: Tensor, *, half: bool = False) -> Tensor:
+        """z (N, D) -> normalised weights (N, P); with `half` the transformer multiplies in bfloat16."""
         z, whole = z.split([self.bottleneck.latent, self.latent - self.bottleneck.latent], dim=1)
         tokens = self.bottleneck.expand(z) + self.decoder_positions
         if self.pooled is not None:
             tokens = tokens + self.pooled.expand(whole)
-        pairs = zip(self.debedders, self.decoder(tokens).split(self.units, dim=1), strict=True)
+        tokens = _transformed(self.decoder, tokens, half=half)
+        pairs = zip(self.debedders, tokens.split(self.units, dim=1), strict=True)
         rows = [debed(part) for debed, part in pairs]
         if self.linear_path is not None:
             linear = self.linear_path.expand(z)
@@ -204,3 +210,10 @@ def _transformer(width: int, blocks: int, heads: int, feedforward: int) -> nn.Mo
         width, heads, feedforward, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
     )
     return nn.TransformerEncoder(block, blocks, enable_nested_tensor=False)
+
+
+def _transformed(transformer: nn.Module, tokens: Tensor, *, half: bool) -> Tensor:
+    """Tokens (N, T, width) -> the same shape, always of float32: with `half` only what is inside is of bfloat16."""
+    with torch.autocast(tokens.device.type, torch.bfloat16, enabled=half):
+        found: Tensor = transformer(tokens)
+    return found.float()

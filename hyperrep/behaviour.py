@@ -19,7 +19,7 @@ class Queries:
     """Images that networks are asked about, and the networks as functions of their weights."""
 
     functions: Functions
-    inputs: Tensor  # (N, channels, height, width), normalised
+    inputs: Tensor  # (N, channels, height, width), normalised, on the CPU: functions take them to where they compute
 
     def drawn(self, count: int, draws: torch.Generator) -> Tensor:
         """`count` images, any of them as likely as any other."""
@@ -41,7 +41,7 @@ def gaussian_mixtures(z: Tensor, draws: torch.Generator) -> tuple[Tensor, Tensor
     Returns:
         The draws (B, D), whose covariance given z is that of z; and C (B, B).
     """
-    shares = torch.randn(len(z), len(z), generator=draws) / len(z) ** 0.5
+    shares = torch.randn(len(z), len(z), generator=draws).to(z.device) / len(z) ** 0.5
     centre = z.detach().mean(dim=0)
     return centre + shares @ (z - centre), shares
 

@@ -26,11 +26,21 @@ class Learner(nn.Module):
     """What is trained together: the auto-encoder, and the heads used only inside losses."""
 
     statistics: Tensor  # (2, F) mean and standard deviation of s(W) over the training states
+    unit: Tensor  # (P,) what an error of normalised weights is divided by
 
-    def __init__(self, rep: HyperRepresentation, recipe: HyperRecipe, weights: Tensor) -> None:
-        """`weights` (N, P) are the training states."""
+    def __init__(
+        self, rep: HyperRepresentation, recipe: HyperRecipe, weights: Tensor, *, compiled: bool = False
+    ) -> None:
+        """All of it is on the device of `rep`.
+
+        Args:
+            weights: the training states (N, P).
+            compiled: encode and reconstruct by `torch.compile`, which adds up in another order: other bits.
+        """
         super().__init__()
         self.rep = rep
+        self.encode = torch.compile(rep.encode, dynamic=False) if compiled else rep.encode
+        self.reconstruct = torch.compile(rep.reconstruct, dynamic=False) if compiled else rep.reconstruct
         projection = recipe.model.projection
         self.head = nn.Sequential(
             nn.Linear(rep.latent, projection),
@@ -47,6 +57,8 @@ class Learner(nn.Module):
             )
         spread = found.std(dim=0).clamp_min(_SMALLEST_DEVIATION)
         self.register_buffer("statistics", torch.stack([found.mean(dim=0), spread]), persistent=False)
+        self.register_buffer("unit", 1 / error_weights(rep, recipe.learning), persistent=False)
+        self.to(rep.device)
 
 
 def _initialise(head: nn.Module, draws: torch.Generator) -> None:
@@ -71,16 +83,20 @@ class Draws:
 
 
 def losses(learner: Learner, weights: Tensor, how: LearningRecipe, queries: Queries | None, draws: Draws) -> Tensor:
-    """All of `LOSSES` (5,) on a batch of aligned states (B, P); 0 for those that the recipe gives no weight."""
-    rep, zero = learner.rep, torch.zeros(())
+    """All of `LOSSES` (5,) on a batch of aligned states (B, P); 0 for those that the recipe gives no weight.
+
+    On a GPU the transformers multiply in bfloat16. All else is of float32, and so is the decoder where decoded networks
+    are asked what they do.
+    """
+    rep, zero, half = learner.rep, weights.new_zeros(()), weights.is_cuda
     mixed = mixed_pairs(weights, how.mix, draws.augmentation)
     first = _view(rep, mixed, how, draws.augmentation, permute=how.permute == "both")
     second = _view(rep, mixed, how, draws.augmentation, permute=how.permute != "none") if how.two_views else None
     views = [first] if second is None else [first, second]
-    z = rep.encode(torch.cat(views))
+    z = learner.encode(torch.cat(views), half=half)
     x = first if how.reconstruct == "first" or second is None else torch.cat(views)
-    decoded = rep.reconstruct(z[: len(x)])
-    reconstruction = reconstruction_loss(decoded, x, 1 / error_weights(rep, how))
+    decoded = learner.reconstruct(z[: len(x)], half=half and queries is None)
+    reconstruction = reconstruction_loss(decoded, x, learner.unit)
     contrast = zero
     if second is not None:
         of_first_view, of_second_view = learner.head(z).chunk(2)
@@ -88,7 +104,7 @@ def losses(learner: Learner, weights: Tensor, how: LearningRecipe, queries: Quer
     behaviour = mixture = zero
     if queries is not None:
         of_first = slice(len(weights))
-        behaviour, mixture = _behaviour(rep, queries, mixed, z[of_first], decoded[of_first], how, draws.behaviour)
+        behaviour, mixture = _behaviour(learner, queries, mixed, z[of_first], decoded[of_first], how, draws.behaviour)
     told = _statistics(learner, mixed, z[: len(weights)]) if how.statistics else zero
     return torch.stack([reconstruction, contrast, behaviour, mixture, told])
 
@@ -105,7 +121,7 @@ def _statistics(learner: Learner, weights: Tensor, z: Tensor) -> Tensor:
 def weighted(parts: Tensor, how: LearningRecipe) -> Tensor:
     """What `losses` (5,) add up to: (1 - contrast) L_rec + contrast L_c as published, and the others on top."""
     factors = [1 - how.contrast, how.contrast, how.behaviour, how.mixed_behaviour, how.statistics]
-    return (parts * torch.tensor(factors)).sum()
+    return (parts * parts.new_tensor(factors)).sum()
 
 
 def _view(
@@ -117,7 +133,7 @@ def _view(
 
 
 def _behaviour(
-    rep: HyperRepresentation,
+    learner: Learner,
     queries: Queries,
     weights: Tensor,  # (B, P)
     z: Tensor,  # (B, D)
@@ -126,15 +142,15 @@ def _behaviour(
     draws: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
     """Of networks decoded from embeddings, and of those decoded from draws around them."""
-    asked = queries.drawn(how.queries, draws)
+    rep, asked = learner.rep, queries.drawn(how.queries, draws)
     said = queries.answers(weights, asked)
-    behaviour = mixture = torch.zeros(())
+    behaviour = mixture = weights.new_zeros(())
     if how.behaviour:
         behaviour = queries.divergence(rep.denormalise(decoded), asked, said)
     if how.mixed_behaviour:
         drawn, shares = gaussian_mixtures(z, draws)
         wanted = MIXTURES[how.mixture](said, shares)
-        mixture = queries.divergence(rep.denormalise(rep.reconstruct(drawn)), asked, wanted)
+        mixture = queries.divergence(rep.denormalise(learner.reconstruct(drawn)), asked, wanted)
     return behaviour, mixture
 
 
@@ -142,6 +158,6 @@ def error_weights(rep: HyperRepresentation, how: LearningRecipe) -> Tensor:
     """What errors of normalised weights are multiplied by, (P,): sqrt(omega) of each layer; its scale for plain MSE."""
     weight = torch.ones_like(rep.scale) if how.layerwise else rep.scale
     if how.layer_weights:
-        omega = torch.tensor([*how.layer_weights, 1.0])  # the last one for counters, which belong to layer -1
-        weight = weight * omega[rep.layout.layer_of_weight()].sqrt()
+        omega = weight.new_tensor([*how.layer_weights, 1.0])  # the last one for counters, which belong to layer -1
+        weight = weight * omega[rep.layout.layer_of_weight().to(weight.device)].sqrt()
     return weight

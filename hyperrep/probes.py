@@ -40,7 +40,7 @@ _QUANTILES = (0.01, 0.25, 0.5, 0.75, 0.99)
 
 def layer_statistics(weights: Tensor, layout: Layout) -> Tensor:
     """s(W): mean, variance, five quantiles of each layer's weights and of its biases: (N, P) -> (N, 14 per layer)."""
-    levels = torch.tensor(_QUANTILES, dtype=torch.float64)
+    levels = torch.tensor(_QUANTILES, dtype=torch.float64, device=weights.device)
     columns = []
     for slot in layout.slots:
         values = weights[:, slot.start : slot.stop].double()

@@ -4,12 +4,24 @@ import dataclasses
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from .training import EpochMetrics
-
 LINES, EVENTS = "metrics.jsonl", "events"
+
+
+@dataclass(frozen=True)
+class EpochMetrics:
+    """Mean of every loss over the batches of one epoch (0 where the recipe has none), and R² on validation states."""
+
+    epoch: int
+    reconstruction: float
+    contrast: float
+    behaviour: float  # in nats: Kullback-Leibler divergence of what decoded networks say from what the originals say
+    mixed: float  # the same of networks decoded from draws around embeddings
+    statistics: float
+    validation_r2: float  # 1 - error / error of predicting the training mean, in layer-scaled units
 
 
 class Recorder(Protocol):

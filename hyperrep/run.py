@@ -3,10 +3,12 @@
 import csv
 import dataclasses
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from modelzoo_datasets.engines import Engine, Network, functions_of, one_thread
 from modelzoo_datasets.errors import FolderInUseError, ModelZooError
@@ -35,6 +37,8 @@ from .sources import (
 from .storage import facts_of, finish, is_finished, load_representation, start
 from .training import learn
 
+_CPU = torch.device("cpu")
+
 
 @one_thread()
 def train(
@@ -44,13 +48,19 @@ def train(
     *,
     engine: Engine | None = None,
     images_root: Path | None = None,
+    device: torch.device = _CPU,
+    compiled: bool = False,
     progress: Progress = silent,
+    tell: Callable[[str], None] = lambda line: None,
 ) -> HyperRepresentation:
     """Make sure that `out` holds the hyper-representation of this recipe and dataset.
 
     Args:
         engine: what runs networks, for recipes with a loss of behaviour.
         images_root: where the images are that the networks were trained on, for such recipes too.
+        device: where it learns; each gives bits of its own.
+        compiled: through `torch.compile`; other bits again.
+        tell: given a line where an earlier run was stopped that another release or torch began.
 
     Raises:
         FormatError: no such dataset, config or epochs.
@@ -60,12 +70,14 @@ def train(
     if is_finished(out, facts):
         return load_representation(out)
     states = {s: learned_states(dataset, recipe, s) for s in ("train", "validation")}
-    rep = new_representation(recipe, states["train"])
-    work = start(out, facts)
+    rep = new_representation(recipe, states["train"]).to(device)
+    work = start(out, facts, tell)
     history = []
     queries = _queries(states["train"], engine, images_root) if recipe.learning.asks else None
+    weights, unseen = states["train"].weights, states["validation"].weights
+    epochs = learn(rep, weights, unseen, recipe, work, queries, compiled=compiled, tell=tell)
     with recording(work) as record:
-        for row in learn(rep, states["train"].weights, states["validation"].weights, recipe, work, queries):
+        for row in epochs:
             history.append(row)
             record(row)
             progress("learning a hyper-representation", row.epoch, recipe.learning.epochs)

@@ -8,6 +8,7 @@ import dataclasses
 import io
 import json
 import shutil
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,13 @@ from modelzoo_datasets.errors import FolderInUseError, FormatError
 from modelzoo_datasets.states import partial_beside, read_json, read_tensors, write_bytes, write_json, write_tensors
 
 from .autoencoder import HyperRepresentation
-from .recipe import HyperRecipe
-from .training import EpochMetrics
+from .checkpoints import TENSORS
+from .recipe import DataRecipe, HyperRecipe, LearningRecipe, ModelRecipe
+from .recording import EpochMetrics
 
 HYPERREP_FORMAT = "modelzoo-hyperrep-1"
+_SECTIONS = {"data": DataRecipe, "model": ModelRecipe, "learning": LearningRecipe}
+_MADE_BY = ("versions", "begun_with")  # facts that do not say what was to be learned
 
 
 def facts_of(recipe: HyperRecipe, dataset: dict[str, Any]) -> dict[str, Any]:
@@ -47,17 +51,54 @@ def is_finished(folder: Path, facts: dict[str, Any]) -> bool:
 
 def is_learned_by(folder: Path, facts: dict[str, Any]) -> bool:
     """True if the folder holds the hyper-representation of this recipe and dataset, finished or not."""
-    # Through JSON once, so that tuples compare equal to the lists that are read back.
-    return bool(read_json(folder / "training.json") == json.loads(json.dumps(facts)))
+    return bool(_identity(read_json(folder / "training.json")) == _identity(facts))
 
 
-def start(folder: Path, facts: dict[str, Any]) -> Path:
-    """The working folder, emptied if what lies there belongs to another recipe or dataset."""
+def _identity(facts: Any) -> Any:
+    """What was to be learned, whatever release and torch did it.
+
+    A recipe of an earlier release gets the defaults of keys that this release has added: they mean what it did.
+    """
+    facts = json.loads(json.dumps(facts))  # tuples compare equal to the lists that are read back
+    recipe = facts.get("recipe") if isinstance(facts, dict) else None
+    if not isinstance(recipe, dict):
+        return facts
+    for key, kind in _SECTIONS.items():
+        if isinstance(recipe.get(key), dict):
+            fields = [f for f in dataclasses.fields(kind) if f.default is not dataclasses.MISSING]
+            defaults = json.loads(json.dumps({f.name: f.default for f in fields}))
+            recipe[key] = defaults | recipe[key]
+    return {key: value for key, value in facts.items() if key not in _MADE_BY}
+
+
+def start(folder: Path, facts: dict[str, Any], tell: Callable[[str], None] = lambda line: None) -> Path:
+    """The working folder, emptied if what lies there is unreadable or belongs to another recipe or dataset.
+
+    What another release or torch left is gone on with: that is told in a line, and training.json names both.
+    """
     work = partial_beside(folder)
-    if work.is_dir() and not ((work / "training.json").is_file() and is_learned_by(work, facts)):
+    left = _left(work, facts)
+    if left is None and work.is_dir():
         shutil.rmtree(work)
+    if left is not None and (work / TENSORS).is_file():
+        begun = left.get("begun_with", left.get("versions"))
+        if begun != facts["versions"]:
+            tell(f"{folder} was begun with {_said(begun)} and goes on with {_said(facts['versions'])}: bits may differ")
+            facts = facts | {"begun_with": begun}
     write_json(work / "training.json", facts)
     return work
+
+
+def _left(work: Path, facts: dict[str, Any]) -> dict[str, Any] | None:
+    """The facts of a run that was stopped in this folder, None unless they are those of this run."""
+    try:
+        return dict(read_json(work / "training.json")) if is_learned_by(work, facts) else None
+    except FormatError:
+        return None
+
+
+def _said(versions: Any) -> str:
+    return ", ".join(f"{name} {number}" for name, number in versions.items()) if versions else "unknown versions"
 
 
 def finish(folder: Path, rep: HyperRepresentation, history: list[EpochMetrics]) -> None:

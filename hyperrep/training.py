@@ -1,11 +1,11 @@
-"""Learn a hyper-representation: a loop that yields after every epoch, with checkpoints that resume to the same bits.
+"""Learn a hyper-representation: a loop that yields after every epoch, on the device of what is learned.
 
 N states, B states per batch, P weights.
 """
 
 import math
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -13,29 +13,17 @@ from torch import Tensor, nn
 
 from modelzoo_datasets.errors import ModelZooError
 from modelzoo_datasets.seeds import generator
-from modelzoo_datasets.states import read_json, read_tensors, write_json, write_tensors
 
 from .autoencoder import HyperRepresentation
 from .behaviour import Queries
+from .checkpoints import restore, save
 from .objective import LOSSES, Draws, Learner, losses, weighted
 from .recipe import HyperRecipe, LearningRecipe
+from .recording import EpochMetrics
 
 _WARM_UP = 0.1  # share of the steps over which the learning rate rises
 _LARGEST_GRADIENT = 1.0  # norm that gradients are clipped to
 _CHECKPOINT_EVERY = 10  # epochs
-
-
-@dataclass(frozen=True)
-class EpochMetrics:
-    """Mean of every loss over the batches of one epoch (0 where the recipe has none), and R² on validation states."""
-
-    epoch: int
-    reconstruction: float
-    contrast: float
-    behaviour: float  # in nats: Kullback-Leibler divergence of what decoded networks say from what the originals say
-    mixed: float  # the same of networks decoded from draws around embeddings
-    statistics: float
-    validation_r2: float  # 1 - error / error of predicting the training mean, in layer-scaled units
 
 
 def learn(
@@ -45,12 +33,19 @@ def learn(
     recipe: HyperRecipe,
     checkpoints: Path,
     queries: Queries | None = None,
+    *,
+    compiled: bool = False,
+    tell: Callable[[str], None] = lambda line: None,
 ) -> Iterator[EpochMetrics]:
-    """Train `rep` in place; yield after every epoch, those before a resume too.
+    """Train `rep` in place, on the device that it is on; yield after every epoch, those before a resume too.
+
+    What is random is drawn on the CPU, so it is the same on every device; arithmetic rounds differently on each.
 
     Args:
         queries: what networks are asked about, for recipes with a loss of behaviour.
         checkpoints: a folder; a run that was killed goes on from the last checkpoint in it, to the same bits.
+        compiled: run encoder and decoder through `torch.compile`; faster once compiled, and other bits.
+        tell: given a line where a checkpoint is there that cannot be gone on from.
     """
     how = recipe.learning
     if len(weights) < how.batch_size:
@@ -60,17 +55,17 @@ def learn(
         )
     if how.asks and queries is None:
         raise ModelZooError(f"recipe {recipe.name} has a loss of behaviour: it needs images to ask networks about")
-    learner = Learner(rep, recipe, weights)
+    learner = Learner(rep, recipe, weights, compiled=compiled)
     optimizer = torch.optim.AdamW(learner.parameters(), how.lr, weight_decay=how.weight_decay, fused=True)
-    aligned, aligned_validation = rep.align(weights), rep.align(validation)
-    history = _restore(checkpoints, learner, optimizer)
+    aligned, aligned_validation = (rep.align(states.to(rep.device)) for states in (weights, validation))
+    history = restore(checkpoints, learner, optimizer, tell)
     yield from history
     for epoch in range(len(history) + 1, how.epochs + 1):
         means = _learn_epoch(learner, optimizer, aligned, how, queries if how.asks else None, epoch)
         r2 = reconstruction_r2(rep, aligned_validation).total
         history.append(EpochMetrics(epoch=epoch, validation_r2=r2, **means))
         if epoch % _CHECKPOINT_EVERY == 0:
-            _save(checkpoints, learner, optimizer, history)
+            save(checkpoints, learner, optimizer, history)
         yield history[-1]
     rep.embeddings.copy_(rep.embed(aligned))
 
@@ -86,9 +81,9 @@ def _learn_epoch(
     """One pass over the states in batches of equal size; the mean of every loss."""
     learner.train()
     draws = Draws.of(how.seed, epoch)
-    order = torch.randperm(len(weights), generator=generator(how.seed, "order", epoch))
+    order = torch.randperm(len(weights), generator=generator(how.seed, "order", epoch)).to(weights.device)
     batches = order[: len(order) - len(order) % how.batch_size].split(how.batch_size)
-    sums = torch.zeros(len(LOSSES))
+    sums = weights.new_zeros(len(LOSSES))
     for number, index in enumerate(batches):
         step = (epoch - 1) * len(batches) + number
         for group in optimizer.param_groups:
@@ -123,39 +118,9 @@ def reconstruction_r2(rep: HyperRepresentation, aligned: Tensor) -> Reconstructi
     decoded = rep.decode(rep.embed(aligned))
     error = ((decoded - aligned) / rep.scale).square().sum(dim=0)
     baseline = ((aligned - rep.mean) / rep.scale).square().sum(dim=0)
-    index = rep.layout.layer_of_weight()
+    index = rep.layout.layer_of_weight().to(error.device)
     parts = [
         float(1 - error[index == layer].sum() / baseline[index == layer].sum())
         for layer in range(len(rep.layout.layers))
     ]
     return ReconstructionR2(float(1 - error.sum() / baseline.sum()), tuple(parts))
-
-
-def _save(
-    folder: Path,
-    learner: Learner,
-    optimizer: torch.optim.Optimizer,
-    history: list[EpochMetrics],
-) -> None:
-    """Metrics first: the checkpoint is what says how far we are."""
-    write_json(folder / "checkpoint.json", [asdict(row) for row in history])
-    tensors = {f"model.{name}": tensor for name, tensor in learner.state_dict().items()}
-    for number, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{number}.{name}": tensor for name, tensor in state.items()}
-    write_tensors(folder / "checkpoint.safetensors", tensors | {"epoch": torch.tensor(len(history))})
-
-
-def _restore(folder: Path, learner: Learner, optimizer: torch.optim.Optimizer) -> list[EpochMetrics]:
-    """Load the last checkpoint, if there is one; returns the metrics up to it."""
-    if not (folder / "checkpoint.safetensors").is_file():
-        return []
-    tensors = read_tensors(folder / "checkpoint.safetensors")
-    rows = read_json(folder / "checkpoint.json")[: int(tensors.pop("epoch"))]
-    learner.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, tensor in tensors.items():
-        if key.startswith("optimizer."):
-            _, number, name = key.split(".")
-            state.setdefault(int(number), {})[name] = tensor
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
-    return [EpochMetrics(**row) for row in rows]

@@ -6,7 +6,8 @@ from typing import Any
 from hyperrep import HyperRepresentation
 from hyperrep.fitting import new_representation
 from hyperrep.recipe import DataRecipe, EvaluationRecipe, HyperRecipe, LearningRecipe, ModelRecipe
-from hyperrep.training import EpochMetrics, learn
+from hyperrep.recording import EpochMetrics
+from hyperrep.training import learn
 from modelzoo_datasets.loading import Zoo
 
 

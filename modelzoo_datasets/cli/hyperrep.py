@@ -1,6 +1,7 @@
 """modelzoo-hyperrep: learn from a dataset folder, probe, sample and judge."""
 
 import dataclasses
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -30,6 +31,10 @@ RecipeName = Annotated[
     str,
     typer.Option("--recipe", help=f"A TOML file or one of {', '.join(recipe_names('hyperrep'))}."),
 ]
+Device = Annotated[str, typer.Option("--device", help="Where it learns: auto, cpu or cuda.")]
+Compile = Annotated[
+    bool, typer.Option("--compile", help="Compile encoder and decoder first: faster for long runs, other bits.")
+]
 
 
 @app.callback(epilog="Example: modelzoo-hyperrep train dataset --recipe demo --out hyperrep")
@@ -45,16 +50,29 @@ def train_command(
     engine: Engine = "auto",
     threads: Threads = None,
     images_root: ImagesRoot = DEFAULT_IMAGES_ROOT,
+    device: Device = "auto",
+    compiled: Compile = False,
     quiet: Quiet = False,
 ) -> None:
     """Train the auto-encoder; goes on from its last checkpoint after a stop."""
     from hyperrep import read_hyper_recipe, train
+    from hyperrep.devices import find_device
 
     from ..engines import get_engine
 
-    chosen, runs = read_hyper_recipe(recipe), get_engine(engine, threads)
+    where, chosen, runs = find_device(device), read_hyper_recipe(recipe), get_engine(engine, threads)
     with progress_bars(quiet) as progress:
-        rep = train(dataset, chosen, out, engine=runs, images_root=images_root, progress=progress)
+        rep = train(
+            dataset,
+            chosen,
+            out,
+            engine=runs,
+            images_root=images_root,
+            device=where,
+            compiled=compiled,
+            progress=progress,
+            tell=lambda line: print(f"modelzoo-hyperrep: {line}", file=sys.stderr),
+        )
     print(f"{out}: latent vectors of {rep.latent} numbers for {rep.layout.size} weights")
 
 

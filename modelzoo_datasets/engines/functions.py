@@ -21,7 +21,10 @@ from .native.training import network_of
 
 
 class Functions(Protocol):
-    """The networks of one architecture, all of one activation, in eval mode."""
+    """The networks of one architecture, all of one activation, in eval mode.
+
+    What is returned is on the device of the weights; images may be on any.
+    """
 
     def outputs(self, weights: Tensor, inputs: Tensor) -> Tensor:
         """Logits (B, Q, C) of weights (B, P) on normalised images (Q, channels, height, width); no gradient."""
@@ -59,12 +62,15 @@ class TorchFunctions:
     def _logits(self, weights: Tensor, inputs: Tensor) -> Tensor:
         state = self._architecture.layout.unpack(weights)
         run = partial(functional_call, self._module)
-        logits: Tensor = vmap(run, in_dims=(0, None))(state, (inputs,))
+        logits: Tensor = vmap(run, in_dims=(0, None))(state, (inputs.to(weights.device),))
         return logits
 
 
 class NativeFunctions:
-    """By the compiled kernel, a model per thread; bits depend neither on B nor on the number of threads."""
+    """By the compiled kernel, a model per thread; bits depend neither on B nor on the number of threads.
+
+    Weights of another device come to the CPU, and outputs and gradients go back.
+    """
 
     def __init__(self, network: CompiledNetwork, threads: int) -> None:
         self._network = network
@@ -72,15 +78,14 @@ class NativeFunctions:
 
     def outputs(self, weights: Tensor, inputs: Tensor) -> Tensor:
         """See `Functions.outputs`."""
-        pixels = Pixels.of(inputs, torch.zeros(len(inputs), dtype=torch.int64))
-        weights = weights.detach()
+        pixels = Pixels.of(inputs.cpu(), torch.zeros(len(inputs), dtype=torch.int64))
 
         def of_model(vector: Tensor) -> Tensor:
             logits = torch.empty(len(pixels), self._network.classes)
             self._network.evaluate(vector, pixels, self._network.classes, logits)
             return logits
 
-        return torch.stack(list(self._pool.map(of_model, weights)))
+        return torch.stack(list(self._pool.map(of_model, weights.detach().cpu()))).to(weights.device)
 
     def divergence(self, weights: Tensor, inputs: Tensor, targets: Tensor) -> Tensor:
         """See `Functions.divergence`."""
@@ -101,9 +106,10 @@ class NativeFunctions:
 class _NativeDivergence(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, weights: Tensor, inputs: Tensor, targets: Tensor, functions: NativeFunctions) -> Tensor:
-        losses, gradients = functions.losses_and_gradients(weights.detach().contiguous(), inputs, targets)
+        found = functions.losses_and_gradients(weights.detach().cpu().contiguous(), inputs.cpu(), targets.cpu())
+        losses, gradients = (tensor.to(weights) for tensor in found)
         ctx.save_for_backward(gradients)
-        return losses.to(weights.dtype)
+        return losses
 
     @staticmethod
     def backward(ctx: Any, *given: Tensor) -> tuple[Tensor, None, None, None]:

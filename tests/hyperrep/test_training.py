@@ -17,9 +17,9 @@ from torch import Tensor
 from hyperrep import HyperRepresentation
 from hyperrep.fitting import fit_reference, layer_scales, new_representation
 from hyperrep.recipe import DECODED_VIEWS, PERMUTED_VIEWS
+from hyperrep.recording import EpochMetrics
 from hyperrep.training import (
     _CHECKPOINT_EVERY,
-    EpochMetrics,
     learn,
     reconstruction_r2,
 )
