@@ -145,4 +145,9 @@ def test_a_demo_killed_in_every_stage_ends_with_the_same_bytes(
         result = run(demo(out))
         assert result.returncode == 0, result.stderr
     assert (killed / "report.html").is_file()
-    assert hashes(killed) == hashes(undisturbed)
+    assert _repeatable(killed) == _repeatable(undisturbed)
+
+
+def _repeatable(folder: Path) -> dict[str, str]:
+    """Path -> hash of all files but TensorBoard's, which hold the time of day by their nature."""
+    return {path: found for path, found in hashes(folder).items() if "events" not in Path(path).parts}

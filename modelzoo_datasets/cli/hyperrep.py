@@ -147,8 +147,8 @@ def sample_command(
 ) -> None:
     """Write sampled models, each a folder that is a model repo of the Hub, and a table of them that is a dataset.
 
-    Samplers: uniform, kde, kde-shared, kde-principal, neighbour, gan; and baselines: reconstruction, noise, average,
-    kde-weights, fresh, all but the first of which need --dataset.
+    Samplers: uniform, kde, kde-shared, kde-principal, normal, interpolation, neighbour, gan; and baselines:
+    reconstruction, noise, average, kde-weights, fresh.
     """
     from hyperrep.export import Draw, Measuring, export_samples
 

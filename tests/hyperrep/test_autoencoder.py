@@ -211,7 +211,9 @@ def test_a_saved_representation_is_loaded_to_the_bit(bottleneck: str, latent: fl
     assert torch.equal(back.decode(rep.embeddings), rep.decode(rep.embeddings))
 
 
-@pytest.mark.parametrize("sampler", ["uniform", "kde", "kde-principal", "kde-shared"])  # the quick ones
+@pytest.mark.parametrize(
+    "sampler", ["uniform", "kde", "kde-principal", "kde-shared", "normal", "interpolation"]
+)  # quick
 def test_equal_generators_give_equal_samples_and_others_give_others(sampler: str) -> None:
     rep = representation()
     a, b, c = (rep.sample(5, sampler=sampler, generator=generator(s, "s")) for s in (0, 0, 1))
@@ -259,7 +261,7 @@ def test_models_that_are_not_finite_are_counted_and_refused(broken: float) -> No
 
 
 def test_an_unknown_sampler_is_answered_with_the_known_ones() -> None:
-    told = "^unknown sampler 'kd'; choose from uniform, kde, kde-shared, kde-principal, neighbour, gan$"
+    told = "^unknown sampler 'kd'; choose from uniform, kde, kde-shared, kde-principal, normal, interpolation, neighbour, gan$"
     with pytest.raises(ModelZooError, match=told):
         representation().sample(1, sampler="kd", generator=generator(0, "s"))
 
