@@ -148,7 +148,7 @@ def sample_command(
     """Write sampled models, each a folder that is a model repo of the Hub, and a table of them that is a dataset.
 
     Samplers: uniform, kde, kde-shared, kde-principal, normal, interpolation, neighbour, gan; and baselines:
-    reconstruction, noise, average, kde-weights, fresh.
+    reconstruction, noise, average, kde-weights, fresh, all but the first of which need --dataset.
     """
     from hyperrep.export import Draw, Measuring, export_samples
 
