@@ -146,7 +146,7 @@ def test_the_words_are_whole_sentences() -> None:
     assert said[6].startswith("Samples of kde fine-tuned on mnist beside zoo members: below it after 1 epoch")
     assert said[8].startswith("Samples of kde fine-tuned in the architecture res-cnn beside random init: above it")
     assert said[9].startswith(
-        "Ensembles of samples of kde (zero-shot, 2 of 2 models) lose to ensembles of training mem"
+        "Ensembles of samples of kde (zero-shot, 2 and 2 models) lose to ensembles of zoo members"
     )
     assert said[9].endswith("paired t-test, 100 images).")
 

@@ -21,7 +21,7 @@ class Member:
     training: Training
     parent_id: str | None = None  # of a sparsified twin: the model whose last state it starts from
     kept: tuple[int, ...] | None = None  # epochs of its states, ascending, where an imported model lacks some
-    more: Mapping[str, Any] = field(default_factory=dict)  # what else its population has a column for
+    more: Mapping[str, Any] = field(default_factory=dict, hash=False)  # what else its population has a column for
 
     @property
     def epochs(self) -> Sequence[int]:

@@ -198,7 +198,8 @@ def test_an_entry_of_a_recipe_may_say_how_large_a_share_is_drawn_from() -> None:
 
 
 def test_every_sampler_is_found_by_its_name_and_says_what_it_promises() -> None:
-    assert [*SAMPLERS] == ["uniform", "kde", "kde-shared", "kde-principal", "neighbour", "gan"]
+    known = ["uniform", "kde", "kde-shared", "kde-principal", "normal", "interpolation", "neighbour", "gan"]
+    assert [*SAMPLERS] == known
     assert all(sampler.name == name and sampler.promise for name, sampler in SAMPLERS.items())
     assert {name: sampler.extra for name, sampler in SAMPLERS.items() if sampler.extra} == {"neighbour": "umap"}
 
