@@ -19,7 +19,7 @@ from modelzoo_datasets.population import (
     agreement,
     ensemble_curve,
     error_similarity,
-    fine_tuned,
+    fine_tune,
     pair_summary,
     weight_distances,
 )
@@ -80,7 +80,7 @@ class Bench:
         told = dataclasses.replace(self.training, epochs=self.recipe.epochs)
         seeds = [derive(self.recipe.seed, "fine-tuning", i) for i in range(len(weights))]
         where = architecture or self.architecture, images or self.images
-        return fine_tuned(self.engine, *where, weights, told, seeds, progress=progress, what=what)
+        return fine_tune(self.engine, *where, weights, told, seeds, progress=progress, what=what)
 
 
 def judge(population: Population, bench: Bench, *, progress: Progress = silent) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from .distances import nearest as nearest
 from .ensembles import ensemble_curve as ensemble_curve
 from .errors_alike import error_similarity as error_similarity
 from .fine_tuning import fine_tune as fine_tune
-from .fine_tuning import fine_tuned as fine_tuned
 from .similarity import agreement as agreement
 from .similarity import cka as cka
 from .similarity import pair_summary as pair_summary

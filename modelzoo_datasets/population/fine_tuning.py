@@ -21,27 +21,14 @@ def fine_tune(
     *,
     progress: Progress = silent,
     what: str = "fine-tuning",
-) -> Tensor:
-    """Test accuracy (N, E + 1) after 0 (zero-shot) to E = `training.epochs` epochs, with a fresh optimizer.
+) -> tuple[Tensor, Tensor]:
+    """Test accuracy (N, E + 1) after 0 (zero-shot) to E = `training.epochs` epochs, and the last weights (N, P).
+
+    Each begins with a fresh optimizer.
 
     Args:
         seeds: one per model; keys its data order and dropout.
     """
-    return fine_tuned(engine, architecture, images, weights, training, seeds, progress=progress, what=what)[0]
-
-
-def fine_tuned(
-    engine: Engine,
-    architecture: str,
-    images: Images,
-    weights: Tensor,  # (N, P)
-    training: Training,
-    seeds: Sequence[int],
-    *,
-    progress: Progress = silent,
-    what: str = "fine-tuning",
-) -> tuple[Tensor, Tensor]:
-    """As `fine_tune`, and the weights (N, P) after the last epoch."""
     jobs = [Job(training=training, seed=seed, start=start) for seed, start in zip(seeds, weights, strict=True)]
     accuracy = torch.full((len(jobs), training.epochs + 1), float("nan"), dtype=torch.float64)
     last = torch.empty_like(weights)

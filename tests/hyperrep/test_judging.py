@@ -29,7 +29,7 @@ def test_judging_measures_what_it_says(bench: Bench, rep: HyperRepresentation, l
     assert found["zero_shot"] == accuracy.tolist()
     told = dataclasses.replace(bench.training, epochs=2)
     seeds = [derive(0, "fine-tuning", i) for i in range(2)]
-    assert found["curves"] == fine_tune(bench.engine, "cnn-s", bench.images, weights[:2], told, seeds).tolist()
+    assert found["curves"] == fine_tune(bench.engine, "cnn-s", bench.images, weights[:2], told, seeds)[0].tolist()
     far = distances(weights, bench.aligned, rep.scale)
     assert found["distance"] == pytest.approx(far.amin(dim=1).tolist(), rel=1e-4)
     rows = learned["train"].table.iloc[far.argmin(dim=1).tolist()]
