@@ -51,7 +51,7 @@ def test_the_zero_shot_column_is_the_evaluation_of_the_weights_given(
 ) -> None:
     weights = load_zoo(tiny_dataset, "seed", split="test", epochs=[2]).weights
     before = weights.clone()
-    accuracy = fine_tune(engine, "cnn-s", few_images, weights, TRAINING, [1, 2, 3])
+    accuracy, _ = fine_tune(engine, "cnn-s", few_images, weights, TRAINING, [1, 2, 3])
     networks = [Network("tanh")] * 3
     expected = engine.evaluate("cnn-s", few_images, weights, networks, "test").accuracy
     assert accuracy.shape == (3, 3) and accuracy.dtype == torch.float64
@@ -61,11 +61,12 @@ def test_the_zero_shot_column_is_the_evaluation_of_the_weights_given(
 
 def test_fine_tuning_is_training_from_the_weights_given(engine: Engine, few_images: Images, tiny_dataset: Path) -> None:
     weights = load_zoo(tiny_dataset, "seed", split="validation", epochs=[1]).weights
-    accuracy = fine_tune(engine, "cnn-s", few_images, weights, TRAINING, [5, 6, 7])
-    for row, start, seed in zip(accuracy, weights, (5, 6, 7), strict=True):
+    accuracy, last = fine_tune(engine, "cnn-s", few_images, weights, TRAINING, [5, 6, 7])
+    for row, end, start, seed in zip(accuracy, last, weights, (5, 6, 7), strict=True):
         job = Job(training=TRAINING, seed=seed, start=start)
-        states = engine.train("cnn-s", few_images, [job], metrics_on=("test",))
+        states = list(engine.train("cnn-s", few_images, [job], metrics_on=("test",)))
         assert row.tolist() == [state.metrics["test_acc"].item() for state in states]
+        assert torch.equal(end, states[-1].weights[0])
 
 
 def test_the_seed_of_a_fine_tuned_model_matters_and_its_neighbours_do_not(
@@ -73,8 +74,8 @@ def test_the_seed_of_a_fine_tuned_model_matters_and_its_neighbours_do_not(
 ) -> None:
     start = load_zoo(tiny_dataset, "seed", split="test", epochs=[0]).weights[:1].repeat(4, 1)
     training = dataclasses.replace(TRAINING, lr=1e-2)
-    accuracy = fine_tune(engine, "cnn-s", few_images, start, training, [1, 2, 3, 1])
-    assert torch.equal(accuracy[0], accuracy[3])
+    accuracy, last = fine_tune(engine, "cnn-s", few_images, start, training, [1, 2, 3, 1])
+    assert torch.equal(accuracy[0], accuracy[3]) and torch.equal(last[0], last[3])
     assert len({tuple(row.tolist()) for row in accuracy}) > 1
     assert len(set(accuracy[:, 0].tolist())) == 1
 

@@ -95,9 +95,9 @@ def test_transfer_fine_tunes_the_same_weights_on_other_images(
     training = dataclasses.replace(learned["train"].training(0), epochs=1)
     seeds = [derive(0, "fine-tuning", i) for i in range(2)]
     begin = populated["kde"].weights
-    assert found["kde"]["curves"] == fine_tune(engine, "cnn-s", images, begin, training, seeds).tolist()
+    assert found["kde"]["curves"] == fine_tune(engine, "cnn-s", images, begin, training, seeds)[0].tolist()
     fresh = fresh_weights("cnn-s", "tanh", training.init, [derive(0, "scratch", i) for i in range(2)])
-    assert found["scratch"]["curves"] == fine_tune(engine, "cnn-s", images, fresh, training, seeds).tolist()
+    assert found["scratch"]["curves"] == fine_tune(engine, "cnn-s", images, fresh, training, seeds)[0].tolist()
 
 
 def test_a_changed_architecture_holds_the_sample_and_begins_elsewhere_as_without_it(

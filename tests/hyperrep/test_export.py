@@ -125,7 +125,7 @@ def test_with_the_dataset_a_sample_knows_its_nearest_row_and_what_it_is_worth(
     accuracy = engine.evaluate("cnn-s", images, weights, [Network("tanh")] * 3, "test").accuracy.tolist()
     training = dataclasses.replace(train.training(0), epochs=1)
     seeds = [derive(4, "fine-tuning", i) for i in range(3)]
-    tuned = fine_tune(engine, "cnn-s", images, weights, training, seeds)[:, 1].tolist()
+    tuned = fine_tune(engine, "cnn-s", images, weights, training, seeds)[0][:, 1].tolist()
     table = pq.read_table(out / "samples.parquet").to_pandas()
     for number in range(3):
         told = SampledModel.config(out / f"noise-{number:04d}")
