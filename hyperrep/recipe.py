@@ -94,6 +94,7 @@ class EvaluationRecipe:
     fine_tune: tuple[int, ...] = (1, 5)  # epochs after which models are compared; published: 1, 5, 25, 50
     noise: tuple[float, ...] = (0.1, 0.2, 0.4, 0.8, 1.6)  # layer standard deviations that training states are moved by
     mixtures: tuple[float, ...] = (0.1, 0.25)  # shares by which training states are moved to one of another model
+    moves: tuple[float, ...] = ()  # shares of the way that embeddings of training states are moved to `normal` draws
     ensemble: int = 1  # largest ensemble, published protocol: 30; 1 for none
     transfer: tuple[str, ...] = ()  # other image datasets
     changed: tuple[str, ...] = ()  # other architectures that take the same weights
@@ -182,6 +183,7 @@ def _impossible_protocol(judged: EvaluationRecipe) -> list[tuple[bool, str]]:
         (not epochs or min(epochs) < 1, f"{where} fine_tune must be epochs from 1 on, got {list(epochs)}"),
         (not all(0 < v < math.inf for v in judged.noise), f"{where} noise must be positive, got {list(judged.noise)}"),
         (not all(0 < v <= 0.5 for v in shares), f"{where} mixtures must be in (0, 0.5], got {list(shares)}"),
+        (not all(0 < v < math.inf for v in judged.moves), f"{where} moves must be positive, got {list(judged.moves)}"),
         (len(repeated) > 0, f"{where} samplers: {(repeated or [''])[0]} is named twice"),
     ]
 

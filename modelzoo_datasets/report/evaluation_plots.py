@@ -34,22 +34,27 @@ _MARK_OF = {
     "normal": "D",
     "interpolation": "X",
 }
-_NOISE, _MIXTURES = ("noise ", COLOURS[5]), ("mixture ", COLOURS[1])
+# Populations of one kind at several distances: how their names begin, and their colour.
+_CURVES = {
+    "noise ": ("training states with noise", COLOURS[5]),
+    "mixture ": ("mixtures of two training states", COLOURS[1]),
+    "move ": ("training states moved by the decoder", "#00BFC4"),
+}
 
 
 def frontier(populations: Sequence[Mapping[str, Any]]) -> bytes:
     """Zero-shot accuracy against novelty: how far from the nearest training state, and how alike in errors with one.
 
-    Noise and averages of training states are curves, which begin at the training models themselves; a sampler that has
-    learned anything lies above both.
+    Noise, averages and moves of training states are curves, which begin at the training models themselves; a sampler
+    that has learned anything lies above noise and averages.
     """
     figure, (near, alike) = _figure(2)
     shown = [p for p in populations if p["distance"] and not p["mirrors"]]
     for axis, key in ((near, "distance"), (alike, "error_similarity")):
-        for prefix, colour in (_NOISE, _MIXTURES):
-            _draw_curve(axis, shown, key, prefix, colour)
+        for prefix in _CURVES:
+            _draw_curve(axis, shown, key, prefix)
         for population in shown:
-            if not population["name"].startswith((_NOISE[0], _MIXTURES[0])):
+            if not population["name"].startswith(tuple(_CURVES)):
                 _draw_population(axis, population, key)
         axis.set_ylim(0, 1)
     near.set(xlabel="distance to the nearest training state\n(layer standard deviations)", ylabel="zero-shot accuracy")
@@ -70,14 +75,14 @@ def _symlog(ax: Axes, shown: Sequence[Mapping[str, Any]]) -> None:
     ax.minorticks_off()
 
 
-def _draw_curve(ax: Axes, populations: Sequence[Mapping[str, Any]], key: str, prefix: str, colour: str) -> None:
+def _draw_curve(ax: Axes, populations: Sequence[Mapping[str, Any]], key: str, prefix: str) -> None:
     """Means of populations of one kind, from the training models on."""
-    last = ["average of pairs"] if prefix == _MIXTURES[0] else []
+    last = ["average of pairs"] if prefix == "mixture " else []
     chosen = [p for p in populations if p["name"].startswith(prefix) or p["name"] in ("training members", *last)]
     if len(chosen) > 1:
         chosen.sort(key=lambda p: float(np.mean(p["distance"])))
         x, y = ([float(np.mean(p[k])) for p in chosen] for k in (key, "zero_shot"))
-        label = "training states with noise" if prefix == _NOISE[0] else "mixtures of two training states"
+        label, colour = _CURVES[prefix]
         ax.plot(x, y, color=colour, marker=".", linewidth=2, label=label)
 
 

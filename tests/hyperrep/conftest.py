@@ -70,6 +70,7 @@ def protocol(tiny_hyper: HyperRecipe) -> HyperRecipe:
         tiny_hyper.evaluation,
         noise=(0.2,),
         mixtures=(0.1,),
+        moves=(0.3,),
         ensemble=3,
         transfer=("fashion-mnist-5k",),
         changed=("res-cnn",),

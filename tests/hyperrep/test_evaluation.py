@@ -53,7 +53,7 @@ def test_embeddings_in_the_plane_are_the_widest_uncorrelated_coordinates(
     rep: HyperRepresentation, learned: dict[str, Zoo], populated: dict[str, Population]
 ) -> None:
     found = embeddings_2d(rep, learned, list(populated.values()))
-    sizes = {"train": 28, "test": 6, "kde": 2, "kde-shared": 2}
+    sizes = {"train": 28, "test": 6, "kde": 2, "kde-shared": 2, "move 0.3": 2}
     assert {name: len(part["z"]) for name, part in found.items()} == sizes
     assert all(len(point) == 2 for part in found.values() for point in part["z"])
     for split in ("train", "test"):
@@ -74,7 +74,7 @@ def test_the_report_holds_every_population_and_every_question(evaluated: tuple[P
     for population in report["populations"][:-1]:
         assert len(population["zero_shot"]) == len(population["distance"]) == population["n"]
         assert all(len(curve) == 2 for curve in population["curves"])
-        assert population["curves"] or population["name"] in ("mixture 0.1", "noise 0.2")
+        assert population["curves"] or population["name"].endswith(("mixture 0.1", "noise 0.2", "move 0.3"))
     assert {*report["transfer"]["fashion-mnist-5k"]} == {"kde", "kde-shared", "zoo members", "scratch"}
     assert {*report["changed"]["res-cnn"]} == {"kde", "kde-shared", "zoo members", "random init"}
     questions = {row["question"] for row in report["comparisons"]}
