@@ -1,4 +1,4 @@
-"""Pictures of an evaluation: accuracy against novelty, fine-tuning here and elsewhere, ensembles."""
+"""Pictures of an evaluation: accuracy against novelty, the latent space, fine-tuning here and elsewhere, ensembles."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -104,8 +104,30 @@ def colour_and_mark(name: str) -> tuple[str, str]:
     for prefix in ("noise like ", "average like "):
         if name.startswith(prefix):
             return colour_and_mark(name.removeprefix(prefix))[0], "x" if prefix[0] == "n" else "+"
+    for prefix, (_, colour) in _CURVES.items():
+        if name.startswith(prefix):
+            return colour, "."
     base = name.partition("@")[0]
     return _COLOUR_OF.get(base, COLOURS[2]), "D" if "@" in name else _MARK_OF.get(name, "o")
+
+
+def embedding_map(found: Mapping[str, Mapping[str, Any]]) -> bytes:
+    """The two widest axes of the latent space: zoo states coloured by accuracy, samples as in the other pictures."""
+    figure, (ax,) = _figure(1, width=9.0)
+    zoo = {"train": ("o", "training states"), "test": ("^", "unseen states")}
+    accuracy = np.concatenate([found[split]["test_acc"] for split in zoo])
+    scale: dict[str, Any] = {"vmin": accuracy.min(), "vmax": accuracy.max(), "s": 10, "alpha": 0.4, "linewidths": 0}
+    for split, (mark, label) in zoo.items():
+        z = np.asarray(found[split]["z"])
+        dots = ax.scatter(z[:, 0], z[:, 1], c=found[split]["test_acc"], marker=mark, label=label, **scale)
+    figure.colorbar(dots, ax=ax, label="test accuracy")
+    for name in (name for name in found if name not in zoo):
+        z, (colour, mark) = np.asarray(found[name]["z"]), colour_and_mark(name)
+        style: dict[str, Any] = {"color": colour, "marker": mark, "edgecolors": "black", "linewidths": 0.3}
+        ax.scatter(z[:, 0], z[:, 1], s=22, label=f"samples: {name}", **style)
+    ax.set(xlabel="first principal axis of z", ylabel="second principal axis of z")
+    figure.legend(*ax.get_legend_handles_labels(), fontsize=8, loc="outside right center")
+    return _png(figure)
 
 
 def fine_tuning_curves(populations: Sequence[Mapping[str, Any]], epochs: int) -> bytes:
