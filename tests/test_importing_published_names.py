@@ -12,9 +12,10 @@ from originals import Style, params_of, trial_name, write_checkpoint
 from modelzoo_datasets.architectures import get_architecture
 from modelzoo_datasets.engines import Network
 from modelzoo_datasets.engines.torch_engine import TorchEngine
+from modelzoo_datasets.errors import FormatError
 from modelzoo_datasets.images import Split, load_images
 from modelzoo_datasets.images import registry as images_registry
-from modelzoo_datasets.images.registry import ImageDataset, register_images
+from modelzoo_datasets.images.registry import ImageDataset, get_image_dataset, image_dataset_names, register_images
 from modelzoo_datasets.importing import import_zoo
 from modelzoo_datasets.importing.identity import identify
 from modelzoo_datasets.importing.original import Claims
@@ -49,6 +50,40 @@ def test_a_published_folder_is_one_of_our_zoos(folder: str, architecture: str, n
     found = identify(folder, get_architecture(architecture), Claims(), twins=False)
     assert (f"{found.recipe}/{found.config}", found.images) == (name, images)
     assert found.measured_otherwise == (("validation",) if "resnet" in name else ())
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [
+        ("FashionMNIST-uniform", "fashion-mnist-cnn-s/seed"),
+        ("tune_zoo_fashionmnist_uniform", "fashion-mnist-cnn-s/seed"),
+        ("fashion-mnist_lr", "fashion-mnist-cnn-s/zoo"),
+        ("tune_mnist_lr", "mnist-cnn-s/zoo"),
+    ],
+)
+def test_a_name_is_read_word_by_word(folder: str, name: str) -> None:
+    found = identify(folder, get_architecture("cnn-s"), Claims(), twins=False)
+    assert f"{found.recipe}/{found.config}" == name
+
+
+@pytest.mark.parametrize("folder", ["tune_zoo_kmnist_uniform", "emnist_standard_lr", "k_mnist", "notMNIST"])
+def test_images_whose_name_has_that_of_others_in_it_are_not_taken_for_them(folder: str) -> None:
+    with pytest.raises(FormatError) as caught:
+        identify(folder, get_architecture("cnn-s"), Claims(), twins=False)
+    fitting = [name for name in image_dataset_names() if images_fit(name)]
+    assert str(caught.value) == (
+        f"{folder} does not say on which images it was trained; say it with --images: {', '.join(fitting)}"
+    )
+
+
+def images_fit(name: str) -> bool:
+    """Whether images are of the size and number of classes that a CNN-S takes."""
+    return (get_image_dataset(name).input_shape, get_image_dataset(name).classes) == ((1, 28, 28), 10)
+
+
+def test_a_word_of_a_config_is_not_part_of_another() -> None:
+    found = identify("emnist_standard_lr", get_architecture("cnn-s"), Claims(images="mnist"), twins=False)
+    assert found.config == "zoo"
 
 
 def test_published_twins_are_twins_of_a_seed_zoo() -> None:

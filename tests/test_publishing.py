@@ -382,6 +382,10 @@ def test_files_and_rows_must_go_together(folder: Path, tmp_path: Path) -> None:
             "states.csv of blobs: epoch of weights/p0-0.safetensors must be 0 or more, or there must be no such column",
         ),
         (
+            lambda t: t.assign(model=[*t["model"][:4], None, *t["model"][5:]]),
+            "states.csv of blobs: model of weights/p1-1.safetensors must be a name, or there must be no such column",
+        ),
+        (
             lambda t: t.assign(lr=["fast", *t["lr"][1:]]),
             "states.csv of blobs: lr of weights/p0-0.safetensors must be a number, got 'fast'",
         ),

@@ -12,19 +12,19 @@ from .original import Claims, Identity
 _CONFIG = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
 _SPARSE = "-sparse"
 _IMAGES = (  # words in the names of published zoos -> how the names of our images begin; the first that fits
-    ("f_mnist", "fashion-mnist"),
-    ("fashion_mnist", "fashion-mnist"),
-    ("mnist", "mnist"),
-    ("svhn", "svhn"),
-    ("usps", "usps"),
-    ("cifar100", "cifar100"),
-    ("cifar10", "cifar10"),
-    ("stl", "stl10"),
-    ("tiny", "tiny-imagenet"),
+    (r"(f|fashion)[_-]?mnist", "fashion-mnist"),
+    (r"[a-z][_-]mnist", None),  # of letters or others, none of ours
+    (r"mnist", "mnist"),
+    (r"svhn", "svhn"),
+    (r"usps", "usps"),
+    (r"cifar100", "cifar100"),
+    (r"cifar10", "cifar10"),
+    (r"stl", "stl10"),
+    (r"tiny([_-]?imagenet)?", "tiny-imagenet"),
 )
 _CONFIGS = (
-    (r"fixed_seed", "hyp-10-fix"),
-    (r"random_seed", "hyp-10-rand"),
+    (r"fixed_seeds?", "hyp-10-fix"),
+    (r"random_seeds?", "hyp-10-rand"),
     (r"uniform|normal", "seed"),
     (r"ard|sparse", "seed"),
 )
@@ -53,7 +53,7 @@ def identify(folder: str, architecture: Architecture, claims: Claims, *, twins: 
             f"{folder} does not say on which images it was trained; say it with --images: {', '.join(fitting)}"
         )
     check_images(images, architecture)
-    config = next((ours for word, ours in _CONFIGS if re.search(word, folder.lower())), "zoo")
+    config = next((ours for words, ours in _CONFIGS if _says(folder, words)), "zoo")
     config += _SPARSE if twins else ""
     name = f"{recipe.name if recipe else f'{images}-{architecture.family}'}/{config}"
     # As published, the validation images of these zoos were augmented when they were measured.
@@ -95,11 +95,16 @@ def _recipe_of(images: str, architecture: Architecture) -> Recipe | None:
 
 
 def _published_recipe(folder: str, architecture: Architecture) -> Recipe | None:
-    begins = next((ours for word, ours in _IMAGES if word in folder.lower()), None)
+    begins = next((ours for words, ours in _IMAGES if _says(folder, words)), None)
     if begins is None:
         return None
     fitting = [r for r in _shipped(architecture) if r.images.startswith(begins) and _fits(r.images, architecture)]
     return min(fitting, key=lambda recipe: recipe.source is None, default=None)
+
+
+def _says(folder: str, words: str) -> bool:
+    """Whether a name has these words, whole: EMNIST is not MNIST."""
+    return re.search(rf"(?<![a-z])({words})(?![a-z])", folder.lower()) is not None
 
 
 def _fits(images: str, architecture: Architecture) -> bool:

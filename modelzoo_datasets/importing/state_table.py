@@ -131,6 +131,8 @@ def _numbers(table: pd.DataFrame, name: str, where: str, *, whole: bool) -> list
 
 def _check_values(table: pd.DataFrame, where: str) -> None:
     for row in table.to_dict("records"):
+        if "model" in row and pd.isna(row["model"]):
+            raise FormatError(f"{where}: model of {row['file']} must be a name, or there must be no such column")
         for name in METRICS:
             value = row.get(name)
             if name.endswith("_acc") and value is not None and not pd.isna(value) and not 0 <= value <= 1:
