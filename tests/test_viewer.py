@@ -270,6 +270,26 @@ def test_a_config_without_files(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("pattern", "what"),
+    [
+        ("/data/x/*.parquet", "/data/x/*.parquet leads out of the folder"),
+        ("../other/*.parquet", "../other/*.parquet leads out of the folder"),
+        ("seed/../../x.parquet", "seed/../../x.parquet leads out of the folder"),
+        (
+            "data/**.parquet",
+            "data/**.parquet is no pattern of files (Invalid pattern: '**' can only be an entire path component)",
+        ),
+    ],
+)
+def test_a_pattern_that_means_no_files_of_the_folder(pattern: str, what: str, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    pq.write_table(table(), tmp_path / "other" / "x.parquet")
+    configs = [config("seed"), config("hyp", path=pattern)]
+    found = check_viewer(folder(tmp_path / "dataset", {FILE: table()}, configs))
+    assert (found.n, found.problems) == (1, [f"config 'hyp': {what}; build the dataset again"])
+
+
 def test_a_file_that_is_no_parquet(tmp_path: Path) -> None:
     folder(tmp_path, {FILE: table()})
     (tmp_path / FILE).write_bytes((tmp_path / FILE).read_bytes()[:-20])

@@ -142,10 +142,12 @@ def _config(path: Path, entry: Mapping[str, Any], limits: Limits, found: _Found)
     """Rules for the files of one config."""
     name, first = entry["config_name"], None
     shown: list[str] = []  # of the first page of each split, which are much alike
-    for part in entry["data_files"]:
-        files = sorted(path.glob(part["path"])) if part["path"].endswith(".parquet") else []
-        if not files and part["path"].endswith(".parquet"):
-            found.problems.append(f"config {name!r}: no file matches {part['path']}; build the dataset again")
+    for pattern in [part["path"] for part in entry["data_files"] if part["path"].endswith(".parquet")]:
+        try:
+            files = _matching(path, pattern)
+        except FormatError as error:
+            found.problems.append(f"config {name!r}: {error}; build the dataset again")
+            continue
         for number, file in enumerate(files):
             where = file.relative_to(path).as_posix()
             found.files += 1
@@ -166,6 +168,19 @@ def _config(path: Path, entry: Mapping[str, Any], limits: Limits, found: _Found)
             if (size := file.stat().st_size) > limits.shard:
                 found.notes.append(f"{where} has {size:,} bytes, {limits.shard:,} at most are recommended")
     found.notes += shown[:1]
+
+
+def _matching(path: Path, pattern: str) -> list[Path]:
+    """The files of a folder that a pattern of its card means; raises FormatError where it means none."""
+    if pattern.startswith("/") or ".." in pattern.split("/"):
+        raise FormatError(f"{pattern} leads out of the folder")
+    try:
+        files = sorted(path.glob(pattern))
+    except ValueError as error:
+        raise FormatError(f"{pattern} is no pattern of files ({error})") from error
+    if not files:
+        raise FormatError(f"no file matches {pattern}")
+    return files
 
 
 def _difference(schema: pa.Schema, first: pa.Schema) -> str | None:
