@@ -1,9 +1,11 @@
 """How a dataset is cut and checked: whole models in even shards, every file read back, what is missing reported."""
 
+import itertools
 import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -74,6 +76,41 @@ def test_shards_of_uneven_models_are_as_large_as_allowed_at_most() -> None:
         assert max(sizes) <= 128 * MB
         assert len(sizes) >= 4
         assert len(sizes) <= 1.3 * max(4, sum(sizes) / (128 * MB)) + 1, "many more than needed"
+
+
+def test_one_model_that_is_too_large_leaves_the_others_together() -> None:
+    """With 200 MB in one model and 1 MB in each of 200, wherever the large one is."""
+    for place in (0, 70, 200):
+        states = [1] * 200
+        states.insert(place, 200)
+        parts = cut(states, 1 * MB)
+        assert len(parts) == 4 and [200] in parts
+        assert max(sum(part) for part in parts if part != [200]) <= 128
+    assert sorted(map(len, cut([10_000] + [1] * 200, 1 * MB))) == [1, 66, 67, 67]
+
+
+def test_as_few_shards_as_can_be_and_no_model_in_two() -> None:
+    """Against every way to cut, of few models."""
+    draws = torch.Generator().manual_seed(0)
+    for _ in range(30):
+        states = torch.randint(1, 160, (9,), generator=draws).tolist()
+        parts = cut(states, 1 * MB)
+        assert all(len(part) == 1 or sum(part) <= 128 for part in parts)
+        fewest = min(
+            number
+            for number in range(1, 10)
+            for ends in itertools.combinations(range(1, 9), number - 1)
+            if all(b - a == 1 or sum(states[a:b]) <= 128 for a, b in itertools.pairwise([0, *ends, 9]))
+        )
+        assert len(parts) == max(fewest, 4)
+
+
+def test_shards_of_very_many_models_take_no_time() -> None:
+    rows = rows_with([100 if model % 3 == 0 else 1 for model in range(12_000)])
+    started = time.perf_counter()
+    parts = shards_of(rows, 1 * MB)
+    assert time.perf_counter() - started < 20
+    assert len(parts) == 4000
 
 
 def test_row_groups_are_of_whole_models_and_about_ten_megabytes() -> None:
