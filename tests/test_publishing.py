@@ -158,6 +158,31 @@ def test_columns_of_its_own_have_types_in_the_dataset(original: Path, tmp_path: 
 
 
 def test_verify_passes_and_tells_that_nothing_is_measured_again(original: Path, tmp_path: Path) -> None:
+def test_truth_values_of_which_some_are_missing_stay_truth_values(folder: Path, tmp_path: Path) -> None:
+    table_of(folder, lambda t: t.assign(even=[None if m == "p2" else m in ("p0", "p4") for m in t["model"]]))
+    imported(folder, tmp_path / "zoo")
+    assert read_json(tmp_path / "zoo" / "zoo.json")["recipe"]["columns"]["even"] == "bool"
+    build([tmp_path / "zoo"], tmp_path / "dataset")
+    files = f"'{tmp_path}/dataset/zoo/*.parquet'"
+    found = duckdb.sql(f"SELECT DISTINCT origin, even FROM {files} ORDER BY origin").fetchall()
+    assert found == [("p0", True), ("p1", False), ("p2", None), ("p3", False), ("p4", True), ("p5", False)]
+
+
+def test_very_many_values_of_a_setting_of_which_some_are_missing(tmp_path: Path) -> None:
+    (tmp_path / "many").mkdir()
+    files = [f"{number}.safetensors" for number in range(30)]
+    for number, file in enumerate(files):
+        save_file({"w": torch.full((2,), float(number))}, tmp_path / "many" / file)
+    rates = [None, *(number / 100 for number in range(1, 30))]
+    table = pd.DataFrame({"file": files, "lr": rates, "width": [5, None, *range(6, 34)]})
+    table.assign(note=[None, *"abcdefghijklmnopqrstuvwxyzABC"]).to_csv(tmp_path / "many" / "states.csv", index=False)
+    imported(tmp_path / "many", tmp_path / "zoo")
+    build([tmp_path / "zoo"], tmp_path / "dataset")
+    card = (tmp_path / "dataset" / "README.md").read_text()
+    assert "varied: lr 0.01 to 0.29 (29 values) / not recorded, " in card
+    assert "width 5.0 to 33.0 (29 values) / not recorded, note A to z (29 values) / not recorded" in card
+
+
     imported(original, tmp_path / "zoo", name="blobs/all")
     build([tmp_path / "zoo"], tmp_path / "dataset")
     for path in (tmp_path / "zoo", tmp_path / "dataset"):

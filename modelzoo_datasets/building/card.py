@@ -156,8 +156,9 @@ def _own_settings(facts: ConfigFacts) -> list[str]:
 
 def _few(axis: list[Any]) -> list[Any]:
     """The values of an axis; of very many, which only imported zoos have, the ends."""
-    axis = ["not recorded" if value is None else value for value in axis]
-    return axis if len(axis) <= _SHOWN else [f"{min(axis)} to {max(axis)} ({len(axis)} values)"]
+    known = [value for value in axis if not pd.isna(value)]
+    missing = ["not recorded"] if len(known) < len(axis) else []
+    return [*(known if len(known) <= _SHOWN else [f"{min(known)} to {max(known)} ({len(known)} values)"]), *missing]
 
 
 def _mean_and_std(values: pd.Series) -> dict[str, float]:

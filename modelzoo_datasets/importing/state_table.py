@@ -172,7 +172,7 @@ def _described(table: pd.DataFrame, where: str, inside: str) -> StateTable:
 
 def _kind(column: pd.Series) -> str:
     known = column.dropna()
-    if pd.api.types.is_bool_dtype(known):
+    if len(known) and all(isinstance(value, bool) for value in known):  # with a missing one they are objects
         return "bool"
     if not pd.api.types.is_numeric_dtype(known):
         return "str"
