@@ -2,7 +2,9 @@
 
 import io
 import random
+import shutil
 import tarfile
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -225,10 +227,76 @@ def test_what_does_not_go_together(original: Path, tmp_path: Path) -> None:
     fails("layout.csv", layout.replace("16, 16", "15, 16").encode(), "is the layout of another architecture")
     fails("layout.csv", layout.rpartition("\nseq")[0].encode(), "does not say where every weight is")
     fails("layout.csv", b"a,b\n1,2\n", "has no columns varname")
+    of_layout = r"^layout.csv of \w+: {} of row 0 must be a whole number from 0, got {}; download it again$"
+    fails("layout.csv", layout.replace(",0,16,", ",x,16,", 1).encode(), of_layout.format("start_idx", "'x'"))
+    fails("layout.csv", layout.replace(",0,16,", ",0,,", 1).encode(), of_layout.format("end_idx", "nan"))
+    fails("layout.csv", layout.replace(",0,16,", ",16,0,", 1).encode(), "is the layout of another architecture")
+    fails("layout.csv", layout.replace(layout.split("\n")[1].split(",")[0], "", 1).encode(), "varname of row 0 must be")
     (tmp_path / "split.csv").write_text("0\n1\n")
     fails("", b"", "is no permutation of 18 rows", splits=tmp_path / "split.csv")
     with pytest.raises(FormatError, match="is no zoo of format small-cnn-zoo: weights.npy is missing"):
         imported(tmp_path, tmp_path / "zoo", claims={"inside": "nowhere"})
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"step": None}, "step of row 4 must be a whole number from 0, got nan"),
+        ({"step": 0.5}, "step of row 4 must be a whole number from 0, got 0.5"),
+        ({"step": "end"}, "step of row 4 must be a whole number from 0, got 'end'"),
+        ({"modeldir": None}, "modeldir of row 4 must be a name, got nan"),
+    ],
+)
+def test_a_row_that_does_not_say_of_which_state_it_is(
+    change: dict[str, Any], what: str, original: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(original, tmp_path / "mnist"))
+    table = pd.read_csv(folder / "metrics.csv.gz", index_col=0).astype({name: object for name in change})
+    table.loc[4, list(change)] = list(change.values())
+    table.to_csv(folder / "metrics.csv.gz")
+    with pytest.raises(FormatError) as caught:
+        imported(folder, tmp_path / "zoo")
+    assert str(caught.value) == f"metrics.csv.gz of mnist: {what}; download it again"
+
+
+@pytest.mark.parametrize("archive", ["gzip", "encrypted zip", "damaged zip"])
+def test_files_that_cannot_be_unpacked_are_told_in_one_line(archive: str, original: Path, tmp_path: Path) -> None:
+    source = Path(shutil.copytree(original, tmp_path / "mnist"))
+    if archive == "gzip":
+        content = bytearray((source / "metrics.csv.gz").read_bytes())
+        content[10 + content[10:].index(0) + 1] |= 0b110  # behind the header, which ends in the name of the file
+        (source / "metrics.csv.gz").write_bytes(content)
+        told = "cannot read metrics.csv.gz of mnist: Error -3 while decompressing data: invalid block type; download it"
+    else:
+        with zipfile.ZipFile(tmp_path / "mnist.zip", "w") as written:
+            for path in sorted(source.iterdir()):
+                written.write(path, path.name)
+            start = written.getinfo("weights.npy").header_offset
+        content = bytearray((tmp_path / "mnist.zip").read_bytes())
+        if archive == "encrypted zip":
+            listed = content.rindex(b"PK\1\2")
+            content[start + 6] |= 1
+            content[listed + 8] |= 1
+            why = "it is encrypted"
+        else:
+            content[start] ^= 1
+            why = "Bad magic number for file header"
+        source = tmp_path / "mnist.zip"
+        source.write_bytes(content)
+        told = f"weights.npy is no array of numpy that is read here: {why}"
+    with pytest.raises(FormatError) as caught:
+        imported(source, tmp_path / "zoo")
+    assert str(caught.value).startswith(told) and "\n" not in str(caught.value)
+    assert not (tmp_path / "zoo").exists()
+
+
+def test_a_header_that_ends_in_the_middle_is_told(original: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(original, tmp_path / "mnist"))
+    content = (folder / "weights.npy").read_bytes()
+    (folder / "weights.npy").write_bytes(content.replace(b"(18, 4970)", b"(18, 4970 ", 1))
+    with pytest.raises(FormatError) as caught:
+        imported(folder, tmp_path / "zoo")
+    assert str(caught.value).startswith("weights.npy is no array of numpy that is read here: ")
 
 
 @pytest.mark.parametrize(("name", "channels"), [("small-cnn", 1), ("small-cnn-colour", 3)])

@@ -1,12 +1,14 @@
 """Rows of a `.npy` array of float32 by groups: mapped where the file lies open on disk, else read front to back."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from tokenize import TokenError
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from ..errors import FormatError
-from .sources import Source
+from .sources import DAMAGED, Source
 
 _MOST_WAITING = 8_000_000_000  # bytes of rows whose groups are not complete
 _ROWS_AT_ONCE = 1_000
@@ -22,29 +24,34 @@ def read_rows(
     Raises:
         FormatError: it is no array of so many rows and columns of float32, or too scattered to be read in one go.
     """
-    with source.stream(path) as file:
-        start = file.tell()
-        _check_header(file, path, shape)
+    with _behind_header(source, path, shape) as (file, header):
         if (place := source.place(path)) is not None:
-            yield from _mapped(place, file.tell() - start, source.sizes[path], shape, wanted)
+            yield from _mapped(place, header, source.sizes[path], shape, wanted)
         else:
             yield from _streamed(file, path, shape, wanted)
 
 
 def check_rows(source: Source, path: str, shape: tuple[int, int]) -> None:
     """Raise FormatError where a file is no array of so many rows and columns of float32."""
-    with source.stream(path) as file:
-        _check_header(file, path, shape)
+    with _behind_header(source, path, shape):
+        pass
 
 
-def _check_header(file: BinaryIO, path: str, shape: tuple[int, int]) -> None:
+@contextmanager
+def _behind_header(source: Source, path: str, shape: tuple[int, int]) -> Iterator[tuple[BinaryIO, int]]:
+    """An array, open where its rows begin, and how many bytes come before them; raises FormatError for another."""
     readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-    try:
-        found, by_columns, dtype = readers[np.lib.format.read_magic(file)](file)
-    except (ValueError, KeyError, EOFError, OSError) as error:
-        raise FormatError(f"{path} is no array of numpy that is read here: {error}") from error
-    if by_columns or dtype != np.dtype("<f4") or tuple(found) != shape:
-        raise FormatError(f"{path}: expected float32 of shape {shape}, got {dtype} of shape {tuple(found)}")
+    with ExitStack() as opened:
+        try:
+            file = opened.enter_context(source.stream(path))
+            start = file.tell()
+            found, by_columns, dtype = readers[np.lib.format.read_magic(file)](file)
+        except (*DAMAGED, ValueError, KeyError, TokenError) as error:
+            what = " ".join(str(error).split())
+            raise FormatError(f"{path} is no array of numpy that is read here: {what}") from error
+        if by_columns or dtype != np.dtype("<f4") or tuple(found) != shape:
+            raise FormatError(f"{path}: expected float32 of shape {shape}, got {dtype} of shape {tuple(found)}")
+        yield file, file.tell() - start
 
 
 def _mapped(

@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, BinaryIO
 
 import safetensors.torch
 import torch
@@ -86,42 +86,48 @@ def _listed(model: Original) -> Original:
 
 def _common(source: Source, files: Sequence[str], inside: str, progress: Progress) -> Shapes:
     """The tensors that all files have; raises FormatError for the first that has others."""
-    first: Shapes | None = None
-    for done, path in enumerate(files, start=1):
-        shapes = _header(source, path, inside)
+    first: tuple[str, Shapes] | None = None
+    for done, (path, header) in enumerate(source.looked_into(files, _header), start=1):
+        name = path.removeprefix(inside)
+        shapes = _shapes(header, name, source.name)
         if first is None:
-            first = shapes
-        elif what := _difference(shapes, first):
-            name, other = path.removeprefix(inside), files[0].removeprefix(inside)
+            first = name, shapes
+        elif what := _difference(shapes, first[1]):
             raise FormatError(
-                f"{source.name} mixes architectures: {name} {what} {other}; import each architecture from a folder and "
-                "table of its own"
+                f"{source.name} mixes architectures: {name} {what} {first[0]}; import each architecture from a folder "
+                "and table of its own"
             )
         progress(f"looking into {source.name}", done, len(files))
     assert first is not None  # a table has rows
-    return first
+    return first[1]
 
 
-def _header(source: Source, path: str, inside: str) -> Shapes:
-    """Names, types and shapes of the tensors of a file, without reading them."""
-    name = path.removeprefix(inside)
+def _header(file: BinaryIO) -> bytes:
+    """What a safetensors file says of its tensors; raises Refused where no file says as much."""
+    size = int.from_bytes(file.read(8), "little")
+    if size > _LARGEST_HEADER:
+        raise Refused("is no safetensors file (its header is too long)")
+    return file.read(size)
+
+
+def _shapes(header: bytes | Refused, name: str, source: str) -> Shapes:
+    """Names, types and shapes of the tensors of a file; raises FormatError."""
+    if isinstance(header, Refused):
+        raise FormatError(f"{name} of {source} {header}; write it again") from header
     try:
-        with source.stream(path) as file:
-            size = int.from_bytes(file.read(8), "little")
-            if size > _LARGEST_HEADER:
-                raise ValueError("its header is too long")
-            header = json.loads(file.read(size))
         tensors = {
-            key: (value["dtype"], tuple(value["shape"])) for key, value in header.items() if key != "__metadata__"
+            key: (value["dtype"], tuple(value["shape"]))
+            for key, value in json.loads(header).items()
+            if key != "__metadata__"
         }
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise FormatError(f"{name} of {source.name} is no safetensors file ({error}); write it again") from error
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise FormatError(f"{name} of {source} is no safetensors file ({error}); write it again") from error
     if not tensors:
-        raise FormatError(f"{name} of {source.name} holds no tensors; write it again")
+        raise FormatError(f"{name} of {source} holds no tensors; write it again")
     for key, (dtype, _) in tensors.items():
         if dtype not in _TYPES:
             raise FormatError(
-                f"{name} of {source.name}: {key} is {dtype}, states are kept as F32, whole numbers as I64; convert "
+                f"{name} of {source}: {key} is {dtype}, states are kept as F32, whole numbers as I64; convert "
                 "it, for example with tensor.float()"
             )
     return {key: (_TYPES[dtype], shape) for key, (dtype, shape) in tensors.items()}

@@ -29,7 +29,7 @@ from .identity import check_images, named
 from .original import Claims, Original, OriginalState
 from .refusals import Refusals, Refused
 from .rows import check_rows, read_rows
-from .sources import Source
+from .sources import DAMAGED, Source
 from .trials import metrics_of, number_of
 
 _FILES = ("weights.npy", "metrics.csv.gz", "layout.csv")
@@ -130,8 +130,20 @@ def _read_csv(source: Source, path: str, **options: Any) -> pd.DataFrame:
     try:
         table: pd.DataFrame = pd.read_csv(io.BytesIO(source.read(path)), **options)
         return table
-    except (Refused, OSError, EOFError, ValueError) as error:
-        raise FormatError(f"cannot read {path} of {source.name}: {error}; download it again") from error
+    except (Refused, *DAMAGED, ValueError) as error:
+        what = " ".join(str(error).split())
+        raise FormatError(f"cannot read {path} of {source.name}: {what}; download it again") from error
+
+
+def _check_cells(table: pd.DataFrame, where: str, texts: Sequence[str], numbers: Sequence[str]) -> None:
+    """Raise FormatError for the first row that has nothing in a column of texts, or no number of a row or epoch."""
+    for name in (*texts, *numbers):
+        cells = pd.to_numeric(table[name], errors="coerce") if name in numbers else table[name]
+        wrong = (cells % 1 != 0) | (cells < 0) if name in numbers else cells.isna()
+        if wrong.any():
+            row, value = wrong.idxmax(), table.loc[wrong, name].tolist()[0]
+            what = "a whole number from 0" if name in numbers else "a name"
+            raise FormatError(f"{where}: {name} of row {row} must be {what}, got {value!r}; download it again")
 
 
 def _table(source: Source, path: str) -> tuple[pd.DataFrame, int]:
@@ -140,6 +152,7 @@ def _table(source: Source, path: str) -> tuple[pd.DataFrame, int]:
     needed = ("modeldir", "step", "config.dataset", "config.activation", *_METRICS.values())
     if missing := [name for name in needed if name not in table]:
         raise FormatError(f"{path} of {source.name} has no columns {', '.join(missing)}")
+    _check_cells(table, f"{path} of {source.name}", ["modeldir"], ["step"])
     return table.drop_duplicates(["modeldir", "step"], keep="last"), len(table)
 
 
@@ -190,6 +203,7 @@ def _order_of_axes(source: Source, path: str, ours: Layout) -> Tensor:
     layout, order = _read_csv(source, path), torch.full((ours.size,), -1)
     if missing := [name for name in ("varname", "shape", "start_idx", "end_idx") if name not in layout]:
         raise FormatError(f"{path} of {source.name} has no columns {', '.join(missing)}")
+    _check_cells(layout, f"{path} of {source.name}", ["varname"], ["start_idx", "end_idx"])
     modules = list(dict.fromkeys(slot.module for slot in ours.slots))
     layers = list(dict.fromkeys(str(name).rpartition("/")[0] for name in sorted(layout["varname"], key=_layer_number)))
     slots = {slot.name: slot for slot in ours.slots}
@@ -200,7 +214,7 @@ def _order_of_axes(source: Source, path: str, ours: Layout) -> Tensor:
     for variable in layout.to_dict("records"):
         layer, _, last = str(variable["varname"]).rpartition("/")
         shape = tuple(int(size) for size in re.findall(r"\d+", str(variable["shape"])))
-        places = torch.arange(int(variable["start_idx"]), int(variable["end_idx"]))
+        places = torch.arange(ours.size)[int(variable["start_idx"]) : int(variable["end_idx"])]
         slot = None
         if last in kinds and len(layers) == len(modules) and places.numel() == int(np.prod(shape)):
             name, turned = kinds[last]

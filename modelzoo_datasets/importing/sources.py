@@ -3,10 +3,12 @@
 import os
 import re
 import stat
+import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from lzma import LZMAError
 from pathlib import Path
 from typing import BinaryIO, Protocol, cast
 
@@ -15,6 +17,9 @@ from .refusals import Refusals, Refused
 
 Contents = Mapping[str, bytes | Refused]  # path -> what is there, or why it is not read
 _ZIP = (b"PK\x03\x04", b"PK\x05\x06")  # how a zip begins, with members and without
+_ENCRYPTED = 1  # of the flags of a member
+# What reading raises where an archive or a compressed file is damaged, encrypted, or packed in a way not known here.
+DAMAGED = (OSError, EOFError, RuntimeError, tarfile.TarError, zipfile.BadZipFile, zlib.error, LZMAError)
 OUTSIDE = "points outside of its folder or archive, or is no plain file"
 
 
@@ -52,6 +57,12 @@ class Source(Protocol):
         """(path on disk, offset in bytes) at which a file lies as it is; None where it is compressed."""
         ...
 
+    def looked_into(
+        self, paths: Sequence[str], look: Callable[[BinaryIO], bytes]
+    ) -> Iterator[tuple[str, bytes | Refused]]:
+        """(path, what `look` takes from the front of the file, or why nothing) for every path, as they come."""
+        ...
+
     def groups(self, wanted: Sequence[Sequence[str]]) -> Iterator[tuple[int, Contents]]:
         """(index of a group, its files) for every group of paths, as they come, one group in memory where possible."""
         ...
@@ -85,6 +96,24 @@ class RandomAccess:
             contents: dict[str, bytes | Refused] = {}
             for path in paths:
                 try:
+    def stream(self, path: str) -> AbstractContextManager[BinaryIO]:
+        """See `Source`."""
+        raise NotImplementedError
+
+    def looked_into(
+        self, paths: Sequence[str], look: Callable[[BinaryIO], bytes]
+    ) -> Iterator[tuple[str, bytes | Refused]]:
+        """See `Source`."""
+        for path in paths:
+            try:
+                with self.stream(path) as file:
+                    found: bytes | Refused = look(file)
+            except Refused as reason:
+                found = reason
+            except DAMAGED as error:
+                found = Refused(f"cannot be read: {error}")
+            yield path, found
+
                     contents[path] = self.read(path)
                 except Refused as reason:
                     contents[path] = reason
@@ -138,7 +167,7 @@ class ZipSource(RandomAccess):
         self.name, self.refused = path.stem, Refusals()
         try:
             self._archive = zipfile.ZipFile(path)
-        except (OSError, zipfile.BadZipFile) as error:
+        except DAMAGED as error:
             raise FormatError(f"cannot read archive {path}: {error}; download it again") from error
         self._members: dict[str, zipfile.ZipInfo] = {}
         for member in self._archive.infolist():
@@ -159,7 +188,10 @@ class ZipSource(RandomAccess):
 
     def stream(self, path: str) -> BinaryIO:
         """See `Source`."""
-        return cast(BinaryIO, self._archive.open(self._members[path]))
+        member = self._members[path]
+        if member.flag_bits & _ENCRYPTED:
+            raise RuntimeError("it is encrypted")
+        return cast(BinaryIO, self._archive.open(member))
 
     def place(self, path: str) -> None:
         """See `Source`."""
@@ -170,7 +202,7 @@ class ZipSource(RandomAccess):
         try:
             with self._archive.open(member) as file:
                 content = file.read(member.file_size + 1)
-        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError, OSError) as error:
+        except DAMAGED as error:
             raise Refused("is damaged in its archive, or encrypted") from error
         if len(content) != member.file_size:
             raise Refused("is damaged in its archive, or encrypted")

@@ -1,20 +1,22 @@
 """Tar archives: plain ones are read anywhere, compressed ones from front to back as often as needed."""
 
 import tarfile
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from lzma import LZMAError
 from pathlib import Path
 from typing import BinaryIO, Literal, cast
 
 from ..errors import FormatError
 from .refusals import Refusals, Refused
-from .sources import OUTSIDE, Contents, RandomAccess, Source, safe_path
+from .sources import DAMAGED, OUTSIDE, Contents, RandomAccess, Source, safe_path
 
-_BROKEN = (tarfile.TarError, EOFError, zlib.error, LZMAError, OSError)
 _CUT_OFF = "comes behind the place where its archive is cut off or damaged"
-_DESCRIPTIONS = (".json", ".csv", ".csv.gz")  # what is kept of a compressed archive when it is looked through
+_DESCRIPTIONS = (
+    ".json",
+    ".csv",
+    ".csv.gz",
+    ".parquet",
+)  # what is kept of a compressed archive when it is looked through
 _LARGEST_DESCRIPTION = 64_000_000  # bytes
 _MOST_WAITING = 4_000_000_000  # bytes of files whose groups are not complete
 
@@ -29,7 +31,7 @@ def open_tar(path: Path) -> Source:
     try:
         with tarfile.open(path, "r|*"):
             return CompressedTarSource(path)
-    except _BROKEN as error:
+    except DAMAGED as error:
         raise FormatError(f"{path} is no folder, zip or tar archive that can be read: {error}") from error
 
 
@@ -50,7 +52,7 @@ def _members(archive: tarfile.TarFile, refused: Refusals) -> Iterator[tuple[str,
             elif not member.isdir():
                 yield name, member
             archive.members = []  # type: ignore[attr-defined]  # or it would keep all of them
-    except _BROKEN:
+    except DAMAGED:
         refused.add(f"what {_CUT_OFF}", archive.name if isinstance(archive.name, str) else "archive")
 
 
@@ -93,7 +95,7 @@ class TarSource(RandomAccess):
 
 
 class CompressedTarSource:
-    """A compressed tar archive. It is looked through once, then read once more for each call of `groups`."""
+    """A compressed tar archive. It is looked through once, then read once more for each pass."""
 
     def __init__(self, path: Path) -> None:
         """Look through it; what describes the models is kept in memory."""
@@ -139,6 +141,18 @@ class CompressedTarSource:
             raise Refused(f"is larger than {_LARGEST_DESCRIPTION // 1_000_000} MB, or damaged")
         return self._kept[path]
 
+    def looked_into(
+        self, paths: Sequence[str], look: Callable[[BinaryIO], bytes]
+    ) -> Iterator[tuple[str, bytes | Refused]]:
+        """See `Source`. In the order of the archive, at the end what is behind a place where it is damaged."""
+        missing = dict.fromkeys(paths)
+        with self._open() as archive:
+            for name, member in _members(archive, Refusals()):
+                if name in missing:
+                    del missing[name]
+                    yield name, _looked_into(archive, member, look)
+        yield from ((path, Refused(_CUT_OFF)) for path in missing)
+
     def groups(self, wanted: Sequence[Sequence[str]]) -> Iterator[tuple[int, Contents]]:
         """See `Source`. In the order of the archive, as far as groups are complete; at the end the others.
 
@@ -163,10 +177,21 @@ class CompressedTarSource:
             yield index, {path: contents.get(path, Refused(_CUT_OFF)) for path in wanted[index]}
 
 
+def _looked_into(
+    archive: tarfile.TarFile, member: tarfile.TarInfo, look: Callable[[BinaryIO], bytes]
+) -> bytes | Refused:
+    try:
+        return look(cast(BinaryIO, archive.extractfile(member)))
+    except Refused as reason:
+        return reason
+    except DAMAGED:
+        return Refused(_CUT_OFF)
+
+
 def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes | Refused:
     try:
         file = archive.extractfile(member)
         content = file.read() if file else b""
-    except _BROKEN:
+    except DAMAGED:
         return Refused(_CUT_OFF)
     return content if len(content) == member.size else Refused(_CUT_OFF)
