@@ -1,14 +1,19 @@
 """Archives and folders with what points outside, and archives that are cut off."""
 
 import io
+import os
 import shutil
 import tarfile
+import tempfile
 import zipfile
 from pathlib import Path
 
 import pytest
 from originals import trial_name
 from untrained_originals import checkpoint, imported, sound, write_zoo
+
+from modelzoo_datasets.errors import FormatError
+from modelzoo_datasets.importing.sources import FolderSource
 
 OUTSIDE = "file that points outside of its folder or archive, or is no plain file"
 
@@ -74,3 +79,27 @@ def test_a_folder_with_links_to_elsewhere(zoo: Path, tmp_path: Path) -> None:
     found = imported(zoo, tmp_path / "zoo")
     assert (found.models, found.states) == (2, 5)
     assert found.skipped == [f"skipped 2: {OUTSIDE} (first: {trial_name(3, 3)})"]
+
+
+def test_a_folder_that_may_not_be_read_is_counted() -> None:
+    with tempfile.TemporaryDirectory() as name:  # the folders of pytest are closed to others
+        folder = Path(name)
+        for part in ("closed", "open"):
+            (folder / part).mkdir()
+            (folder / part / "file").write_bytes(b"x")
+        folder.chmod(0o755)
+        (folder / "closed").chmod(0)
+        user = os.geteuid()
+        try:
+            if user == 0:  # to whom nothing is closed
+                os.seteuid(65534)
+            source = FolderSource(folder)
+            with pytest.raises(FormatError) as caught:
+                FolderSource(folder / "closed")
+        finally:
+            os.seteuid(user)
+            (folder / "closed").chmod(0o755)
+        assert list(source.sizes) == ["open/file"]
+        closed = "skipped 1: is a folder that cannot be read: Permission denied (first: closed)"
+        assert source.refused.lines() == [closed]
+        assert str(caught.value) == f"cannot read {folder / 'closed'}: Permission denied"

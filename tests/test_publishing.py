@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -157,7 +158,6 @@ def test_columns_of_its_own_have_types_in_the_dataset(original: Path, tmp_path: 
     assert (tmp_path / "dataset" / "assets" / "zoo-hyper-parameters.png").is_file()
 
 
-def test_verify_passes_and_tells_that_nothing_is_measured_again(original: Path, tmp_path: Path) -> None:
 def test_truth_values_of_which_some_are_missing_stay_truth_values(folder: Path, tmp_path: Path) -> None:
     table_of(folder, lambda t: t.assign(even=[None if m == "p2" else m in ("p0", "p4") for m in t["model"]]))
     imported(folder, tmp_path / "zoo")
@@ -183,6 +183,7 @@ def test_very_many_values_of_a_setting_of_which_some_are_missing(tmp_path: Path)
     assert "width 5.0 to 33.0 (29 values) / not recorded, note A to z (29 values) / not recorded" in card
 
 
+def test_verify_passes_and_tells_that_nothing_is_measured_again(original: Path, tmp_path: Path) -> None:
     imported(original, tmp_path / "zoo", name="blobs/all")
     build([tmp_path / "zoo"], tmp_path / "dataset")
     for path in (tmp_path / "zoo", tmp_path / "dataset"):
@@ -305,11 +306,55 @@ def test_a_zip_and_a_parquet_table_give_the_same_zoo(original: Path, folder: Pat
     imported(original, tmp_path / "zoo")
     pd.read_csv(folder / "states.csv").to_parquet(folder / "states.parquet")
     (folder / "states.csv").unlink()
-    with zipfile.ZipFile(tmp_path / "blobs.zip", "w") as archive:
-        for path in sorted(folder.rglob("*")):
-            archive.write(path, path.relative_to(folder))
+    archived(folder, tmp_path / "blobs.zip", folder)
     imported(tmp_path / "blobs.zip", tmp_path / "again")
     assert hashes(tmp_path / "again") == hashes(tmp_path / "zoo")
+
+
+def archived(folder: Path, path: Path, root: Path) -> Path:
+    """An archive of a folder, with names from `root` on."""
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            for file in files:
+                archive.write(file, file.relative_to(root))
+        return path
+    with tarfile.open(path, "w:gz") as tar:
+        for file in files:
+            tar.add(file, file.relative_to(root))
+    return path
+
+
+@pytest.mark.parametrize(("name", "table"), [("blobs.zip", "csv"), ("blobs.tgz", "csv"), ("blobs.tar.gz", "parquet")])
+def test_an_archive_of_the_folder_itself_with_what_macos_leaves_in_it(
+    name: str, table: str, original: Path, folder: Path, tmp_path: Path
+) -> None:
+    imported(original, tmp_path / "zoo")
+    if table == "parquet":
+        pd.read_csv(folder / "states.csv").to_parquet(folder / "states.parquet")
+        (folder / "states.csv").unlink()
+    for left in ("._states.csv", "weights/._p0-0.safetensors", ".DS_Store", "../__MACOSX/blobs/._states.csv"):
+        (folder / left).parent.mkdir(parents=True, exist_ok=True)
+        (folder / left).write_bytes(b"\0\5\x16\7")
+    root = folder.rename(tmp_path / "blobs")
+    (tmp_path / "upper" / "a").mkdir(parents=True)
+    for part in ("blobs", "__MACOSX"):
+        shutil.move(tmp_path / part, tmp_path / "upper" / "a" / part)
+    assert root == tmp_path / "blobs"
+    path = archived(tmp_path / "upper" / "a", tmp_path / name, tmp_path / "upper")
+    found = imported(path, tmp_path / "again")
+    assert (found.states, found.skipped) == (18, [])
+    assert hashes(tmp_path / "again") == hashes(tmp_path / "zoo")
+
+
+def test_headers_in_a_compressed_archive_are_read_in_one_pass(
+    original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, opened = archived(original, tmp_path / "blobs.tgz", original), []
+    open_tar = tarfile.open
+    monkeypatch.setattr(tarfile, "open", lambda *of, **how: opened.append(of) or open_tar(*of, **how))  # type: ignore[func-returns-value]
+    assert imported(path, tmp_path / "zoo").states == 18
+    assert len(opened) == 5, "is it a tar, is it compressed, what is in it, headers, states"
 
 
 def test_run_again_it_is_the_same_folder_and_goes_on_where_it_stopped(original: Path, tmp_path: Path) -> None:
@@ -454,7 +499,12 @@ def test_there_must_be_one_table(folder: Path, tmp_path: Path) -> None:
     shutil.copy(folder / "states.csv", folder / "more.csv")
     assert refused(folder, tmp_path / "zoo") == f"{what} 2: more.csv, states.csv"
     (folder / "states.csv").unlink()
-    (folder / "more.csv").unlink()
+    (folder / "weights" / "states.csv").write_text("file\n")
+    (folder / "more.csv").rename(folder / "notes.txt")
+    assert refused(folder, tmp_path / "zoo") == (
+        f"{what} none; if it is in a folder below, name that with --inside: weights"
+    )
+    (folder / "weights" / "states.csv").unlink()
     assert refused(folder, tmp_path / "zoo") == f"{what} none"
 
 
@@ -513,6 +563,42 @@ def test_files_that_are_no_safetensors_are_refused(folder: Path, tmp_path: Path)
     assert found.skipped[0].endswith("(first: weights/p0-0.safetensors)")
 
 
+@pytest.mark.parametrize(
+    ("broken", "what"),
+    [
+        ("local header", "Bad magic number for file header"),
+        ("encrypted", "it is encrypted"),
+        ("deflated", "Error -3 while decompressing data: invalid block type"),
+    ],
+)
+def test_a_damaged_zip_is_told_in_one_line(broken: str, what: str, original: Path, tmp_path: Path) -> None:
+    path = archived(original, tmp_path / "blobs.zip", original)
+    with zipfile.ZipFile(path) as archive:
+        member = archive.getinfo("weights/p0-0.safetensors")
+    content, start = bytearray(path.read_bytes()), member.header_offset
+    if broken == "local header":
+        content[start] ^= 1
+    elif broken == "encrypted":
+        content[start + 6] |= 1  # in its flags, here and in the list of members
+        listed = content.rindex(b"PK\1\2", 0, content.rindex(member.filename.encode()))
+        content[listed + 8] |= 1
+    else:
+        content[start + 30 + len(member.filename)] |= 0b110
+    path.write_bytes(content)
+    assert refused(path, tmp_path / "zoo") == (
+        f"weights/p0-0.safetensors of blobs cannot be read: {what}; write it again"
+    )
+
+
+def test_a_file_that_a_folder_does_not_give_is_told(folder: Path, tmp_path: Path) -> None:
+    path = folder / "weights" / "p0-0.safetensors"
+    path.write_bytes(b"")
+    assert refused(folder, tmp_path / "zoo") == (
+        "weights/p0-0.safetensors of blobs is no safetensors file (Expecting value: line 1 column 1 (char 0)); write "
+        "it again"
+    )
+
+
 def test_an_architecture_that_the_files_are_not_of_is_refused(original: Path, tmp_path: Path) -> None:
     assert refused(original, tmp_path / "zoo", architecture="cnn-s") == (
         "the files are not of architecture cnn-s: the files have body.0.bias of shape (8,), it has none; leave out "
@@ -539,8 +625,10 @@ def test_the_document_is_true(tmp_path: Path) -> None:
     train, use = re.findall(r"```python\n(.*?)```", DOCUMENT, re.S)
     (shell,) = re.findall(r"```sh\n(.*?)```", DOCUMENT, re.S)
     (builder,) = re.findall(r"```toml\n(.*?)```", DOCUMENT, re.S)
-    (tmp_path / "train.py").write_text(train)
-    (tmp_path / "majority.toml").write_text(builder)
+    for block in (train, builder):
+        name = re.match(r"# (\S+)\n", block)
+        assert name is not None, "a file that has no name"
+        (tmp_path / name[1]).write_text(block)
     assert run(["python", "train.py"], cwd=tmp_path).returncode == 0
     lines = shell.replace("\\\n", " ").splitlines()
     machine = Client(tmp_path / "machine", "http://127.0.0.1:9")

@@ -8,6 +8,7 @@ rest; statistics of normalisations and whole numbers are buffers and come last.
 import dataclasses
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
@@ -24,7 +25,7 @@ from ..progress import Progress
 from .identity import check_images, named
 from .original import Claims, Original, OriginalState
 from .refusals import Refusals, Refused
-from .sources import Source
+from .sources import Source, is_litter
 from .state_table import read_state_table
 
 _UNKNOWN = "unknown"  # images
@@ -45,7 +46,7 @@ class SafetensorsFolder:
             FormatError: the table is no such table, files and rows do not go together, or files are of several kinds.
             RecipeError: what was claimed does not exist.
         """
-        inside = f"{claims.inside.strip('/')}/" if claims.inside else ""
+        inside = f"{claims.inside.strip('/')}/" if claims.inside else _only_folder(source)
         self.source, self.refusals, self._from = source.name, Refusals(), source
         table = read_state_table(source, inside)
         self.models: Sequence[Original] = [_listed(model) for model in table.models]
@@ -77,6 +78,12 @@ class SafetensorsFolder:
             return self.architecture.layout.pack(safetensors.torch.load(content))
         except (SafetensorError, FormatError) as error:
             raise Refused(f"is damaged: {' '.join(str(error).split())}") from error
+
+
+def _only_folder(source: Source) -> str:
+    """The folder that all lies in, as archives of a folder have one, ending in /; empty where there is none."""
+    common = os.path.commonpath([path.rpartition("/")[0] for path in source.sizes if not is_litter(path)] or [""])
+    return f"{common}/" if common else ""
 
 
 def _listed(model: Original) -> Original:

@@ -76,6 +76,12 @@ def safe_path(name: str) -> str | None:
     return "/".join(parts) or None
 
 
+def is_litter(path: str) -> bool:
+    """Whether a file is what macOS leaves beside those of a user."""
+    *folders, name = path.split("/")
+    return name.startswith("._") or name == ".DS_Store" or "__MACOSX" in folders
+
+
 class RandomAccess:
     """What folders and archives that can be read anywhere have in common."""
 
@@ -90,12 +96,6 @@ class RandomAccess:
         """See `Source`."""
         raise NotImplementedError
 
-    def groups(self, wanted: Sequence[Sequence[str]]) -> Iterator[tuple[int, Contents]]:
-        """See `Source`."""
-        for index, paths in enumerate(wanted):
-            contents: dict[str, bytes | Refused] = {}
-            for path in paths:
-                try:
     def stream(self, path: str) -> AbstractContextManager[BinaryIO]:
         """See `Source`."""
         raise NotImplementedError
@@ -114,6 +114,12 @@ class RandomAccess:
                 found = Refused(f"cannot be read: {error}")
             yield path, found
 
+    def groups(self, wanted: Sequence[Sequence[str]]) -> Iterator[tuple[int, Contents]]:
+        """See `Source`."""
+        for index, paths in enumerate(wanted):
+            contents: dict[str, bytes | Refused] = {}
+            for path in paths:
+                try:
                     contents[path] = self.read(path)
                 except Refused as reason:
                     contents[path] = reason
@@ -129,7 +135,7 @@ class FolderSource(RandomAccess):
 
     def _walk(self) -> Iterator[tuple[str, int]]:
         root = self._folder.resolve()
-        for place, folders, files in os.walk(self._folder):
+        for place, folders, files in os.walk(self._folder, onerror=self._unreadable):
             folders.sort()
             below = Path(place).relative_to(self._folder)
             for name in folders:
@@ -142,6 +148,13 @@ class FolderSource(RandomAccess):
                     self.refused.add(OUTSIDE, known)
                 else:
                     yield known, path.stat().st_size
+
+    def _unreadable(self, error: OSError) -> None:
+        """A folder that cannot be looked into; raises FormatError where it is the original itself."""
+        if (folder := Path(error.filename)) == self._folder:
+            raise FormatError(f"cannot read {folder}: {error.strerror}") from error
+        below = folder.relative_to(self._folder).as_posix()
+        self.refused.add(f"is a folder that cannot be read: {error.strerror}", below)
 
     def stream(self, path: str) -> BinaryIO:
         """See `Source`."""

@@ -19,7 +19,7 @@ from ..errors import FormatError, RecipeError
 from ..recipes import RecordedTraining
 from .original import Original
 from .refusals import Refused
-from .sources import Source
+from .sources import DAMAGED, Source, is_litter
 
 _ENDINGS = (".csv", ".parquet")
 _IDENTITY = ("file", "model", "epoch", "split", "seed")
@@ -68,10 +68,13 @@ def read_state_table(source: Source, inside: str) -> StateTable:
 
 
 def _find(source: Source, inside: str) -> str:
-    found = [path for path in source.sizes if path.startswith(inside) and path.endswith(_ENDINGS)]
+    found = [path for path in _files_in(source, inside) if path.endswith(_ENDINGS)]
     here = [path for path in found if "/" not in path.removeprefix(inside)]
     if len(here) != 1:
         what = f"has {len(here)}: {', '.join(sorted(here)[:5])}" if here else "has none"
+        if not here and found:
+            folders = sorted({path.rpartition("/")[0] for path in found})
+            what += f"; if it is in a folder below, name that with --inside: {', '.join(folders[:5])}"
         raise FormatError(
             f"{source.name} must have one table of its states, a .csv or .parquet with a column 'file' beside them, "
             f"but {what}"
@@ -79,11 +82,15 @@ def _find(source: Source, inside: str) -> str:
     return here[0]
 
 
+def _files_in(source: Source, inside: str) -> list[str]:
+    return [path for path in source.sizes if path.startswith(inside) and not is_litter(path)]
+
+
 def _read(source: Source, path: str) -> pd.DataFrame:
     try:
         content = io.BytesIO(source.read(path))
         table: pd.DataFrame = pd.read_csv(content) if path.endswith(".csv") else pd.read_parquet(content)
-    except (Refused, ValueError, OSError) as error:
+    except (Refused, *DAMAGED, ValueError) as error:
         raise FormatError(f"cannot read table {path} of {source.name}: {' '.join(str(error).split())}") from error
     return table
 
@@ -104,8 +111,7 @@ def _check_files(table: pd.DataFrame, where: str, source: Source, inside: str) -
     twice = table.loc[table["file"].duplicated(), "file"].tolist()
     if twice:
         raise FormatError(f"{where} has {twice[0].removeprefix(inside)} in more than one row; leave one")
-    named, there = set(table["file"]), {path for path in source.sizes if path.endswith(".safetensors")}
-    there = {path for path in there if path.startswith(inside)}
+    named, there = set(table["file"]), {p for p in _files_in(source, inside) if p.endswith(".safetensors")}
     if missing := [file for file in table["file"] if file not in there]:
         raise FormatError(
             f"{where} names {len(missing):,} files that are not there, the first is "
