@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..architectures import Architecture, architecture_names, get_architecture, variants_for_classes
 from ..errors import FormatError, RecipeError
-from ..layout import Layout
+from ..layout import Layout, by_numbers
 from .refusals import Refused
 
 _WRAPPERS = ("model_state_dict", "state_dict", "model")
@@ -66,17 +66,13 @@ def _state_dict(found: Any) -> dict[str, Tensor]:
     return {name.removeprefix("module."): tensor.detach() for name, tensor in found.items()}
 
 
-def _natural(module: str) -> list[tuple[bool, int, str]]:
-    return [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in module.split(".")]
-
-
 def modules_of(names: Iterable[str], layout: Layout) -> dict[str, str]:
     """The modules of a state's tensors, by these names, -> those of the layout; raises Refused where they do not fit.
 
     Dropout shifts the numbers in the names of the published CNNs: there, layers are matched in their order.
     """
-    theirs = sorted({name.rpartition(".")[0] for name in names}, key=_natural)
-    ours = sorted({slot.module for slot in layout.slots}, key=_natural)
+    theirs = sorted({name.rpartition(".")[0] for name in names}, key=by_numbers)
+    ours = sorted({slot.module for slot in layout.slots}, key=by_numbers)
     if len(theirs) != len(ours):
         raise Refused(_OTHER)
     return {module: module for module in ours} if set(theirs) == set(ours) else dict(zip(theirs, ours, strict=True))

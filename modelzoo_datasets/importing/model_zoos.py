@@ -9,10 +9,9 @@ from ..progress import Progress
 from ..recipes import ElsewhereTraining, Training
 from .identity import augmentation_of, identify
 from .original import Claims, Identity
-from .refusals import Refused
 from .sources import Source
 from .trial_zoo import Dialect, TrialZoo
-from .trials import number_of
+from .trials import known, known_number, number_of
 
 _METRICS = {name: name for name in ("train_loss", "train_acc", "val_loss", "val_acc", "test_loss", "test_acc")}
 _TWIN = "_ARD"  # what the type of a twin's network ends in
@@ -33,34 +32,21 @@ def _kind(params: Mapping[str, Any]) -> str:
 
 def _training(params: Mapping[str, Any], last_epoch: int, images: str) -> Training:
     epochs = number_of(params.get("training::epochs_train")) or 0
-    optimizer, schedule = str(_known(params, "optim::optimizer")), params.get("optim::scheduler")
+    optimizer, schedule = str(known(params, "optim::optimizer")), params.get("optim::scheduler")
     momentum = number_of(params.get("optim::momentum"))
     return ElsewhereTraining(
         epochs=max(int(epochs), last_epoch),
-        batch_size=int(_number(params, "training::batchsize")),
-        activation=str(_known(params, "model::nlin")),
-        init=str(_known(params, "model::init_type")),
+        batch_size=int(known_number(params, "training::batchsize")),
+        activation=str(known(params, "model::nlin")),
+        init=str(known(params, "model::init_type")),
         optimizer=_OPTIMIZERS.get(optimizer, optimizer),
-        lr=_number(params, "optim::lr"),
+        lr=known_number(params, "optim::lr"),
         weight_decay=number_of(params.get("optim::wd")) or 0.0,
         dropout=number_of(params.get("model::dropout")) or 0.0,
         momentum=0.9 if momentum is None else momentum,
         schedule=_SCHEDULES.get(str(schedule), str(schedule).lower()) if schedule else "constant",
         augmentation=augmentation_of(images),
     )
-
-
-def _known(params: Mapping[str, Any], key: str) -> Any:
-    if params.get(key) is None:
-        raise Refused(f"there is no {key}")
-    return params[key]
-
-
-def _number(params: Mapping[str, Any], key: str) -> float:
-    number = number_of(_known(params, key))
-    if number is None:
-        raise Refused(f"{key} is {params[key]!r}, which is no number")
-    return number
 
 
 def _parent(params: Mapping[str, Any]) -> str | None:

@@ -30,7 +30,7 @@ from .original import Claims, Original, OriginalState
 from .refusals import Refusals, Refused
 from .rows import check_rows, read_rows
 from .sources import DAMAGED, Source
-from .trials import metrics_of, number_of
+from .trials import known_number, metrics_of, number_of
 
 _FILES = ("weights.npy", "metrics.csv.gz", "layout.csv")
 _IMAGES = {"mnist": "mnist-centred", "fashion_mnist": "fashion-mnist", "cifar10": "cifar10", "svhn_cropped": "svhn-32"}
@@ -174,7 +174,7 @@ def _original(
         activation=str(config["activation"]),
         init=str(config.get("w_init", "unknown")),
         optimizer=str(config.get("optimizer", "unknown")),
-        lr=_positive(config, "learning_rate"),
+        lr=known_number(config, "learning_rate"),
         weight_decay=number_of(config.get("l2reg")) or 0.0,
         dropout=number_of(config.get("dropout")) or 0.0,
         momentum=0.0,
@@ -189,13 +189,6 @@ def _original(
         split=split,
         more=more,
     )
-
-
-def _positive(config: Mapping[str, Any], key: str) -> float:
-    value = number_of(config.get(key))
-    if value is None:
-        raise Refused(f"there is no {key}")
-    return value
 
 
 def _order_of_axes(source: Source, path: str, ours: Layout) -> Tensor:

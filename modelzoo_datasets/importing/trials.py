@@ -166,6 +166,21 @@ def number_of(value: Any) -> float | None:
     return None if isinstance(value, bool) or not math.isfinite(number) or number == _FILLER else number
 
 
+def known(params: Mapping[str, Any], key: str) -> Any:
+    """A parameter that must be recorded; raises Refused."""
+    if params.get(key) is None:
+        raise Refused(f"there is no {key}")
+    return params[key]
+
+
+def known_number(params: Mapping[str, Any], key: str) -> float:
+    """A parameter that must be recorded, and be a number; raises Refused."""
+    number = number_of(known(params, key))
+    if number is None:
+        raise Refused(f"{key} is {params[key]!r}, which is no number")
+    return number
+
+
 def metrics_of(row: Row, names: Mapping[str, str], *, percent: bool = False) -> dict[str, float]:
     """What a row says of a state: our name -> number, by {our name: its name}; accuracies as fractions.
 

@@ -15,10 +15,9 @@ from ..progress import Progress
 from ..recipes import ElsewhereTraining, Training
 from .identity import check_images, named
 from .original import Claims, Identity
-from .refusals import Refused
 from .sources import Source
 from .trial_zoo import Dialect, TrialZoo
-from .trials import number_of
+from .trials import known_number, number_of
 
 _METRICS = {name: name for name in ("train_loss", "train_acc", "val_loss", "val_acc", "test_loss", "test_acc")}
 _FOLDER = re.compile(r"tune_zoo_(?P<images>[A-Za-z0-9_.-]+)_(?P<network>[A-Za-z0-9]+)")
@@ -38,22 +37,15 @@ def _training(params: Mapping[str, Any], last_epoch: int, images: str) -> Traini
     """Adam with a cosine schedule and a warm-up, as all of them were trained."""
     return ElsewhereTraining(
         epochs=max(int(number_of(params.get("num_epochs")) or 0), last_epoch),
-        batch_size=int(_number(params, "batch_size")),
+        batch_size=int(known_number(params, "batch_size")),
         activation=str(params.get("model::nlin")),
         init=str(params.get("model::init_type")),
         optimizer="adam",
-        lr=_number(params, "lr"),
+        lr=known_number(params, "lr"),
         weight_decay=number_of(params.get("weight_decay")) or 0.0,
         dropout=number_of(params.get("model::dropout")) or 0.0,
         schedule="cosine",
     )
-
-
-def _number(params: Mapping[str, Any], key: str) -> float:
-    number = number_of(params.get(key))
-    if number is None:
-        raise Refused(f"there is no {key}")
-    return number
 
 
 def _no_parent(params: Mapping[str, Any]) -> None:

@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ..layout import Layout, Slot
+from ..layout import Layout, Slot, by_numbers
 from .folder import VARIATIONAL
 
 
@@ -24,8 +24,8 @@ def match(keys: Sequence[str], layout: Layout) -> dict[str, Slot] | None:
 
     Dropout shifts the numbers in the keys of the published CNNs, so tensors are matched by sorted layer number.
     """
-    ordered = sorted(keys, key=_natural)
-    slots = sorted(layout.slots, key=lambda slot: _natural(slot.name))
+    ordered = sorted(keys, key=by_numbers)
+    slots = sorted(layout.slots, key=lambda slot: by_numbers(slot.name))
     return dict(zip(ordered, slots, strict=True)) if len(ordered) == len(slots) else None
 
 
@@ -92,7 +92,3 @@ def fill_from_pack(path: Path, first: int, layout: Layout, out: Tensor) -> bool:
     except (OSError, SafetensorError):
         return False
     return slots is not None
-
-
-def _natural(key: str) -> list[tuple[bool, int, str]]:
-    return [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in key.split(".")]
