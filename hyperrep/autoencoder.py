@@ -155,12 +155,12 @@ class HyperRepresentation(
         moves = align(weights, self.reference, symmetry, scale=self.scale, signs=self.signs)
         return apply_moves(weights, symmetry, moves)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def embed(self, weights: Tensor) -> Tensor:
         """Embeddings (N, D) of models given as weights (N, P)."""
         return self._in_batches(lambda w: self.encode(self.normalise(w)), self.align(weights))
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def decode(self, z: Tensor) -> Tensor:
         """Weights (N, P) of embeddings (N, D)."""
         self._check(z, self.latent, "latent dimensions")
@@ -185,8 +185,8 @@ class HyperRepresentation(
             raise ModelZooError(f"unknown sampler {sampler!r}; choose from {', '.join(SAMPLERS)}")
         if n < 1 or not 0 < quality <= 1:
             raise ModelZooError(f"expected n >= 1 and 0 < quality <= 1, got n {n}, quality {quality}")
-        z = self.embeddings[best_states(self.accuracy, quality)]
-        return self.decode(SAMPLERS[sampler](z, n, bandwidth, generator))
+        z = self.embeddings.cpu()[best_states(self.accuracy.cpu(), quality)]  # drawn alike on every device
+        return self.decode(SAMPLERS[sampler](z, n, bandwidth, generator).to(self.device))
 
     def _in_batches(self, function: Any, rows: Tensor, size: int = 256) -> Tensor:
         training = self.training
@@ -203,7 +203,8 @@ class HyperRepresentation(
                 f"{expected} {what}, got {tuple(rows.shape)}"
             )
         if not rows.isfinite().all():
-            raise FormatError(f"{int((~rows.isfinite()).any(1).sum())} rows are not finite; leave them out")
+            bad = int((~rows.isfinite()).any(dim=1).sum())
+            raise FormatError(f"expected finite {what}, got {bad} of {len(rows)} rows with others; leave these out")
 
 
 def _transformer(width: int, blocks: int, heads: int, feedforward: int) -> nn.Module:

@@ -99,8 +99,7 @@ def draw(name: str, n: int, source: Source, draws: torch.Generator) -> Tensor:
         raise ModelZooError(f"expected n >= 1 and 0 < quality <= 1, got n {n}, quality {source.quality}")
     if name in BASELINES:
         return BASELINES[name].draw(source, n, draws)
-    z = source.rep.embeddings[source.best]
-    return source.rep.decode(SAMPLERS[name](z, n, source.bandwidth, draws))
+    return source.rep.sample(n, sampler=name, quality=source.quality, bandwidth=source.bandwidth, generator=draws)
 
 
 def require_drawable(name: str, with_states: bool) -> None:

@@ -19,7 +19,7 @@ from .baselines import Source
 from .comparisons import comparisons
 from .judging import Bench, judge, scratch
 from .populations import Population, populations
-from .probing import probe_all
+from .probing import probe_all, probed_states
 from .questions import (
     RANDOM,
     SCRATCH,
@@ -30,7 +30,7 @@ from .questions import (
     transferred,
     travellers,
 )
-from .recipe import HyperRecipe
+from .recipe import EvaluationRecipe, HyperRecipe
 from .samplers import principal_axes
 from .sources import SPLITS, learned_states, refuse_other_architecture, splits_of, trained_states
 from .training import reconstruction_r2
@@ -56,9 +56,9 @@ def evaluated(
     Args:
         learned_by: what the hyper-representation's training.json says.
     """
-    setting = _setting(rep, dataset, recipe, engine, images_root)
-    _claim(out, {"trained": learned_by, "protocol": dataclasses.asdict(recipe.evaluation), "engine": engine.name})
     everything = load_zoo(dataset, recipe.data.config)
+    setting = _setting(rep, dataset, everything, recipe, engine, images_root)
+    _claim(out, {"trained": learned_by, "protocol": dataclasses.asdict(recipe.evaluation), "engine": engine.name})
     answers = _answers(setting, everything, recipe, out, progress)
     probed = probe_all(rep, splits_of(trained_states(everything)), seed=recipe.evaluation.seed, progress=progress)
     report = {
@@ -86,7 +86,12 @@ class _Setting:
 
 
 def _setting(
-    rep: HyperRepresentation, dataset: str | Path, recipe: HyperRecipe, engine: Engine, images_root: Path
+    rep: HyperRepresentation,
+    dataset: str | Path,
+    everything: Zoo,
+    recipe: HyperRecipe,
+    engine: Engine,
+    images_root: Path,
 ) -> _Setting:
     """All that may be wrong with what was asked for is found here, before anything is judged or written."""
     learned = {split: learned_states(dataset, recipe, split) for split in SPLITS}
@@ -106,6 +111,7 @@ def _setting(
         require_images(images, bench)
     for architecture in recipe.evaluation.changed:
         require_room(architecture, bench)
+    probed_states(rep, splits_of(trained_states(everything)))
     populated = populations(source, {split: learned[split] for split in ("train", "test")}, recipe.evaluation)
     return _Setting(learned=learned, bench=bench, others=others, populated=populated)
 
@@ -202,8 +208,11 @@ def _claim(out: Path, facts: dict[str, Any]) -> None:
     """Write down what `out` is the evaluation of; raises FolderInUseError where it is of something else."""
     facts = {"format": EVALUATION_FORMAT, **facts}
     if (out / "facts.json").is_file():
-        # Through JSON once, so that tuples compare equal to the lists that are read back.
-        if read_json(out / "facts.json") != _as_json(facts):
+        # Through JSON once, so that tuples compare equal to the lists that are read back; keys that this release has
+        # added mean what an earlier one did.
+        stored, defaults = read_json(out / "facts.json"), dataclasses.asdict(EvaluationRecipe())
+        stored["protocol"] = _as_json(defaults) | stored.get("protocol", {})
+        if stored != _as_json(facts):
             raise FolderInUseError(f"{out} holds another evaluation; choose another --out")
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FolderInUseError(f"{out} holds something else; choose another --out or remove it")

@@ -35,6 +35,12 @@ Device = Annotated[str, typer.Option("--device", help="Where it learns: auto, cp
 Compile = Annotated[
     bool, typer.Option("--compile", help="Compile encoder and decoder first: faster for long runs, other bits.")
 ]
+LearningThreads = Annotated[
+    int | None,
+    typer.Option(
+        "--threads", help="Cores that networks are asked on, all by default; the rest runs on one.", show_default=False
+    ),
+]
 Precision = Annotated[
     str, typer.Option("--precision", help="Of products in transformers: auto (bfloat16 on a GPU), float32 or bfloat16.")
 ]
@@ -51,7 +57,7 @@ def train_command(
     out: Out,
     recipe: RecipeName = "demo",
     engine: Engine = "auto",
-    threads: Threads = None,
+    threads: LearningThreads = None,
     images_root: ImagesRoot = DEFAULT_IMAGES_ROOT,
     device: Device = "auto",
     compiled: Compile = False,

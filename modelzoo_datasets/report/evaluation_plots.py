@@ -158,12 +158,12 @@ def elsewhere_curves(places: Mapping[str, Mapping[str, Mapping[str, Any]]], epoc
 def _draw_mean(ax: Axes, name: str, population: Mapping[str, Any], epochs: int) -> float:
     """One population's curve; returns its last mean."""
     curves = np.asarray(population["curves"], dtype=float)[:, : epochs + 1]  # what is missing becomes NaN
-    curves = curves[:, ~np.isnan(curves).all(axis=0)]
-    mean, spread = np.nanmean(curves, axis=0), np.nanstd(curves, axis=0)
+    known = np.flatnonzero(~np.isnan(curves).all(axis=0))  # epochs: a zoo need not have all
+    mean, spread = np.nanmean(curves[:, known], axis=0), np.nanstd(curves[:, known], axis=0)
     colour, mark = colour_and_mark(name)
     style = {"x": "--", "+": ":"}.get(mark, "-")
-    ax.plot(range(len(mean)), mean, color=colour, linestyle=style, label=f"{name} (n={len(curves)})")
-    ax.fill_between(range(len(mean)), mean - spread, mean + spread, color=colour, alpha=0.1, linewidth=0)
+    ax.plot(known, mean, color=colour, linestyle=style, label=f"{name} (n={len(curves)})")
+    ax.fill_between(known, mean - spread, mean + spread, color=colour, alpha=0.1, linewidth=0)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     return float(mean[-1])
 

@@ -49,7 +49,7 @@ def probe_bars(probes: Sequence[Mapping[str, Any]]) -> bytes:
         low, high = np.clip(scores[:, 1:], 0, 1).T
         ax.vlines(places, low, high, color="black", linewidth=0.8)
         for place, value, top in zip(places, scores[:, 0], high, strict=True):
-            text = f"{value:z.2f}" if value > -10 else "< -10"
+            text = "-" if np.isnan(value) else f"{value:z.2f}" if value > -10 else "< -10"
             ax.text(place, top + 0.02, text, fontsize=7, rotation=90, ha="center", va="bottom")
     ax.set_xticks(np.arange(len(properties)), properties)
     ax.set(ylabel="R² (accuracy of categories)\non test models", ylim=(0, 1.25))

@@ -12,11 +12,11 @@ import torch
 from hyperrep import HyperRepresentation, evaluate
 from hyperrep.baselines import fresh_weights
 from hyperrep.comparisons import comparisons
-from hyperrep.evaluation import embeddings_2d, reconstruction
+from hyperrep.evaluation import _claim, embeddings_2d, reconstruction
 from hyperrep.judging import Bench
 from hyperrep.populations import Population
 from hyperrep.questions import require_images, require_room
-from hyperrep.recipe import DataRecipe, HyperRecipe
+from hyperrep.recipe import DataRecipe, EvaluationRecipe, HyperRecipe
 from hyperrep.training import reconstruction_r2
 from modelzoo_datasets.engines import Network
 from modelzoo_datasets.engines.torch_engine import TorchEngine
@@ -192,6 +192,15 @@ def test_an_evaluation_of_another_protocol_is_refused(
     assert contents(out) == before
 
 
+def test_an_evaluation_of_a_release_that_did_not_ask_a_question_is_gone_on_with(tmp_path: Path) -> None:
+    """A key that was added since means what its default means."""
+    asked = dataclasses.asdict(EvaluationRecipe(samples=3))
+    _claim(tmp_path, {"protocol": {key: value for key, value in asked.items() if key != "moves"}})
+    _claim(tmp_path, {"protocol": asked})
+    with pytest.raises(FolderInUseError):
+        _claim(tmp_path, {"protocol": {**asked, "moves": (0.1,)}})
+
+
 @pytest.mark.parametrize("kind", ["folder", "file"])
 def test_a_place_that_holds_something_else_is_refused(
     kind: str, tiny_dataset: Path, trained: Path, tiny_hyper: HyperRecipe, engine: TorchEngine, tmp_path: Path
@@ -210,9 +219,16 @@ def test_a_recipe_that_it_was_not_learned_with_is_refused(
     tiny_dataset: Path, trained: Path, tiny_hyper: HyperRecipe, engine: TorchEngine, tmp_path: Path
 ) -> None:
     other = dataclasses.replace(tiny_hyper, data=DataRecipe(config="seed", epochs=(2, 2)))
-    told = f"{trained} was not learned by recipe tiny from {tiny_dataset}; evaluate it with what it was learned from"
+    told = (
+        f"{trained} was not learned by recipe tiny from {tiny_dataset}; "
+        "name the dataset, and the recipe's file, that it was learned from"
+    )
     with pytest.raises(FormatError, match=f"^{re.escape(told)}$"):
         evaluate(tiny_dataset, trained, other, tmp_path / "out", engine=engine, images_root=tmp_path)
+    named = dataclasses.replace(tiny_hyper, name="other")
+    told = f"{trained} was not learned by recipe other from {tiny_dataset}; it was learned by recipe tiny: name that, "
+    with pytest.raises(FormatError, match=f"^{re.escape(told)}or its file$"):
+        evaluate(tiny_dataset, trained, named, tmp_path / "out", engine=engine, images_root=tmp_path)
     assert not (tmp_path / "out").exists()
 
 

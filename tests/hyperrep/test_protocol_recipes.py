@@ -58,6 +58,8 @@ def test_lists_are_read_and_the_longest_fine_tuning_decides(tmp_path: Path) -> N
         ("fine_tune = []", "[evaluation] fine_tune must be epochs from 1 on, got []"),
         ("fine_tune = 5", "[evaluation] fine_tune must be a list, got 5"),
         ('samplers = ["kde", "gan", "kde"]', "[evaluation] samplers: kde is named twice"),
+        ("noise = [0.1, 0.2, 0.1]", "[evaluation] noise: 0.1 is named twice"),
+        ('changed = ["res-cnn", "res-cnn"]', "[evaluation] changed: res-cnn is named twice"),
         ("noise = [0.1, -0.1]", "[evaluation] noise must be positive, got [0.1, -0.1]"),
         ("moves = [0]", "[evaluation] moves must be positive, got [0]"),
         ("mixtures = [0.6]", "[evaluation] mixtures must be in (0, 0.5], got [0.6]"),
