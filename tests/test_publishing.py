@@ -333,15 +333,12 @@ def test_an_archive_of_the_folder_itself_with_what_macos_leaves_in_it(
     if table == "parquet":
         pd.read_csv(folder / "states.csv").to_parquet(folder / "states.parquet")
         (folder / "states.csv").unlink()
-    for left in ("._states.csv", "weights/._p0-0.safetensors", ".DS_Store", "../__MACOSX/blobs/._states.csv"):
-        (folder / left).parent.mkdir(parents=True, exist_ok=True)
-        (folder / left).write_bytes(b"\0\5\x16\7")
-    root = folder.rename(tmp_path / "blobs")
-    (tmp_path / "upper" / "a").mkdir(parents=True)
-    for part in ("blobs", "__MACOSX"):
-        shutil.move(tmp_path / part, tmp_path / "upper" / "a" / part)
-    assert root == tmp_path / "blobs"
-    path = archived(tmp_path / "upper" / "a", tmp_path / name, tmp_path / "upper")
+    upper = tmp_path / "upper" / "population"
+    shutil.move(folder, upper / "blobs")
+    (upper / "__MACOSX" / "blobs").mkdir(parents=True)
+    for left in ("blobs/._states.csv", "blobs/weights/._p0-0.safetensors", ".DS_Store", "__MACOSX/blobs/._states.csv"):
+        (upper / left).write_bytes(b"\0\5\x16\7")
+    path = archived(upper, tmp_path / name, upper.parent)
     found = imported(path, tmp_path / "again")
     assert (found.states, found.skipped) == (18, [])
     assert hashes(tmp_path / "again") == hashes(tmp_path / "zoo")
