@@ -25,7 +25,7 @@ def command(
         bool,
         typer.Option(
             "--create-pr",
-            help="Open a pull request instead of changing main, another one each time; --revision refs/pr/N goes on.",
+            help="Open a pull request instead of changing main; run again, go on with it while it is open.",
         ),
     ] = False,
     dry_run: Annotated[
