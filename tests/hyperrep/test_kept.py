@@ -54,7 +54,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_samples_are_measured_to_the_same_bytes_and_the_second_time_states_are_not_run_again(
     trained: Path, tiny_dataset: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine, aligned = CountingEngine(), []
+    engine, aligned = CountingEngine(processes=1), []
     align = HyperRepresentation.align
 
     def counted(rep: HyperRepresentation, weights: Tensor) -> Tensor:
@@ -88,7 +88,7 @@ def test_errors_that_are_kept_are_those_of_these_images_states_and_engine(
     fields["aligned"] = bench.aligned[:1]
     others = [
         KeptBench(**fields | {"images": images}, key=source.key),
-        KeptBench(**fields | {"engine": OtherEngine()}, key=source.key),
+        KeptBench(**fields | {"engine": OtherEngine(processes=1)}, key=source.key),
         KeptBench(**fields, key=source.key | {"hyperrep": "2"}),
         KeptBench(**fields, key=source.key | {"states": "3"}),
     ]
