@@ -41,7 +41,7 @@ from .populations import Population
 from .recipe import EvaluationRecipe
 from .sampled import SAMPLE_FORMAT
 from .samplers import SAMPLERS
-from .sources import found_representation, origin_of, read_facts, refuse_other_architecture
+from .sources import finite_states, found_representation, origin_of, read_facts, refuse_other_architecture
 from .storage import load_representation
 
 SAMPLES_FORMAT = "modelzoo-samples-2"
@@ -134,7 +134,7 @@ def _learned(rep: HyperRepresentation, folder: Path, dataset: str | Path) -> Zoo
             f"{folder} was not learned from {dataset}; name the dataset whose config {data['config']!r} it learned from"
         )
     first, last = data["epochs"]
-    zoo = load_zoo(dataset, data["config"], split="train", epochs=range(first, last + 1))
+    zoo = finite_states(load_zoo(dataset, data["config"], split="train", epochs=range(first, last + 1)))
     refuse_other_architecture(rep, zoo, dataset)
     return zoo
 
