@@ -21,6 +21,26 @@ def representation_card(name: str, rep: HyperRepresentation, facts: Mapping[str,
         worth: what was measured, in Markdown.
     """
     origin = facts.get("learned_from") or {}  # earlier releases did not note it
+    learned = markdown(pd.DataFrame(_facts(rep, facts, origin).items(), columns=["", ""]))
+    return _card(name, rep, origin, f"## What it was learned from\n\n{learned}\n\n## What it is worth\n\n{worth}")
+
+
+def object_card(rep: HyperRepresentation) -> str:
+    """README.md of one that is saved from memory, where nothing but its own tensors and sizes is known."""
+    sizes = markdown(pd.DataFrame(_sizes(rep).items(), columns=["", ""]))
+    return _card(
+        ".",
+        rep,
+        {},
+        f"""{sizes}
+
+It was saved by `save_pretrained` or `push_to_hub`, which know neither the dataset nor the recipe that it was learned
+with, and what it is worth was not measured. `modelzoo-push` publishes the folder that `modelzoo-hyperrep train` wrote,
+with all of that on its card.""",
+    )
+
+
+def _card(name: str, rep: HyperRepresentation, origin: Mapping[str, Any], rest: str) -> str:
     data = ModelCardData(
         license=origin.get("license") or _UNKNOWN,
         library_name="modelzoo-datasets",
@@ -51,13 +71,7 @@ network = rep.architecture.module(rep.activation, rep.dropout)  # a plain torch.
 network.load_state_dict(rep.layout.unpack(weights[0]))
 ```
 
-## What it was learned from
-
-{markdown(pd.DataFrame(_facts(rep, facts, origin).items(), columns=["", ""]))}
-
-## What it is worth
-
-{worth}
+{rest}
 """
         )
     )
@@ -73,12 +87,19 @@ def _facts(rep: HyperRepresentation, facts: Mapping[str, Any], origin: Mapping[s
         "dataset": ", ".join([dataset, f"config `{recipe['data']['config']}`", *revision]),
         "states of that config, SHA-256": f"`{facts['states_sha256']}`",
         **({"images": f"`{origin['images']}`"} if origin.get("images") else {}),
-        "networks": f"`{rep.architecture.name}`, activation {rep.activation}, {rep.layout.size:,} weights",
-        "training states": f"{len(rep.accuracy):,}, epochs {first} to {last} of the models of split `train`",
-        "auto-encoder": f"{sum(p.numel() for p in rep.parameters()):,} parameters, {rep.latent:,} latent numbers",
+        **_sizes(rep),
+        "epochs": f"{first} to {last} of the models of split `train`",
         "recipe": f"`{recipe['name']}`",
         **{f"its [{key}]": ", ".join(f"{k} {_said(v)}" for k, v in said.items()) for key, said in sections.items()},
         "made with": ", ".join(f"{name} {version}" for name, version in (facts.get("versions") or {}).items()),
+    }
+
+
+def _sizes(rep: HyperRepresentation) -> dict[str, str]:
+    return {
+        "networks": f"`{rep.architecture.name}`, activation {rep.activation}, {rep.layout.size:,} weights",
+        "training states": f"{len(rep.accuracy):,}",
+        "auto-encoder": f"{sum(p.numel() for p in rep.parameters()):,} parameters, {rep.latent:,} latent numbers",
     }
 
 

@@ -72,7 +72,8 @@ def test_training_leaves_a_card_that_says_what_was_learned_from(
         "| dataset | not published under a known name, config `seed` |",
         "| images | `fashion-mnist-5k` |",
         "| networks | `cnn-s`, activation tanh, 2,464 weights |",
-        "| training states | 28, epochs 1 to 2 of the models of split `train` |",
+        "| training states | 28 |",
+        "| epochs | 1 to 2 of the models of split `train` |",
         f"| auto-encoder | {sum(p.numel() for p in rep.parameters()):,} parameters, {rep.latent:,} latent numbers |",
     ):
         assert said in card.content
@@ -187,6 +188,19 @@ def test_an_evaluation_of_what_is_no_hyper_representation_is_refused(
     result = anyone.push(tiny_dataset, "zoos/tiny", "--dry-run", "--evaluation", tmp_path)
     told = f"--evaluation is of a hyper-representation, {tiny_dataset} is a dataset; leave it out"
     assert (result.returncode, result.stderr) == (2, f"modelzoo-push: {told}\n")
+
+
+def test_what_is_saved_from_memory_has_a_card_of_the_hub_and_code_that_runs(
+    ann: Client, hub: HubServer, rep: HyperRepresentation, tmp_path: Path
+) -> None:
+    rep.save_pretrained(tmp_path / "saved")
+    card = ModelCard.load(tmp_path / "saved" / "README.md")
+    assert (card.data.library_name, card.data.license) == ("modelzoo-datasets", "unknown")
+    assert card.data.tags == ["hyper-representation", "neural-network-weights", "weight-space-learning"]
+    assert "[More Information Needed]" not in card.content
+    assert "| networks | `cnn-s`, activation tanh, 2,464 weights |" in card.content
+    ran = ann.run(executes, str(tmp_path / "saved"), code_of(card.content) + "\nprint(weights.shape)")
+    assert ran.stdout.endswith("torch.Size([10, 2464])\n"), ran.stderr
 
 
 def test_a_dataset_of_the_hub_is_named_with_its_revision(rep: HyperRepresentation, trained: Path) -> None:
