@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import math
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -66,8 +67,16 @@ class Draw:
     quality: float = 1.0
     bandwidth: float = 0.002
     sigma: float = 0.2  # of the sampler `noise`
+    share: float = 0.4  # of the sampler `move`
     seed: int = 0
     epochs: int = 0  # of fine-tuning, to be measured alone: the samples stay as they were drawn
+
+    def __post_init__(self) -> None:
+        for name in ("bandwidth", "sigma", "share"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ModelZooError(f"{name} must be a number of 0 or more, got {getattr(self, name)}")
+        if self.epochs < 0:
+            raise ModelZooError(f"epochs of fine-tuning must be 0 or more, got {self.epochs}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +126,7 @@ def export_samples(
         quality=asked.quality,
         bandwidth=asked.bandwidth,
         sigma=asked.sigma,
+        share=asked.share,
         hyperrep_sha256=lineage.hyperrep_sha256,
     )
     weights = draw(asked.sampler, asked.n, source, generator(asked.seed, "samples", asked.sampler))
@@ -151,6 +161,7 @@ def _lineage(representation: str | Path, folder: Path, asked: Draw, measuring: M
         quality=asked.quality,
         bandwidth=asked.bandwidth,
         sigma=asked.sigma,
+        share=asked.share,
         seed=asked.seed,
         zoo=origin.get("dataset"),
         zoo_config=config,
