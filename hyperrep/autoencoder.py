@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import torch
-from huggingface_hub import PyTorchModelHubMixin
+from huggingface_hub import ModelCard, PyTorchModelHubMixin
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -187,6 +187,12 @@ class HyperRepresentation(
             raise ModelZooError(f"expected n >= 1 and 0 < quality <= 1, got n {n}, quality {quality}")
         z = self.embeddings.cpu()[best_states(self.accuracy.cpu(), quality)]  # drawn alike on every device
         return self.decode(SAMPLERS[sampler](z, n, bandwidth, generator).to(self.device))
+
+    def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
+        """What `save_pretrained` and `push_to_hub` put beside the weights where no card is."""
+        from .cards import object_card
+
+        return ModelCard(object_card(self))
 
     def _in_batches(self, function: Any, rows: Tensor, size: int = 256) -> Tensor:
         training = self.training

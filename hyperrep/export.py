@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import math
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,15 +33,16 @@ from modelzoo_datasets.states import (
 )
 
 from .autoencoder import HyperRepresentation
-from .baselines import BASELINES, Source, draw, require_drawable
-from .judging import Bench, judge
+from .baselines import BASELINES, draw, require_drawable
+from .judging import judge
+from .kept import KeptBench, KeptSource
 from .lineage import Lineage, model_card, table_card
 from .novelty import novelty
 from .populations import Population
 from .recipe import EvaluationRecipe
 from .sampled import SAMPLE_FORMAT
 from .samplers import SAMPLERS
-from .sources import found_representation, read_facts, refuse_other_architecture
+from .sources import finite_states, found_representation, origin_of, read_facts, refuse_other_architecture
 from .storage import load_representation
 
 SAMPLES_FORMAT = "modelzoo-samples-2"
@@ -65,8 +67,16 @@ class Draw:
     quality: float = 1.0
     bandwidth: float = 0.002
     sigma: float = 0.2  # of the sampler `noise`
+    share: float = 0.4  # of the sampler `move`
     seed: int = 0
     epochs: int = 0  # of fine-tuning, to be measured alone: the samples stay as they were drawn
+
+    def __post_init__(self) -> None:
+        for name in ("bandwidth", "sigma", "share"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ModelZooError(f"{name} must be a number of 0 or more, got {getattr(self, name)}")
+        if self.epochs < 0:
+            raise ModelZooError(f"epochs of fine-tuning must be 0 or more, got {self.epochs}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,9 +119,17 @@ def export_samples(
     folder = found_representation(representation)
     rep = load_representation(folder)
     zoo = None if measuring is None else _learned(rep, folder, measuring.dataset)
-    source = Source(rep=rep, zoo=zoo, quality=asked.quality, bandwidth=asked.bandwidth, sigma=asked.sigma)
-    weights = draw(asked.sampler, asked.n, source, generator(asked.seed, "samples", asked.sampler))
     lineage = _lineage(representation, folder, asked, measuring)
+    source = KeptSource(
+        rep=rep,
+        zoo=zoo,
+        quality=asked.quality,
+        bandwidth=asked.bandwidth,
+        sigma=asked.sigma,
+        share=asked.share,
+        hyperrep_sha256=lineage.hyperrep_sha256,
+    )
+    weights = draw(asked.sampler, asked.n, source, generator(asked.seed, "samples", asked.sampler))
     configs = _configs(weights, source, lineage, asked, measuring, progress)
     _write(out, weights, rep, configs)
 
@@ -126,7 +144,7 @@ def _learned(rep: HyperRepresentation, folder: Path, dataset: str | Path) -> Zoo
             f"{folder} was not learned from {dataset}; name the dataset whose config {data['config']!r} it learned from"
         )
     first, last = data["epochs"]
-    zoo = load_zoo(dataset, data["config"], split="train", epochs=range(first, last + 1))
+    zoo = finite_states(load_zoo(dataset, data["config"], split="train", epochs=range(first, last + 1)))
     refuse_other_architecture(rep, zoo, dataset)
     return zoo
 
@@ -134,8 +152,8 @@ def _learned(rep: HyperRepresentation, folder: Path, dataset: str | Path) -> Zoo
 def _lineage(representation: str | Path, folder: Path, asked: Draw, measuring: Measuring | None) -> Lineage:
     facts = read_json(folder / "training.json")
     dataset = None if measuring is None else measuring.dataset
-    zoo_repo, hyperrep_repo = (None if s is None else repo_id_of(s) for s in (dataset, representation))
-    named = None if dataset is None else read_facts(dataset).get("repo_id")
+    config, hyperrep_repo = facts["recipe"]["data"]["config"], repo_id_of(representation)
+    origin = (facts.get("learned_from") or {}) if dataset is None else origin_of(dataset, config)
     known = SAMPLERS.get(asked.sampler) or BASELINES[asked.sampler]
     return Lineage(
         sampler=asked.sampler,
@@ -143,10 +161,11 @@ def _lineage(representation: str | Path, folder: Path, asked: Draw, measuring: M
         quality=asked.quality,
         bandwidth=asked.bandwidth,
         sigma=asked.sigma,
+        share=asked.share,
         seed=asked.seed,
-        zoo=zoo_repo or named,
-        zoo_config=facts["recipe"]["data"]["config"],
-        zoo_revision=None if zoo_repo is None else resolved(zoo_repo),
+        zoo=origin.get("dataset"),
+        zoo_config=config,
+        zoo_revision=origin.get("revision"),
         states_sha256=facts["states_sha256"],
         hyperrep=hyperrep_repo,
         hyperrep_revision=None if hyperrep_repo is None else resolved(hyperrep_repo, repo_type="model"),
@@ -156,7 +175,7 @@ def _lineage(representation: str | Path, folder: Path, asked: Draw, measuring: M
 
 def _configs(
     weights: Tensor,
-    source: Source,
+    source: KeptSource,
     lineage: Lineage,
     asked: Draw,
     measuring: Measuring | None,
@@ -189,11 +208,12 @@ def _configs(
 
 
 def _measured(
-    weights: Tensor, source: Source, asked: Draw, measuring: Measuring, progress: Progress
+    weights: Tensor, source: KeptSource, asked: Draw, measuring: Measuring, progress: Progress
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Per sample what it is nearest to, and what it is worth."""
     zoo = source.states
-    bench = Bench(
+    bench = KeptBench(
+        key=source.key,
         rep=source.rep,
         train=zoo,
         aligned=source.aligned,

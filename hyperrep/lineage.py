@@ -21,7 +21,8 @@ class Lineage:
     promise: str
     quality: float
     bandwidth: float
-    sigma: float
+    sigma: float  # of the sampler `noise`
+    share: float  # of the sampler `move`
     seed: int
     zoo: str | None = None  # a repo of the Hub, the parent zoo
     zoo_config: str
@@ -106,8 +107,8 @@ def _facts(config: Mapping[str, Any]) -> dict[str, str]:
         "states of the zoo, SHA-256": f"`{lineage['states_sha256']}`",
         "hyper-representation": _repo(lineage["hyperrep"], lineage["hyperrep_revision"], ""),
         "its weights, SHA-256": f"`{lineage['hyperrep_sha256']}`",
-        "sampler": f"`{lineage['sampler']}`, best {lineage['quality']:.0%} of the training states, seed "
-        f"{lineage['seed']}, number {config['number']}",
+        "sampler": f"`{lineage['sampler']}`{_option(lineage)}, best {lineage['quality']:.0%} of the training states, "
+        f"seed {lineage['seed']}, number {config['number']}",
         "distance to the nearest training state": f"{nearest['distance']:.4f}"
         + ("" if nearest["measured_on_weights"] else " (to the decoded states: training weights were not at hand)"),
         "nearest training state": f"model `{nearest['model_id']}`, epoch {nearest['epoch']}, of the parent zoo"
@@ -120,6 +121,13 @@ def _facts(config: Mapping[str, Any]) -> dict[str, str]:
     for epochs, value in (measured.get("tuned") or {}).items():
         facts[f"after {epochs} epochs of fine-tuning"] = f"{100 * value:.2f} % (these weights are the ones before it)"
     return facts
+
+
+def _option(lineage: Mapping[str, Any]) -> str:
+    """What the sampler was told beside the quality, where it heeds that."""
+    options = {"noise": "sigma", "move": "share"}
+    option = options.get(lineage["sampler"], "bandwidth" if lineage["sampler"].startswith("kde") else "")
+    return f" with {option} {lineage[option]:g}" if option else ""
 
 
 def _repo(name: str | None, revision: str | None, what: str) -> str:

@@ -28,6 +28,7 @@ from .recording import recording
 from .sources import (
     dataset_facts,
     learned_states,
+    origin_of,
     parse_source,
     refuse_foreign,
     refuse_other_architecture,
@@ -68,7 +69,7 @@ def train(
         FormatError: no such dataset, config or epochs.
         FolderInUseError: `out` holds something else.
     """
-    facts = facts_of(recipe, dataset_facts(dataset, recipe))
+    facts = facts_of(recipe, dataset_facts(dataset, recipe), origin_of(dataset, recipe.data.config))
     if is_finished(out, facts):
         return load_representation(out)
     states = {s: learned_states(dataset, recipe, s) for s in ("train", "validation")}

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from modelzoo_datasets.errors import FormatError
-from modelzoo_datasets.hub import fetch, repo_id_of
+from modelzoo_datasets.hub import fetch, repo_id_of, resolved
 from modelzoo_datasets.loading import Zoo, load_zoo
 from modelzoo_datasets.states import read_json
 
@@ -29,6 +29,17 @@ def read_facts(source: str | Path) -> dict[str, Any]:
         raise FormatError(f"{source} is no dataset folder; modelzoo-build makes one")
     facts: dict[str, Any] = read_json(folder / "zoo.json")
     return facts
+
+
+def origin_of(source: str | Path, config: str) -> dict[str, Any]:
+    """What others may know a dataset by: repo and revision, and what it says of licence and images; None if unknown."""
+    facts, repo_id = read_facts(source), repo_id_of(source)
+    return {
+        "dataset": repo_id or facts.get("repo_id"),
+        "revision": None if repo_id is None else resolved(repo_id),
+        "license": (facts.get("publication") or {}).get("license"),
+        "images": facts.get("configs", {}).get(config, {}).get("images"),
+    }
 
 
 def dataset_facts(source: str | Path, recipe: HyperRecipe) -> dict[str, Any]:

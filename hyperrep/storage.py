@@ -1,4 +1,4 @@
-"""The folder of a hyper-representation: config.json, model.safetensors, what it was learned from and how.
+"""The folder of a hyper-representation: config.json, model.safetensors, what it was learned from and how, a card.
 
 It appears whole: until learning has finished everything lies in a hidden folder beside it.
 """
@@ -17,21 +17,26 @@ from modelzoo_datasets.errors import FolderInUseError, FormatError
 from modelzoo_datasets.states import partial_beside, read_json, read_tensors, write_bytes, write_json, write_tensors
 
 from .autoencoder import HyperRepresentation
+from .cards import not_evaluated, representation_card
 from .checkpoints import TENSORS
 from .recipe import DataRecipe, HyperRecipe, LearningRecipe, ModelRecipe
 from .recording import EpochMetrics
 
 HYPERREP_FORMAT = "modelzoo-hyperrep-1"
 _SECTIONS = {"data": DataRecipe, "model": ModelRecipe, "learning": LearningRecipe}
-_MADE_BY = ("versions", "begun_with")  # facts that do not say what was to be learned
+CARD, THIS_FOLDER = "README.md", "."
+_MADE_BY = ("versions", "begun_with", "learned_from")  # facts that do not decide what was to be learned
 
 
-def facts_of(recipe: HyperRecipe, dataset: dict[str, Any]) -> dict[str, Any]:
-    """What training.json says: the recipe and the hash of the states it was applied to."""
+def facts_of(
+    recipe: HyperRecipe, dataset: dict[str, Any], learned_from: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """What training.json says: the recipe, the hash of the states it was applied to, and the dataset's name."""
     return {
         "format": HYPERREP_FORMAT,
         "recipe": dataclasses.asdict(recipe) | {"evaluation": None},
         "states_sha256": dataset["states_sha256"],
+        "learned_from": learned_from,
         "versions": {name: version(name) for name in ("modelzoo-datasets", "torch")},
     }
 
@@ -111,6 +116,9 @@ def finish(folder: Path, rep: HyperRepresentation, history: list[EpochMetrics]) 
     writer.writeheader()
     writer.writerows(dataclasses.asdict(row) for row in history)
     write_bytes(work / "metrics.csv", table.getvalue().encode())
+    worth = not_evaluated(history[-1].validation_r2)
+    card = representation_card(THIS_FOLDER, rep, read_json(work / "training.json"), worth)
+    write_bytes(work / CARD, card.encode())
     for checkpoint in work.glob("checkpoint.*"):
         checkpoint.unlink()
     if folder.is_dir():

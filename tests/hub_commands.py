@@ -114,12 +114,12 @@ def commands(folder: str, lines: Sequence[str]) -> None:
                 raise
 
 
-def pushes_in_commits_of_five(folder: str, repo_id: str) -> None:
-    """`push` where the Hub takes no more than five files in a commit."""
-    from modelzoo_datasets.hub import push, pushing
+def pushes_in_commits_of_five(*words: str) -> None:
+    """The command modelzoo-push where the Hub takes no more than five files in a commit."""
+    from modelzoo_datasets.hub import pushing
 
     pushing._PER_COMMIT = 5
-    push(Path(folder), repo_id)
+    pushes(*words)
 
 
 def loads(source: str, *requests: Mapping[str, Any], most_bytes: int | None = None) -> None:

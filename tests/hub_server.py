@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote
 
-from hub_state import Commit, Entry, Fault, Refusal, Repo, Request, User
+from hub_state import Commit, Entry, Fault, Pull, Refusal, Repo, Request, User
 from hub_xet import XetStorage
 
 _LARGE = re.compile(r".*\.(parquet|safetensors|png)")
@@ -198,14 +198,17 @@ class _Handler(BaseHTTPRequestHandler):
             raise Refusal(401, "Invalid username or password.")
         return self.hub.users.get(given)
 
-    def _repo(self, kind: str, name: str, write: bool = False) -> Repo:
+    def _repo(self, kind: str, name: str, write: bool = False, rev: str = "main") -> Repo:
+        """What may be seen of it, and changed at a revision: a pull request also by who opened it."""
         user, repo = self._user(write), self.hub.repos.get((kind, name))
         namespace = name.split("/")[0]
         if repo is None or (repo.private and (user is None or namespace not in (*user.writes, *user.reads))):
             if user is None:
                 raise Refusal(401, "Invalid username or password.", "RepoNotFound")
             raise Refusal(404, "Repository not found", "RepoNotFound")
-        if write and (user is None or namespace not in user.writes):
+        pull = repo.discussions.get(rev)
+        opened = pull is not None and user is not None and pull.author == user.name
+        if write and not opened and (user is None or namespace not in user.writes):
             raise Refusal(403, "You don't have the rights to write to this repo")
         return repo
 
@@ -298,6 +301,24 @@ class _Handler(BaseHTTPRequestHandler):
         pulls = [{"name": n, "ref": n, "targetCommit": oid} for n, oid in found.pulls.items()]
         self._answer(200, {**listed, "converts": [], "pullRequests": pulls})
 
+    def discussions(self, body: bytes, kind: str, repo: str) -> None:
+        """A page, of two where the Hub has more."""
+        listed = [
+            {
+                "num": int(name.rpartition("/")[2]),
+                "title": pull.title,
+                "author": {"name": pull.author, "type": "user"},
+                "status": pull.status,
+                "isPullRequest": True,
+                "createdAt": _TIME,
+                "repo": {"name": repo, "type": kind[:-1]},
+            }
+            for name, pull in self._repo(kind, repo).discussions.items()
+            if self.query.get("author", pull.author) == pull.author
+        ]
+        start = 2 * int(self.query.get("p", 0))
+        self._answer(200, {"discussions": listed[start : start + 2], "count": len(listed), "start": start})
+
     def branch(self, body: bytes, kind: str, repo: str, name: str) -> None:
         found = self._repo(kind, repo, write=True)
         if name in found.branches:
@@ -322,7 +343,7 @@ class _Handler(BaseHTTPRequestHandler):
     # Writing: announced, sent, committed.
 
     def preupload(self, body: bytes, kind: str, repo: str, rev: str) -> None:
-        found = self._repo(kind, repo, write="create_pr" not in self.query)
+        found = self._repo(kind, repo, "create_pr" not in self.query, rev)
         commit, files = self._commit_of(found, rev), []
         for file in json.loads(body)["files"]:
             mode = "lfs" if _LARGE.fullmatch(file["path"]) or file["size"] > 10_000_000 else "regular"
@@ -333,7 +354,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def lfs_batch(self, body: bytes, repo: str, kind: str = "models/") -> None:
         asked = json.loads(body)
-        self._repo(kind[:-1], repo, write="ref" in asked)
+        self._repo(kind[:-1], repo, "ref" in asked, asked.get("ref", {}).get("name", "main"))
         objects = []
         for item in asked["objects"]:
             href = f"{self.hub.url}/lfs/{item['oid']}"
@@ -356,8 +377,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def commit(self, body: bytes, kind: str, repo: str, rev: str) -> None:
         opens = "create_pr" in self.query
-        found = self._repo(kind, repo, write=not opens)
-        self._user(needed=True)
+        found, user = self._repo(kind, repo, not opens, rev), self._user(needed=True)
+        assert user is not None
         base, (header, *lines) = self._commit_of(found, rev), [json.loads(line) for line in body.splitlines()]
         if not opens and header["value"].get("parentCommit") not in (None, base.oid):
             raise Refusal(412, "A commit has happened since. Please refresh and try again.")
@@ -374,6 +395,7 @@ class _Handler(BaseHTTPRequestHandler):
         if opens:
             number = len(found.pulls) + 1
             found.pulls[f"refs/pr/{number}"] = made.oid
+            found.discussions[f"refs/pr/{number}"] = Pull(header["value"]["summary"], user.name)
             answer["pullRequestUrl"] = f"{self.hub.url}/{prefix}{repo}/discussions/{number}"
         else:
             (found.pulls if rev in found.pulls else found.branches)[rev] = made.oid
@@ -429,7 +451,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(206, content[begin:end], headers)
 
     def xet_token(self, body: bytes, kind: str, repo: str, access: str, rev: str = "main") -> None:
-        self._repo(kind, repo, write=access == "write" and "create_pr" not in self.query)
+        self._repo(kind, repo, access == "write" and "create_pr" not in self.query, rev)
         if self.hub.xet is None:
             raise Refusal(404, "this Hub has no Xet storage")
         until = 4_102_444_800
@@ -455,6 +477,7 @@ _ROUTES = (  # methods, path, name of the method above
     ("GET", rf"{_API}/tree/(?P<rev>[^/]+)(/(?P<path>.+))?", "tree"),
     ("POST", rf"{_API}/paths-info/(?P<rev>[^/]+)", "paths_info"),
     ("GET", rf"{_API}/refs", "refs"),
+    ("GET", rf"{_API}/discussions", "discussions"),
     ("POST", rf"{_API}/branch/(?P<name>[^/]+)", "branch"),
     ("POST", rf"{_API}/tag/(?P<rev>[^/]+)", "tag"),
     ("DELETE", rf"{_API}/tag/(?P<rev>[^/]+)", "untag"),

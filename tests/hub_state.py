@@ -39,6 +39,15 @@ class Commit:
 
 
 @dataclass
+class Pull:
+    """What is listed of a pull request."""
+
+    title: str
+    author: str
+    status: str = "open"
+
+
+@dataclass
 class Repo:
     """Commits and what points to them: `main` and other branches, tags, `refs/pr/1`."""
 
@@ -49,6 +58,7 @@ class Repo:
     branches: dict[str, str] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
     pulls: dict[str, str] = field(default_factory=dict)
+    discussions: dict[str, Pull] = field(default_factory=dict)  # by the name that `pulls` have them under
 
     def commit(self, revision: str) -> Commit | None:
         """What a branch, tag, pull request or commit id names."""

@@ -41,7 +41,7 @@ def test_two_configs_load_in_plain_datasets_by_name_as_a_stream_and_of_a_revisio
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout.endswith(f"{hub.url}/datasets/zoos/tiny: pushed\n")
     assert holds(hub, tiny_dataset)
-    assert [c.title for c in tiny(hub).commits.values()] == ["initial commit", "Upload dataset"]
+    assert [c.title for c in tiny(hub).commits.values()] == ["initial commit", "Upload dataset with modelzoo-push"]
     assert tiny(hub).tags == {FORMAT: tiny(hub).branches["main"]}
     anyone.home.mkdir()
     environment = {"PATH": "/usr/bin:/bin", **anyone.environment()}

@@ -7,14 +7,16 @@ import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
-from hub_commands import Client, Result, loads, pushes, pushes_in_commits_of_five, shown
+import pytest
+from hub_commands import Client, Result, Running, loads, pushes, pushes_in_commits_of_five, shown
 from hub_server import HubServer, holds, tiny
-from hub_state import Fault
+from hub_state import Fault, Pull
 from hub_xet import XetStorage
 
 from modelzoo_datasets import build
 
 FORMAT = "modelzoo-dataset-3"
+TITLE = "Upload dataset with modelzoo-push"
 SENDING = "^(PUT|DELETE)|^POST .*/(preupload|batch|commit|tag|branch|create)"
 SECRETS = ("hf_writer", "hf_reader", "hf_forged")
 
@@ -23,6 +25,21 @@ def fails(result: Result, message: str) -> None:
     """One line, exit status 2, no token in sight."""
     assert (result.returncode, result.stdout, result.stderr) == (2, "", f"modelzoo-push: {message}\n")
     assert not any(secret in result.stderr for secret in SECRETS)
+
+
+def kill_at(hub: HubServer, fault: Fault, running: Running) -> None:
+    """End a command without notice when the Hub has served what the fault skips and is asked for more."""
+    fault.holds, served, times = threading.Event(), fault.skip, fault.times
+    hub.faults.append(fault)
+    until = time.monotonic() + 60
+    while len(hub.asked(fault.match)) < served or fault.times == times:
+        assert time.monotonic() < until and running.process.is_alive()
+        time.sleep(0.01)
+    running.process.kill()
+    running.process.join()
+    hub.faults.clear()
+    fault.holds.set()
+    time.sleep(0.3)  # what was in the Hub's hands still arrives
 
 
 def test_what_is_there_is_not_sent_again(hub: HubServer, ann: Client, dataset: Path) -> None:
@@ -55,18 +72,8 @@ def test_shards_of_an_earlier_push_do_not_stay_among_the_new_ones(
 
 
 def test_a_push_that_was_killed_halfway_goes_on(hub: HubServer, ann: Client, tiny_dataset: Path) -> None:
-    released = threading.Event()
-    hub.faults.append(Fault("^PUT", skip=5, holds=released, times=10))
-    running = ann.start(pushes, str(tiny_dataset), "zoos/tiny")
-    until = time.monotonic() + 60
-    while len(hub.asked("^PUT")) < 5:
-        assert time.monotonic() < until and running.process.is_alive()
-        time.sleep(0.01)
-    running.process.kill()
-    running.process.join()
-    hub.faults.clear()
-    released.set()
-    time.sleep(0.3)  # what was in the Hub's hands still arrives
+    fault = Fault("^PUT", skip=5, times=10)
+    kill_at(hub, fault, ann.start(pushes, str(tiny_dataset), "zoos/tiny"))
     sent = {request.path for request in hub.asked("^PUT") if request.status == 200}
     assert list(tiny(hub).commits.values())[-1].title == "initial commit", "nothing is to be seen before it is whole"
     hub.requests.clear()
@@ -93,7 +100,7 @@ def test_a_hub_that_fails_now_and_then_is_asked_again(hub: HubServer, ann: Clien
     assert (result.returncode, result.stderr) == (0, "")
     assert not [fault for fault in hub.faults if fault.times], "every fault befell"
     assert holds(hub, tiny_dataset)
-    assert [c.title for c in tiny(hub).commits.values()] == ["initial commit", "Upload dataset"]
+    assert [c.title for c in tiny(hub).commits.values()] == ["initial commit", TITLE]
     assert tiny(hub).tags == {FORMAT: tiny(hub).branches["main"]}
     hub.faults[:] = [
         Fault("GET /api/datasets/zoos/tiny$", status=502),
@@ -207,6 +214,64 @@ def test_a_pull_request_is_opened_by_who_may_not_write(
     assert not hub.asked(SENDING)
 
 
+def test_a_pull_request_whose_push_was_killed_halfway_is_gone_on_with(
+    hub: HubServer, bob: Client, tiny_dataset: Path
+) -> None:
+    main = hub.create("datasets", "zoos/tiny").branches["main"]
+    words = (str(tiny_dataset), "zoos/tiny", "--create-pr")
+    kill_at(hub, Fault("/preupload/refs", skip=2), bob.start(pushes_in_commits_of_five, *words))
+    half = {*tiny(hub).commits[tiny(hub).pulls["refs/pr/1"]].files}
+    assert len(half) > 5 and "README.md" not in half
+    hub.requests.clear()
+    again = bob.push(*words)
+    assert again.stdout.endswith(f"{hub.url}/datasets/zoos/tiny/discussions/1: pushed\n"), again.stderr
+    assert [*tiny(hub).pulls] == ["refs/pr/1"] and holds(hub, tiny_dataset, "refs/pr/1")
+    assert len(hub.asked("/commit/refs%2Fpr%2F1")) == len(hub.asked("/commit/")) == 1
+    made = len(tiny(hub).commits)
+    hub.requests.clear()
+    assert bob.push(*words).stdout.endswith("/discussions/1: is already this dataset\n")
+    assert (len(tiny(hub).commits), hub.asked(SENDING)) == (made, [])
+    assert (tiny(hub).branches, tiny(hub).tags) == ({"main": main}, {})
+
+
+def test_a_pull_request_whose_opening_was_not_heard_of_is_not_opened_twice(
+    hub: HubServer, bob: Client, tiny_dataset: Path
+) -> None:
+    hub.create("datasets", "zoos/tiny")
+    hub.faults.append(Fault("/commit/", when="after"))
+    result = bob.push(tiny_dataset, "zoos/tiny", "--create-pr")
+    assert result.returncode == 2 and result.stderr.endswith("then run the same command again to go on\n")
+    again = bob.push(tiny_dataset, "zoos/tiny", "--create-pr")
+    assert again.stdout.endswith("/discussions/1: is already this dataset\n"), again.stderr
+    assert [*tiny(hub).pulls] == ["refs/pr/1"]
+
+
+NOT_OURS = (
+    Pull("A fix", "bob"),
+    Pull(TITLE, "ann"),
+    Pull(TITLE, "bob", status="closed"),
+    Pull(TITLE, "bob", status="merged"),
+    Pull(f"{TITLE} (2 of 3)", "bob"),
+    Pull("Upload dataset", "bob"),  # as `datasets` names its own
+)
+
+
+@pytest.mark.parametrize("mine", [None, Pull(TITLE, "bob", status="draft"), Pull(f"{TITLE} (1 of 3)", "bob")])
+def test_only_what_the_same_user_opened_by_the_same_command_is_gone_on_with(
+    mine: Pull | None, hub: HubServer, bob: Client, tiny_dataset: Path
+) -> None:
+    repo = hub.create("datasets", "zoos/tiny")
+    listed = [*NOT_OURS[:3], *([mine] if mine else []), *NOT_OURS[3:]]  # on several pages
+    for number, pull in enumerate(listed, 1):
+        repo.discussions[f"refs/pr/{number}"] = pull
+        repo.pulls[f"refs/pr/{number}"] = repo.branches["main"]
+    result = bob.push(tiny_dataset, "zoos/tiny", "--create-pr")
+    expected = 4 if mine else 7
+    assert result.stdout.endswith(f"/discussions/{expected}: pushed\n"), result.stderr
+    assert holds(hub, tiny_dataset, f"refs/pr/{expected}")
+    assert {*repo.pulls.values()} == {repo.branches["main"], repo.pulls[f"refs/pr/{expected}"]}
+
+
 def test_more_files_than_a_commit_takes_are_several_and_the_card_comes_last(
     hub: HubServer, ann: Client, tiny_dataset: Path
 ) -> None:
@@ -215,7 +280,7 @@ def test_more_files_than_a_commit_takes_are_several_and_the_card_comes_last(
     _, *others = tiny(hub).commits.values()
     files = [path for path in tiny_dataset.rglob("*") if path.is_file()]
     parts = -(-len(files) // 5)
-    assert [commit.title for commit in others] == [f"Upload dataset ({i} of {parts})" for i in range(1, parts + 1)]
+    assert [commit.title for commit in others] == [f"{TITLE} ({i} of {parts})" for i in range(1, parts + 1)]
     assert ["README.md" in commit.files for commit in others] == [*[False] * (parts - 1), True]
 
 

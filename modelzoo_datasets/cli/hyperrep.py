@@ -144,6 +144,7 @@ def sample_command(
     quality: Annotated[float, typer.Option(help="Draw from this share of the training states, the best.")] = 0.3,
     bandwidth: Annotated[float, typer.Option(help="Of the kernels of a density.")] = 0.002,
     sigma: Annotated[float, typer.Option(help="Of the sampler `noise`, in layer standard deviations.")] = 0.2,
+    share: Annotated[float, typer.Option(help="Of the sampler `move`: how far towards a draw of `normal`.")] = 0.4,
     seed: Annotated[int, typer.Option(help="Equal seeds, equal samples.")] = 0,
     dataset: Annotated[
         str | None,
@@ -167,7 +168,8 @@ def sample_command(
 
     from ..engines import get_engine
 
-    asked = Draw(n=n, sampler=sampler, quality=quality, bandwidth=bandwidth, sigma=sigma, seed=seed, epochs=epochs)
+    numbers = {"quality": quality, "bandwidth": bandwidth, "sigma": sigma, "share": share}
+    asked = Draw(n=n, sampler=sampler, seed=seed, epochs=epochs, **numbers)
     measuring = None
     if dataset is not None:
         measuring = Measuring(dataset=dataset, engine=get_engine(engine, threads), images_root=images_root)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..errors import FormatError
 from .app import Quiet, Version, entry_point, new_app, progress_bars
 
 if TYPE_CHECKING:
@@ -25,9 +26,17 @@ def command(
         bool,
         typer.Option(
             "--create-pr",
-            help="Open a pull request instead of changing main, another one each time; --revision refs/pr/N goes on.",
+            help="Open a pull request instead of changing main; run again, go on with it while it is open.",
         ),
     ] = False,
+    evaluation: Annotated[
+        Path | None,
+        typer.Option(
+            help="What modelzoo-hyperrep evaluate wrote of this hyper-representation: its card is written anew, with "
+            "the measured table.",
+            show_default=False,
+        ),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="List what would be pushed; nothing touches the network.")
     ] = False,
@@ -37,6 +46,7 @@ def command(
     """Make a repo of the Hub hold what a folder does; only what it does not hold yet is sent.
 
     Datasets and tables of sampled models become dataset repos, hyper-representations and sampled models model repos.
+    Of a hyper-representation the card is written first, unless its folder has one of your own.
 
     Stopped at any moment, the same command goes on. The token is the one of `hf auth login` or HF_TOKEN.
     """
@@ -44,6 +54,13 @@ def command(
 
     check_destination(repo_id, revision, create_pr)
     publication = read_publication(folder, repo_id)
+    if publication.what == "hyper-representation":
+        from hyperrep.publishing import write_card
+
+        write_card(folder, repo_id, evaluation)
+        publication = read_publication(folder, repo_id)
+    elif evaluation is not None:
+        raise FormatError(f"--evaluation is of a hyper-representation, {folder} is a {publication.what}; leave it out")
     if dry_run:
         _print_files(publication)
         print(f"nothing was sent: {len(publication.files):,} files, {publication.size:,} bytes for {repo_id}")

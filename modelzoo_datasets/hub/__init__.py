@@ -3,6 +3,7 @@
 kinds.py         which folders of modelzoo-hyperrep there are
 publication.py   what a folder publishes, read without the network
 pushing.py       the repo made to hold it, in as few commits as possible, and tagged
+pull_requests.py which pull request an earlier push opened
 fetching.py      the files of a repo that are wanted, in the client's own cache
 remote.py        files that are read where they are, in ranges
 failures.py      what can go wrong there in one line, and what is tried again

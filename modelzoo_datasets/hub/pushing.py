@@ -22,6 +22,7 @@ from ..progress import Progress, silent
 from .failures import CHANGED, patiently, told
 from .fetching import REPO_ID, client, forget
 from .publication import CARD, FACTS, LocalFile, Publication, read_publication
+from .pull_requests import commit_title, open_pull_request
 
 _MAIN = "main"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -128,7 +129,8 @@ def push(
     Args:
         private: of a repo that is created; one that exists must be private already.
         revision: the branch; main if not given, which alone is tagged.
-        create_pr: open a pull request against main instead of changing it.
+        create_pr: open a pull request against main instead of changing it, or go on with the one that an earlier
+            push with this token opened and that is still open.
 
     Raises:
         FormatError: the folder is not whole, or nothing that the Hub would take.
@@ -148,6 +150,8 @@ def push(
     with told(repo_id, revision, f"pushing to {repo_id}"):
         _have_card_checked(publication)
         _make_ready(target, private, create_pr)
+        if create_pr and (opened := open_pull_request(target.api, repo_id, target.repo_type)) is not None:
+            target, create_pr = replace(target, revision=opened), False
         pushed = _bring_up_to_date(publication, target, create_pr, progress)
         if target.revision == _MAIN and not create_pr:
             _tag(target, publication.format, pushed.commit)
@@ -237,7 +241,7 @@ def _commit_all(change: _Change, target: _Target, head: str, create_pr: bool, pr
             done += len(files[i : i + _AT_ONCE])
         progress("sending", done, len(change.add))
         deletions = [CommitOperationDelete(path) for path in change.delete] if number == len(batches) else []
-        what = f"Upload {target.repo_type}" + (f" ({number} of {len(batches)})" if len(batches) > 1 else "")
+        what = commit_title(target.repo_type, number, len(batches))
         head, reference = _commit([*deletions, *additions], target, head, create_pr, what)
         if create_pr and reference is not None:
             target, create_pr = replace(target, revision=reference), False

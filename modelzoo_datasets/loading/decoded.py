@@ -48,6 +48,13 @@ def most_bytes() -> int:
     return int(text) if text else _MOST
 
 
+def room_for(size: int) -> bool:
+    """Whether so many bytes more may be kept, when what was used longest ago has gone; raises OSError."""
+    folder = cache_folder()
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return shutil.disk_usage(folder).free >= size + _SPARE and _made_room(folder, size)
+
+
 @dataclass(frozen=True)
 class Kept:
     """The decoded weights (n, P) of one Parquet file, kept or to be kept."""
@@ -107,11 +114,7 @@ class Kept:
     def begin(self) -> "Keeping | None":
         """Begin to write it; None where there is no room."""
         try:
-            folder = cache_folder()
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            if shutil.disk_usage(folder).free < self._size + _SPARE or not _made_room(folder, self._size):
-                return None
-            return Keeping(self)
+            return Keeping(self) if room_for(self._size) else None
         except (OSError, DiskFullError):
             return None
 

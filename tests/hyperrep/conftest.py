@@ -31,6 +31,14 @@ def on_one_thread() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def nothing_kept_of_earlier_runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A cache of this run alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MODELZOO_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny_hyper() -> HyperRecipe:
     """A hyper-representation so small that it is learned in a second."""

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -231,6 +232,36 @@ def test_what_cannot_be_sampled_is_told_in_one_line_and_leaves_nothing(
             export_samples(trained, out, asked, measuring)
         assert str(caught.value) == told
         assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("numbers", "told"),
+    [
+        ({"bandwidth": float("nan")}, "bandwidth must be a number of 0 or more, got nan"),
+        ({"sigma": -0.2}, "sigma must be a number of 0 or more, got -0.2"),
+        ({"share": float("inf")}, "share must be a number of 0 or more, got inf"),
+        ({"epochs": -1}, "epochs of fine-tuning must be 0 or more, got -1"),
+    ],
+)
+def test_numbers_that_no_draw_can_have_are_refused(numbers: dict[str, Any], told: str) -> None:
+    with pytest.raises(ModelZooError, match=f"^{re.escape(told)}$"):
+        Draw(n=1, **numbers)
+
+
+def test_the_share_of_a_move_is_drawn_with_and_told(
+    measured: tuple[Path, Measuring], trained: Path, rep: HyperRepresentation, learned: dict[str, Zoo], tmp_path: Path
+) -> None:
+    asked = Draw(n=2, sampler="move", share=0.25, quality=0.5, seed=4)
+    export_samples(trained, tmp_path / "samples", asked, measured[1])
+    source = Source(rep=rep, zoo=learned["train"], quality=0.5, share=0.25)
+    expected = draw("move", 2, source, generator(4, "samples", "move"))
+    for number, weights in enumerate(expected):
+        folder = tmp_path / "samples" / f"move-{number:04d}"
+        assert torch.equal(rep.layout.pack(load_file(folder / "model.safetensors")), weights)
+        assert SampledModel.config(folder)["lineage"]["share"] == 0.25
+        assert "| sampler | `move` with share 0.25, best 50% of the training states, seed 4," in (
+            (folder / "README.md").read_text()
+        )
 
 
 def test_a_folder_that_is_no_sample_or_another_network_is_refused(

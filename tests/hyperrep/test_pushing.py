@@ -51,7 +51,8 @@ def test_the_table_of_samples_is_a_dataset_repo(hub: HubServer, ann: Client, sam
 def test_samples_of_a_pushed_hyper_representation_name_it_and_its_revision(
     hub: HubServer, ann: Client, trained: Path, rep: HyperRepresentation, tmp_path: Path
 ) -> None:
-    assert ann.push(trained, "zoos/tiny-hyperrep").returncode == 0
+    folder = shutil.copytree(trained, tmp_path / "hyperrep")  # its card gets the name of the repo
+    assert ann.push(folder, "zoos/tiny-hyperrep").returncode == 0
     repo = hub.repos["models", "zoos/tiny-hyperrep"]
     out = tmp_path / "samples"
     result = ann.run(samples_from, "zoos/tiny-hyperrep", str(out))

@@ -22,7 +22,7 @@ from modelzoo_datasets.states import partial_beside
 
 EPOCHS = _CHECKPOINT_EVERY + 2
 RECIPE = recipe(epochs=EPOCHS, batch_size=14, layer_weights=(1, 1, 1, 1, 2))
-FILES = {"config.json", "model.safetensors", "training.json", "metrics.csv", "metrics.jsonl"}
+FILES = {"config.json", "model.safetensors", "training.json", "metrics.csv", "metrics.jsonl", "README.md"}
 
 
 @pytest.fixture(scope="module")
@@ -40,9 +40,9 @@ def copied(finished: Path, tmp_path: Path) -> Path:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Path -> bytes of every file that must be there: the card is not ours, and events come with TensorBoard alone."""
+    """Path -> bytes of every file that must be there; events come with TensorBoard alone."""
     found = {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-    return {name: content for name, content in found.items() if name != "README.md" and not name.startswith(EVENTS)}
+    return {name: content for name, content in found.items() if not name.startswith(EVENTS)}
 
 
 def test_a_finished_folder_holds_everything_and_nothing_partial(finished: Path) -> None:
