@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import torch
@@ -58,15 +59,16 @@ def load_zoo(
     """
     count, names = (models, None) if isinstance(models, int) else (None, models)
     wanted = Wanted.of(epochs, names, filters, columns)
-    dataset = open_dataset(source, config, revision)
+    dataset = open_dataset(source, config, revision, cache=cache)
     splits = dataset.splits(split)
     if count is not None:
         wanted = dataset.first_models(count, splits, wanted)
     chosen = {name: [choose(shard, wanted) for shard in dataset.shards(name, wanted)] for name in splits}
     _refuse_nothing(dataset, chosen, wanted)
     parts = [part for of_split in chosen.values() for part in of_split]
-    weights = torch.empty(sum(map(len, parts)), dataset.layout.size)
-    fill(parts, weights, dataset.weight_files(parts, download=True), cache=cache)
+    # Of NumPy's memory, which for large arrays has large pages: those of torch take longer to come than to be filled.
+    weights = torch.from_numpy(np.empty((sum(map(len, parts)), dataset.layout.size), np.float32))
+    fill(parts, weights, dataset.weight_files(parts, download=True), keep=True)
     return Zoo(
         weights=weights,
         table=table_of([(name, part.table) for name, of_split in chosen.items() for part in of_split]),

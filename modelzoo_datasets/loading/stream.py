@@ -51,7 +51,7 @@ def stream_zoo(
         raise FormatError(f"batch must be at least 1 state, got {batch}")
     count, names = (models, None) if isinstance(models, int) else (None, models)
     wanted = Wanted.of(epochs, names, filters, columns)
-    dataset = open_dataset(source, config, revision)
+    dataset = open_dataset(source, config, revision, cache=cache)
     splits = dataset.splits(split)
     if count is not None:
         wanted = dataset.first_models(count, splits, wanted)
@@ -70,7 +70,7 @@ class _Group:
     def copy(self, which: slice, out: Tensor) -> None:
         """Give the weights of some of the rows."""
         if self.weights is None:
-            fill([self.chosen.part(which)], out, self.files, cache=False)
+            fill([self.chosen.part(which)], out, self.files, keep=False)
         else:
             out[:] = self.weights[which]
 
@@ -81,11 +81,11 @@ def _groups(dataset: Dataset, splits: Iterable[str], wanted: Wanted, cache: bool
             for group in shard.groups(wanted):
                 if wanted.of_every_model:  # else there may be nothing to fetch but what the filters need
                     shard.fetch_ahead([group], [*wanted.columns_of(shard.schema), WEIGHTS])
-                chosen = choose(shard, wanted, [group])
+                chosen = choose(shard, wanted, group)
                 files = dataset.weight_files([chosen], download=False)
                 weights = torch.empty(len(chosen), dataset.layout.size) if chosen.places is None else None
                 if weights is not None:
-                    fill([chosen], weights, files, cache=cache)
+                    fill([chosen], weights, files, keep=False)
                 yield _Group(split, chosen, files, weights)
 
 
