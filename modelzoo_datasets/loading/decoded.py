@@ -12,6 +12,7 @@ MODELZOO_CACHE_BYTES   how much may lie there, 20 GB if not set; 0 keeps nothing
 import contextlib
 import hashlib
 import json
+import mmap
 import os
 import shutil
 import threading
@@ -78,7 +79,8 @@ class Entry:
     def read(self) -> Kept | None:
         """What is kept, which counts as used now; None where there is nothing, or it is not whole."""
         try:
-            content = pa.memory_map(str(self.path)).read_buffer()
+            with self.path.open("rb") as file:
+                content = pa.py_buffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
             begin = 8 + int.from_bytes(content[:8], "little")
             table, weights = (json.loads(content[8:begin].to_pybytes())[name] for name in ("table", "weights"))
             places = [[begin + offset for offset in tensor["data_offsets"]] for tensor in (table, weights)]
@@ -86,7 +88,7 @@ class Entry:
             rows = pa.ipc.open_stream(content[slice(*places[0])]).read_all()
             rows.validate()
             os.utime(self.path)
-        except (OSError, ValueError, LookupError, TypeError):  # with those of Arrow
+        except (OSError, ValueError, LookupError, TypeError, pa.ArrowException):
             return None
         return Kept(rows, numbers) if len(rows) == len(numbers) and places[1][1] == len(content) else None
 

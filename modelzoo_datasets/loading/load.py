@@ -81,7 +81,7 @@ def load_zoo(
 def table_of(parts: Sequence[tuple[str, pa.Table]]) -> pd.DataFrame:
     """One row per state, with the split behind all other columns."""
     named = [rows.append_column("split", pa.array([name] * len(rows), pa.string())) for name, rows in parts]
-    table: pd.DataFrame = pa.concat_tables(named).to_pandas()
+    table: pd.DataFrame = pa.concat_tables(named).to_pandas(use_threads=False)  # of no gain, measured to 300,000 rows
     return table
 
 
