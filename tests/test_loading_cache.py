@@ -63,7 +63,7 @@ def test_what_was_decoded_once_is_read_from_the_cache(kept: Path, dataset: Path)
         ({"models": 3, "columns": ["lr"]}, table["model_id"].isin(models[:3])),
     ):
         found, expected = load_zoo(dataset, "seed", split="train", **options), whole.select(rows)  # type: ignore[arg-type]
-        assert 0 < len(found) and torch.equal(found.weights, expected.weights)
+        assert len(found) > 0 and torch.equal(found.weights, expected.weights)
         assert found.table.equals(expected.table[found.table.columns])
         parts = list(stream_zoo(dataset, "seed", split="train", batch=4, **options))  # type: ignore[arg-type]
         assert torch.equal(torch.cat([part.weights for part in parts]), expected.weights)
@@ -139,9 +139,7 @@ def test_an_entry_that_is_not_whole_is_not_used(damage: Callable[[bytes], bytes]
     assert torch.equal(load_file(entry)["weights"], whole.weights), "it is made again"
 
 
-def test_an_entry_that_goes_meanwhile_is_still_read(
-    kept: Path, dataset: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_entry_that_goes_meanwhile_is_still_read(kept: Path, dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole, read = load_zoo(dataset, "seed", split="train"), decoded.Entry.read
 
     def then_gone(entry: decoded.Entry) -> decoded.Kept | None:

@@ -55,16 +55,16 @@ class Dataset:
         self._fetch([f"{self.config}{_INDEX}/{split}-*.parquet"])
         return self._local(f"{self.config}{_INDEX}", split)
 
-    def first_models(self, count: int, splits: Sequence[str], wanted: Wanted) -> Wanted:
-        """Of what is wanted the first models that have any of it, in the order of the dataset."""
-        if count < 1:
-            raise FormatError(f"models must be names of models, or how many, from 1, got {count}")
+    def named(self, splits: Sequence[str], wanted: Wanted) -> Wanted:
+        """The same with names where the first few models are wanted: in the order of the dataset."""
+        if wanted.first is None:
+            return wanted
         found: dict[str, None] = {}
         for shard in (shard for split in splits for shard in self.index(split)):
             found |= dict.fromkeys(choose(shard, wanted).table["model_id"].to_pylist())
-            if len(found) >= count:
+            if len(found) >= wanted.first:
                 break
-        return wanted.more(("model_id", "in", tuple(found)[:count]))
+        return wanted.more(("model_id", "in", tuple(found)[: wanted.first]))
 
     def remote(self, split: str) -> list[Shard]:
         """The Parquet files of a split, those that were not downloaded left on the Hub."""

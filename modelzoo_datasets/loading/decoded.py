@@ -126,7 +126,8 @@ def _begin(identity: str, table: pa.Table, parameters: int) -> bytes:
     }
     text = json.dumps(tensors).encode()
     text += b" " * (-(8 + len(text)) % 64)
-    return len(text).to_bytes(8, "little") + text + rows
+    start: bytes = len(text).to_bytes(8, "little") + text + rows
+    return start
 
 
 class Keeping:

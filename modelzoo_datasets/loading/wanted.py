@@ -40,12 +40,13 @@ class Wanted:
     filters: tuple[Filter, ...] = ()
     columns: tuple[str, ...] | None = None  # of the table; all if None
     keys: tuple[Filter, ...] = ()  # those of the filters that name epochs and models, all of which should be there
+    first: int | None = None  # of how many models, the first ones that have any such row; of all if None
 
     @classmethod
     def of(
         cls,
         epochs: Iterable[int] | None,
-        models: Iterable[str] | None,
+        models: int | Iterable[str] | None,
         filters: Iterable[Filter] | None,
         columns: Iterable[str] | None,
     ) -> "Wanted":
@@ -60,12 +61,15 @@ class Wanted:
             raise FormatError(f"epochs must be several, such as [{epochs}] or range(21, 26), got {epochs}")
         if epochs is not None:
             keys.append(("epoch", "in", tuple(epochs)))
-        if models is not None:
+        first = models if isinstance(models, int) else None
+        if first is not None and first < 1:
+            raise FormatError(f"models must be names of models, or how many, from 1, got {first}")
+        if models is not None and not isinstance(models, int):
             keys.append(("model_id", "in", (models,) if isinstance(models, str) else tuple(models)))
         if isinstance(columns, str):
             raise FormatError(f"columns must be several, such as [{columns!r}], got {columns!r}")
         given = [_checked(entry) for entry in filters or ()]
-        return cls((*keys, *given), None if columns is None else tuple(columns), tuple(keys))
+        return cls((*keys, *given), None if columns is None else tuple(columns), tuple(keys), first)
 
     def more(self, *filters: Filter) -> "Wanted":
         """Of these rows those for which more filters hold."""
