@@ -92,11 +92,11 @@ def untrained(case: Case) -> HyperRepresentation:
     return rep
 
 
-def ours(case: Case, *, compiled: bool = False) -> Work:
+def ours(case: Case, *, compiled: bool = False, half: bool = False) -> Work:
     """`learn`, the loop that the command runs, with one state of validation; checkpoints are written too."""
     rep, states = untrained(case), case.states
     folder = tempfile.TemporaryDirectory()
-    epochs = learn(rep, states, states[:1], case.recipe, Path(folder.name), compiled=compiled)
+    epochs = learn(rep, states, states[:1], case.recipe, Path(folder.name), compiled=compiled, half=half)
 
     def work(wanted: int) -> int:
         count = -(-wanted // len(states))
@@ -104,6 +104,11 @@ def ours(case: Case, *, compiled: bool = False) -> Work:
         return count * len(states)
 
     return work
+
+
+def ours_in_half(case: Case) -> Work:
+    """The same with --precision bfloat16."""
+    return ours(case, half=True)
 
 
 def ours_compiled(case: Case) -> Work:
@@ -176,6 +181,7 @@ RIVALS: dict[str, Rival[Case]] = {
     "published": Rival("as published, written anew", as_published),
     "peak": Rival("matrix products", products),
     "ours": Rival("**ours**", ours),
+    "half": Rival("**ours**, `--precision bfloat16`", ours_in_half),
     "compiled": Rival("**ours**, `--compile`", ours_compiled),
 }
 

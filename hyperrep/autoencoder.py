@@ -3,11 +3,13 @@
 N models, P weights, T tokens (units of all layers), D latent dimensions.
 """
 
+from contextlib import ExitStack
 from typing import Any
 
 import torch
 from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from modelzoo_datasets.architectures import get_architecture
 from modelzoo_datasets.errors import FormatError, ModelZooError
@@ -153,12 +155,12 @@ class HyperRepresentation(
         moves = align(weights, self.reference, symmetry, scale=self.scale, signs=self.signs)
         return apply_moves(weights, symmetry, moves)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def embed(self, weights: Tensor) -> Tensor:
         """Embeddings (N, D) of models given as weights (N, P)."""
         return self._in_batches(lambda w: self.encode(self.normalise(w)), self.align(weights))
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def decode(self, z: Tensor) -> Tensor:
         """Weights (N, P) of embeddings (N, D)."""
         self._check(z, self.latent, "latent dimensions")
@@ -183,8 +185,8 @@ class HyperRepresentation(
             raise ModelZooError(f"unknown sampler {sampler!r}; choose from {', '.join(SAMPLERS)}")
         if n < 1 or not 0 < quality <= 1:
             raise ModelZooError(f"expected n >= 1 and 0 < quality <= 1, got n {n}, quality {quality}")
-        z = self.embeddings[best_states(self.accuracy, quality)]
-        return self.decode(SAMPLERS[sampler](z, n, bandwidth, generator))
+        z = self.embeddings.cpu()[best_states(self.accuracy.cpu(), quality)]  # drawn alike on every device
+        return self.decode(SAMPLERS[sampler](z, n, bandwidth, generator).to(self.device))
 
     def _in_batches(self, function: Any, rows: Tensor, size: int = 256) -> Tensor:
         training = self.training
@@ -201,7 +203,8 @@ class HyperRepresentation(
                 f"{expected} {what}, got {tuple(rows.shape)}"
             )
         if not rows.isfinite().all():
-            raise FormatError(f"{int((~rows.isfinite()).any(1).sum())} rows are not finite; leave them out")
+            bad = int((~rows.isfinite()).any(dim=1).sum())
+            raise FormatError(f"expected finite {what}, got {bad} of {len(rows)} rows with others; leave these out")
 
 
 def _transformer(width: int, blocks: int, heads: int, feedforward: int) -> nn.Module:
@@ -214,6 +217,10 @@ def _transformer(width: int, blocks: int, heads: int, feedforward: int) -> nn.Mo
 
 def _transformed(transformer: nn.Module, tokens: Tensor, *, half: bool) -> Tensor:
     """Tokens (N, T, width) -> the same shape, always of float32: with `half` only what is inside is of bfloat16."""
-    with torch.autocast(tokens.device.type, torch.bfloat16, enabled=half):
+    with ExitStack() as stack:
+        if half:
+            stack.enter_context(torch.autocast(tokens.device.type, torch.bfloat16))
+        if half and tokens.device.type == "cpu":  # its fused attention is five times slower backwards in bfloat16
+            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         found: Tensor = transformer(tokens)
     return found.float()

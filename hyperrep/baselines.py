@@ -34,6 +34,7 @@ class Source:
     quality: float = 1.0  # share of the states, the best by validation accuracy
     bandwidth: float = 0.002  # of kernels; in embeddings as they are, in weights in layer standard deviations
     sigma: float = 0.2  # of the noise baseline, in layer standard deviations
+    share: float = 0.4  # of the way that embeddings are moved by the sampler `move`
 
     def __post_init__(self) -> None:
         if self.zoo is not None and self.zoo.architecture != self.rep.architecture:
@@ -98,8 +99,7 @@ def draw(name: str, n: int, source: Source, draws: torch.Generator) -> Tensor:
         raise ModelZooError(f"expected n >= 1 and 0 < quality <= 1, got n {n}, quality {source.quality}")
     if name in BASELINES:
         return BASELINES[name].draw(source, n, draws)
-    z = source.rep.embeddings[source.best]
-    return source.rep.decode(SAMPLERS[name](z, n, source.bandwidth, draws))
+    return source.rep.sample(n, sampler=name, quality=source.quality, bandwidth=source.bandwidth, generator=draws)
 
 
 def require_drawable(name: str, with_states: bool) -> None:
@@ -122,6 +122,19 @@ def noise(source: Source, n: int, draws: torch.Generator) -> Tensor:
     """Training states, each moved by exactly `sigma` in a direction of its own."""
     donors = source.aligned[_drawn(source.best, n, draws)]
     return with_noise(donors, source.rep.scale, torch.full((n,), source.sigma), draws)
+
+
+def move(source: Source, n: int, draws: torch.Generator) -> Tensor:
+    """Training states, moved as their decoded embeddings move on the way to draws of `normal`: W + D(z') - D(z).
+
+    z' = z + share (drawn - z). What the decoder cannot express of a state, half of it, stays: so a small share gives a
+    model that is near, where decoding alone goes far.
+    """
+    rep, donors = source.rep, _drawn(source.best, n, draws)
+    z = rep.embeddings[donors]
+    drawn = SAMPLERS["normal"](rep.embeddings[source.best], n, source.bandwidth, draws)
+    step = rep.decode(z + source.share * (drawn - z)) - rep.decode(z)
+    return source.aligned[donors] + step
 
 
 def average(source: Source, n: int, draws: torch.Generator) -> Tensor:
@@ -149,6 +162,7 @@ BASELINES: dict[str, Baseline] = {
     baseline.name: baseline
     for baseline in (
         Baseline("reconstruction", "training states, encoded and decoded", reconstruction, needs_states=False),
+        Baseline("move", "training states, moved as the decoder moves when their embeddings do", move),
         Baseline("noise", "training states with Gaussian noise of a given size", noise),
         Baseline("average", "means of two aligned training states of different models", average),
         Baseline("kde-weights", "kernel density per weight of the aligned training states", kde_weights),

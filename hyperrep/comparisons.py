@@ -46,7 +46,7 @@ def comparisons(
         ("changed", changed, (RANDOM, MEMBERS)),
     ):
         for where, judged in places.items():
-            for name in samplers:
+            for name in (name for name in samplers if name in judged):
                 rows += _elsewhere(question, where, name, judged, rivals, recipe)
     for name in samplers:
         rows += _ensembles(name, populations)

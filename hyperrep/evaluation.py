@@ -2,13 +2,14 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from modelzoo_datasets.engines import Engine
 from modelzoo_datasets.errors import FolderInUseError
-from modelzoo_datasets.images import load_images
+from modelzoo_datasets.images import Images, load_images
 from modelzoo_datasets.loading import Zoo, load_zoo
 from modelzoo_datasets.progress import Progress, silent
 from modelzoo_datasets.states import read_json, write_json
@@ -18,7 +19,7 @@ from .baselines import Source
 from .comparisons import comparisons
 from .judging import Bench, judge, scratch
 from .populations import Population, populations
-from .probing import probe_all
+from .probing import probe_all, probed_states
 from .questions import (
     RANDOM,
     SCRATCH,
@@ -29,7 +30,7 @@ from .questions import (
     transferred,
     travellers,
 )
-from .recipe import HyperRecipe
+from .recipe import EvaluationRecipe, HyperRecipe
 from .samplers import principal_axes
 from .sources import SPLITS, learned_states, refuse_other_architecture, splits_of, trained_states
 from .training import reconstruction_r2
@@ -55,8 +56,44 @@ def evaluated(
     Args:
         learned_by: what the hyper-representation's training.json says.
     """
-    judged = recipe.evaluation
-    # All that may be wrong with what was asked for is found before anything is judged or written.
+    everything = load_zoo(dataset, recipe.data.config)
+    setting = _setting(rep, dataset, everything, recipe, engine, images_root)
+    _claim(out, {"trained": learned_by, "protocol": dataclasses.asdict(recipe.evaluation), "engine": engine.name})
+    answers = _answers(setting, everything, recipe, out, progress)
+    probed = probe_all(rep, splits_of(trained_states(everything)), seed=recipe.evaluation.seed, progress=progress)
+    report = {
+        "format": EVALUATION_FORMAT,
+        "protocol": dataclasses.asdict(recipe.evaluation),
+        "offset": recipe.data.epochs[1],
+        **answers,
+        "probes": [dataclasses.asdict(row) for row in probed],
+        "reconstruction": reconstruction(rep, setting.learned),
+        "embeddings": embeddings_2d(rep, setting.learned, setting.populated),
+    }
+    write_json(out / "evaluation.json", report)
+    found: dict[str, Any] = _as_json(report)
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Setting:
+    """What is judged, and with what."""
+
+    learned: Mapping[str, Zoo]  # split -> the states with the epochs that were learned from
+    bench: Bench
+    others: Sequence[Images]  # what is transferred to
+    populated: list[Population]
+
+
+def _setting(
+    rep: HyperRepresentation,
+    dataset: str | Path,
+    everything: Zoo,
+    recipe: HyperRecipe,
+    engine: Engine,
+    images_root: Path,
+) -> _Setting:
+    """All that may be wrong with what was asked for is found here, before anything is judged or written."""
     learned = {split: learned_states(dataset, recipe, split) for split in SPLITS}
     refuse_other_architecture(rep, learned["train"], dataset)
     source = Source(rep=rep, zoo=learned["train"])
@@ -67,39 +104,31 @@ def evaluated(
         engine=engine,
         images=load_images(learned["train"].images, images_root),
         training=learned["train"].training(0),
-        recipe=judged,
+        recipe=recipe.evaluation,
     )
-    others = [load_images(name, images_root) for name in judged.transfer]
+    others = [load_images(name, images_root) for name in recipe.evaluation.transfer]
     for images in others:
         require_images(images, bench)
-    for architecture in judged.changed:
+    for architecture in recipe.evaluation.changed:
         require_room(architecture, bench)
-    populated = populations(source, {s: learned[s] for s in ("train", "test")}, judged)
-    _claim(out, {"trained": learned_by, "protocol": dataclasses.asdict(judged), "engine": engine.name})
+    probed_states(rep, splits_of(trained_states(everything)))
+    populated = populations(source, {split: learned[split] for split in ("train", "test")}, recipe.evaluation)
+    return _Setting(learned=learned, bench=bench, others=others, populated=populated)
 
-    everything = load_zoo(dataset, recipe.data.config)
+
+def _answers(setting: _Setting, everything: Zoo, recipe: HyperRecipe, out: Path, progress: Progress) -> dict[str, Any]:
+    """What was measured of all populations, here and elsewhere, and the tests between them."""
+    bench, populated, judged = setting.bench, setting.populated, recipe.evaluation
     results = [_judged(population, bench, out, progress) for population in populated] + [scratch(everything)]
-    transfer = {images.name: _transfer(images, populated, bench, out, progress) for images in others}
+    transfer = {images.name: _transfer(images, populated, bench, out, progress) for images in setting.others}
     architectures = {name: _changed(name, populated, bench, out, progress) for name in judged.changed}
     by_name = {population["name"]: population for population in results}
-    report = {
-        "format": EVALUATION_FORMAT,
-        "protocol": dataclasses.asdict(judged),
-        "offset": recipe.data.epochs[1],
+    return {
         "populations": results,
         "transfer": transfer,
         "changed": architectures,
         "comparisons": comparisons(by_name, transfer, architectures, judged, recipe.data.epochs[1]),
-        "probes": [
-            dataclasses.asdict(row)
-            for row in probe_all(rep, splits_of(trained_states(everything)), seed=judged.seed, progress=progress)
-        ],
-        "reconstruction": reconstruction(rep, learned),
-        "embeddings": embeddings_2d(rep, learned, populated),
     }
-    write_json(out / "evaluation.json", report)
-    found: dict[str, Any] = _as_json(report)
-    return found
 
 
 def reconstruction(rep: HyperRepresentation, zoo: Mapping[str, Zoo]) -> dict[str, Any]:
@@ -179,8 +208,11 @@ def _claim(out: Path, facts: dict[str, Any]) -> None:
     """Write down what `out` is the evaluation of; raises FolderInUseError where it is of something else."""
     facts = {"format": EVALUATION_FORMAT, **facts}
     if (out / "facts.json").is_file():
-        # Through JSON once, so that tuples compare equal to the lists that are read back.
-        if read_json(out / "facts.json") != _as_json(facts):
+        # Through JSON once, so that tuples compare equal to the lists that are read back; keys that this release has
+        # added mean what an earlier one did.
+        stored, defaults = read_json(out / "facts.json"), dataclasses.asdict(EvaluationRecipe())
+        stored["protocol"] = _as_json(defaults) | stored.get("protocol", {})
+        if stored != _as_json(facts):
             raise FolderInUseError(f"{out} holds another evaluation; choose another --out")
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FolderInUseError(f"{out} holds something else; choose another --out or remove it")

@@ -93,13 +93,14 @@ def judge(population: Population, bench: Bench, *, progress: Progress = silent) 
     rows = bench.train.table.iloc[nearest_state.tolist()]
     count = min(population.fine_tuned, len(weights))
     curves: list[list[float]] = []
-    ensembles = {}
+    ensembles: dict[str, Any] = {}
     if count:
         accuracy, tuned = bench.tune(weights[:count], progress, f"fine-tuning {population.name}")
         curves = accuracy.tolist()
         if bench.recipe.ensemble > 1:
-            ensembles["zero-shot"] = _ensembles(logits, labels, population.name, bench.recipe)
-            ensembles["tuned"] = _ensembles(bench.logits(tuned), labels, population.name, bench.recipe)
+            kinds = {"zero-shot": logits, "tuned": bench.logits(tuned)}
+            found = {kind: _ensembles(of, labels, population.name, bench.recipe) for kind, of in kinds.items()}
+            ensembles = {kind: ensemble for kind, ensemble in found.items() if ensemble}
     l2, _ = weight_distances(weights / bench.rep.scale)
     return {
         "name": population.name,
@@ -126,12 +127,20 @@ def _summary(matrix: Tensor) -> dict[str, float | None]:
 
 
 def _ensembles(logits: Tensor, labels: Tensor, name: str, recipe: EvaluationRecipe) -> dict[str, Any]:
-    """Accuracy of ensembles by size, mean and spread over random members; the images that the largest one misses."""
+    """Accuracy of ensembles by size, mean and spread over random members; the images that the largest one misses.
+
+    Models that diverged are no members of any; nothing where all did.
+    """
+    finite = logits.isfinite().flatten(1).all(dim=1)
+    logits = logits[finite]
+    if not len(logits):
+        return {}
     draws = generator(recipe.seed, "ensembles", name)
     accuracy, right = ensemble_curve(logits, labels, recipe.ensemble, _ORDERS, draws)
     return {
         "mean": accuracy.mean(dim=0).tolist(),
         "std": accuracy.std(dim=0).tolist(),
+        "diverged": int((~finite).sum()),
         "missed": (~right).nonzero().squeeze(1).tolist(),
         "images": len(labels),
     }

@@ -29,16 +29,23 @@ class Learner(nn.Module):
     unit: Tensor  # (P,) what an error of normalised weights is divided by
 
     def __init__(
-        self, rep: HyperRepresentation, recipe: HyperRecipe, weights: Tensor, *, compiled: bool = False
+        self,
+        rep: HyperRepresentation,
+        recipe: HyperRecipe,
+        weights: Tensor,
+        *,
+        compiled: bool = False,
+        half: bool = False,
     ) -> None:
         """All of it is on the device of `rep`.
 
         Args:
             weights: the training states (N, P).
             compiled: encode and reconstruct by `torch.compile`, which adds up in another order: other bits.
+            half: transformers multiply in bfloat16.
         """
         super().__init__()
-        self.rep = rep
+        self.rep, self.in_half = rep, half
         self.encode = torch.compile(rep.encode, dynamic=False) if compiled else rep.encode
         self.reconstruct = torch.compile(rep.reconstruct, dynamic=False) if compiled else rep.reconstruct
         projection = recipe.model.projection
@@ -85,10 +92,10 @@ class Draws:
 def losses(learner: Learner, weights: Tensor, how: LearningRecipe, queries: Queries | None, draws: Draws) -> Tensor:
     """All of `LOSSES` (5,) on a batch of aligned states (B, P); 0 for those that the recipe gives no weight.
 
-    On a GPU the transformers multiply in bfloat16. All else is of float32, and so is the decoder where decoded networks
-    are asked what they do.
+    Of a learner that is `half` the transformers multiply in bfloat16. All else is of float32, and so is the decoder
+    where decoded networks are asked what they do.
     """
-    rep, zero, half = learner.rep, weights.new_zeros(()), weights.is_cuda
+    rep, zero, half = learner.rep, weights.new_zeros(()), learner.in_half
     mixed = mixed_pairs(weights, how.mix, draws.augmentation)
     first = _view(rep, mixed, how, draws.augmentation, permute=how.permute == "both")
     second = _view(rep, mixed, how, draws.augmentation, permute=how.permute != "none") if how.two_views else None

@@ -3,6 +3,7 @@
 n models of a population, S training states, P weights.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -20,6 +21,8 @@ from .samplers import SAMPLERS, parse_sampler
 MEMBERS, TRAINING_MEMBERS = "zoo members", "training members"
 UNSEEN, SEEN = "reconstructed unseen", "reconstructed training"
 PAIRS, ALL = "average of pairs", "average of all"
+MOVE = "move"
+_RIVALS = ("reconstruction", "noise", "average", "fresh")  # what samples are held against, under whatever name
 _MOST = 200  # models of a population: enough for any test, and their outputs fit in memory
 _FEWEST = 5  # averages that are compared with samples
 _TRIED = 16  # pairs per model, among which one that lies far enough apart is looked for
@@ -53,10 +56,13 @@ def populations(source: Source, zoo: Mapping[str, Zoo], recipe: EvaluationRecipe
     for _, name, _ in entries:
         require_drawable(name, with_states=True)
     found = [*_zoo_and_reconstructions(source, zoo, recipe), *_noise_and_averages(source, recipe)]
-    for entry, name, quality in entries:
-        samples = _samples(entry, name, source.varied(quality=quality), recipe)
+    sampled = [_samples(entry, name, source.varied(quality=quality), recipe) for entry, name, quality in entries]
+    for share in recipe.moves:
+        moved = _samples(f"{MOVE} {share:g}", MOVE, source.varied(share=share), recipe)
+        sampled.append(dataclasses.replace(moved, fine_tuned=0))
+    for samples in sampled:
         found.append(samples)
-        if name in SAMPLERS or name == "kde-weights":
+        if samples.name.partition("@")[0] not in _RIVALS:
             found += _as_new_as(samples, source, recipe)
     return [population for population in found if len(population.weights)]
 
@@ -120,7 +126,7 @@ def _as_new_as(samples: Population, source: Source, recipe: EvaluationRecipe) ->
         name=f"noise like {samples.name}",
         what=f"best training states with noise, as far from them as the samples of {samples.name}",
         weights=with_noise(source.aligned[donors], source.rep.scale, distance, draws),
-        fine_tuned=recipe.compared,
+        fine_tuned=samples.fine_tuned,
         mirrors=samples.name,
         partners=tuple(range(len(distance))),
     )
@@ -157,7 +163,7 @@ def _averages_as_new_as(
             name=f"average like {samples.name}",
             what=f"two of the best training states mixed, as far from the nearer as the samples of {samples.name}",
             weights=source.aligned[first[pick]] + share * step[pick],
-            fine_tuned=recipe.compared,
+            fine_tuned=samples.fine_tuned,
             mirrors=samples.name,
             partners=tuple(partners),
         )

@@ -3,6 +3,7 @@
 N states.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -21,6 +22,7 @@ from modelzoo_datasets.seeds import generator
 from .autoencoder import HyperRepresentation
 from .probes import Decomposition, boosted, layer_statistics, ridge, softmax_classes
 from .scores import number_scores, share_score
+from .sources import finite_states
 
 NUMBERS = ("test_acc", "ggap", "epoch", "lr", "weight_decay", "dropout")  # as published; those that vary
 CATEGORIES = ("activation", "init", "optimizer")
@@ -63,8 +65,7 @@ def probe_all(
     Raises:
         FormatError: another architecture than the hyper-representation's, or too few models.
     """
-    zoo = {split: _finite(part) for split, part in zoo.items()}
-    _check(rep, zoo)
+    zoo = probed_states(rep, zoo)
     representations = {
         "W": {split: part.weights for split, part in zoo.items()},
         "s(W)": {split: layer_statistics(part.weights, rep.layout) for split, part in zoo.items()},
@@ -203,15 +204,12 @@ def _flat(name: str, score: Mapping[str, float]) -> dict[str, float | None]:
 
 def _plain(value: float) -> float | None:
     """As JSON: what is not defined is missing."""
-    return value if value == value else None
+    return value if math.isfinite(value) else None
 
 
-def _finite(zoo: Zoo) -> Zoo:
-    """Without states that diverged, where the dataset keeps them."""
-    return zoo.select(zoo.table["finite"]) if "finite" in zoo.table else zoo
-
-
-def _check(rep: HyperRepresentation, zoo: Mapping[str, Zoo]) -> None:
+def probed_states(rep: HyperRepresentation, zoo: Mapping[str, Zoo]) -> dict[str, Zoo]:
+    """Those that did not diverge; raises FormatError as `probe_all` does."""
+    zoo = {split: finite_states(part) for split, part in zoo.items()}
     for part in zoo.values():
         if part.architecture != rep.architecture:
             raise FormatError(
@@ -224,3 +222,4 @@ def _check(rep: HyperRepresentation, zoo: Mapping[str, Zoo]) -> None:
             f"probes need {_FEWEST} training and {_FEWEST} test models at least, got {counts['train']} and "
             f"{counts['test']}; take a zoo of more models"
         )
+    return zoo

@@ -23,7 +23,7 @@ SCRATCH, RANDOM = "scratch", "random init"
 
 def travellers(populated: Sequence[Population]) -> list[Population]:
     """The populations that are tried elsewhere: samples, and zoo members, which they must beat."""
-    return [population for population in populated if population.sampled or population.name == MEMBERS]
+    return [p for p in populated if p.name == MEMBERS or (p.sampled and p.fine_tuned)]
 
 
 def starts_elsewhere(name: str, populated: Mapping[str, Population], bench: Bench) -> Tensor:

@@ -7,13 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
-from modelzoo_datasets.errors import RecipeError
+from modelzoo_datasets.errors import ModelZooError, RecipeError
 from modelzoo_datasets.recipes import check_keys, check_type, find_recipe
+
+from .baselines import require_drawable
+from .samplers import parse_sampler
 
 BOTTLENECKS = ("tokens", "dense")
 PERMUTED_VIEWS = ("none", "second", "both")
 DECODED_VIEWS = ("first", "both")
 MIXTURES = ("ensemble", "logits")
+_MAY_BE_ZERO = ("seed", "pooled")
 _CHOICES = {
     "bottleneck": BOTTLENECKS,
     "permute": PERMUTED_VIEWS,
@@ -94,6 +98,7 @@ class EvaluationRecipe:
     fine_tune: tuple[int, ...] = (1, 5)  # epochs after which models are compared; published: 1, 5, 25, 50
     noise: tuple[float, ...] = (0.1, 0.2, 0.4, 0.8, 1.6)  # layer standard deviations that training states are moved by
     mixtures: tuple[float, ...] = (0.1, 0.25)  # shares by which training states are moved to one of another model
+    moves: tuple[float, ...] = ()  # shares of the way that embeddings of training states are moved to `normal` draws
     ensemble: int = 1  # largest ensemble, published protocol: 30; 1 for none
     transfer: tuple[str, ...] = ()  # other image datasets
     changed: tuple[str, ...] = ()  # other architectures that take the same weights
@@ -164,7 +169,15 @@ def _impossible(recipe: HyperRecipe) -> list[tuple[bool, str]]:
     return [
         (not 0 <= data.epochs[0] <= data.epochs[1], f"[data] epochs must be [first, last], got {list(data.epochs)}"),
         (model.width % model.heads > 0, f"[model] width {model.width} is no multiple of heads {model.heads}"),
-        (model.bottleneck == "dense" and model.latent < 1, f"[model] a dense latent has a size, got {model.latent}"),
+        (model.pooled < 0, f"[model] pooled must not be negative, got {model.pooled}"),
+        (
+            model.bottleneck == "dense" and (model.latent < 1 or model.latent % 1 != 0),
+            f"[model] latent of a dense bottleneck is its size, a whole number, got {model.latent}",
+        ),
+        (
+            model.bottleneck == "tokens" and model.latent > 1,
+            f"[model] latent of a tokens bottleneck is a share of each token, at most 1, got {model.latent}",
+        ),
         *((not 0 < v < math.inf, f"{name} must be positive, got {v}") for name, v in sizes.items()),
         *((not 0 <= v <= 1, f"{name} must be in [0, 1], got {v}") for name, v in shares.items()),
         *((not 0 <= v < math.inf, f"{name} must not be negative, got {v}") for name, v in factors.items()),
@@ -175,15 +188,29 @@ def _impossible(recipe: HyperRecipe) -> list[tuple[bool, str]]:
 
 def _impossible_protocol(judged: EvaluationRecipe) -> list[tuple[bool, str]]:
     where, epochs, shares = "[evaluation]", judged.fine_tune, judged.mixtures
-    repeated = [name for name in judged.samplers if judged.samplers.count(name) > 1]
+    lists = ("samplers", "fine_tune", "noise", "mixtures", "moves", "transfer", "changed")
+    values = {name: getattr(judged, name) for name in lists}
+    twice = [f"{name}: {v} is named twice" for name, found in values.items() for v in found if found.count(v) > 1]
     return [
         (not 0 < judged.quality <= 1, f"{where} quality must be in (0, 1], got {judged.quality}"),
         (not 0 < judged.bandwidth < math.inf, f"bandwidth must be positive, got {judged.bandwidth}"),
         (not epochs or min(epochs) < 1, f"{where} fine_tune must be epochs from 1 on, got {list(epochs)}"),
         (not all(0 < v < math.inf for v in judged.noise), f"{where} noise must be positive, got {list(judged.noise)}"),
         (not all(0 < v <= 0.5 for v in shares), f"{where} mixtures must be in (0, 0.5], got {list(shares)}"),
-        (len(repeated) > 0, f"{where} samplers: {(repeated or [''])[0]} is named twice"),
+        (not all(0 < v < math.inf for v in judged.moves), f"{where} moves must be positive, got {list(judged.moves)}"),
+        *((True, f"{where} {told}") for told in twice),
+        *((True, f"{where} samplers: {told}") for told in _unknown_samplers(judged)),
     ]
+
+
+def _unknown_samplers(judged: EvaluationRecipe) -> list[str]:
+    told = []
+    for entry in judged.samplers:
+        try:
+            require_drawable(parse_sampler(entry, judged.quality)[0], with_states=True)
+        except ModelZooError as error:
+            told.append(str(error))
+    return told
 
 
 def _section(key: str, values: dict[str, Any]) -> Any:
@@ -213,6 +240,6 @@ def _value(name: str, value: Any, kind: Any) -> Any:
             check_type(name, part, parts[0])
         return tuple(value)
     check_type(name, value, kind)
-    if kind is int and value < 1 and not name.endswith("seed"):
+    if kind is int and value < 1 and not name.endswith(_MAY_BE_ZERO):
         raise RecipeError(f"{name} must be at least 1, got {value}")
     return value

@@ -50,6 +50,7 @@ def train(
     images_root: Path | None = None,
     device: torch.device = _CPU,
     compiled: bool = False,
+    half: bool = False,
     progress: Progress = silent,
     tell: Callable[[str], None] = lambda line: None,
 ) -> HyperRepresentation:
@@ -60,6 +61,7 @@ def train(
         images_root: where the images are that the networks were trained on, for such recipes too.
         device: where it learns; each gives bits of its own.
         compiled: through `torch.compile`; other bits again.
+        half: transformers multiply in bfloat16; other bits too.
         tell: given a line where an earlier run was stopped that another release or torch began.
 
     Raises:
@@ -75,7 +77,7 @@ def train(
     history = []
     queries = _queries(states["train"], engine, images_root) if recipe.learning.asks else None
     weights, unseen = states["train"].weights, states["validation"].weights
-    epochs = learn(rep, weights, unseen, recipe, work, queries, compiled=compiled, tell=tell)
+    epochs = learn(rep, weights, unseen, recipe, work, queries, compiled=compiled, half=half, tell=tell)
     with recording(work) as record:
         for row in epochs:
             history.append(row)

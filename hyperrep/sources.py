@@ -45,17 +45,26 @@ def dataset_facts(source: str | Path, recipe: HyperRecipe) -> dict[str, Any]:
 
 def refuse_foreign(representation: Path, recipe: HyperRecipe, source: str | Path) -> None:
     """Another dataset may call test models what were training models here."""
-    if not is_learned_by(representation, facts_of(recipe, dataset_facts(source, recipe))):
-        raise FormatError(
-            f"{representation} was not learned by recipe {recipe.name} from {source}; "
-            "evaluate it with what it was learned from"
-        )
+    if is_learned_by(representation, facts_of(recipe, dataset_facts(source, recipe))):
+        return
+    learned_by = read_json(representation / "training.json")["recipe"]["name"]
+    remedy = (
+        f"it was learned by recipe {learned_by}: name that, or its file"
+        if learned_by != recipe.name
+        else ("name the dataset, and the recipe's file, that it was learned from")
+    )
+    raise FormatError(f"{representation} was not learned by recipe {recipe.name} from {source}; {remedy}")
 
 
 def learned_states(source: str | Path, recipe: HyperRecipe, split: str) -> Zoo:
-    """The states of a split, of the epochs that the recipe learns from."""
+    """The finite states of a split, of the epochs that the recipe learns from."""
     first, last = recipe.data.epochs
-    return load_zoo(source, recipe.data.config, split=split, epochs=range(first, last + 1))
+    return finite_states(load_zoo(source, recipe.data.config, split=split, epochs=range(first, last + 1)))
+
+
+def finite_states(zoo: Zoo) -> Zoo:
+    """Without states that diverged, where the dataset keeps them."""
+    return zoo.select(zoo.table["finite"]) if "finite" in zoo.table else zoo
 
 
 def splits_of(zoo: Zoo) -> dict[str, Zoo]:

@@ -35,6 +35,7 @@ def learn(
     queries: Queries | None = None,
     *,
     compiled: bool = False,
+    half: bool = False,
     tell: Callable[[str], None] = lambda line: None,
 ) -> Iterator[EpochMetrics]:
     """Train `rep` in place, on the device that it is on; yield after every epoch, those before a resume too.
@@ -45,6 +46,7 @@ def learn(
         queries: what networks are asked about, for recipes with a loss of behaviour.
         checkpoints: a folder; a run that was killed goes on from the last checkpoint in it, to the same bits.
         compiled: run encoder and decoder through `torch.compile`; faster once compiled, and other bits.
+        half: transformers multiply in bfloat16.
         tell: given a line where a checkpoint is there that cannot be gone on from.
     """
     how = recipe.learning
@@ -55,7 +57,7 @@ def learn(
         )
     if how.asks and queries is None:
         raise ModelZooError(f"recipe {recipe.name} has a loss of behaviour: it needs images to ask networks about")
-    learner = Learner(rep, recipe, weights, compiled=compiled)
+    learner = Learner(rep, recipe, weights, compiled=compiled, half=half)
     optimizer = torch.optim.AdamW(learner.parameters(), how.lr, weight_decay=how.weight_decay, fused=True)
     aligned, aligned_validation = (rep.align(states.to(rep.device)) for states in (weights, validation))
     history = restore(checkpoints, learner, optimizer, tell)

@@ -25,13 +25,13 @@ def learning(monkeypatch: pytest.MonkeyPatch) -> Any:
     return importlib.import_module("learning")
 
 
-def test_the_command_prints_a_line_of_positive_numbers_for_both() -> None:
+def test_the_command_prints_a_line_of_positive_numbers_for_all() -> None:
     command = [sys.executable, str(FOLDER / "learning.py"), "--quick"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     (table,) = re.findall(r"^\|.*(?:\n\|.*)*", done.stdout, re.M)
     lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
-    assert [line[0] for line in lines] == ["as published, written anew", "**ours**"]
+    assert [line[0] for line in lines] == ["as published, written anew", "**ours**", "**ours**, `--precision bfloat16`"]
     assert all(float(cell.split()[0].replace(",", "")) > 0 for line in lines for cell in line[1:])
     assert lines[0][3] == "1.00 (1.00 to 1.00)"
     assert re.search(r"^matrix products: [1-9]\d* GFLOP/s float32$", done.stdout, re.M)

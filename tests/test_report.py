@@ -6,10 +6,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 
 from hyperrep.comparisons import comparisons
 from hyperrep.recipe import EvaluationRecipe
 from modelzoo_datasets.report import accuracy_table, novelty_table, print_table, probe_table, render_report
+from modelzoo_datasets.report.evaluation_plots import _draw_mean
 from modelzoo_datasets.report.tables import accounting_table, comparison_table, elsewhere_table, ensemble_table
 from modelzoo_datasets.report.verdicts import verdicts
 
@@ -102,6 +104,14 @@ def test_the_page_holds_everything_it_shows(text: str) -> None:
     assert not re.search(r"(src|href)=\"(?!data:)", text)
     assert "<script" not in text
     assert "A &lt;zoo&gt;" in text
+
+
+def test_a_curve_is_drawn_at_the_epochs_that_there_are() -> None:
+    axes = Figure().subplots()
+    _draw_mean(axes, "scratch", {"curves": [[0.1, None, None, 0.4], [0.2, None, None, 0.5]]}, 3)
+    (line,) = axes.lines
+    assert np.asarray(line.get_xdata()).tolist() == [0, 3]
+    assert np.asarray(line.get_ydata()).tolist() == pytest.approx([0.15, 0.45])
 
 
 def test_questions_that_were_not_asked_have_no_place(text: str) -> None:

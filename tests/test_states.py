@@ -411,6 +411,8 @@ def test_tensors_json_and_tables_come_back_as_they_were(tmp_path: Path) -> None:
     value = {"x": [1, 2.5, "ä", None, True]}
     write_json(tmp_path / "j", value)
     assert read_json(tmp_path / "j") == value
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "no json", {"x": float("-inf")})
     table = pd.DataFrame({"x": [1.5, float("nan")], "y": ["a", "b"]})
     write_table(tmp_path / "p", table)
     pd.testing.assert_frame_equal(read_table(tmp_path / "p"), table)

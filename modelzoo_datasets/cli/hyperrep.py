@@ -35,6 +35,15 @@ Device = Annotated[str, typer.Option("--device", help="Where it learns: auto, cp
 Compile = Annotated[
     bool, typer.Option("--compile", help="Compile encoder and decoder first: faster for long runs, other bits.")
 ]
+LearningThreads = Annotated[
+    int | None,
+    typer.Option(
+        "--threads", help="Cores that networks are asked on, all by default; the rest runs on one.", show_default=False
+    ),
+]
+Precision = Annotated[
+    str, typer.Option("--precision", help="Of products in transformers: auto (bfloat16 on a GPU), float32 or bfloat16.")
+]
 
 
 @app.callback(epilog="Example: modelzoo-hyperrep train dataset --recipe demo --out hyperrep")
@@ -48,19 +57,22 @@ def train_command(
     out: Out,
     recipe: RecipeName = "demo",
     engine: Engine = "auto",
-    threads: Threads = None,
+    threads: LearningThreads = None,
     images_root: ImagesRoot = DEFAULT_IMAGES_ROOT,
     device: Device = "auto",
     compiled: Compile = False,
+    precision: Precision = "auto",
     quiet: Quiet = False,
 ) -> None:
     """Train the auto-encoder; goes on from its last checkpoint after a stop."""
     from hyperrep import read_hyper_recipe, train
-    from hyperrep.devices import find_device
+    from hyperrep.devices import find_device, multiplies_in_half
 
     from ..engines import get_engine
 
-    where, chosen, runs = find_device(device), read_hyper_recipe(recipe), get_engine(engine, threads)
+    where = find_device(device)
+    half = multiplies_in_half(precision, where)
+    chosen, runs = read_hyper_recipe(recipe), get_engine(engine, threads)
     with progress_bars(quiet) as progress:
         rep = train(
             dataset,
@@ -70,6 +82,7 @@ def train_command(
             images_root=images_root,
             device=where,
             compiled=compiled,
+            half=half,
             progress=progress,
             tell=lambda line: print(f"modelzoo-hyperrep: {line}", file=sys.stderr),
         )
@@ -148,7 +161,7 @@ def sample_command(
     """Write sampled models, each a folder that is a model repo of the Hub, and a table of them that is a dataset.
 
     Samplers: uniform, kde, kde-shared, kde-principal, normal, interpolation, neighbour, gan; and baselines:
-    reconstruction, noise, average, kde-weights, fresh, all but the first of which need --dataset.
+    reconstruction, move, noise, average, kde-weights, fresh, all but the first of which need --dataset.
     """
     from hyperrep.export import Draw, Measuring, export_samples
 

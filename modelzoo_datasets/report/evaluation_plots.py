@@ -1,4 +1,4 @@
-"""Pictures of an evaluation: accuracy against novelty, fine-tuning here and elsewhere, ensembles."""
+"""Pictures of an evaluation: accuracy against novelty, the latent space, fine-tuning here and elsewhere, ensembles."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -34,22 +34,27 @@ _MARK_OF = {
     "normal": "D",
     "interpolation": "X",
 }
-_NOISE, _MIXTURES = ("noise ", COLOURS[5]), ("mixture ", COLOURS[1])
+# Populations of one kind at several distances: how their names begin, and their colour.
+_CURVES = {
+    "noise ": ("training states with noise", COLOURS[5]),
+    "mixture ": ("mixtures of two training states", COLOURS[1]),
+    "move ": ("training states moved by the decoder", "#00BFC4"),
+}
 
 
 def frontier(populations: Sequence[Mapping[str, Any]]) -> bytes:
     """Zero-shot accuracy against novelty: how far from the nearest training state, and how alike in errors with one.
 
-    Noise and averages of training states are curves, which begin at the training models themselves; a sampler that has
-    learned anything lies above both.
+    Noise, averages and moves of training states are curves, which begin at the training models themselves; a sampler
+    that has learned anything lies above noise and averages.
     """
     figure, (near, alike) = _figure(2)
     shown = [p for p in populations if p["distance"] and not p["mirrors"]]
     for axis, key in ((near, "distance"), (alike, "error_similarity")):
-        for prefix, colour in (_NOISE, _MIXTURES):
-            _draw_curve(axis, shown, key, prefix, colour)
+        for prefix in _CURVES:
+            _draw_curve(axis, shown, key, prefix)
         for population in shown:
-            if not population["name"].startswith((_NOISE[0], _MIXTURES[0])):
+            if not population["name"].startswith(tuple(_CURVES)):
                 _draw_population(axis, population, key)
         axis.set_ylim(0, 1)
     near.set(xlabel="distance to the nearest training state\n(layer standard deviations)", ylabel="zero-shot accuracy")
@@ -70,14 +75,14 @@ def _symlog(ax: Axes, shown: Sequence[Mapping[str, Any]]) -> None:
     ax.minorticks_off()
 
 
-def _draw_curve(ax: Axes, populations: Sequence[Mapping[str, Any]], key: str, prefix: str, colour: str) -> None:
+def _draw_curve(ax: Axes, populations: Sequence[Mapping[str, Any]], key: str, prefix: str) -> None:
     """Means of populations of one kind, from the training models on."""
-    last = ["average of pairs"] if prefix == _MIXTURES[0] else []
+    last = ["average of pairs"] if prefix == "mixture " else []
     chosen = [p for p in populations if p["name"].startswith(prefix) or p["name"] in ("training members", *last)]
     if len(chosen) > 1:
         chosen.sort(key=lambda p: float(np.mean(p["distance"])))
         x, y = ([float(np.mean(p[k])) for p in chosen] for k in (key, "zero_shot"))
-        label = "training states with noise" if prefix == _NOISE[0] else "mixtures of two training states"
+        label, colour = _CURVES[prefix]
         ax.plot(x, y, color=colour, marker=".", linewidth=2, label=label)
 
 
@@ -99,8 +104,30 @@ def colour_and_mark(name: str) -> tuple[str, str]:
     for prefix in ("noise like ", "average like "):
         if name.startswith(prefix):
             return colour_and_mark(name.removeprefix(prefix))[0], "x" if prefix[0] == "n" else "+"
+    for prefix, (_, colour) in _CURVES.items():
+        if name.startswith(prefix):
+            return colour, "."
     base = name.partition("@")[0]
     return _COLOUR_OF.get(base, COLOURS[2]), "D" if "@" in name else _MARK_OF.get(name, "o")
+
+
+def embedding_map(found: Mapping[str, Mapping[str, Any]]) -> bytes:
+    """The two widest axes of the latent space: zoo states coloured by accuracy, samples as in the other pictures."""
+    figure, (ax,) = _figure(1, width=9.0)
+    zoo = {"train": ("o", "training states"), "test": ("^", "unseen states")}
+    accuracy = np.concatenate([found[split]["test_acc"] for split in zoo])
+    scale: dict[str, Any] = {"vmin": accuracy.min(), "vmax": accuracy.max(), "s": 10, "alpha": 0.4, "linewidths": 0}
+    for split, (mark, label) in zoo.items():
+        z = np.asarray(found[split]["z"])
+        dots = ax.scatter(z[:, 0], z[:, 1], c=found[split]["test_acc"], marker=mark, label=label, **scale)
+    figure.colorbar(dots, ax=ax, label="test accuracy")
+    for name in (name for name in found if name not in zoo):
+        z, (colour, mark) = np.asarray(found[name]["z"]), colour_and_mark(name)
+        style: dict[str, Any] = {"color": colour, "marker": mark, "edgecolors": "black", "linewidths": 0.3}
+        ax.scatter(z[:, 0], z[:, 1], s=22, label=f"samples: {name}", **style)
+    ax.set(xlabel="first principal axis of z", ylabel="second principal axis of z")
+    figure.legend(*ax.get_legend_handles_labels(), fontsize=8, loc="outside right center")
+    return _png(figure)
 
 
 def fine_tuning_curves(populations: Sequence[Mapping[str, Any]], epochs: int) -> bytes:
@@ -131,12 +158,12 @@ def elsewhere_curves(places: Mapping[str, Mapping[str, Mapping[str, Any]]], epoc
 def _draw_mean(ax: Axes, name: str, population: Mapping[str, Any], epochs: int) -> float:
     """One population's curve; returns its last mean."""
     curves = np.asarray(population["curves"], dtype=float)[:, : epochs + 1]  # what is missing becomes NaN
-    curves = curves[:, ~np.isnan(curves).all(axis=0)]
-    mean, spread = np.nanmean(curves, axis=0), np.nanstd(curves, axis=0)
+    known = np.flatnonzero(~np.isnan(curves).all(axis=0))  # epochs: a zoo need not have all
+    mean, spread = np.nanmean(curves[:, known], axis=0), np.nanstd(curves[:, known], axis=0)
     colour, mark = colour_and_mark(name)
     style = {"x": "--", "+": ":"}.get(mark, "-")
-    ax.plot(range(len(mean)), mean, color=colour, linestyle=style, label=f"{name} (n={len(curves)})")
-    ax.fill_between(range(len(mean)), mean - spread, mean + spread, color=colour, alpha=0.1, linewidth=0)
+    ax.plot(known, mean, color=colour, linestyle=style, label=f"{name} (n={len(curves)})")
+    ax.fill_between(known, mean - spread, mean + spread, color=colour, alpha=0.1, linewidth=0)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     return float(mean[-1])
 

@@ -67,7 +67,7 @@ def _pictures(
         "frontier": evaluation_plots.frontier(populations),
         "reconstruction": plots.reconstruction_bars(evaluation["reconstruction"], layers),
         "probes": plots.probe_bars(evaluation["probes"]),
-        "map": plots.embedding_map(evaluation["embeddings"]),
+        "map": evaluation_plots.embedding_map(evaluation["embeddings"]),
     }
     for place in ("transfer", "changed"):
         if evaluation[place]:

@@ -49,7 +49,7 @@ def probe_bars(probes: Sequence[Mapping[str, Any]]) -> bytes:
         low, high = np.clip(scores[:, 1:], 0, 1).T
         ax.vlines(places, low, high, color="black", linewidth=0.8)
         for place, value, top in zip(places, scores[:, 0], high, strict=True):
-            text = f"{value:.2f}" if value > -10 else "< -10"
+            text = "-" if np.isnan(value) else f"{value:z.2f}" if value > -10 else "< -10"
             ax.text(place, top + 0.02, text, fontsize=7, rotation=90, ha="center", va="bottom")
     ax.set_xticks(np.arange(len(properties)), properties)
     ax.set(ylabel="R² (accuracy of categories)\non test models", ylim=(0, 1.25))
@@ -76,33 +76,6 @@ def reconstruction_bars(found: Mapping[str, Mapping[str, Any]], layers: Sequence
     ax.set_xticks(np.arange(len(layers) + 1), [*layers, "all"])
     ax.set(ylabel="R² of the reconstruction", ylim=(0, 1.1))
     figure.legend(loc="outside upper center", ncols=2)
-    return _png(figure)
-
-
-def embedding_map(found: Mapping[str, Mapping[str, Any]]) -> bytes:
-    """The two widest axes of the latent space: zoo states coloured by accuracy, samples on top."""
-    figure, (ax,) = _figure(1, width=9.0)
-    marks = {"train": ("o", "training states"), "test": ("^", "unseen states")}
-    accuracy = np.concatenate([found[split]["test_acc"] for split in marks])
-    for split, (marker, label) in marks.items():
-        z = np.asarray(found[split]["z"])
-        dots = ax.scatter(
-            z[:, 0],
-            z[:, 1],
-            c=found[split]["test_acc"],
-            marker=marker,
-            s=16,
-            label=label,
-            vmin=accuracy.min(),
-            vmax=accuracy.max(),
-        )
-    figure.colorbar(dots, ax=ax, label="test accuracy")
-    samples = [name for name in found if "test_acc" not in found[name]]
-    for i, name in enumerate(samples):
-        z, marker = np.asarray(found[name]["z"]), "+x*1234"[i % 7]
-        ax.scatter(z[:, 0], z[:, 1], marker=marker, s=24, color="#D55E00", label=f"samples: {name}", linewidth=0.8)
-    ax.set(xlabel="first principal axis of z", ylabel="second principal axis of z")
-    figure.legend(*ax.get_legend_handles_labels(), fontsize=8, loc="outside right center")
     return _png(figure)
 
 

@@ -57,7 +57,7 @@ def accounting_table(
     """
     scratch = next((p for p in populations if p["name"] == "scratch"), None)
     rows = []
-    for population in (p for p in populations if p["sampled"]):
+    for population in (p for p in populations if p["sampled"] and p["curves"]):
         for epoch in (0, *epochs):
             row = {"population": population["name"], "epochs": str(epoch)}
             row["accuracy"] = _percent(at_epoch(population, epoch))

@@ -107,8 +107,8 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write plain values as readable JSON."""
-    write_bytes(path, (json.dumps(value, indent=2) + "\n").encode())
+    """Write plain values as readable JSON; ValueError for numbers that JSON has not, such as infinity."""
+    write_bytes(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
 
 
 def read_json(path: Path) -> Any:

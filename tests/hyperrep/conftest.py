@@ -11,12 +11,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tiny_learning import recipe
 
 from hyperrep import HyperRepresentation, load_representation, train
 from hyperrep.baselines import Source
 from hyperrep.judging import Bench
 from hyperrep.populations import Population, populations
-from hyperrep.recipe import DataRecipe, EvaluationRecipe, HyperRecipe, LearningRecipe, ModelRecipe
+from hyperrep.recipe import EvaluationRecipe, HyperRecipe
 from modelzoo_datasets.engines import one_thread
 from modelzoo_datasets.engines.torch_engine import TorchEngine
 from modelzoo_datasets.images import Images
@@ -33,13 +34,8 @@ def on_one_thread() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def tiny_hyper() -> HyperRecipe:
     """A hyper-representation so small that it is learned in a second."""
-    return HyperRecipe(
-        name="tiny",
-        data=DataRecipe(config="seed", epochs=(1, 2)),
-        model=ModelRecipe(width=16, blocks=1, heads=2, feedforward=32, bottleneck="tokens", latent=0.2, projection=8),
-        learning=LearningRecipe(epochs=3, batch_size=7, lr=3e-3, weight_decay=1e-2),
-        evaluation=EvaluationRecipe(samples=2, samplers=("kde", "kde-shared"), quality=0.5, compared=2, fine_tune=(1,)),
-    )
+    judged = EvaluationRecipe(samples=2, samplers=("kde", "kde-shared"), quality=0.5, compared=2, fine_tune=(1,))
+    return dataclasses.replace(recipe(), evaluation=judged)
 
 
 @pytest.fixture(scope="session")
@@ -70,6 +66,7 @@ def protocol(tiny_hyper: HyperRecipe) -> HyperRecipe:
         tiny_hyper.evaluation,
         noise=(0.2,),
         mixtures=(0.1,),
+        moves=(0.3,),
         ensemble=3,
         transfer=("fashion-mnist-5k",),
         changed=("res-cnn",),

@@ -190,6 +190,26 @@ def test_embedding_and_decoding_write_into_nothing_they_are_given() -> None:
     assert torch.equal(z, z_before)
 
 
+def test_embeddings_and_samples_can_be_learned_from() -> None:
+    rep = representation()
+    z, samples = rep.embed(models()), rep.sample(2, generator=generator(0, "s"))
+    for given in (z, samples, rep.decode(z)):
+        assert not given.requires_grad
+        reader = torch.nn.Linear(given.shape[1], 1)
+        reader(given).square().sum().backward()
+        weight = reader.weight.grad
+        assert weight is not None
+        torch.testing.assert_close(weight[0], (2 * reader(given).detach() * given).sum(dim=0))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("sampler", ["kde", "normal", "gan"])
+def test_samples_are_drawn_alike_on_a_gpu(sampler: str) -> None:
+    here, there = representation(), representation().to("cuda")
+    drawn = [rep.sample(5, sampler=sampler, generator=generator(0, "s")).cpu() for rep in (here, there)]
+    torch.testing.assert_close(drawn[0], drawn[1], atol=1e-4, rtol=1e-4)
+
+
 def test_batches_are_embedded_as_single_models_are_and_the_mode_is_kept() -> None:
     rep, weights = representation(), models()
     many = weights.repeat(25, 1)  # 300 rows: more than one inner batch
@@ -255,7 +275,9 @@ def test_latent_vectors_of_another_length_are_refused() -> None:
 def test_models_that_are_not_finite_are_counted_and_refused(broken: float) -> None:
     weights = models()
     weights[1, 5] = weights[4, 7] = weights[4, 8] = broken
-    with pytest.raises(FormatError, match=r"^2 rows are not finite; leave them out$"):
+    with pytest.raises(
+        FormatError, match=r"^expected finite weights per model, got 2 of 12 rows with others; leave these out$"
+    ):
         representation().embed(weights)
 
 

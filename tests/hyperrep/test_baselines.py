@@ -6,6 +6,7 @@ import itertools
 import pytest
 import torch
 from torch import Tensor
+from torch.testing import assert_close
 
 from hyperrep import HyperRepresentation
 from hyperrep.baselines import BASELINES, Source, draw, fresh_weights, pairs_of_models, with_noise
@@ -39,7 +40,7 @@ def distances(weights: Tensor, others: Tensor, scale: Tensor) -> Tensor:
 
 
 def test_every_baseline_is_found_by_its_name_and_says_what_it_promises() -> None:
-    assert [*BASELINES] == ["reconstruction", "noise", "average", "kde-weights", "fresh"]
+    assert [*BASELINES] == ["reconstruction", "move", "noise", "average", "kde-weights", "fresh"]
     assert all(baseline.name == name and baseline.promise for name, baseline in BASELINES.items())
     assert not {*BASELINES} & {*SAMPLERS}
 
@@ -63,6 +64,22 @@ def test_reconstructions_are_decoded_embeddings_of_the_best(source: Source, best
 def test_noise_is_at_the_distance_asked_for_from_one_of_the_best(source: Source, best: Tensor) -> None:
     moved = distances(draw("noise", 5, source, generator(0, "noise")), best, source.rep.scale)
     assert moved.min(dim=1).values.tolist() == pytest.approx([0.3] * 5, rel=1e-4)
+
+
+def test_moves_are_training_states_and_the_step_that_decoding_makes(source: Source, best: Tensor) -> None:
+    """Given the donor, the step is that of decoded embeddings; without a share, nothing moves."""
+    still = draw("move", 6, dataclasses.replace(source, share=0.0), generator(0, "move"))
+    donors = (still.unsqueeze(1) - best).abs().amax(dim=2).argmin(dim=1)
+    assert torch.equal(still, best[donors])
+    moved = draw("move", 6, dataclasses.replace(source, share=0.25), generator(0, "move"))
+    whole = draw("move", 6, dataclasses.replace(source, share=1.0), generator(0, "move"))
+    z = source.rep.embed(best)[donors]
+    draws = generator(0, "move")
+    torch.randint(len(best), (6,), generator=draws)  # the donors
+    drawn = SAMPLERS["normal"](source.rep.embed(best), 6, 0.0, draws)
+    assert_close(whole - best[donors], source.rep.decode(drawn) - source.rep.decode(z), atol=1e-4, rtol=0)
+    halfway = source.rep.decode(0.75 * z + 0.25 * drawn) - source.rep.decode(z)
+    assert_close(moved - best[donors], halfway, atol=1e-4, rtol=0)
 
 
 def test_averages_are_means_of_two_of_the_best(source: Source, best: Tensor) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hyperrep import HyperRepresentation
 from hyperrep.behaviour import Queries
-from hyperrep.devices import find_device
+from hyperrep.devices import PRECISIONS, find_device, multiplies_in_half
 from hyperrep.objective import Learner
 from hyperrep.recipe import HyperRecipe
 from hyperrep.recording import EpochMetrics
@@ -43,14 +43,19 @@ def states() -> Tensor:
 
 
 def run(
-    chosen: HyperRecipe, folder: Path, device: torch.device = HERE, engine: str | None = None, compiled: bool = False
+    chosen: HyperRecipe,
+    folder: Path,
+    device: torch.device = HERE,
+    engine: str | None = None,
+    compiled: bool = False,
+    half: bool = False,
 ) -> tuple[list[EpochMetrics], dict[str, Tensor]]:
     """Metrics and the trained state."""
     rep, queries = fresh(chosen).to(device), None
     if engine is not None:
         inputs = torch.randn(40, 1, 28, 28, generator=generator(0, "images"))
         queries = Queries(functions_of(get_engine(engine, 1), "cnn-s", Network("tanh", 0.0)), inputs)
-    history = list(learn(rep, states(), states()[:6], chosen, folder, queries, compiled=compiled))
+    history = list(learn(rep, states(), states()[:6], chosen, folder, queries, compiled=compiled, half=half))
     return history, {name: tensor.cpu() for name, tensor in rep.state_dict().items()}
 
 
@@ -111,6 +116,25 @@ def test_a_learner_is_where_its_hyper_representation_is() -> None:
     assert rep.device == torch.device("meta")
 
 
+def test_bfloat16_is_asked_for_by_name_and_never_chosen_on_a_cpu() -> None:
+    found = {name: [multiplies_in_half(name, device) for device in (HERE, THERE)] for name in PRECISIONS}
+    assert found == {"auto": [False, True], "float32": [False, False], "bfloat16": [True, True]}
+    with pytest.raises(DeviceError) as caught:
+        multiplies_in_half("int8", HERE)
+    assert str(caught.value) == "unknown precision 'int8'; choose from auto, float32, bfloat16"
+
+
+def test_learning_in_bfloat16_differs_in_rounding_and_repeats_to_the_bit(tmp_path: Path) -> None:
+    chosen = recipe(model={"bottleneck": "dense", "latent": 16}, batch_size=14)
+    history, expected = run(chosen, tmp_path / "whole")
+    found, state = run(chosen, tmp_path / "half", half=True)
+    assert_near(found, history, 3e-2)
+    assert not torch.equal(state["embeddings"], expected["embeddings"])
+    again, repeated = run(chosen, tmp_path / "again", half=True)
+    assert again == found
+    assert all(torch.equal(repeated[name], tensor) for name, tensor in state.items())
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # torch hides it from all but those who raise it
 def test_compiled_learning_differs_in_rounding_alone_and_goes_on_from_its_checkpoints(tmp_path: Path) -> None:
@@ -128,9 +152,9 @@ def test_compiled_learning_differs_in_rounding_alone_and_goes_on_from_its_checkp
 @pytest.mark.gpu
 def test_on_a_gpu_the_same_numbers_are_drawn_and_all_is_learned_but_for_rounding(tmp_path: Path) -> None:
     augmented = recipe(model={"bottleneck": "dense", "latent": 16}, batch_size=14, erase=0.5, noise=0.1, mix=0.3)
-    here, there = (run(augmented, tmp_path / device.type, device) for device in (HERE, THERE))
+    here, there = (run(augmented, tmp_path / d.type, d, half=d == THERE) for d in (HERE, THERE))
     assert_near(there[0], here[0], 3e-2)
-    again, state = run(augmented, tmp_path / "again", THERE)
+    again, state = run(augmented, tmp_path / "again", THERE, half=True)
     assert again == there[0]
     assert all(torch.equal(state[name], tensor) for name, tensor in there[1].items())
 
@@ -147,5 +171,5 @@ def test_on_a_gpu_networks_are_asked_by_every_engine(tmp_path: Path, engine: str
         permute="none",
         contrast=0.0,
     )
-    here, there = run(asking, tmp_path / "cpu", HERE, "torch"), run(asking, tmp_path / "gpu", THERE, engine)
+    here, there = run(asking, tmp_path / "cpu", HERE, "torch"), run(asking, tmp_path / "gpu", THERE, engine, half=True)
     assert_near(there[0], here[0], 3e-2)

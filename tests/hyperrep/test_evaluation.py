@@ -12,11 +12,11 @@ import torch
 from hyperrep import HyperRepresentation, evaluate
 from hyperrep.baselines import fresh_weights
 from hyperrep.comparisons import comparisons
-from hyperrep.evaluation import embeddings_2d, reconstruction
+from hyperrep.evaluation import _claim, embeddings_2d, reconstruction
 from hyperrep.judging import Bench
 from hyperrep.populations import Population
 from hyperrep.questions import require_images, require_room
-from hyperrep.recipe import DataRecipe, HyperRecipe
+from hyperrep.recipe import DataRecipe, EvaluationRecipe, HyperRecipe
 from hyperrep.training import reconstruction_r2
 from modelzoo_datasets.engines import Network
 from modelzoo_datasets.engines.torch_engine import TorchEngine
@@ -53,7 +53,7 @@ def test_embeddings_in_the_plane_are_the_widest_uncorrelated_coordinates(
     rep: HyperRepresentation, learned: dict[str, Zoo], populated: dict[str, Population]
 ) -> None:
     found = embeddings_2d(rep, learned, list(populated.values()))
-    sizes = {"train": 28, "test": 6, "kde": 2, "kde-shared": 2}
+    sizes = {"train": 28, "test": 6, "kde": 2, "kde-shared": 2, "move 0.3": 2}
     assert {name: len(part["z"]) for name, part in found.items()} == sizes
     assert all(len(point) == 2 for part in found.values() for point in part["z"])
     for split in ("train", "test"):
@@ -74,7 +74,7 @@ def test_the_report_holds_every_population_and_every_question(evaluated: tuple[P
     for population in report["populations"][:-1]:
         assert len(population["zero_shot"]) == len(population["distance"]) == population["n"]
         assert all(len(curve) == 2 for curve in population["curves"])
-        assert population["curves"] or population["name"] in ("mixture 0.1", "noise 0.2")
+        assert population["curves"] or population["name"].endswith(("mixture 0.1", "noise 0.2", "move 0.3"))
     assert {*report["transfer"]["fashion-mnist-5k"]} == {"kde", "kde-shared", "zoo members", "scratch"}
     assert {*report["changed"]["res-cnn"]} == {"kde", "kde-shared", "zoo members", "random init"}
     questions = {row["question"] for row in report["comparisons"]}
@@ -192,6 +192,15 @@ def test_an_evaluation_of_another_protocol_is_refused(
     assert contents(out) == before
 
 
+def test_an_evaluation_of_a_release_that_did_not_ask_a_question_is_gone_on_with(tmp_path: Path) -> None:
+    """A key that was added since means what its default means."""
+    asked = dataclasses.asdict(EvaluationRecipe(samples=3))
+    _claim(tmp_path, {"protocol": {key: value for key, value in asked.items() if key != "moves"}})
+    _claim(tmp_path, {"protocol": asked})
+    with pytest.raises(FolderInUseError):
+        _claim(tmp_path, {"protocol": {**asked, "moves": (0.1,)}})
+
+
 @pytest.mark.parametrize("kind", ["folder", "file"])
 def test_a_place_that_holds_something_else_is_refused(
     kind: str, tiny_dataset: Path, trained: Path, tiny_hyper: HyperRecipe, engine: TorchEngine, tmp_path: Path
@@ -210,9 +219,16 @@ def test_a_recipe_that_it_was_not_learned_with_is_refused(
     tiny_dataset: Path, trained: Path, tiny_hyper: HyperRecipe, engine: TorchEngine, tmp_path: Path
 ) -> None:
     other = dataclasses.replace(tiny_hyper, data=DataRecipe(config="seed", epochs=(2, 2)))
-    told = f"{trained} was not learned by recipe tiny from {tiny_dataset}; evaluate it with what it was learned from"
+    told = (
+        f"{trained} was not learned by recipe tiny from {tiny_dataset}; "
+        "name the dataset, and the recipe's file, that it was learned from"
+    )
     with pytest.raises(FormatError, match=f"^{re.escape(told)}$"):
         evaluate(tiny_dataset, trained, other, tmp_path / "out", engine=engine, images_root=tmp_path)
+    named = dataclasses.replace(tiny_hyper, name="other")
+    told = f"{trained} was not learned by recipe other from {tiny_dataset}; it was learned by recipe tiny: name that, "
+    with pytest.raises(FormatError, match=f"^{re.escape(told)}or its file$"):
+        evaluate(tiny_dataset, trained, named, tmp_path / "out", engine=engine, images_root=tmp_path)
     assert not (tmp_path / "out").exists()
 
 

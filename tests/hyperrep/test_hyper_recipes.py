@@ -115,6 +115,11 @@ def test_a_mistake_is_answered_word_by_word(mistake: str, tmp_path: Path) -> Non
         read_hyper_recipe(written(tmp_path, text))
 
 
+def test_what_a_recipe_may_leave_out_it_may_also_say(tmp_path: Path) -> None:
+    said = TINY.replace("blocks = 1", "blocks = 1\npooled = 0")
+    assert read_hyper_recipe(written(tmp_path, said)) == read_hyper_recipe(written(tmp_path, TINY))
+
+
 def test_broken_toml_is_answered_with_its_line(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"^recipe tiny\.toml: .*line 1"):
         read_hyper_recipe(written(tmp_path, "[data\n"))
@@ -133,7 +138,22 @@ def test_a_recipe_of_no_known_name_or_path_is_refused(tmp_path: Path) -> None:
     [
         ("heads = 2", "heads = 3", "[model] width 16 is no multiple of heads 3"),
         ("latent = 0.4", "latent = 0.0", "latent must be positive, got 0.0"),
-        ('"tokens"', '"dense"', "[model] a dense latent has a size, got 0.4"),
+        (
+            '"tokens"',
+            '"dense"',
+            "[model] latent of a dense bottleneck is its size, a whole number, got 0.4",
+        ),
+        (
+            "latent = 0.4",
+            "latent = 128",
+            "[model] latent of a tokens bottleneck is a share of each token, at most 1, got 128",
+        ),
+        ("blocks = 1", "blocks = 1\npooled = -1", "[model] pooled must not be negative, got -1"),
+        (
+            "[learning]",
+            '[evaluation]\nsamplers = ["nromal"]\n[learning]',
+            "[evaluation] samplers: unknown sampler 'nromal'; did you mean 'normal'?",
+        ),
         ("lr = 1e-3", "lr = nan", "lr must be positive, got nan"),
         ("lr = 1e-3", "lr = 1e-3\ncontrast = 1.5", "contrast must be in [0, 1], got 1.5"),
         ("[1, 2]", "[2, 1]", "[data] epochs must be [first, last], got [2, 1]"),

@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 
 from hyperrep import HyperRepresentation
-from hyperrep.judging import Bench, judge, scratch
+from hyperrep.judging import Bench, _ensembles, judge, scratch
 from hyperrep.populations import Population
+from hyperrep.recipe import EvaluationRecipe
 from modelzoo_datasets.engines import Network
 from modelzoo_datasets.loading import Zoo, load_zoo
 from modelzoo_datasets.population import fine_tune
-from modelzoo_datasets.seeds import derive
+from modelzoo_datasets.seeds import derive, generator
 
 
 def distances(weights: Tensor, others: Tensor, scale: Tensor) -> Tensor:
@@ -62,6 +63,17 @@ def test_ensembles_of_a_population_begin_with_its_mean_and_end_with_all_of_it(
     assert len(found["ensembles"]["tuned"]["mean"]) == 2
     alone = dataclasses.replace(bench, recipe=dataclasses.replace(bench.recipe, ensemble=1))
     assert judge(Population(name="some", what="", weights=weights, fine_tuned=0), alone)["ensembles"] == {}
+
+
+def test_models_that_diverged_are_in_no_ensemble() -> None:
+    draws = generator(0, "logits")
+    logits, labels = torch.randn(3, 20, 4, generator=draws), torch.randint(4, (20,), generator=draws)
+    recipe = EvaluationRecipe(ensemble=3)
+    alone = _ensembles(logits[:2], labels, "some", recipe)
+    logits[2, 7, 1] = float("nan")
+    assert _ensembles(logits, labels, "some", recipe) == {**alone, "diverged": 1}
+    assert alone["diverged"] == 0 and len(alone["mean"]) == 2
+    assert _ensembles(logits[2:], labels, "some", recipe) == {}
 
 
 def test_scratch_is_the_zoos_own_table(tiny_dataset: Path) -> None:

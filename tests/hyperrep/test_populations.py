@@ -19,6 +19,7 @@ from modelzoo_datasets.symmetry import permute, random_permutations
 
 # Of the barely trained representation of these tests: no average is as far from training states as samples of kde.
 SAMPLED = ["kde", "noise like kde", "kde-shared", "noise like kde-shared", "average like kde-shared"]
+MOVED = ["move 0.3", "noise like move 0.3", "average like move 0.3"]
 FIXED = {"zoo members": 3, "training members": 14, "reconstructed unseen": 3, "reconstructed training": 14}
 
 
@@ -36,13 +37,13 @@ def distances(weights: Tensor, others: Tensor, scale: Tensor) -> Tensor:
 
 def test_the_populations_have_their_names_and_sizes(populated: dict[str, Population]) -> None:
     curves = ["average of pairs", "mixture 0.1", "average of all", "noise 0.2"]
-    assert list(populated) == [*FIXED, *curves, *SAMPLED]
+    assert list(populated) == [*FIXED, *curves, *SAMPLED, *MOVED]
     for name, population in populated.items():
         assert population.weights.shape == (FIXED.get(name, 1 if name == "average of all" else 2), 2464)
         assert population.weights.isfinite().all()
         assert population.what
-        assert population.sampled == (name in ("kde", "kde-shared"))
-        assert population.fine_tuned == (0 if name in ("mixture 0.1", "noise 0.2") else 2)
+        assert population.sampled == (name in ("kde", "kde-shared", "move 0.3"))
+        assert population.fine_tuned == (0 if name in ("mixture 0.1", "noise 0.2", *MOVED) else 2)
 
 
 def test_zoo_members_and_reconstructions_are_those_of_the_last_epoch(

@@ -111,6 +111,13 @@ def test_states_without_the_property_or_with_weights_that_are_not_finite_are_lef
     assert found["ggap", "z"].states == 4
 
 
+def test_what_is_not_defined_is_missing(rep: HyperRepresentation, learned: dict[str, Zoo]) -> None:
+    """Of one epoch alone the variance that R² divides by is zero."""
+    last = learned["test"].select(learned["test"].table["epoch"] == 2)
+    rows = [row for row in probe_all(rep, {**learned, "test": last}) if row.property == "epoch"]
+    assert rows and all((row.r2, row.r2_low, row.r2_high) == (None, None, None) for row in rows)
+
+
 def test_what_cannot_be_probed_is_told_in_one_line(rep: HyperRepresentation, learned: dict[str, Zoo]) -> None:
     one = learned["test"].select(learned["test"].table["model_id"] == learned["test"].table["model_id"].iloc[0])
     with pytest.raises(FormatError) as caught:

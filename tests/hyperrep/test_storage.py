@@ -10,23 +10,18 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from tiny_learning import recipe
 
 from hyperrep import HyperRepresentation, load_representation, train
 from hyperrep.objective import LOSSES
-from hyperrep.recipe import DataRecipe, EvaluationRecipe, HyperRecipe, LearningRecipe, ModelRecipe
+from hyperrep.recipe import DataRecipe, EvaluationRecipe
 from hyperrep.recording import EVENTS
 from hyperrep.training import _CHECKPOINT_EVERY
 from modelzoo_datasets.errors import FolderInUseError, FormatError
 from modelzoo_datasets.states import partial_beside
 
 EPOCHS = _CHECKPOINT_EVERY + 2
-RECIPE = HyperRecipe(
-    name="tiny",
-    data=DataRecipe(config="seed", epochs=(1, 2)),
-    model=ModelRecipe(width=16, blocks=1, heads=2, feedforward=32, bottleneck="tokens", latent=0.2, projection=8),
-    learning=LearningRecipe(epochs=EPOCHS, batch_size=14, lr=3e-3, weight_decay=1e-2, layer_weights=(1, 1, 1, 1, 2)),
-    evaluation=EvaluationRecipe(),
-)
+RECIPE = recipe(epochs=EPOCHS, batch_size=14, layer_weights=(1, 1, 1, 1, 2))
 FILES = {"config.json", "model.safetensors", "training.json", "metrics.csv", "metrics.jsonl"}
 
 
