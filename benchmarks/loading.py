@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -37,9 +37,17 @@ PACKAGES = ("torch", "pyarrow", "datasets", "safetensors")
 LIMIT = "safetensors, mapped, copied into one tensor: the limit"
 _BATCH, _PICKLED = 1000, 500  # states
 _LAYOUT = get_architecture(ARCHITECTURE).layout
-_TAKEN = {"random": 256, "epochs": 5}  # states, and epochs of every model
+_RANDOM, _LAST = 256, (5, 25)  # states, and epochs of every model
 
 Job = Callable[[], int]  # some loading; returns how many states it gave
+
+
+class Turn(NamedTuple):
+    """A job done once."""
+
+    seconds: float
+    work: float  # CPU seconds of all threads: on a machine that does other work too they are the steadier measure
+    states: int
 
 
 def make(folder: Path, models: int) -> None:
@@ -95,7 +103,7 @@ class Jobs:
         self._library, self._folder, self._source = datasets, folder, str(folder / "dataset")
         draws = np.random.default_rng(1)
         ids = [member.model_id for member in read_recipe(RECIPE).members("seed", epochs=EPOCHS)[:models]]
-        count = min(_TAKEN["random"], models)
+        count = min(_RANDOM, models)
         self._models = sorted(draws.choice(ids, count, replace=False).tolist())
         self._random = sorted(draws.choice(models * (EPOCHS + 1), count, replace=False).tolist())
         self._times = 0
@@ -115,11 +123,9 @@ class Jobs:
 
     def some(self) -> dict[str, Job]:
         """Some states."""
-        last = range(EPOCHS - _TAKEN["epochs"] + 1, EPOCHS + 1)
-        rows = torch.tensor([i for i in range(len(self._mapped())) if i % (EPOCHS + 1) in last])
         return {
-            f"last {_TAKEN['epochs']} epochs | safetensors, mapped, rows taken": lambda: len(self._mapped()[rows]),
-            f"last {_TAKEN['epochs']} epochs | **load_zoo**, cached": lambda: self._ours(epochs=last),
+            **self._last(_LAST[0]),
+            **self._last(_LAST[1]),
             "random states | safetensors, mapped, rows taken": lambda: len(self._mapped()[self._random]),
             "random states | **load_zoo**, cached": lambda: self._ours(models=self._models, epochs=[EPOCHS]),
             "random states | **load_zoo**, cached, two columns": lambda: self._ours(
@@ -132,6 +138,14 @@ class Jobs:
             f'stream of {_BATCH} | `load_dataset(streaming=True).with_format("torch")`': self._plain_stream,
             f"stream of {_BATCH} | **stream_zoo**": lambda: self._stream(cache=False),
             f"stream of {_BATCH} | **stream_zoo**, decoded weights cached": lambda: self._stream(cache=True),
+        }
+
+    def _last(self, count: int) -> dict[str, Job]:
+        last = range(EPOCHS - count + 1, EPOCHS + 1)
+        rows = torch.tensor([i for i in range(len(self._mapped())) if i % (EPOCHS + 1) in last])
+        return {
+            f"last {count} epochs | safetensors, mapped, rows taken": lambda: len(self._mapped()[rows]),
+            f"last {count} epochs | **load_zoo**, cached": lambda: self._ours(epochs=last),
         }
 
     def _mapped(self) -> Tensor:
@@ -166,33 +180,32 @@ class Jobs:
         return sum(len(batch["weights"]) for batch in self._plain(streaming=True).iter(_BATCH))
 
 
-def measured(jobs: dict[str, Job], rounds: int) -> dict[str, list[tuple[float, int]]]:
-    """Seconds and states of every job in every round; each begins with another one."""
-    found: dict[str, list[tuple[float, int]]] = {name: [] for name in jobs}
+def measured(jobs: dict[str, Job], rounds: int) -> dict[str, list[Turn]]:
+    """Every job in every round; each begins with another one."""
+    found: dict[str, list[Turn]] = {name: [] for name in jobs}
     for name, job in jobs.items():
         print(f"{name}: {job()} states", file=sys.stderr, flush=True)
     names = list(jobs)
     for number in range(rounds):
         for name in names[number % len(names) :] + names[: number % len(names)]:
-            begin = time.perf_counter()
+            begin, worked = time.perf_counter(), time.process_time()
             states = jobs[name]()
-            found[name].append((time.perf_counter() - begin, states))
+            seconds, work = time.perf_counter() - begin, time.process_time() - worked
+            found[name].append(Turn(seconds, work, states))
     return found
 
 
-def lines(found: dict[str, list[tuple[float, int]]]) -> list[list[str]]:
-    """Per job: medians, and the median of the ratios of times per state to the first of its kind in the same round."""
+def lines(found: dict[str, list[Turn]]) -> list[list[str]]:
+    """Per job: medians, and that of the ratios of CPU times per state to the first of its kind in the same round."""
     shown, kinds = [], {}
     for name, turns in found.items():
         base = kinds.setdefault(name.rpartition(" | ")[0], name)
-        seconds, states = statistics.median(s for s, _ in turns), turns[0][1]
-        pairs = zip(turns, found[base], strict=True)
-        ratios = [(a[0] / a[1]) / (b[0] / b[1]) for a, b in pairs]
-        rate = f"{4e-6 * _LAYOUT.size * states / seconds:,.0f}"
+        seconds, states = statistics.median(turn.seconds for turn in turns), turns[0].states
+        work = statistics.median(turn.work for turn in turns)
+        ratios = [(a.work / a.states) / (b.work / b.states) for a, b in zip(turns, found[base], strict=True)]
         spread = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
-        shown.append(
-            [*name.split(" | "), f"{states:,}", f"{seconds:.3f}", rate, f"{1e6 * seconds / states:.1f}", spread]
-        )
+        times = [f"{1e3 * seconds:,.1f}", f"{1e3 * work:,.1f}", f"{1e6 * work / states:.1f}"]
+        shown.append([*name.split(" | "), f"{states:,}", *times, spread])
     return shown
 
 
@@ -212,9 +225,9 @@ def main() -> None:
         make(Path(name), models)
         jobs, total = Jobs(Path(name), models), 4e-6 * _LAYOUT.size * models * (EPOCHS + 1)
         print(f"\n{models * (EPOCHS + 1):,} states of {_LAYOUT.size:,} numbers, {total:,.0f} MB\n")
-        columns = ["states", "s", "MB/s", "µs a state", "x limit (min to max)"]
+        columns = ["states", "ms", "CPU ms", "CPU µs a state", "x limit in CPU time (min to max)"]
         print(markdown(["everything", *columns], lines(measured(jobs.everything(), rounds))))
-        columns[-1] = "x first line of its kind (min to max)"
+        columns[-1] = "x first line of its kind in CPU time (min to max)"
         print(f"\n{markdown(['what', 'how', *columns], lines(measured(jobs.some(), rounds)))}")
     print(f"\nload average at the end {load()}")
 

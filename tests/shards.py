@@ -32,8 +32,3 @@ def spoil(path: Path, groups: list[int], columns: str = "") -> None:
                 begin = min(column.data_page_offset, column.dictionary_page_offset or column.data_page_offset)
                 content[begin : begin + column.total_compressed_size] = b"\xff" * column.total_compressed_size
     path.write_bytes(content)
-
-
-def spoil_weights(path: Path) -> None:
-    """Overwrite all weights on disk."""
-    spoil(path, [*range(pq.read_metadata(path).num_row_groups)], "weights")

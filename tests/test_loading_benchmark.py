@@ -19,6 +19,7 @@ def test_every_way_to_load_gives_the_same_states_and_has_a_line(tmp_path: Path) 
     assert len(first) == 8 and {line[1] for line in first} == {"204"}, "4 models of 51 states"
     assert {line[0]: line[2] for line in second} == {
         "last 5 epochs": "20",
+        "last 25 epochs": "100",
         "random states": "4",
         "stream of 1000": "204",
     }

@@ -4,6 +4,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -14,6 +16,7 @@ from shards import cut, spoil
 from modelzoo_datasets import load_zoo
 from modelzoo_datasets.errors import FormatError
 from modelzoo_datasets.loading import Zoo
+from modelzoo_datasets.loading.wanted import Wanted
 
 
 def same(found: Zoo, expected: Zoo) -> bool:
@@ -195,3 +198,14 @@ def test_memory_peaks_at_the_weights_and_a_few_row_groups(dataset: Path) -> None
     more, weights = map(float, done.stdout.split())
     assert weights > 165
     assert weights < more < 1.6 * weights
+
+
+def test_large_integers_are_compared_with_fractions_as_pandas_compares_them() -> None:
+    numbers = [2**53 + 1, 2**31 - 1, 5, -(2**62), None]
+    for kind, values in ((pa.int64(), numbers), (pa.int32(), [7, 2**31 - 1, 5, -3, None])):
+        table, column = pa.table({"seed": pa.array(values, kind)}), pd.Series(values[:-1])
+        for value in (2.5, 2.0**31 - 1, np.float32(5), -3.0):
+            for how in ("==", "!=", "<", "<=", ">", ">="):
+                found = Wanted.of(None, None, [("seed", how, value)], None).rows(table).tolist()
+                expected = pd.eval(f"column {how} {float(value)!r}", local_dict={"column": column})
+                assert found == np.flatnonzero(expected).tolist(), (kind, how, value)

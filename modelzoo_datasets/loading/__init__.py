@@ -7,7 +7,7 @@ converters.py   weights as tensors per parameter, as tokens per neuron, as lists
 dataset.py      a source and a config: its facts, its layout, its shards
 wanted.py       which rows and columns are asked for, and which row groups cannot have any of them
 shards.py       one Parquet file: the chosen rows, and their weights without a detour
-decoded.py      the cache of decoded weights
+decoded.py      the cache of decoded files
 """
 
 from .converters import Layers as Layers

@@ -29,6 +29,7 @@ class Dataset:
     config: str
     facts: dict[str, Any]  # of the config
     layout: Layout
+    cache: bool  # whether to read and keep what is decoded
 
     @property
     def architecture(self) -> Architecture:
@@ -54,16 +55,16 @@ class Dataset:
         self._fetch([f"{self.config}{_INDEX}/{split}-*.parquet"])
         return self._local(f"{self.config}{_INDEX}", split)
 
-    def first_models(self, count: int, splits: Sequence[str], wanted: Wanted) -> Wanted:
-        """Of what is wanted the first models that have any of it, in the order of the dataset."""
-        if count < 1:
-            raise FormatError(f"models must be names of models, or how many, from 1, got {count}")
+    def named(self, splits: Sequence[str], wanted: Wanted) -> Wanted:
+        """The same with names where the first few models are wanted: in the order of the dataset."""
+        if wanted.first is None:
+            return wanted
         found: dict[str, None] = {}
         for shard in (shard for split in splits for shard in self.index(split)):
             found |= dict.fromkeys(choose(shard, wanted).table["model_id"].to_pylist())
-            if len(found) >= count:
+            if len(found) >= wanted.first:
                 break
-        return wanted.more(("model_id", "in", tuple(found)[:count]))
+        return wanted.more(("model_id", "in", tuple(found)[: wanted.first]))
 
     def remote(self, split: str) -> list[Shard]:
         """The Parquet files of a split, those that were not downloaded left on the Hub."""
@@ -74,7 +75,7 @@ class Dataset:
             return here
         files = remote_files(self.repo_id, self.config, revision=self.revision)
         shards = [f for f in files if f.path.startswith(f"{self.config}/{split}-") and f.path.endswith(".parquet")]
-        return [Shard(self._cached(file.path) or file, f"{self.source}/{file.path}") for file in shards]
+        return [Shard(self._cached(file.path) or file, f"{self.source}/{file.path}", self.cache) for file in shards]
 
     def weight_files(self, parts: Sequence[Chosen], *, download: bool) -> dict[str, Path | RemoteFile]:
         """The files that rows name, of weights that lie in files of their own; none where they are in the table.
@@ -122,10 +123,10 @@ class Dataset:
     def _local(self, config: str, split: str) -> list[Shard]:
         """The files that are on this machine."""
         folder = Path(self.source) if self.repo_id is None else self._fetch(["zoo.json"])
-        return [Shard(path, str(path)) for path in sorted((folder / config).glob(f"{split}-*.parquet"))]
+        return [Shard(path, str(path), self.cache) for path in sorted((folder / config).glob(f"{split}-*.parquet"))]
 
 
-def open_dataset(source: str | Path, config: str | None, revision: str | None) -> Dataset:
+def open_dataset(source: str | Path, config: str | None, revision: str | None, *, cache: bool) -> Dataset:
     """Read what a source says of itself, and check that it has the config.
 
     Raises:
@@ -150,6 +151,7 @@ def open_dataset(source: str | Path, config: str | None, revision: str | None) -
         config=config,
         facts=configs[config],
         layout=Layout.from_json(read_json(folder / "layout.json")),
+        cache=cache,
     )
 
 

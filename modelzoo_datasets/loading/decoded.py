@@ -1,8 +1,9 @@
-"""Decoded weights, kept: reading Parquet costs several times what copying its numbers does, but only once.
+"""Parquet files, kept decoded: reading one costs many times what copying its numbers does, but only once.
 
-The weights of a Parquet file that was read whole lie as one safetensors file in a cache folder, under the name of what
-they were decoded from: path, size and times of the file. A file that was changed has another name; what is kept under
-the old one is never read again, and goes with what was used longest ago when the cache is full.
+A Parquet file that was read whole lies as one safetensors file in a cache folder, under the name of what it was decoded
+from: path, size and times of the file. It holds `table`, all columns but the weights as an Arrow stream, and `weights`;
+both are mapped, so no more is read than the rows that are wanted. A file that was changed has another name; what is
+kept under the old one is never read again, and goes with what was used longest ago when the cache is full.
 
 MODELZOO_CACHE         the folder; `modelzoo-datasets/weights` in the user's cache folder if not set
 MODELZOO_CACHE_BYTES   how much may lie there, 20 GB if not set; 0 keeps nothing
@@ -11,19 +12,23 @@ MODELZOO_CACHE_BYTES   how much may lie there, 20 GB if not set; 0 keeps nothing
 import contextlib
 import hashlib
 import json
+import mmap
 import os
+import re
 import shutil
 import threading
 import uuid
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from ..errors import DiskFullError, FormatError
 from ..states.files import NewFile
 
+_FORMAT = "table and weights"  # part of the names: what another release kept in another way is not taken for it
+_OWN = re.compile(r"[0-9a-f]{32}\.safetensors|[0-9a-f]{32}-[0-9a-f]{32}|\.[0-9a-f]{32}-[0-9a-f]{32}\.partial")
 _SMALLEST = 8_000_000  # bytes: less than this is decoded sooner than a file is found and opened
 _MOST = 20_000_000_000
 _SPARE = 5_000_000_000  # bytes of the disk that are left to others
@@ -57,84 +62,94 @@ def room_for(size: int) -> bool:
 
 @dataclass(frozen=True)
 class Kept:
-    """The decoded weights (n, P) of one Parquet file, kept or to be kept."""
+    """One Parquet file decoded, mapped: rows are to be copied from it, as other processes may delete it."""
+
+    table: pa.Table  # all columns but the weights
+    weights: np.ndarray  # (n, P) float32
+
+
+@dataclass(frozen=True)
+class Entry:
+    """The place in the cache of one Parquet file, whether or not there is anything."""
 
     source: Path
     identity: str  # of its content, as long as nobody sets a clock back
-    shape: tuple[int, int]
 
     @classmethod
-    def of(cls, source: Path, shape: tuple[int, int]) -> "Kept | None":
-        """What there is or may be of a file; None where it is too small to gain anything, or nothing is kept."""
-        if not most_bytes() or 4 * shape[0] * shape[1] < _SMALLEST:
-            return None
-        return cls(source, _identity(source), shape)
+    def of(cls, source: Path) -> "Entry | None":
+        """The place of a file as it is now; None where nothing is kept."""
+        return cls(source, _identity(source)) if most_bytes() else None
 
     @property
     def path(self) -> Path:
         """The file in the cache."""
-        return cache_folder() / f"{hashlib.sha256(self.header).hexdigest()[:32]}.safetensors"
+        return cache_folder() / f"{hashlib.sha256(f'{_FORMAT} {self.identity}'.encode()).hexdigest()[:32]}.safetensors"
 
-    @cached_property
-    def header(self) -> bytes:
-        """What a safetensors file of these weights begins with; numbers follow at a multiple of 8 bytes."""
-        count = 4 * self.shape[0] * self.shape[1]
-        tensor = {"dtype": "F32", "shape": self.shape, "data_offsets": [0, count]}
-        text = json.dumps({"__metadata__": {"decoded from": self.identity}, "weights": tensor}).encode()
-        text += b" " * (-len(text) % 8)
-        return len(text).to_bytes(8, "little") + text
-
-    @property
-    def _size(self) -> int:
-        return len(self.header) + 4 * self.shape[0] * self.shape[1]
-
-    def there(self) -> bool:
-        """Whether it can be read; if so it counts as used now."""
-        with contextlib.suppress(OSError):
-            if self.path.stat().st_size == self._size:
-                os.utime(self.path)
-                return True
-        return False
-
-    def read(self, rows: np.ndarray, out: np.ndarray) -> None:
-        """Fill `out` (n, P) with these rows, ascending; OSError where the file is gone or was cut meanwhile."""
-        row_bytes = 4 * self.shape[1]
-        ends = np.append(np.flatnonzero(np.diff(rows) != 1) + 1, len(rows)).tolist()
-        with self.path.open("rb", buffering=0) as file:
-            begin = 0
-            for end in ends:  # rows that lie one behind the other are read at once
-                file.seek(len(self.header) + int(rows[begin]) * row_bytes)
-                rest = out[begin:end].data.cast("B")
-                while rest:
-                    if not (count := file.readinto(rest)):
-                        raise OSError(f"{self.path} is too short")
-                    rest = rest[count:]
-                begin = end
-
-    def begin(self) -> "Keeping | None":
-        """Begin to write it; None where there is no room."""
+    def read(self) -> Kept | None:
+        """What is kept, which counts as used now; None where there is nothing, or it is not whole."""
         try:
-            return Keeping(self) if room_for(self._size) else None
+            with self.path.open("rb") as file:
+                content = pa.py_buffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+            begin = 8 + int.from_bytes(content[:8], "little")
+            table, weights = (json.loads(content[8:begin].to_pybytes())[name] for name in ("table", "weights"))
+            places = [[begin + offset for offset in tensor["data_offsets"]] for tensor in (table, weights)]
+            numbers = np.frombuffer(content[slice(*places[1])], "<f4").reshape(weights["shape"])
+            rows = pa.ipc.open_stream(content[slice(*places[0])]).read_all()
+            rows.validate()
+            os.utime(self.path)
+        except (OSError, ValueError, LookupError, TypeError, pa.ArrowException):
+            return None
+        return Kept(rows, numbers) if len(rows) == len(numbers) and places[1][1] == len(content) else None
+
+    def begin(self, table: pa.Table, parameters: int) -> "Keeping | None":
+        """Begin to write it, the weights (n, P) of all rows of the table to come; None where it is not worth it.
+
+        That is where it is too small to gain anything, or there is no room.
+        """
+        nbytes = 4 * len(table) * parameters
+        if nbytes < _SMALLEST:
+            return None
+        try:
+            begin = _begin(self.identity, table, parameters)
+            return Keeping(self, begin, len(table)) if room_for(len(begin) + nbytes) else None
         except (OSError, DiskFullError):
             return None
+
+
+def _begin(identity: str, table: pa.Table, parameters: int) -> bytes:
+    """All of a safetensors file but the weights, which follow at a multiple of 64 bytes, as does the table in it."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as stream:
+        stream.write_table(table.combine_chunks())
+    rows = sink.getvalue().to_pybytes()
+    rows += bytes(-len(rows) % 64)  # behind its end mark, where no reader looks
+    end = len(rows) + 4 * len(table) * parameters
+    tensors = {
+        "__metadata__": {"decoded from": identity},
+        "table": {"dtype": "U8", "shape": [len(rows)], "data_offsets": [0, len(rows)]},
+        "weights": {"dtype": "F32", "shape": [len(table), parameters], "data_offsets": [len(rows), end]},
+    }
+    text = json.dumps(tensors).encode()
+    text += b" " * (-(8 + len(text)) % 64)
+    start: bytes = len(text).to_bytes(8, "little") + text + rows
+    return start
 
 
 class Keeping:
     """Decoded weights on their way into the cache, in place once all are there; what fails here fails no load."""
 
-    def __init__(self, kept: Kept) -> None:
-        """Begin an empty file; raises OSError or DiskFullError."""
-        self._kept, self._lock, self._missing = kept, threading.Lock(), kept.shape[0]
+    def __init__(self, entry: Entry, begin: bytes, rows: int) -> None:
+        """Begin a file with all that comes before the weights of so many rows; raises OSError or DiskFullError."""
+        self._entry, self._lock, self._missing, self._first = entry, threading.Lock(), rows, len(begin)
         # Two processes may be at it: each writes a file of its own, and the last one stays.
-        self._path = kept.path.with_name(f"{kept.path.stem}-{uuid.uuid4().hex}")
+        self._path = entry.path.with_name(f"{entry.path.stem}-{uuid.uuid4().hex}")
         self._file: NewFile | None = NewFile(self._path)
-        self._write(0, kept.header)
+        self._write(0, begin)
 
     def add(self, first: int, rows: np.ndarray) -> None:
         """Write rows (n, P) that begin with this one; every row once."""
         with self._lock:
-            offset = len(self._kept.header) + 4 * first * rows.shape[1]
-            self._write(offset, np.ascontiguousarray(rows).data.cast("B"))
+            self._write(self._first + 4 * first * rows.shape[1], np.ascontiguousarray(rows).data.cast("B"))
             self._missing -= len(rows)
             if not self._missing:
                 self._place()
@@ -149,11 +164,11 @@ class Keeping:
     def _place(self) -> None:
         """Unless the file that it was decoded from is another one by now."""
         try:
-            if self._file is None or _identity(self._kept.source) != self._kept.identity:
+            if self._file is None or _identity(self._entry.source) != self._entry.identity:
                 return self.discard()
             self._file.place()
             self._file = None
-            self._path.replace(self._kept.path)
+            self._path.replace(self._entry.path)
         except (OSError, DiskFullError):
             self.discard()
 
@@ -175,8 +190,12 @@ def _identity(source: Path) -> str:
 
 
 def _made_room(folder: Path, size: int) -> bool:
-    """Whether that many bytes more may be kept, when what was used longest ago has gone."""
-    entries = sorted(((path.stat(), path) for path in folder.iterdir()), key=lambda entry: entry[0].st_mtime)
+    """Whether that many bytes more may be kept, when what was used longest ago has gone.
+
+    Nothing goes that has no name of this cache: the folder may be one that holds other things.
+    """
+    own = (path for path in folder.iterdir() if _OWN.fullmatch(path.name))
+    entries = sorted(((path.stat(), path) for path in own), key=lambda entry: entry[0].st_mtime)
     room = most_bytes() - size
     if room < 0:
         return False

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
+import numpy as np
 import pyarrow as pa
 import torch
 
@@ -30,11 +30,11 @@ def load_zoo(
 ) -> Zoo:
     """Load states of a dataset; only the files and rows that were asked for are read, or downloaded.
 
-    Memory peaks at the weights and, for each core, what decoding a row group of 10 MB takes, about 50 MB. Weights of
-    Parquet files that were read whole are kept decoded in `~/.cache/modelzoo-datasets/weights`, so that they are read
-    as fast as the disk or memory is the next time; see `decoded.py` for where and how much. Weights that are in files
-    of their own need no decoding: of a repo, files of which a quarter or more is wanted are downloaded, of others the
-    states are read one by one.
+    Memory peaks at the weights and, for each core, what decoding a row group of 10 MB takes, about 50 MB. Parquet files
+    that were read whole are kept decoded, their table too, in `~/.cache/modelzoo-datasets/weights`, from where the next
+    time any rows of them are copied as fast as the disk or memory is; see `decoded.py` for where and how much. Weights
+    that are in files of their own need no decoding: of a repo, files of which a quarter or more is wanted are
+    downloaded, of others the states are read one by one.
 
     Args:
         source: a folder that `modelzoo-build` wrote, or a dataset repo such as `modelzoos/mnist-cnn-s`. Where
@@ -49,38 +49,36 @@ def load_zoo(
         columns: of the table; all if not given. `model_id`, `epoch` and `split` are always there; `Zoo.model` needs
             `activation` and `dropout`.
         revision: a branch, tag or commit of the repo; main if not given.
-        cache: whether to read and keep decoded weights.
+        cache: whether to read and keep decoded files.
 
     Raises:
         FormatError: no dataset, or nothing in it matches, or no state has one of the epochs or models.
         HubError: the repo is not there, may not be seen, or cannot be reached and is not in the cache.
         DiskFullError: there is no room for what was to be downloaded.
     """
-    count, names = (models, None) if isinstance(models, int) else (None, models)
-    wanted = Wanted.of(epochs, names, filters, columns)
-    dataset = open_dataset(source, config, revision)
+    wanted = Wanted.of(epochs, models, filters, columns)
+    dataset = open_dataset(source, config, revision, cache=cache)
     splits = dataset.splits(split)
-    if count is not None:
-        wanted = dataset.first_models(count, splits, wanted)
+    wanted = dataset.named(splits, wanted)
     chosen = {name: [choose(shard, wanted) for shard in dataset.shards(name, wanted)] for name in splits}
     _refuse_nothing(dataset, chosen, wanted)
     parts = [part for of_split in chosen.values() for part in of_split]
-    weights = torch.empty(sum(map(len, parts)), dataset.layout.size)
-    fill(parts, weights, dataset.weight_files(parts, download=True), cache=cache)
+    # Of NumPy's memory, which for large arrays has large pages: those of torch take longer to come than to be filled.
+    weights = torch.from_numpy(np.empty((sum(map(len, parts)), dataset.layout.size), np.float32))
+    fill(parts, weights, dataset.weight_files(parts, download=True), keep=True)
+    return zoo_of(dataset, weights, [(name, part.table) for name, of_split in chosen.items() for part in of_split])
+
+
+def zoo_of(dataset: Dataset, weights: torch.Tensor, parts: Sequence[tuple[str, pa.Table]]) -> Zoo:
+    """Weights (N, P) with one row per state: of each part the split, which comes behind all other columns, and rows."""
+    named = [rows.append_column("split", pa.array([name] * len(rows), pa.string())) for name, rows in parts]
     return Zoo(
         weights=weights,
-        table=table_of([(name, part.table) for name, of_split in chosen.items() for part in of_split]),
+        table=pa.concat_tables(named).to_pandas(use_threads=False),  # they were no gain up to 300,000 rows
         layout=dataset.layout,
         architecture=dataset.architecture,
         images=dataset.facts["images"],
     )
-
-
-def table_of(parts: Sequence[tuple[str, pa.Table]]) -> pd.DataFrame:
-    """One row per state, with the split behind all other columns."""
-    named = [rows.append_column("split", pa.array([name] * len(rows), pa.string())) for name, rows in parts]
-    table: pd.DataFrame = pa.concat_tables(named).to_pandas()
-    return table
 
 
 def _refuse_nothing(dataset: Dataset, chosen: dict[str, list[Chosen]], wanted: Wanted) -> None:

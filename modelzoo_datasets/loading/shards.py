@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from ..errors import FormatError, ModelZooError
 from ..hub import RangeReader, RemoteFile
+from .decoded import Entry, Kept
 from .wanted import PLACE, WEIGHTS, Wanted, ranges_of
 
 
@@ -22,6 +23,7 @@ class Shard:
 
     file: Path | RemoteFile
     name: str  # of the files it is one of, for messages
+    cache: bool = False  # whether to read and keep it decoded
 
     def clone(self) -> "Shard":
         """The same file, opened anew, with the footer that is known already; on the Hub itself, for one thread."""
@@ -30,6 +32,16 @@ class Shard:
         other = Shard(self.file, self.name)
         other.__dict__["metadata"] = self.metadata
         return other
+
+    @cached_property
+    def entry(self) -> Entry | None:
+        """Its place in the cache; None where it has none. To be asked before anything is read: of what is read then."""
+        return Entry.of(self.file) if self.cache and isinstance(self.file, Path) else None
+
+    @cached_property
+    def kept(self) -> Kept | None:
+        """What the cache has of it."""
+        return self.entry.read() if self.entry is not None else None
 
     @cached_property
     def metadata(self) -> pq.FileMetaData:
@@ -136,9 +148,11 @@ class Chosen:
             yield group, part, self.rows[part] - begins[group]
 
 
-def choose(shard: Shard, wanted: Wanted, groups: Sequence[int] | None = None) -> Chosen:
-    """The wanted rows of a shard, or of some row groups of it, without their weights."""
-    among = shard.groups(wanted) if groups is None else list(groups)
+def choose(shard: Shard, wanted: Wanted, group: int | None = None) -> Chosen:
+    """The wanted rows of a shard, or of one row group of it, without their weights."""
+    if shard.kept is not None:
+        return _choose_kept(shard, shard.kept.table, wanted, group)
+    among = shard.groups(wanted) if group is None else [group]
     read = shard.read(among, wanted.columns_of(shard.schema))
     kept = wanted.rows(read)
     counts = np.diff(shard.begins)[among]
@@ -147,6 +161,14 @@ def choose(shard: Shard, wanted: Wanted, groups: Sequence[int] | None = None) ->
     rows = read if len(kept) == read.num_rows else read.take(kept)
     places = rows.select(PLACE).to_pandas() if {*PLACE} <= {*rows.column_names} else None
     return Chosen(shard, numbers[kept], wanted.shown(rows), places)
+
+
+def _choose_kept(shard: Shard, table: pa.Table, wanted: Wanted, group: int | None) -> Chosen:
+    """Of a table in the cache: what is given is a copy."""
+    wanted.check(table.schema)
+    begin, end = (0, len(table)) if group is None else shard.begins[group : group + 2].tolist()
+    numbers = begin + wanted.rows(table.slice(begin, end - begin))
+    return Chosen(shard, numbers, wanted.shown(table).take(numbers))
 
 
 def weights_of(shard: Shard, group: int, parameters: int) -> np.ndarray:

@@ -4,7 +4,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import pandas as pd
 import torch
 from torch import Tensor
 
@@ -12,7 +11,7 @@ from ..ahead import ahead
 from ..errors import FormatError
 from ..hub import RemoteFile
 from .dataset import Dataset, open_dataset
-from .load import table_of
+from .load import zoo_of
 from .shards import Chosen, choose
 from .wanted import WEIGHTS, Filter, Wanted
 from .weights import fill
@@ -41,7 +40,7 @@ def stream_zoo(
 
     Args:
         batch: states of each zoo.
-        cache: whether to read decoded weights that `load_zoo` kept; none are kept here.
+        cache: whether to read decoded files that `load_zoo` kept; none are kept here.
         source, config, split, epochs, models, filters, columns, revision: as `load_zoo` has them.
 
     Raises:
@@ -49,12 +48,10 @@ def stream_zoo(
     """
     if batch < 1:
         raise FormatError(f"batch must be at least 1 state, got {batch}")
-    count, names = (models, None) if isinstance(models, int) else (None, models)
-    wanted = Wanted.of(epochs, names, filters, columns)
-    dataset = open_dataset(source, config, revision)
+    wanted = Wanted.of(epochs, models, filters, columns)
+    dataset = open_dataset(source, config, revision, cache=cache)
     splits = dataset.splits(split)
-    if count is not None:
-        wanted = dataset.first_models(count, splits, wanted)
+    wanted = dataset.named(splits, wanted)
     return _batches(dataset, ahead(_groups(dataset, splits, wanted, cache)), batch)
 
 
@@ -70,7 +67,7 @@ class _Group:
     def copy(self, which: slice, out: Tensor) -> None:
         """Give the weights of some of the rows."""
         if self.weights is None:
-            fill([self.chosen.part(which)], out, self.files, cache=False)
+            fill([self.chosen.part(which)], out, self.files, keep=False)
         else:
             out[:] = self.weights[which]
 
@@ -81,11 +78,11 @@ def _groups(dataset: Dataset, splits: Iterable[str], wanted: Wanted, cache: bool
             for group in shard.groups(wanted):
                 if wanted.of_every_model:  # else there may be nothing to fetch but what the filters need
                     shard.fetch_ahead([group], [*wanted.columns_of(shard.schema), WEIGHTS])
-                chosen = choose(shard, wanted, [group])
+                chosen = choose(shard, wanted, group)
                 files = dataset.weight_files([chosen], download=False)
                 weights = torch.empty(len(chosen), dataset.layout.size) if chosen.places is None else None
                 if weights is not None:
-                    fill([chosen], weights, files, cache=cache)
+                    fill([chosen], weights, files, keep=False)
                 yield _Group(split, chosen, files, weights)
 
 
@@ -99,17 +96,7 @@ def _batches(dataset: Dataset, groups: Iterable[_Group], batch: int) -> Iterator
             tables.append((group.split, group.chosen.table.slice(begin, end - begin)))
             filled, begin = filled + end - begin, end
             if filled == batch:
-                yield _zoo(dataset, weights, table_of(tables))
+                yield zoo_of(dataset, weights, tables)
                 weights, tables, filled = torch.empty(batch, dataset.layout.size), [], 0
     if filled:
-        yield _zoo(dataset, weights[:filled].clone(), table_of(tables))
-
-
-def _zoo(dataset: Dataset, weights: Tensor, table: pd.DataFrame) -> Zoo:
-    return Zoo(
-        weights=weights,
-        table=table,
-        layout=dataset.layout,
-        architecture=dataset.architecture,
-        images=dataset.facts["images"],
-    )
+        yield zoo_of(dataset, weights[:filled].clone(), tables)

@@ -1,6 +1,6 @@
 """Which rows and columns are asked for: checked against a table, decided for row groups, decided for rows."""
 
-import operator
+import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
@@ -23,12 +23,12 @@ PLACE = (
 )  # instead of weights too big for a cell: which bytes of which file they are
 _NOT_SHOWN = (WEIGHTS, *PLACE, "weights_key")  # how the weights are stored is not of the states
 _COMPARISONS: dict[str, Callable[[Any, Any], Any]] = {
-    "==": operator.eq,
-    "!=": operator.ne,
-    "<": operator.lt,
-    "<=": operator.le,
-    ">": operator.gt,
-    ">=": operator.ge,
+    "==": pc.equal,
+    "!=": pc.not_equal,
+    "<": pc.less,
+    "<=": pc.less_equal,
+    ">": pc.greater,
+    ">=": pc.greater_equal,
 }
 _OPERATORS = (*_COMPARISONS, "in", "not in")
 
@@ -40,12 +40,13 @@ class Wanted:
     filters: tuple[Filter, ...] = ()
     columns: tuple[str, ...] | None = None  # of the table; all if None
     keys: tuple[Filter, ...] = ()  # those of the filters that name epochs and models, all of which should be there
+    first: int | None = None  # of how many models, the first ones that have any such row; of all if None
 
     @classmethod
     def of(
         cls,
         epochs: Iterable[int] | None,
-        models: Iterable[str] | None,
+        models: int | Iterable[str] | None,
         filters: Iterable[Filter] | None,
         columns: Iterable[str] | None,
     ) -> "Wanted":
@@ -60,12 +61,15 @@ class Wanted:
             raise FormatError(f"epochs must be several, such as [{epochs}] or range(21, 26), got {epochs}")
         if epochs is not None:
             keys.append(("epoch", "in", tuple(epochs)))
-        if models is not None:
+        first = models if isinstance(models, int) else None
+        if first is not None and first < 1:
+            raise FormatError(f"models must be names of models, or how many, from 1, got {first}")
+        if models is not None and not isinstance(models, int):
             keys.append(("model_id", "in", (models,) if isinstance(models, str) else tuple(models)))
         if isinstance(columns, str):
             raise FormatError(f"columns must be several, such as [{columns!r}], got {columns!r}")
         given = [_checked(entry) for entry in filters or ()]
-        return cls((*keys, *given), None if columns is None else tuple(columns), tuple(keys))
+        return cls((*keys, *given), None if columns is None else tuple(columns), tuple(keys), first)
 
     def more(self, *filters: Filter) -> "Wanted":
         """Of these rows those for which more filters hold."""
@@ -104,11 +108,8 @@ class Wanted:
         """The numbers of the rows that are wanted, ascending; a comparison with a missing value does not hold."""
         if not self.filters:
             return np.arange(table.num_rows)
-        numbered = table.append_column("", pa.array(np.arange(table.num_rows)))
-        kinds = {field.name: field.type for field in table.schema}
-        chosen = reduce(operator.and_, (_expression(entry, kinds[entry[0]]) for entry in self.filters))
-        kept: np.ndarray = numbered.filter(chosen).column("").to_numpy()
-        return kept
+        chosen = reduce(pc.and_, (_holds(entry, table[entry[0]]) for entry in self.filters))
+        return np.flatnonzero(chosen.fill_null(False).to_numpy())
 
     def may_be_in(self, ranges: "dict[str, tuple[Any, Any]]") -> bool:
         """False where no row can be wanted of those whose values lie in these ranges (smallest, largest) by column."""
@@ -145,13 +146,16 @@ def _check_type(name: str, how: str, value: Any, kind: pa.DataType) -> None:
             raise FormatError(f"column {name!r} holds {words}, and cannot be compared with {single!r}")
 
 
-def _expression(entry: Filter, kind: pa.DataType) -> pc.Expression:
-    name, how, value = entry
+def _holds(entry: Filter, column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """For each row whether a filter holds; true or not, or missing where the value is."""
+    _, how, value = entry
     if how in _COMPARISONS:
-        return _COMPARISONS[how](pc.field(name), _plain(value))
-    found = pc.field(name).isin(_members(value, kind))
+        if pa.types.is_integer(column.type) and isinstance(value, float | np.floating):
+            column = column.cast(pa.float64(), safe=False)  # of large integers the nearest, as NumPy has it
+        return _COMPARISONS[how](column, _plain(value))
+    found = pc.is_in(column, _members(value, column.type))
     # A missing value is in no list, and as with the comparisons, that is no reason to choose it.
-    return found if how == "in" else ~found & pc.field(name).is_valid()
+    return found if how == "in" else pc.and_(pc.invert(found), column.is_valid())
 
 
 def _plain(value: Any) -> Any:
@@ -161,13 +165,14 @@ def _plain(value: Any) -> Any:
 
 def _members(values: Iterable[Any], kind: pa.DataType) -> pa.Array:
     """As a column of this kind, without those that no value of it can equal, such as 2.5 among integers."""
+    plain = [_plain(value) for value in values]
+    with contextlib.suppress(pa.ArrowException, OverflowError):
+        return pa.array(plain, kind)
     members = []
-    for value in values:
-        try:
-            members.append(pa.scalar(_plain(value), kind))
-        except (pa.ArrowInvalid, OverflowError):
-            continue
-    return pa.array([member.as_py() for member in members], kind)
+    for value in plain:
+        with contextlib.suppress(pa.ArrowException, OverflowError):
+            members.append(pa.scalar(value, kind).as_py())
+    return pa.array(members, kind)
 
 
 def _possible(how: str, value: Any, smallest: Any, largest: Any) -> bool:
@@ -176,9 +181,9 @@ def _possible(how: str, value: Any, smallest: Any, largest: Any) -> bool:
     if how == "in":
         return any(smallest <= single <= largest for single in value)
     if how in ("<", "<="):
-        return bool(_COMPARISONS[how](smallest, value))
+        return bool(smallest < value or (how == "<=" and smallest == value))
     if how in (">", ">="):
-        return bool(_COMPARISONS[how](largest, value))
+        return bool(largest > value or (how == ">=" and largest == value))
     return True  # a range says little of what is not equal
 
 

@@ -12,21 +12,23 @@ from torch import Tensor
 from ..errors import FormatError
 from ..hub import RemoteFile
 from ..trajectories import read_states
-from .decoded import Keeping, Kept
+from .decoded import Keeping
 from .shards import Chosen, Shard, weights_of
+from .wanted import WEIGHTS
 
 _PIECE = 16_000_000  # bytes of decoded weights that a thread copies at once
+_LITTLE = 2_000_000  # bytes that are copied sooner than a thread has begun
 _MOST_THREADS = 8  # memory is no faster for more
 
 _Task = Callable[[], None]
 
 
-def fill(parts: Sequence[Chosen], out: Tensor, files: Mapping[str, Path | RemoteFile], *, cache: bool) -> None:
+def fill(parts: Sequence[Chosen], out: Tensor, files: Mapping[str, Path | RemoteFile], *, keep: bool) -> None:
     """Fill a contiguous float32 tensor (N, P) with the weights of all parts, one behind the other.
 
     Args:
         files: where those files are that rows name, of weights that lie in files of their own.
-        cache: read what is kept decoded, and keep what has to be decoded whole.
+        keep: what has to be decoded whole.
 
     Raises:
         FormatError: a file is damaged.
@@ -39,11 +41,11 @@ def fill(parts: Sequence[Chosen], out: Tensor, files: Mapping[str, Path | Remote
         if part.places is not None:
             tasks += _reads(part, files, out[begin - len(part) : begin])
         elif len(part):
-            kept = _kept(part, out.shape[1]) if cache else None
-            if kept is not None and kept.there():
-                tasks += _copies(kept, part, target)
+            kept = part.shard.kept
+            if kept is not None and kept.weights.shape[1] == out.shape[1]:
+                tasks += _copies(kept.weights, part.rows, target)
             else:
-                new = kept.begin() if kept is not None and _needs_all(part) else None
+                new = _begun(part, out.shape[1]) if keep else None
                 keeping += [new] if new is not None else []
                 tasks += _decodes(part, target, new)
     try:
@@ -83,30 +85,30 @@ def _read(file: Path | RemoteFile, offset: int, nbytes: int, out: Tensor) -> Non
     out.numpy()[0] = np.frombuffer(file.read(offset, offset + nbytes), "<f4")
 
 
-def _kept(part: Chosen, parameters: int) -> Kept | None:
-    if not isinstance(part.shard.file, Path):
+def _begun(part: Chosen, parameters: int) -> Keeping | None:
+    """Where to keep the weights; None where that is nowhere, or not all of them are going to be decoded."""
+    shard, groups = part.shard, int(part.shard.metadata.num_row_groups)
+    if shard.entry is None or len(list(part.by_group())) < groups:
         return None
-    return Kept.of(part.shard.file, (int(part.shard.begins[-1]), parameters))
+    columns = [name for name in shard.schema.names if name != WEIGHTS]
+    return shard.entry.begin(shard.read(range(groups), columns), parameters)
 
 
-def _needs_all(part: Chosen) -> bool:
-    """Whether every row group has to be decoded."""
-    return len(list(part.by_group())) == int(part.shard.metadata.num_row_groups)
+def _copies(weights: np.ndarray, rows: np.ndarray, target: np.ndarray) -> Iterator[_Task]:
+    if target.nbytes < _LITTLE:
+        return copy(weights, rows, target)
+    step = max(1, _PIECE // target[0].nbytes)
+    for begin in range(0, len(rows), step):
+        piece = slice(begin, begin + step)
+        yield partial(copy, weights, rows[piece], target[piece])
 
 
-def _copies(kept: Kept, part: Chosen, target: np.ndarray) -> Iterator[_Task]:
-    rows = max(1, _PIECE // target[0].nbytes)
-    for begin in range(0, len(part), rows):
-        piece = slice(begin, begin + rows)
-        yield partial(_copy, kept, part.shard, part.rows[piece], target[piece])
-
-
-def _copy(kept: Kept, shard: Shard, rows: np.ndarray, out: np.ndarray) -> None:
-    try:
-        kept.read(rows, out)
-    except OSError:  # another process made room meanwhile
-        for group, where, within in Chosen(shard, rows, shard.read([], [])).by_group():
-            decode(shard, group, within, out[where])
+def copy(weights: np.ndarray, rows: np.ndarray, out: np.ndarray) -> None:
+    """Fill `out` (n, P) with rows of weights, by their ascending numbers."""
+    if len(rows) == rows[-1] - rows[0] + 1:
+        out[:] = weights[rows[0] : rows[-1] + 1]
+    else:
+        np.take(weights, rows, axis=0, out=out, mode="clip")  # the usual mode makes a copy first
 
 
 def _decodes(part: Chosen, target: np.ndarray, keeping: Keeping | None) -> Iterator[_Task]:
@@ -117,9 +119,6 @@ def _decodes(part: Chosen, target: np.ndarray, keeping: Keeping | None) -> Itera
 def decode(shard: Shard, group: int, within: np.ndarray, out: np.ndarray, keeping: Keeping | None = None) -> None:
     """Fill `out` (n, P) with the weights of rows of one row group, given by their ascending numbers within it."""
     weights = weights_of(shard.clone(), group, out.shape[1])
-    if len(within) == within[-1] - within[0] + 1:
-        out[:] = weights[within[0] : within[-1] + 1]
-    else:
-        np.take(weights, within, axis=0, out=out, mode="clip")  # the usual mode makes a copy first
+    copy(weights, within, out)
     if keeping is not None:
         keeping.add(int(shard.begins[group]), weights)
