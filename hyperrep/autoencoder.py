@@ -15,7 +15,7 @@ from modelzoo_datasets.architectures import get_architecture
 from modelzoo_datasets.errors import FormatError, ModelZooError
 from modelzoo_datasets.symmetry import align, apply_moves
 
-from .bottlenecks import DenseBottleneck, LinearPath, PooledPart, TokenBottleneck
+from .bottlenecks import DenseBottleneck, LinearPath, PooledPart, StatisticsPart, TokenBottleneck
 from .samplers import SAMPLERS, best_states
 
 
@@ -52,6 +52,8 @@ class HyperRepresentation(
         signs: bool = False,
         center: bool = True,
         pooled: int = 0,
+        statistics: bool = False,
+        unit: float = 1.0,
     ) -> None:
         super().__init__()
         self.arguments = {k: v for k, v in locals().items() if k not in ("self", "__class__")}  # what config.json holds
@@ -72,6 +74,8 @@ class HyperRepresentation(
         else:
             self.bottleneck = DenseBottleneck(width, tokens, int(latent))
         self.pooled = PooledPart(width, self.units, pooled) if pooled else None
+        self.statistics = StatisticsPart(self.layout, width) if statistics else None
+        self.unit = unit  # what the part of the latent vector that is of single tokens is multiplied by
         self.decoder_positions = nn.Parameter(torch.empty(tokens, width))
         self.decoder = _transformer(width, blocks, heads, feedforward)
         self.debedders = nn.ModuleList(nn.Linear(width, layer.width) for layer in layers)
@@ -88,7 +92,12 @@ class HyperRepresentation(
     @property
     def latent(self) -> int:
         """Length D of an embedding."""
-        return self.bottleneck.latent + (self.pooled.latent if self.pooled is not None else 0)
+        return sum(self._parts)
+
+    @property
+    def _parts(self) -> list[int]:
+        """Lengths of the parts of z: of single tokens, learned from all, statistics."""
+        return [self.bottleneck.latent, *(0 if p is None else p.latent for p in (self.pooled, self.statistics))]
 
     def initialise(self, draws: torch.Generator) -> None:
         """Draw all trained parameters: matrices N(0, 1 / fan_in), positions N(0, 0.02²), biases 0.
@@ -97,7 +106,7 @@ class HyperRepresentation(
         """
         last_maps = ("bottleneck.down", "debedders") if self.linear_path is not None else ()
         for name, parameter in self.named_parameters():
-            if name.startswith((*last_maps, "pooled.up")):
+            if name.startswith((*last_maps, "pooled.up", "statistics.up")):
                 nn.init.zeros_(parameter)
             elif name.endswith("positions"):
                 nn.init.normal_(parameter, std=0.02, generator=draws)
@@ -122,14 +131,22 @@ class HyperRepresentation(
         z: Tensor = self.bottleneck.compress(tokens)
         if self.linear_path is not None:
             z = z + self.linear_path.compress(rows)
-        return z if self.pooled is None else torch.cat([z, self.pooled.compress(tokens)], dim=1)
+        parts = [self.unit * z]
+        if self.pooled is not None:
+            parts.append(self.pooled.compress(tokens))
+        if self.statistics is not None:
+            parts.append(self.statistics.compress(self.denormalise(x)))
+        return torch.cat(parts, dim=1)
 
     def reconstruct(self, z: Tensor, *, half: bool = False) -> Tensor:
         """z (N, D) -> normalised weights (N, P); with `half` the transformer multiplies in bfloat16."""
-        z, whole = z.split([self.bottleneck.latent, self.latent - self.bottleneck.latent], dim=1)
+        z, pooled, statistics = z.split(self._parts, dim=1)
+        z = z / self.unit
         tokens = self.bottleneck.expand(z) + self.decoder_positions
         if self.pooled is not None:
-            tokens = tokens + self.pooled.expand(whole)
+            tokens = tokens + self.pooled.expand(pooled)
+        if self.statistics is not None:
+            tokens = tokens + self.statistics.expand(statistics)
         tokens = _transformed(self.decoder, tokens, half=half)
         pairs = zip(self.debedders, tokens.split(self.units, dim=1), strict=True)
         rows = [debed(part) for debed, part in pairs]

@@ -6,6 +6,11 @@ N models, T tokens (units of all layers), D latent dimensions.
 import torch
 from torch import Tensor, nn
 
+from modelzoo_datasets.layout import Layout
+
+from .probes import layer_statistics
+
+_SMALLEST_DEVIATION = 1e-6  # of a statistic over the training states
 _SMALLEST_VARIANCE = 1e-6  # below it the slope of a square root would explode
 
 
@@ -112,3 +117,38 @@ class PooledPart(nn.Module):
         """(N, D of this part) -> what is added to every token, (N, 1, width)."""
         added: Tensor = self.up(z)
         return added.unsqueeze(1)
+
+
+class StatisticsPart(nn.Module):
+    """s(W), mean, spread and quantiles of each layer, as a further part of the latent vector, as it is.
+
+    What a model is as a whole (how long it was trained, how well it does) shows in them (2002.11448); the decoder adds
+    a linear map of them to all tokens.
+    """
+
+    mean: Tensor  # (F,) of s(W) over the training states
+    deviation: Tensor  # (F,)
+
+    def __init__(self, layout: Layout, width: int) -> None:
+        super().__init__()
+        self.layout = layout
+        self.latent = layer_statistics(torch.zeros(1, layout.size), layout).shape[1]
+        self.up = nn.Linear(self.latent, width)
+        self.register_buffer("mean", torch.zeros(self.latent))
+        self.register_buffer("deviation", torch.ones(self.latent))
+
+    def fit(self, weights: Tensor) -> None:
+        """Standardise by these states (N, P)."""
+        found = layer_statistics(weights, self.layout)
+        self.mean.copy_(found.mean(dim=0))
+        self.deviation.copy_(found.std(dim=0).clamp_min(_SMALLEST_DEVIATION))
+
+    def compress(self, weights: Tensor) -> Tensor:
+        """(N, P), as they are, -> (N, F)."""
+        found = layer_statistics(weights, self.layout)
+        return ((found - self.mean) / self.deviation).to(weights.dtype)
+
+    def expand(self, z: Tensor) -> Tensor:
+        """(N, F) -> (N, 1, width), for every token the same."""
+        found: Tensor = self.up(z).unsqueeze(1)
+        return found

@@ -53,6 +53,8 @@ def new_representation(recipe: HyperRecipe, zoo: Zoo) -> HyperRepresentation:
         signs=recipe.data.signs,
         center=model.center,
         pooled=model.pooled,
+        statistics=model.statistics,
+        unit=model.unit,
     )
     rep.initialise(generator(recipe.learning.seed, "auto-encoder"))
     rep.accuracy.copy_(torch.from_numpy(zoo.table["val_acc"].to_numpy(copy=True)))
@@ -66,6 +68,8 @@ def new_representation(recipe: HyperRecipe, zoo: Zoo) -> HyperRepresentation:
         fit_reference(rep, weights)
     weights = rep.align(weights)  # also refuses weights that are not finite
     rep.mean.copy_(weights.mean(dim=0))
+    if rep.statistics is not None:
+        rep.statistics.fit(weights)
     if rep.linear_path is not None:
         rep.linear_path.fit(rep.layout.to_tokens(rep.normalise(weights)))
     return rep

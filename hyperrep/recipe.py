@@ -48,6 +48,8 @@ class ModelRecipe:
     latent: float  # dense: size of the latent; tokens: size of a token's part as a fraction of the token's length
     projection: int = 64  # width of the head used only inside the contrastive loss
     center: bool = True  # subtract the mean of the training states before encoding
+    statistics: bool = False  # whether s(W), the statistics of the layers, is a further part of the latent vector
+    unit: float = 1.0  # of the part that is of single tokens: probes penalise all alike, and read small numbers last
     pooled: int = 0  # further latent numbers, from mean and spread of each layer's tokens
 
 
@@ -163,7 +165,7 @@ def _impossible(recipe: HyperRecipe) -> list[tuple[bool, str]]:
     """What cannot be learned or judged, and how to say so."""
     data, model, how, judged = recipe.data, recipe.model, recipe.learning, recipe.evaluation
     shares = {"contrast": how.contrast, "mix": how.mix, "erase": how.erase}
-    sizes = {"lr": how.lr, "temperature": how.temperature, "latent": model.latent}
+    sizes = {"lr": how.lr, "temperature": how.temperature, "latent": model.latent, "unit": model.unit}
     names = ("noise", "weight_decay", "behaviour", "mixed_behaviour", "statistics")
     factors = {name: getattr(how, name) for name in names}
     return [
