@@ -196,14 +196,16 @@ class HyperRepresentation(
 
         Args:
             quality: draw from this share of the training states, the best by validation accuracy (S_KDE30: 0.3).
-            bandwidth: of the kernels, in units of the embedding (published: 0.002).
+            bandwidth: of the kernels, in units of the embedding, of tokens before `unit` (published: 0.002).
         """
         if sampler not in SAMPLERS:
             raise ModelZooError(f"unknown sampler {sampler!r}; choose from {', '.join(SAMPLERS)}")
         if n < 1 or not 0 < quality <= 1:
             raise ModelZooError(f"expected n >= 1 and 0 < quality <= 1, got n {n}, quality {quality}")
-        z = self.embeddings.cpu()[best_states(self.accuracy.cpu(), quality)]  # drawn alike on every device
-        return self.decode(SAMPLERS[sampler](z, n, bandwidth, generator).to(self.device))
+        units = torch.ones(self.latent)
+        units[: self.bottleneck.latent] = self.unit  # samplers see tokens in their own size
+        z = self.embeddings.cpu()[best_states(self.accuracy.cpu(), quality)] / units  # drawn alike on every device
+        return self.decode((SAMPLERS[sampler](z, n, bandwidth, generator) * units).to(self.device))
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
         """What `save_pretrained` and `push_to_hub` put beside the weights where no card is."""

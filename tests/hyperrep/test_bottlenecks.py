@@ -75,6 +75,16 @@ def test_a_unit_changes_how_z_is_written_and_nothing_else(zoo: dict[str, Zoo]) -
     assert_close(small.decode(one), plain.decode(other), atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("sampler", ["uniform", "kde", "normal"])
+def test_samples_do_not_depend_on_the_unit(sampler: str, zoo: dict[str, Zoo]) -> None:
+    drawn = []
+    for unit in (0.01, 1.0):
+        rep = new_representation(recipe(model={**WITH, "unit": unit}), zoo["train"])
+        rep.embeddings.copy_(rep.embed(zoo["train"].weights))
+        drawn.append(rep.sample(3, sampler=sampler, bandwidth=0.1, generator=generator(0, "samples")))
+    assert_close(*drawn, atol=1e-4, rtol=1e-3)
+
+
 def test_where_tokens_are_small_a_probe_reads_statistics_first(zoo: dict[str, Zoo]) -> None:
     """A target that is one of the statistics, among many numbers that say nothing of it."""
     found = {}
