@@ -26,8 +26,26 @@ def new_representation(recipe: HyperRecipe, zoo: Zoo) -> HyperRepresentation:
     Raises:
         FormatError: weights that are not finite, models that were trained in different ways, or signs to be aligned
             where an activation is not odd.
+        RecipeError: not one layer weight for each layer.
     """
-    model, weights, activations = recipe.model, zoo.weights, zoo.table["activation"].unique()
+    _refuse_unlearnable(recipe, zoo)
+    rep = _untrained(recipe, zoo)
+    rep.initialise(generator(recipe.learning.seed, "auto-encoder"))
+    rep.accuracy.copy_(torch.from_numpy(zoo.table["val_acc"].to_numpy(copy=True)))
+    rep.scale.copy_(layer_scales(zoo.weights, rep))
+    if recipe.data.align:
+        fit_reference(rep, zoo.weights)
+    weights = rep.align(zoo.weights)  # also refuses weights that are not finite
+    rep.mean.copy_(weights.mean(dim=0))
+    if rep.statistics is not None:
+        rep.statistics.fit(weights)
+    if rep.linear_path is not None:
+        rep.linear_path.fit(rep.layout.to_tokens(rep.normalise(weights)))
+    return rep
+
+
+def _refuse_unlearnable(recipe: HyperRecipe, zoo: Zoo) -> None:
+    activations, layers = zoo.table["activation"].unique(), len(zoo.layout.layers)
     if recipe.data.signs and list(activations) != ["tanh"]:
         raise FormatError(
             f"recipe {recipe.name}: signs = true needs networks with tanh alone, the zoo has {', '.join(activations)}"
@@ -38,9 +56,18 @@ def new_representation(recipe: HyperRecipe, zoo: Zoo) -> HyperRepresentation:
                 f"recipe {recipe.name} learns from models that were trained alike; config {recipe.data.config} has "
                 f"several values of {field.name}"
             )
-    rep = HyperRepresentation(
+    if len(recipe.learning.layer_weights) not in (0, layers):
+        raise RecipeError(
+            f"recipe {recipe.name}: layer_weights needs one number for each of the {layers} layers of "
+            f"{zoo.architecture.name}, got {len(recipe.learning.layer_weights)}"
+        )
+
+
+def _untrained(recipe: HyperRecipe, zoo: Zoo) -> HyperRepresentation:
+    model = recipe.model
+    return HyperRepresentation(
         architecture=zoo.architecture.name,
-        activation=str(activations[0]),
+        activation=str(zoo.table["activation"].iloc[0]),
         dropout=float(zoo.table["dropout"].iloc[0]),
         width=model.width,
         blocks=model.blocks,
@@ -48,7 +75,7 @@ def new_representation(recipe: HyperRecipe, zoo: Zoo) -> HyperRepresentation:
         feedforward=model.feedforward,
         bottleneck=model.bottleneck,
         latent=model.latent,
-        states=len(weights),
+        states=len(zoo.weights),
         aligned=recipe.data.align,
         signs=recipe.data.signs,
         center=model.center,
@@ -56,23 +83,6 @@ def new_representation(recipe: HyperRecipe, zoo: Zoo) -> HyperRepresentation:
         statistics=model.statistics,
         unit=model.unit,
     )
-    rep.initialise(generator(recipe.learning.seed, "auto-encoder"))
-    rep.accuracy.copy_(torch.from_numpy(zoo.table["val_acc"].to_numpy(copy=True)))
-    rep.scale.copy_(layer_scales(weights, rep))
-    if len(recipe.learning.layer_weights) not in (0, len(rep.layout.layers)):
-        raise RecipeError(
-            f"recipe {recipe.name}: layer_weights needs one number for each of the {len(rep.layout.layers)} layers of "
-            f"{zoo.architecture.name}, got {len(recipe.learning.layer_weights)}"
-        )
-    if recipe.data.align:
-        fit_reference(rep, weights)
-    weights = rep.align(weights)  # also refuses weights that are not finite
-    rep.mean.copy_(weights.mean(dim=0))
-    if rep.statistics is not None:
-        rep.statistics.fit(weights)
-    if rep.linear_path is not None:
-        rep.linear_path.fit(rep.layout.to_tokens(rep.normalise(weights)))
-    return rep
 
 
 def layer_scales(weights: Tensor, rep: HyperRepresentation) -> Tensor:

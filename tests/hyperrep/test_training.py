@@ -265,7 +265,8 @@ def test_states_that_are_not_finite_are_counted_and_refused(states: Zoo, align: 
     weights = states.weights.clone()
     weights[3, 17] = float("nan")
     broken = dataclasses.replace(states, weights=weights)
-    with pytest.raises(FormatError, match=r"^1 rows are not finite; leave them out$"):
+    told = f"expected finite weights per model, got 1 of {len(states)} rows with others; leave these out"
+    with pytest.raises(FormatError, match=f"^{told}$"):
         new_representation(recipe(data={"align": align}), broken)
 
 
