@@ -241,6 +241,7 @@ def main() -> None:
         return
     print(heading(os.cpu_count() or 1, ("torch", "safetensors", "pyarrow", "datasets")))
     print(f"load average at the start {load()}; medians of {options.rounds} rounds", flush=True)
+    options.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=options.out) as folder:
         weights = trained(min(options.trained, options.models), options.epochs, Path(folder))
         for layout in LAYOUTS:

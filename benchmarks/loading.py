@@ -220,6 +220,7 @@ def main() -> None:
     rounds, models = (1, 4) if options.quick else (options.rounds, options.models)
     print(heading(torch.get_num_threads(), PACKAGES))
     print(f"load average at the start {load()}; medians of {rounds} rounds", flush=True)
+    options.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=options.out) as name:
         os.environ |= {"MODELZOO_CACHE": f"{name}/cache", "HF_DATASETS_CACHE": f"{name}/datasets"}
         make(Path(name), models)

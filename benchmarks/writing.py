@@ -166,6 +166,7 @@ def main() -> None:
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "safetensors", "pyarrow"))
     print(f"{processor()}, {cores} cores, Python {platform.python_version()}, {versions}")
     print(f"load average at the start {os.getloadavg()[0]:.1f}; medians of {options.rounds} rounds")
+    options.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=options.out) as folder:
         for threads in sorted({1, cores}):
             what = f"{options.models} models, {options.epochs} epochs of {IMAGES}, {RECIPE}/seed"
