@@ -49,14 +49,6 @@ def layer_statistics(weights: Tensor, layout: Layout) -> Tensor:
     return torch.cat(columns, dim=1)
 
 
-def ridge_r2(
-    features: Mapping[str, Tensor],  # split -> (N, F)
-    targets: Mapping[str, Tensor],  # split -> (N,)
-) -> float:
-    """R² on the test split of `ridge`: 1 - mean squared error / variance of the target, both on that split."""
-    return r2(ridge(features, targets), targets["test"].double())
-
-
 @dataclass(frozen=True)
 class Decomposition:
     """Singular value decomposition of training features with a column of ones, float64: serves every target."""

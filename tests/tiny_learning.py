@@ -1,10 +1,14 @@
 """Hyper-representations small enough to be learned in a second."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from hyperrep import HyperRepresentation
 from hyperrep.fitting import new_representation
+from hyperrep.probes import r2, ridge
 from hyperrep.recipe import DataRecipe, EvaluationRecipe, HyperRecipe, LearningRecipe, ModelRecipe
 from hyperrep.recording import EpochMetrics
 from hyperrep.training import learn
@@ -31,3 +35,8 @@ def learned(
     """A hyper-representation trained to the end, and its metrics."""
     rep = new_representation(chosen, states)
     return rep, list(learn(rep, states.weights, unseen.weights, chosen, folder))
+
+
+def ridge_r2(features: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> float:
+    """R² of the ridge probe on the test split."""
+    return r2(ridge(features, targets), targets["test"].double())

@@ -94,7 +94,7 @@ def _each_row(file: BinaryIO, columns: int) -> Iterator[Row]:
     while True:
         try:
             chunk = file.read(4 * columns * _ROWS_AT_ONCE)
-        except Exception:  # of whatever compression: what comes behind is lost
+        except DAMAGED:  # what comes behind is lost
             return
         if not chunk:
             return

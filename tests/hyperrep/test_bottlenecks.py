@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_learning import learned, recipe
+from tiny_learning import learned, recipe, ridge_r2
 from torch import Tensor
 from torch.testing import assert_close
 
 from hyperrep import HyperRepresentation
 from hyperrep.fitting import new_representation
-from hyperrep.probes import layer_statistics, ridge_r2
+from hyperrep.probes import layer_statistics
 from modelzoo_datasets.loading import Zoo, load_zoo
 from modelzoo_datasets.seeds import generator
 from modelzoo_datasets.symmetry import permute, random_permutations

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -112,10 +113,10 @@ def test_what_was_cut_in_the_cache_is_measured_again(spoil: object, cache: Path)
 
 def test_where_nothing_can_be_kept_it_is_measured_each_time(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache.write_text("a file where the folder would be")
-    assert [int(kept(KEY, lambda i=i: torch.tensor(i))) for i in range(2)] == [0, 1]  # type: ignore[misc]
+    assert [int(kept(KEY, partial(torch.tensor, i))) for i in range(2)] == [0, 1]
     monkeypatch.setenv("MODELZOO_CACHE", str(cache.with_name("other")))
     monkeypatch.setenv("MODELZOO_CACHE_BYTES", "3")
-    assert [int(kept(KEY, lambda i=i: torch.tensor(i))) for i in range(2)] == [0, 1]  # type: ignore[misc]
+    assert [int(kept(KEY, partial(torch.tensor, i))) for i in range(2)] == [0, 1]
     monkeypatch.setenv("MODELZOO_CACHE_BYTES", "many")
     with pytest.raises(FormatError) as caught:
         kept(KEY, lambda: torch.tensor(0))

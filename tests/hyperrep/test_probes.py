@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from tiny_learning import ridge_r2
 from torch import Tensor
 
-from hyperrep.probes import PENALTIES, layer_statistics, r2, ridge_r2
+from hyperrep.probes import PENALTIES, layer_statistics, r2
 from modelzoo_datasets.architectures import cnn_s
 from modelzoo_datasets.seeds import generator
 

@@ -7,9 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from tiny_learning import ridge_r2
 
 from hyperrep import HyperRepresentation
-from hyperrep.probes import boosted, ridge_r2, softmax_classes
+from hyperrep.probes import boosted, softmax_classes
 from hyperrep.probing import Probe, probe_all
 from hyperrep.sources import trained_states
 from modelzoo_datasets.errors import FormatError
