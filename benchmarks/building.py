@@ -28,16 +28,16 @@ from safetensors.torch import load_file
 from tables import markdown
 from torch import Tensor
 
-from modelzoo_datasets import build
+from modelzoo_datasets import build_dataset
 from modelzoo_datasets.architectures import get_architecture
-from modelzoo_datasets.building.parquet import write_split
-from modelzoo_datasets.building.schema import Columns, rows_of
+from modelzoo_datasets.builder.parquet import write_split
+from modelzoo_datasets.builder.schema import Columns, rows_of
 from modelzoo_datasets.engines import METRICS, Job, get_engine
 from modelzoo_datasets.images import load_images
 from modelzoo_datasets.recipes import read_recipe
-from modelzoo_datasets.seeds import generator
-from modelzoo_datasets.states import LAYOUTS, ZooFolder, ZooWriter
-from modelzoo_datasets.symmetry import permute, random_permutations
+from modelzoo_datasets.seeds import keyed_generator
+from modelzoo_datasets.weights.symmetry import permute, random_permutations
+from modelzoo_datasets.zoo import STORAGES, ZooFolder, ZooWriter
 
 RECIPE, IMAGES, ARCHITECTURE = "fashion-mnist-cnn-s", "fashion-mnist-5k", "cnn-s"
 CLASSES = 10
@@ -65,7 +65,7 @@ def write_zoo(folder: Path, storage: str, models: int, weights: Tensor) -> None:
     metrics, recall = dict.fromkeys(METRICS, 0.5), torch.full((CLASSES,), 0.5, dtype=torch.float64)
     with ZooWriter(folder, {**facts, "storage": storage}) as writer:
         for number, member in enumerate(grid):
-            orders = random_permutations(symmetry, 1, generator(member.seed, "benchmark"))
+            orders = random_permutations(symmetry, 1, keyed_generator(member.seed, "benchmark"))
             same = [order.expand(epochs + 1, -1) for order in orders]
             for epoch, state in enumerate(permute(weights[number % len(weights)], symmetry, same)):
                 writer.add(member, epoch, state, metrics, recall)
@@ -92,7 +92,7 @@ def in_memory(zoo: Path) -> Tensor:
 
 def whole_build(zoo: Path, out: Path) -> Callable[[], object]:
     """As modelzoo-build does it: read, encode, read back, compare."""
-    return lambda: build([zoo], out / "dataset")
+    return lambda: build_dataset([zoo], out / "dataset")
 
 
 def encoding(zoo: Path, out: Path) -> Callable[[], object]:
@@ -173,9 +173,9 @@ def from_generator(zoo: Path, out: Path) -> Callable[[], object]:
 
 
 WAYS: dict[str, tuple[str, Callable[[Path, Path], Callable[[], object]]]] = {  # label -> layout of the zoo, way
-    **{f"**modelzoo-build**, {layout}": (layout, whole_build) for layout in LAYOUTS},
+    **{f"**modelzoo-build**, {layout}": (layout, whole_build) for layout in STORAGES},
     "datasets: from_generator, to_parquet": ("states", from_generator),
-    **{f"our reading alone, {layout}": (layout, reading) for layout in LAYOUTS},
+    **{f"our reading alone, {layout}": (layout, reading) for layout in STORAGES},
     "**our encoding alone**": ("packed", encoding),
     "datasets: from_dict, to_parquet": ("packed", from_dict),
     "limit: zstd of byte planes": ("packed", planes),
@@ -244,7 +244,7 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=options.out) as folder:
         weights = trained(min(options.trained, options.models), options.epochs, Path(folder))
-        for layout in LAYOUTS:
+        for layout in STORAGES:
             write_zoo(Path(folder) / layout, layout, options.models, weights)
         raw = 4 * options.models * weights[0].numel()
         each = f"{weights.shape[1]} states of {weights.shape[2]} numbers"

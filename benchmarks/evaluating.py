@@ -18,8 +18,8 @@ from tables import markdown, measured, parser_of, ratio, report
 from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from modelzoo_datasets.engines import Network, get_engine
-from modelzoo_datasets.population import fine_tune
+from modelzoo_datasets.analysis import fine_tune
+from modelzoo_datasets.engines import NetworkSpec, get_engine
 
 EVALUATED = ("cnn-s", "cnn-m")
 FINE_TUNED = ("cnn-s/32", "cnn-s/10", "cnn-m/32")
@@ -41,7 +41,7 @@ def evaluate_ours(case: Case) -> Work:
 
     def work(model_images: int) -> int:
         models = max(case.models, -(-model_images // case.test_images))
-        engine.evaluate(case.architecture, images, weights(models), [Network(ACTIVATION)] * models, "test")
+        engine.evaluate(case.architecture, images, weights(models), [NetworkSpec(ACTIVATION)] * models, "test")
         return models * case.test_images
 
     return work

@@ -24,9 +24,9 @@ from torch.utils.data import DataLoader
 
 from hyperrep import HyperRepresentation
 from hyperrep.recipe import DataRecipe, EvaluationRecipe, HyperRecipe, LearningRecipe, ModelRecipe
-from hyperrep.training import learn
+from hyperrep.trainer.loop import learn
 from modelzoo_datasets.architectures import get_architecture
-from modelzoo_datasets.seeds import generator
+from modelzoo_datasets.seeds import keyed_generator
 
 ARCHITECTURE = "cnn-s"
 HEADS, PROJECTION = 4, 64
@@ -68,7 +68,7 @@ class Case:
     def states(self) -> Tensor:
         """Weights without any meaning (N, P): no rival's speed depends on them."""
         size = get_architecture(ARCHITECTURE).layout.size
-        return torch.randn(self.batch * self.batches, size, generator=generator(0, "states"))
+        return torch.randn(self.batch * self.batches, size, generator=keyed_generator(0, "states"))
 
 
 def untrained(case: Case) -> HyperRepresentation:
@@ -88,7 +88,7 @@ def untrained(case: Case) -> HyperRepresentation:
         aligned=False,
         center=False,
     )
-    rep.initialise(generator(0, "auto-encoder"))
+    rep.initialise(keyed_generator(0, "auto-encoder"))
     return rep
 
 
@@ -148,7 +148,7 @@ def published_model(case: Case) -> published.Published:
 
 def products(case: Case) -> Work:
     """What this machine multiplies on one thread: products of large float32 matrices, counted in operations."""
-    a, b = (torch.randn(SIDE, SIDE, generator=generator(0, name)) for name in ("a", "b"))
+    a, b = (torch.randn(SIDE, SIDE, generator=keyed_generator(0, name)) for name in ("a", "b"))
     out = torch.empty(SIDE, SIDE)
 
     def work(wanted: int) -> int:

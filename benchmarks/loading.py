@@ -26,11 +26,11 @@ from torch import Tensor
 
 from modelzoo_datasets import load_zoo
 from modelzoo_datasets.architectures import get_architecture
-from modelzoo_datasets.building.parquet import write_split
-from modelzoo_datasets.building.schema import Columns
+from modelzoo_datasets.builder.parquet import write_split
+from modelzoo_datasets.builder.schema import Columns
 from modelzoo_datasets.loading import stream_zoo
 from modelzoo_datasets.recipes import read_recipe
-from modelzoo_datasets.states import DATASET_FORMAT, write_json
+from modelzoo_datasets.zoo import DATASET_FORMAT, write_json
 
 RECIPE, ARCHITECTURE, EPOCHS = "fashion-mnist-cnn-s", "cnn-s", 50
 PACKAGES = ("torch", "pyarrow", "datasets", "safetensors")

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 from torch.utils.data import Dataset
 
-from modelzoo_datasets.layout import Layout
-from modelzoo_datasets.symmetry import Symmetry, permute, random_permutations
+from modelzoo_datasets.weights.layout import Layout
+from modelzoo_datasets.weights.symmetry import Symmetry, permute, random_permutations
 
 PERMUTATIONS = 10  # made before learning, as its code does when nobody says how many
 

@@ -22,11 +22,11 @@ from torch import Tensor
 
 from modelzoo_datasets.architectures import get_architecture
 from modelzoo_datasets.engines import METRICS, Job, get_engine
-from modelzoo_datasets.generating.cohorts import METRICS_ON
-from modelzoo_datasets.generating.generate import add_states
+from modelzoo_datasets.generation.cohorts import METRICS_ON
+from modelzoo_datasets.generation.generate import add_states
 from modelzoo_datasets.images import Images, load_images
 from modelzoo_datasets.recipes import Member, read_recipe
-from modelzoo_datasets.states import LAYOUTS, ZooWriter
+from modelzoo_datasets.zoo import STORAGES, ZooWriter
 
 RECIPE = "fashion-mnist-cnn-s"  # published settings: Adam, batches of 10
 IMAGES = "fashion-mnist-5k"
@@ -109,7 +109,7 @@ def training_table(out: Path, rounds: int, models: int, epochs: int, threads: in
     images = load_images(IMAGES, out)
     members = read_recipe(RECIPE).members("seed", epochs=epochs)[:models]
     train(out / "zoo", None, members[:threads], images, threads)  # warm
-    found: dict[str | None, list[dict[str, float]]] = {None: [], **{layout: [] for layout in LAYOUTS}}
+    found: dict[str | None, list[dict[str, float]]] = {None: [], **{layout: [] for layout in STORAGES}}
     for number in range(rounds):
         order = list(found)
         for layout in order[number % 3 :] + order[: number % 3]:
@@ -136,7 +136,7 @@ def writers_table(out: Path, architecture: str, rounds: int) -> list[str]:
     ways: Mapping[str, Callable[[], None]] = {
         "one plain file": lambda: write_plain(out / "zoo", [b"".join(raw)]),
         f"{STATES} plain files": lambda: write_plain(out / "zoo", raw),
-        **{layout: lambda layout=layout: write_zoo(out / "zoo", layout, architecture, weights) for layout in LAYOUTS},  # type: ignore[misc]
+        **{layout: lambda layout=layout: write_zoo(out / "zoo", layout, architecture, weights) for layout in STORAGES},  # type: ignore[misc]
     }
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds):

@@ -10,8 +10,8 @@ from typing import Any, get_args, get_origin
 from modelzoo_datasets.errors import ModelZooError, RecipeError
 from modelzoo_datasets.recipes import check_keys, check_type, find_recipe
 
-from .baselines import require_drawable
-from .samplers import parse_sampler
+from .evaluation import require_drawable
+from .model import parse_sampler
 
 BOTTLENECKS = ("tokens", "dense")
 PERMUTED_VIEWS = ("none", "second", "both")

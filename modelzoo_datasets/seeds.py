@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 Key = str | int
 
 
-def derive(seed: int, *purpose: Key) -> int:
+def derive_seed(seed: int, *purpose: Key) -> int:
     """A 63-bit integer that depends on the seed and the purpose alone (SHA-256 of both)."""
     text = "/".join(str(part) for part in (seed, *purpose))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1
 
 
-def generator(seed: int, *purpose: Key) -> torch.Generator:
+def keyed_generator(seed: int, *purpose: Key) -> torch.Generator:
     """A CPU generator for one purpose, e.g. `generator(model_seed, "order", epoch)`."""
     import torch  # here, so that recipes, and with them every --help, need not wait for it
 
-    return torch.Generator().manual_seed(derive(seed, *purpose))
+    return torch.Generator().manual_seed(derive_seed(seed, *purpose))

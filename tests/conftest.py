@@ -26,13 +26,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hub_commands import Client
-from hub_server import HubServer
-from hub_state import User
-from resnet_zoos import make_resnet_dataset
+from helpers.hub_commands import Client
+from helpers.hub_server import HubServer
+from helpers.hub_state import User
+from helpers.resnet_zoos import make_resnet_dataset
 
-from modelzoo_datasets import build, generate, read_recipe
-from modelzoo_datasets.engines.torch_engine import TorchEngine
+from modelzoo_datasets import build_dataset, generate_zoo, read_recipe
+from modelzoo_datasets.engines.torch.torch_engine import TorchEngine
 from modelzoo_datasets.images import Images, Split, load_images
 
 TINY_RECIPE = """\
@@ -125,7 +125,7 @@ def tiny_recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _generated(recipe: Path, config: str, engine: TorchEngine, factory: Any) -> Path:
     folder: Path = factory.mktemp("zoos") / config
     chosen = read_recipe(str(recipe))
-    generate(chosen, config, folder, engine=engine, images_root=folder.parent / "images")
+    generate_zoo(chosen, config, folder, engine=engine, images_root=folder.parent / "images")
     return folder
 
 
@@ -145,7 +145,7 @@ def tiny_hyp_zoo(tiny_recipe: Path, engine: TorchEngine, tmp_path_factory: pytes
 def tiny_dataset(tiny_zoo: Path, tiny_hyp_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The dataset folder of both zoos."""
     out = tmp_path_factory.mktemp("datasets") / "tiny"
-    build([tiny_zoo, tiny_hyp_zoo], out)
+    build_dataset([tiny_zoo, tiny_hyp_zoo], out)
     return out
 
 

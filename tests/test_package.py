@@ -10,12 +10,11 @@ from pathlib import Path
 from zipfile import ZipFile
 
 import pytest
-from processes import run
+from helpers.paths import ROOT
+from helpers.processes import run
 
 import hyperrep
 import modelzoo_datasets
-
-ROOT = Path(__file__).parent.parent
 
 
 @pytest.mark.parametrize("package", [modelzoo_datasets, hyperrep], ids=lambda p: p.__name__)
@@ -46,8 +45,8 @@ def test_the_wheel_holds_two_packages_with_recipes_types_and_licences(wheel: Pat
         "hyperrep/recipes/demo.toml",
         "modelzoo_datasets/images/data/fashion_mnist_5k.npz",
         "modelzoo_datasets/images/data/FASHION_MNIST_LICENSE",
-        "modelzoo_datasets/building/card.md.j2",
-        "modelzoo_datasets/report/report.html.j2",
+        "modelzoo_datasets/builder/card/card.md.j2",
+        "hyperrep/report/report.html.j2",
         "modelzoo_datasets/engines/native/kernel/model.hpp",
         "modelzoo_datasets/engines/cuda/kernel/epoch.cuh",
     ):

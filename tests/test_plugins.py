@@ -8,20 +8,21 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from processes import run
+from helpers.paths import ROOT
+from helpers.processes import run
 
 from modelzoo_datasets import plugins
 from modelzoo_datasets.architectures import get_architecture
 from modelzoo_datasets.architectures import registry as architectures
 from modelzoo_datasets.engines import Job
-from modelzoo_datasets.engines.torch_engine import TorchEngine
+from modelzoo_datasets.engines.torch.torch_engine import TorchEngine
 from modelzoo_datasets.errors import ModelZooError, RecipeError
 from modelzoo_datasets.images import get_image_dataset, load_images
 from modelzoo_datasets.images import registry as images_registry
 from modelzoo_datasets.plugins import VARIABLE, PluginError, use_plugin
 from modelzoo_datasets.recipes import Training
 
-EXAMPLE = Path(__file__).parents[1] / "generation" / "example"
+EXAMPLE = ROOT / "generation" / "example"
 PLUGIN = '''\
 import torch
 from torch import nn

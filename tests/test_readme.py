@@ -7,12 +7,12 @@ import shutil
 from pathlib import Path
 
 import pytest
-from processes import BIN, run
+from helpers.paths import ROOT
+from helpers.processes import BIN, run
 
-from modelzoo_datasets import build, generate, read_recipe
-from modelzoo_datasets.engines.torch_engine import TorchEngine
+from modelzoo_datasets import build_dataset, generate_zoo, read_recipe
+from modelzoo_datasets.engines.torch.torch_engine import TorchEngine
 
-ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 TARGETS = re.findall(r"^([a-z]+):.*##", (ROOT / "Makefile").read_text(), re.M)
 
@@ -37,8 +37,8 @@ def folder_after_the_demo(tiny_recipe: Path, engine: TorchEngine, tmp_path_facto
     """A folder with `demo/dataset` in it, of the demo's epochs but with fewer models and larger batches."""
     folder = tmp_path_factory.mktemp("readme")
     zoo, recipe = folder / "demo" / "zoo" / "seed", read_recipe(str(tiny_recipe))
-    generate(recipe, "seed", zoo, engine=engine, images_root=folder / "images", epochs=10)
-    build([zoo], folder / "demo" / "dataset")
+    generate_zoo(recipe, "seed", zoo, engine=engine, images_root=folder / "images", epochs=10)
+    build_dataset([zoo], folder / "demo" / "dataset")
     return folder
 
 

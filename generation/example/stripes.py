@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from modelzoo_datasets.architectures import ACTIVATION_MODULES, Architecture, register
+from modelzoo_datasets.architectures import ACTIVATION_MODULES, Architecture, register_architecture
 from modelzoo_datasets.images import ImageDataset, Split, register_images
 
 
@@ -26,7 +26,7 @@ def stripes(root: Path) -> dict[str, Split]:
     return {"train": Split(pixels[:1000], labels[:1000]), "test": Split(pixels[1000:], labels[1000:])}
 
 
-register(Architecture("perceptron", input_shape=(1, 8, 8), classes=2, build=perceptron))
+register_architecture(Architecture("perceptron", input_shape=(1, 8, 8), classes=2, build=perceptron))
 register_images(
     ImageDataset("stripes", stripes, sizes=(800, 200, 200), mean=(0.5,), std=(0.25,), classes=2, size=(8, 8))
 )

@@ -7,10 +7,9 @@ from functools import partial
 
 from torch import nn
 
-from ..layout import Layout
-from ..symmetry import Symmetry, chain_symmetry
+from ..weights import Layout, Symmetry, chain_symmetry
 from .modules import ACTIVATION_MODULES, ModuleListCNN, SeededDropout
-from .registry import Architecture, register, register_for_classes
+from .registry import Architecture, add_architecture, register_for_classes
 
 
 def small_cnn_layers(activation: str, dropout: float, *, channels: int) -> list[nn.Module]:
@@ -59,13 +58,13 @@ def _medium_cnn_symmetry(layout: Layout) -> Symmetry:
     return chain_symmetry(layout, pooled=(True, True, True, False))
 
 
-cnn_s = register(Architecture("cnn-s", (1, 28, 28), 10, partial(_small_cnn, channels=1), _small_cnn_symmetry))
-cnn_s_rgb = register(
+cnn_s = add_architecture(Architecture("cnn-s", (1, 28, 28), 10, partial(_small_cnn, channels=1), _small_cnn_symmetry))
+cnn_s_rgb = add_architecture(
     Architecture(
         "cnn-s-rgb", (3, 28, 28), 10, partial(_small_cnn, channels=3), _small_cnn_symmetry, family=cnn_s.family
     )
 )
-cnn_m = register(Architecture("cnn-m", (3, 32, 32), 10, _medium_cnn, _medium_cnn_symmetry))
+cnn_m = add_architecture(Architecture("cnn-m", (3, 32, 32), 10, _medium_cnn, _medium_cnn_symmetry))
 
 
 def _medium_cnn_for(name: str, classes: int) -> Architecture:

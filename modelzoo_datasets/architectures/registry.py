@@ -3,15 +3,15 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from importlib import import_module
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import RecipeError, unknown
-from ..layout import Layout
 from ..plugins import load_plugins
-from ..symmetry import Symmetry, no_symmetry
+from ..weights import Layout, Symmetry, no_symmetry
 from .modules import keyed_dropout, left_as_built
 
 
@@ -19,7 +19,8 @@ from .modules import keyed_dropout, left_as_built
 class Architecture:
     """A set of equal networks; `build(activation, dropout)` gives one, its weights not yet set.
 
-    One call makes an architecture of one's own known: `register(Architecture("mine", (1, 28, 28), 10, build))`.
+    One call makes an architecture of one's own known:
+    `register_architecture(Architecture("mine", (1, 28, 28), 10, build))`.
     """
 
     name: str
@@ -81,12 +82,29 @@ _FOR_CLASSES: dict[str, Callable[[str, int], Architecture]] = {}  # name of the 
 _MOST_CLASSES = 10_000
 
 
-def register(architecture: Architecture) -> Architecture:
+_BUILTIN = ("cnn", "generalization", "resnet", "strided_cnn")  # modules that register when they are imported
+
+
+def load_builtin() -> None:
+    """Import the modules of this package that register architectures, and the user's plugins."""
+    for name in _BUILTIN:
+        import_module(f".{name}", __package__)
+    load_plugins()
+
+
+def register_architecture(architecture: Architecture) -> Architecture:
     """Make an architecture known by its name and family.
 
     Raises:
         ValueError: the name is taken, or the family has a variant for such images already.
     """
+    for name in _BUILTIN:  # first, so that nobody takes one of their names
+        import_module(f".{name}", __package__)
+    return add_architecture(architecture)
+
+
+def add_architecture(architecture: Architecture) -> Architecture:
+    """Register without loading the built-in architectures first; they themselves use it."""
     name, family = architecture.name, architecture.family
     if name in _ARCHITECTURES:
         raise ValueError(f"architecture {name!r} is registered twice")
@@ -104,6 +122,7 @@ def register_for_classes(name: str, make: Callable[[str, int], Architecture]) ->
 
 def variants_for_classes(classes: int) -> list[str]:
     """Names of the variants that there are for any number of classes, for this one."""
+    load_builtin()
     return [f"{name}-{classes}" for name in _FOR_CLASSES if 1 < classes <= _MOST_CLASSES]
 
 
@@ -112,17 +131,18 @@ def _make_variant(name: str) -> None:
     if base in _FOR_CLASSES and classes.isdecimal() and name in variants_for_classes(int(classes)):
         variant = _FOR_CLASSES[base](name, int(classes))
         if variant.classes != _ARCHITECTURES[base].classes:  # that has its own name
-            register(variant)
+            add_architecture(variant)
 
 
 def architecture_names() -> list[str]:
     """All registered names."""
+    load_builtin()
     return sorted(_ARCHITECTURES)
 
 
 def get_architecture(name: str) -> Architecture:
     """The architecture of exactly that name; raises RecipeError with the nearest known one."""
-    load_plugins()
+    load_builtin()
     if name not in _ARCHITECTURES:
         _make_variant(name)
     if name not in _ARCHITECTURES:
@@ -136,7 +156,7 @@ def architecture_of(facts: Mapping[str, Any]) -> Architecture:
     Raises:
         RecipeError: nobody knows it, and it is no population of a kind of its own.
     """
-    load_plugins()
+    load_builtin()
     name = facts["architecture"]
     if facts.get("imported", {}).get("format") == ANY_FORMAT and name not in _ARCHITECTURES:
         return tensors_alone(name, Layout.from_json(facts["layout"]))
@@ -165,7 +185,7 @@ def architecture_for(name: str, input_shape: tuple[int, ...], classes: int) -> A
     Raises:
         RecipeError: nothing has this name, or none that has is made for such images.
     """
-    load_plugins()
+    load_builtin()
     found = [a for a in _ARCHITECTURES.values() if name in (a.name, a.family)]
     if not found:
         families = {a.family for a in _ARCHITECTURES.values()}

@@ -5,9 +5,8 @@ from functools import partial
 import torch
 from torch import nn
 
-from ..layout import Layout
-from ..symmetry import Symmetry, unit_group
-from .registry import Architecture, register
+from ..weights import Layout, Symmetry, unit_group
+from .registry import Architecture, add_architecture
 
 _STAGES = (1, 2, 3, 4)
 
@@ -43,7 +42,7 @@ def _resnet18_symmetry(layout: Layout) -> Symmetry:
 
 def _register(name: str, size: int, classes: int) -> Architecture:
     build = partial(_resnet18, classes=classes)
-    return register(Architecture(name, (3, size, size), classes, build, _resnet18_symmetry, family="resnet18"))
+    return add_architecture(Architecture(name, (3, size, size), classes, build, _resnet18_symmetry, family="resnet18"))
 
 
 resnet18 = _register("resnet18", 32, 10)

@@ -5,10 +5,10 @@ import os
 import torch
 
 from ..errors import DeviceError
-from .cuda import CudaEngine
-from .interface import Engine
-from .native import NativeEngine
-from .torch_engine import TorchEngine
+from .base import Engine
+from .cuda.cuda_engine import CudaEngine
+from .native.native_engine import NativeEngine
+from .torch.torch_engine import TorchEngine
 
 ENGINES = ("auto", "torch", "native", "cuda")
 

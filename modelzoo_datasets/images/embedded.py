@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .images import Split
+from .image_data import Split
 
 
 def read_fashion_mnist_5k(root: Path) -> dict[str, Split]:

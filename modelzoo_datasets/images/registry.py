@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -9,8 +10,8 @@ from torch import Tensor
 
 from ..errors import MissingImagesError, RecipeError, unknown
 from ..plugins import load_plugins
-from .images import Images, Split, split_train
-from .preparing import unchanged
+from .image_data import Images, Split, split_train
+from .transforms import unchanged
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,20 @@ _OFFICIAL = ("train", "test")  # the splits that are published
 _DATASETS: dict[str, ImageDataset] = {}
 
 
+def load_builtin() -> None:
+    """Import the module that registers the built-in image datasets, and the user's plugins."""
+    import_module(".builtin", __package__)
+    load_plugins()
+
+
 def register_images(dataset: ImageDataset) -> ImageDataset:
     """Make an image dataset known by its name; a name can be taken once."""
+    import_module(".builtin", __package__)  # first, so that nobody takes one of its names
+    return add_images(dataset)
+
+
+def add_images(dataset: ImageDataset) -> ImageDataset:
+    """Register without loading the built-in image datasets first; they themselves use it."""
     if dataset.name in _DATASETS:
         raise ValueError(f"image dataset {dataset.name!r} is registered twice")
     _DATASETS[dataset.name] = dataset
@@ -46,12 +59,13 @@ def register_images(dataset: ImageDataset) -> ImageDataset:
 
 def image_dataset_names() -> list[str]:
     """All registered names."""
+    load_builtin()
     return sorted(_DATASETS)
 
 
 def get_image_dataset(name: str) -> ImageDataset:
     """The image dataset of that name; raises RecipeError with the nearest known one."""
-    load_plugins()
+    load_builtin()
     if name not in _DATASETS:
         raise RecipeError(unknown("images", name, _DATASETS))
     return _DATASETS[name]

@@ -14,8 +14,8 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from ..errors import MissingImagesError
-from .downloads import Source, fetch
-from .images import Split
+from .fetch import Source, fetch
+from .image_data import Split
 
 TINY_IMAGENET = Source(
     "Tiny ImageNet", "http://cs231n.stanford.edu/tiny-imagenet-200.zip", "90528d7ca1a48142e341f4ef8d21d0de"

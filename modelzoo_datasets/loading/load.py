@@ -9,10 +9,10 @@ import pyarrow as pa
 import torch
 
 from ..errors import FormatError, nearest_hint
-from .dataset import SPLITS, Dataset, open_dataset
-from .shards import Chosen, choose
-from .wanted import Filter, Wanted
-from .weights import fill
+from .fill import fill
+from .query import Filter, Query
+from .shard import Selection, select_rows
+from .source import SPLITS, Dataset, open_dataset
 from .zoo import Zoo
 
 
@@ -56,11 +56,11 @@ def load_zoo(
         HubError: the repo is not there, may not be seen, or cannot be reached and is not in the cache.
         DiskFullError: there is no room for what was to be downloaded.
     """
-    wanted = Wanted.of(epochs, models, filters, columns)
+    wanted = Query.of(epochs, models, filters, columns)
     dataset = open_dataset(source, config, revision, cache=cache)
     splits = dataset.splits(split)
     wanted = dataset.named(splits, wanted)
-    chosen = {name: [choose(shard, wanted) for shard in dataset.shards(name, wanted)] for name in splits}
+    chosen = {name: [select_rows(shard, wanted) for shard in dataset.shards(name, wanted)] for name in splits}
     _refuse_nothing(dataset, chosen, wanted)
     parts = [part for of_split in chosen.values() for part in of_split]
     # Of NumPy's memory, which for large arrays has large pages: those of torch take longer to come than to be filled.
@@ -81,7 +81,7 @@ def zoo_of(dataset: Dataset, weights: torch.Tensor, parts: Sequence[tuple[str, p
     )
 
 
-def _refuse_nothing(dataset: Dataset, chosen: dict[str, list[Chosen]], wanted: Wanted) -> None:
+def _refuse_nothing(dataset: Dataset, chosen: dict[str, list[Selection]], wanted: Query) -> None:
     """Say what is not there of what was asked for; that some models lack an epoch that others have is no error."""
     where, tables = f"{dataset.source}/{dataset.config}", [part.table for parts in chosen.values() for part in parts]
     if not tables:
@@ -103,7 +103,7 @@ def _absent_in_words(column: str, absent: Sequence[Any], known: set[Any]) -> str
 
 
 def _known(dataset: Dataset, splits: Iterable[str], column: str) -> set[Any]:
-    tables = [choose(shard, Wanted((), (column,))).table for split in splits for shard in dataset.index(split)]
+    tables = [select_rows(shard, Query((), (column,))).table for split in splits for shard in dataset.index(split)]
     return {value for table in tables for value in _values(table, column)}
 
 

@@ -7,14 +7,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..ahead import ahead
+from .._util import prefetch
 from ..errors import FormatError
 from ..hub import RemoteFile
-from .dataset import Dataset, open_dataset
+from .fill import fill
 from .load import zoo_of
-from .shards import Chosen, choose
-from .wanted import WEIGHTS, Filter, Wanted
-from .weights import fill
+from .query import WEIGHTS, Filter, Query
+from .shard import Selection, select_rows
+from .source import Dataset, open_dataset
 from .zoo import Zoo
 
 
@@ -48,11 +48,11 @@ def stream_zoo(
     """
     if batch < 1:
         raise FormatError(f"batch must be at least 1 state, got {batch}")
-    wanted = Wanted.of(epochs, models, filters, columns)
+    wanted = Query.of(epochs, models, filters, columns)
     dataset = open_dataset(source, config, revision, cache=cache)
     splits = dataset.splits(split)
     wanted = dataset.named(splits, wanted)
-    return _batches(dataset, ahead(_groups(dataset, splits, wanted, cache)), batch)
+    return _batches(dataset, prefetch(_groups(dataset, splits, wanted, cache)), batch)
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class _Group:
     """The chosen rows of a row group, with their weights (n, P) unless these are in files of their own."""
 
     split: str
-    chosen: Chosen
+    chosen: Selection
     files: Mapping[str, Path | RemoteFile]
     weights: Tensor | None
 
@@ -72,13 +72,13 @@ class _Group:
             out[:] = self.weights[which]
 
 
-def _groups(dataset: Dataset, splits: Iterable[str], wanted: Wanted, cache: bool) -> Iterator[_Group]:
+def _groups(dataset: Dataset, splits: Iterable[str], wanted: Query, cache: bool) -> Iterator[_Group]:
     for split in splits:
         for shard in dataset.remote(split):
             for group in shard.groups(wanted):
                 if wanted.of_every_model:  # else there may be nothing to fetch but what the filters need
                     shard.fetch_ahead([group], [*wanted.columns_of(shard.schema), WEIGHTS])
-                chosen = choose(shard, wanted, group)
+                chosen = select_rows(shard, wanted, group)
                 files = dataset.weight_files([chosen], download=False)
                 weights = torch.empty(len(chosen), dataset.layout.size) if chosen.places is None else None
                 if weights is not None:

@@ -9,9 +9,8 @@ from torch import Tensor, nn
 
 from ..architectures import ACTIVATION_MODULES, Architecture, module_from_vector
 from ..errors import FormatError
-from ..layout import Layout
 from ..recipes import Training
-from .converters import Layers, Tokens
+from ..weights import Layers, Layout, Tokens
 
 
 @dataclass(frozen=True, kw_only=True)

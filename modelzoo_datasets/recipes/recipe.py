@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import RecipeError, unknown
-from ..seeds import derive
-from .member import Member, splits_of
-from .published import Published, published_members
-from .training import Training
+from ..seeds import derive_seed
+from .external_models import Published, published_members
+from .hyperparameters import Training
+from .members import Member, splits_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +77,7 @@ class Recipe:
     def _seeds(self, config: str, cell: int) -> tuple[int, ...]:
         seeds = self.configs[config].seeds
         if seeds and seeds[0] == "random":
-            draws = random.Random(derive(self.seed, config, "model seeds", cell))
+            draws = random.Random(derive_seed(self.seed, config, "model seeds", cell))
             return tuple(draws.sample(range(int(seeds[2])), int(seeds[1])))
         return tuple(int(seed) for seed in seeds)
 

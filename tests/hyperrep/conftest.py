@@ -11,15 +11,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tiny_learning import recipe
+from helpers.tiny_learning import recipe
 
 from hyperrep import HyperRepresentation, load_representation, train
-from hyperrep.baselines import Source
-from hyperrep.judging import Bench
-from hyperrep.populations import Population, populations
+from hyperrep.evaluation.baselines import SamplingContext
+from hyperrep.evaluation.metrics import Evaluator
+from hyperrep.evaluation.populations import Population, populations
 from hyperrep.recipe import EvaluationRecipe, HyperRecipe
 from modelzoo_datasets.engines import one_thread
-from modelzoo_datasets.engines.torch_engine import TorchEngine
+from modelzoo_datasets.engines.torch.torch_engine import TorchEngine
 from modelzoo_datasets.images import Images
 from modelzoo_datasets.loading import Zoo, load_zoo
 
@@ -86,7 +86,7 @@ def protocol(tiny_hyper: HyperRecipe) -> HyperRecipe:
 def populated(rep: HyperRepresentation, learned: dict[str, Zoo], protocol: HyperRecipe) -> dict[str, Population]:
     """All populations by name."""
     splits = {s: learned[s] for s in ("train", "test")}
-    found = populations(Source(rep=rep, zoo=learned["train"]), splits, protocol.evaluation)
+    found = populations(SamplingContext(rep=rep, zoo=learned["train"]), splits, protocol.evaluation)
     assert len({population.name for population in found}) == len(found)
     return {population.name: population for population in found}
 
@@ -94,9 +94,9 @@ def populated(rep: HyperRepresentation, learned: dict[str, Zoo], protocol: Hyper
 @pytest.fixture(scope="session")
 def bench(
     rep: HyperRepresentation, learned: dict[str, Zoo], engine: TorchEngine, few_images: Images, protocol: HyperRecipe
-) -> Bench:
+) -> Evaluator:
     """What populations are judged with, on few images."""
-    return Bench(
+    return Evaluator(
         rep=rep,
         train=learned["train"],
         aligned=rep.align(learned["train"].weights),

@@ -9,7 +9,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from images.real_files import SHAPES, SIZES, WRITERS, Arrays, random_arrays
+from helpers.real_files import SHAPES, SIZES, WRITERS, Arrays, random_arrays
 
 from modelzoo_datasets.images import registry
 

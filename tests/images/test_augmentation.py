@@ -22,7 +22,7 @@ from modelzoo_datasets.images.augmentation import (
     flip_rotate,
 )
 from modelzoo_datasets.recipes import AUGMENTATIONS
-from modelzoo_datasets.seeds import generator
+from modelzoo_datasets.seeds import keyed_generator
 
 SHAPES = [(200, 3, 32, 32), (100, 3, 64, 64), (100, 1, 28, 28), (50, 2, 20, 33), (1, 3, 7, 4)]  # B, C, H, W
 MOVING = [kind for kind in AUGMENTATIONS if kind != "none"]
@@ -37,7 +37,7 @@ def on_one_thread() -> Iterator[None]:
 
 def noise(shape: tuple[int, ...]) -> Tensor:
     """Pixels none of which is zero, so that what is filled in shows."""
-    return torch.randint(1, 256, shape, generator=generator(0, "pixels"), dtype=torch.uint8)
+    return torch.randint(1, 256, shape, generator=keyed_generator(0, "pixels"), dtype=torch.uint8)
 
 
 def crop_flip_one_by_one(pixels: Tensor, drawn: CropFlip) -> Tensor:
@@ -61,13 +61,13 @@ def flip_rotate_one_by_one(pixels: Tensor, drawn: FlipRotate) -> Tensor:
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_crop_flip_is_what_torchvision_does_to_each_image(shape: tuple[int, ...]) -> None:
-    pixels, drawn = noise(shape), draw_crop_flip(shape[0], generator(0, "draws"))
+    pixels, drawn = noise(shape), draw_crop_flip(shape[0], keyed_generator(0, "draws"))
     assert torch.equal(crop_flip(pixels, drawn), crop_flip_one_by_one(pixels, drawn))
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_flip_rotate_is_what_torchvision_does_to_each_image(shape: tuple[int, ...]) -> None:
-    pixels, drawn = noise(shape), draw_flip_rotate(shape[0], generator(0, "draws"))
+    pixels, drawn = noise(shape), draw_flip_rotate(shape[0], keyed_generator(0, "draws"))
     assert torch.equal(flip_rotate(pixels, drawn), flip_rotate_one_by_one(pixels, drawn))
 
 
@@ -80,11 +80,11 @@ def test_turning_by_nothing_or_half_way_moves_every_pixel_to_where_it_belongs() 
 
 def test_what_is_drawn_is_spread_as_torchvision_spreads_it() -> None:
     n = 20_000
-    crops = draw_crop_flip(n, generator(0, "crops"))
+    crops = draw_crop_flip(n, keyed_generator(0, "crops"))
     for offset in (crops.top, crops.left):
         shares = torch.bincount(offset, minlength=2 * PADDING + 1) / n
         torch.testing.assert_close(shares, torch.full((9,), 1 / 9), rtol=0, atol=0.01)
-    turns = draw_flip_rotate(n, generator(0, "turns"))
+    turns = draw_flip_rotate(n, keyed_generator(0, "turns"))
     rotation = transforms.RandomRotation(LARGEST_ANGLE)
     assert list(rotation.degrees) == [-LARGEST_ANGLE, LARGEST_ANGLE]
     assert turns.angle.abs().max() <= LARGEST_ANGLE
@@ -98,28 +98,28 @@ def test_what_is_drawn_is_spread_as_torchvision_spreads_it() -> None:
 def test_every_kind_of_a_recipe_keeps_shape_and_type_and_its_argument(kind: str) -> None:
     pixels = noise((20, 3, 32, 32))
     before = pixels.clone()
-    found = augment(pixels, kind, generator(0, "views"))
+    found = augment(pixels, kind, keyed_generator(0, "views"))
     assert found.shape == pixels.shape and found.dtype == torch.uint8
     assert torch.equal(pixels, before)
     assert torch.equal(found, before) == (kind == "none")
-    assert augment(pixels[:0], kind, generator(0, "views")).shape == (0, 3, 32, 32)
+    assert augment(pixels[:0], kind, keyed_generator(0, "views")).shape == (0, 3, 32, 32)
 
 
 @pytest.mark.parametrize("kind", MOVING)
 def test_the_generator_alone_decides(kind: str) -> None:
     pixels = noise((20, 3, 32, 32))
     torch.rand(3)  # of the global generator, which nothing here may use
-    draws = generator(0, "views")
+    draws = keyed_generator(0, "views")
     first, second = augment(pixels, kind, draws), augment(pixels, kind, draws)
-    assert torch.equal(first, augment(pixels, kind, generator(0, "views")))
+    assert torch.equal(first, augment(pixels, kind, keyed_generator(0, "views")))
     assert not torch.equal(first, second)
     state = torch.get_rng_state()
-    augment(pixels, kind, generator(0, "views"))
+    augment(pixels, kind, keyed_generator(0, "views"))
     assert torch.equal(state, torch.get_rng_state())
 
 
 def test_nothing_is_drawn_where_nothing_is_moved() -> None:
-    draws = generator(0, "views")
+    draws = keyed_generator(0, "views")
     before = draws.get_state()
     augment(noise((3, 1, 8, 8)), "none", draws)
     assert torch.equal(draws.get_state(), before)
@@ -127,15 +127,15 @@ def test_nothing_is_drawn_where_nothing_is_moved() -> None:
 
 def test_an_unknown_kind_is_answered_with_the_nearest() -> None:
     with pytest.raises(RecipeError) as caught:
-        augment(noise((1, 1, 8, 8)), "crop-flop", generator(0, "views"))
+        augment(noise((1, 1, 8, 8)), "crop-flop", keyed_generator(0, "views"))
     assert str(caught.value) == "unknown augmentation 'crop-flop'; did you mean 'crop-flip'?"
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_gpu_gives_the_same_views(shape: tuple[int, ...]) -> None:
-    pixels, turns = noise(shape), draw_flip_rotate(shape[0], generator(0, "turns"))
-    crops = draw_crop_flip(shape[0], generator(0, "crops"))
+    pixels, turns = noise(shape), draw_flip_rotate(shape[0], keyed_generator(0, "turns"))
+    crops = draw_crop_flip(shape[0], keyed_generator(0, "crops"))
     assert torch.equal(crop_flip(pixels.cuda(), crops).cpu(), crop_flip(pixels, crops))
     # At ties between two neighbours the last bit of the arithmetic decides.
     different = flip_rotate(pixels.cuda(), turns).cpu() != flip_rotate(pixels, turns)

@@ -7,12 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from images.real_files import N, files_in, md5_of, use_server
+from helpers.real_files import N, files_in, md5_of, use_server
 
 from modelzoo_datasets.errors import MissingImagesError
-from modelzoo_datasets.images import binary_sets as binary
+from modelzoo_datasets.images import binary_formats as binary
 from modelzoo_datasets.images import load_images
-from modelzoo_datasets.images.downloads import Source, fetch
+from modelzoo_datasets.images.fetch import Source, fetch
 
 # image dataset -> kind, its name as people write it, and the file that it wants first
 FIRST = {

@@ -12,10 +12,7 @@ import torchvision
 from torch.utils.data import random_split
 
 from modelzoo_datasets.errors import MissingImagesError
-from modelzoo_datasets.images import (
-    Images,
-    load_images,
-)
+from modelzoo_datasets.images import Images, load_images
 
 KINDS = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST"}
 IDX_FILES = {

@@ -23,7 +23,7 @@ from modelzoo_datasets.images import (
     registry,
 )
 from modelzoo_datasets.images.embedded import read_fashion_mnist_5k
-from modelzoo_datasets.images.images import split_train
+from modelzoo_datasets.images.image_data import split_train
 
 
 def test_the_embedded_images_have_the_shapes_and_splits_they_promise(images: Images) -> None:

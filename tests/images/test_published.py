@@ -8,16 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from images.real_files import SIZES, Arrays, N, files_in, use_server
+from helpers.real_files import SIZES, Arrays, N, files_in, use_server
 from PIL import Image
 from torch.utils.data import random_split
 from torchvision.transforms import CenterCrop, Compose, Grayscale, Normalize, Resize, ToTensor
 
-from modelzoo_datasets.images import (
-    get_image_dataset,
-    image_dataset_names,
-    load_images,
-)
+from modelzoo_datasets.images import get_image_dataset, image_dataset_names, load_images
 
 HALF = ((0.5,), (0.5,))
 HALVES = ((0.5,) * 3, (0.5,) * 3)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from images.real_files import files_in, md5_of
+from helpers.real_files import files_in, md5_of
 from PIL import Image
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import Compose, Normalize, PILToTensor

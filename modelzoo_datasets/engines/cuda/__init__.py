@@ -1,3 +1,1 @@
-"""The engine of one GPU; see `engine`."""
-
-from .engine import CudaEngine as CudaEngine
+"""Train and evaluate on one GPU: stacked tensors, and a kernel with a whole model per thread block."""

@@ -1,0 +1,90 @@
+"""The steps of the demo: the public functions of the other commands, chained through files."""
+
+from pathlib import Path
+from typing import Any
+
+from modelzoo_datasets.builder import build_dataset
+from modelzoo_datasets.cli import DEFAULT_IMAGES_ROOT
+from modelzoo_datasets.engines import Engine, NetworkSpec, get_engine
+from modelzoo_datasets.errors import FolderInUseError, ModelZooError, RecipeError
+from modelzoo_datasets.generation import generate_zoo
+from modelzoo_datasets.images import load_images
+from modelzoo_datasets.loading import load_zoo
+from modelzoo_datasets.progress import Progress
+from modelzoo_datasets.recipes import Recipe, read_recipe
+
+from .. import evaluate, read_hyper_recipe, train
+from ..api import write_report
+from ..recipe import HyperRecipe
+
+
+def run_pipeline(recipe: str, hyper_recipe: str, out: Path, threads: int | None, progress: Progress) -> dict[str, Any]:
+    """Zoos, dataset, hyper-representation, evaluation and report below `out`; what is there already is kept."""
+    chosen, learned = read_recipe(recipe), read_hyper_recipe(hyper_recipe)
+    _refuse_foreign_folder(out)
+    _check_recipes(chosen, learned)
+    engine = get_engine("auto", threads)
+    dataset = _make_dataset(chosen, out, engine, progress)
+    _check_dataset(dataset, chosen, engine)
+    hyperrep = out / "hyperrep"
+    train(dataset, learned, hyperrep, engine=engine, images_root=DEFAULT_IMAGES_ROOT, progress=progress)
+    found = evaluate(
+        dataset,
+        out / "hyperrep",
+        learned,
+        out / "evaluation",
+        engine=engine,
+        images_root=DEFAULT_IMAGES_ROOT,
+        progress=progress,
+    )
+    recipes = f"{chosen.name}, {learned.name}"
+    write_report(out / "report.html", dataset, list(chosen.configs), recipes, found, f"Model zoo {chosen.name}")
+    return found
+
+
+def _refuse_foreign_folder(out: Path) -> None:
+    ours = {"zoo", "dataset", "hyperrep", "evaluation", "report.html"}
+    if out.exists() and not out.is_dir():
+        raise FolderInUseError(f"{out} is a file; choose another --out")
+    foreign = [p.name for p in out.iterdir() if p.name not in ours and p.suffix != ".partial"] if out.is_dir() else []
+    if foreign:
+        raise FolderInUseError(f"{out} holds something else ({sorted(foreign)[0]}); choose another --out")
+
+
+def _check_recipes(recipe: Recipe, learned: HyperRecipe) -> None:
+    """That they fit is known before anything is trained."""
+    epochs = min(member.training.epochs for member in recipe.members(learned.data.config))
+    if learned.data.epochs[1] > epochs:
+        raise RecipeError(
+            f"recipe {learned.name} learns from epochs up to {learned.data.epochs[1]}, {recipe.name}/"
+            f"{learned.data.config} has {epochs}"
+        )
+
+
+def _make_dataset(recipe: Recipe, out: Path, engine: Engine, progress: Progress) -> Path:
+    zoos = [out / "zoo" / config for config in recipe.configs]
+    for config, folder in zip(recipe.configs, zoos, strict=True):
+        generate_zoo(
+            recipe,
+            config,
+            folder,
+            engine=engine,
+            images_root=DEFAULT_IMAGES_ROOT,
+            progress=progress,
+        )
+    build_dataset(zoos, out / "dataset", progress=progress)
+    return out / "dataset"
+
+
+def _check_dataset(dataset: Path, recipe: Recipe, engine: Engine) -> None:
+    """Run every test model again from the dataset's weights: its accuracy must be the stored one, exactly."""
+    images = load_images(recipe.images, DEFAULT_IMAGES_ROOT)
+    for config in recipe.configs:
+        zoo = load_zoo(dataset, config, split="test")
+        trainings = [zoo.training(i) for i in range(len(zoo))]
+        networks = [NetworkSpec(training.activation, training.dropout) for training in trainings]
+        measured = engine.evaluate(zoo.architecture.name, images, zoo.weights, networks, "test").accuracy
+        differs = measured.numpy() != zoo.table["test_acc"].to_numpy()
+        if differs.any():
+            models = ", ".join(sorted(set(zoo.table["model_id"][differs])))
+            raise ModelZooError(f"{dataset}/{config}: another test accuracy than stored for {models}")

@@ -1,0 +1,5 @@
+"""Probes: how well model properties can be predicted from a representation of the weights."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,15 @@
+from .distances import nearest as nearest
+from .ensembles import ensemble_curve as ensemble_curve
+from .error_overlap import error_similarity as error_similarity
+from .finetune import fine_tune as fine_tune
+from .significance import Comparison as Comparison
+from .significance import compare as compare
+from .similarity import agreement as agreement
+from .similarity import cka as cka
+from .similarity import pair_summary as pair_summary
+from .similarity import weight_distances as weight_distances
+from .statistics import accuracy_spread as accuracy_spread
+from .statistics import layer_statistics as layer_statistics
+from .summary import MEASURES as MEASURES
+from .summary import read_statistics as read_statistics
+from .summary import write_statistics as write_statistics

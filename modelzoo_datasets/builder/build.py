@@ -1,0 +1,149 @@
+"""Build the dataset folder of one or more zoos, whole or not at all."""
+
+import hashlib
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ..analysis import read_statistics
+from ..errors import FolderInUseError
+from ..progress import Progress, silent
+from ..zoo import DATASET_FORMAT, ZooFolder, partial_beside, read_json, write_bytes, write_json
+from .card.figures import pictures
+from .card.render import ConfigFacts, render_card
+from .card_metadata import CardMetadata
+from .checksums import write_checksums
+from .config_writer import write_tables
+from .schema import missing_epochs, rows_of, weights_kind
+from .validate import refuse_mixture, refuse_too_many_files
+
+
+def build_dataset(
+    zoos: Sequence[Path],
+    out: Path,
+    *,
+    repo_id: str | None = None,
+    builder: str | None = None,
+    keep_diverged: bool = False,
+    progress: Progress = silent,
+    tell: Callable[[str], None] = lambda line: None,
+) -> bool:
+    """Make sure that `out` is the dataset of these zoo folders; False if it already was.
+
+    Every file is read back when it is written: each state in it has the hash that was recorded when it was trained.
+
+    Args:
+        keep_diverged: publish models with weights that are not finite too; their column `finite` says where.
+        repo_id: named in the examples of the card; if nobody says it, they run in the folder itself.
+        builder: name or path of the recipe with title, licence and text; the one in `builders/` if not given.
+        tell: given a line on what is published all the same, such as models without some of their states.
+
+    Raises:
+        FormatError: a folder is no complete zoo, a state is unreadable or altered, the zoos do not go together, or the
+            Hub would not take the dataset.
+        FolderInUseError: `out` holds something else.
+        RecipeError: there is no such builder recipe, or it is none.
+        DiskFullError: the disk is full.
+    """
+    folders = [ZooFolder.open(path) for path in zoos]
+    refuse_mixture(folders)
+    publication = CardMetadata.of(folders, builder)
+    repo_id = repo_id or publication.repo_id
+    facts = {
+        "format": DATASET_FORMAT,
+        "repo_id": repo_id,
+        "publication": publication.to_json(),
+        "diverged": "kept" if keep_diverged else "left out",
+        "configs": {_config_name(f): _facts(f) for f in folders},
+    }
+    if _is_there(out, facts):
+        return False
+    rows = {_config_name(folder): _published_rows(folder, keep_diverged) for folder in folders}
+    refuse_too_many_files(rows, folders[0].layout.size, out)
+    partial = partial_beside(out)
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        configs = [_write_config(folder, rows[_config_name(folder)], partial, progress) for folder in folders]
+        card = render_card(repo_id or ".", publication, configs, kept_diverged=keep_diverged)
+        write_bytes(partial / "README.md", card.encode())
+        write_json(partial / "layout.json", folders[0].facts["layout"])
+        write_json(partial / "zoo.json", facts)
+        write_checksums(partial)
+        if out.is_dir():
+            out.rmdir()
+        partial.replace(out)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    for config in configs:
+        _tell_missing(config, tell)
+    return True
+
+
+def _is_there(out: Path, facts: dict[str, Any]) -> bool:
+    """Whether a folder is the dataset of these facts; raises FolderInUseError where it is anything else."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return False
+    found = read_json(out / "zoo.json") if (out / "zoo.json").is_file() else None
+    if found == facts:
+        return True
+    if isinstance(found, dict) and "configs" in found and found.get("format") != DATASET_FORMAT:
+        raise FolderInUseError(
+            f"{out} holds a dataset of format {found.get('format')!r}, and {DATASET_FORMAT!r} is written today; "
+            "choose another --out or remove it"
+        )
+    raise FolderInUseError(f"{out} holds something else; choose another --out or remove it")
+
+
+def _config_name(folder: ZooFolder) -> str:
+    return str(folder.facts["recipe"]["config"])
+
+
+def _facts(folder: ZooFolder) -> dict[str, Any]:
+    hashes = hashlib.sha256("".join(folder.states["sha256"]).encode()).hexdigest()
+    return {**folder.facts, "states_sha256": hashes, "weights": weights_kind(folder.layout.size)}
+
+
+def _published_rows(folder: ZooFolder, keep_diverged: bool) -> pd.DataFrame:
+    rows = rows_of(folder.models, folder.states)
+    if keep_diverged:
+        return rows
+    return rows[~rows["model_id"].isin(folder.models.loc[folder.models["diverged"], "model_id"])]
+
+
+def _write_config(folder: ZooFolder, rows: pd.DataFrame, out: Path, progress: Progress) -> ConfigFacts:
+    """Write the files of one zoo: tables with and without weights, weights too big for them, pictures."""
+    name = _config_name(folder)
+    columns, num_bytes = write_tables(folder, name, rows, out, progress)
+    statistics, titles = _describe(folder, name, rows, out)
+    return ConfigFacts(
+        name=name,
+        zoo=_facts(folder),
+        rows=rows,
+        columns=columns,
+        diverged=int(folder.models["diverged"].sum()),
+        num_bytes=num_bytes,
+        statistics=statistics,
+        pictures=titles,
+        missing=missing_epochs(rows),
+    )
+
+
+def _tell_missing(config: ConfigFacts, tell: Callable[[str], None]) -> None:
+    if config.missing:
+        states, models = sum(map(len, config.missing.values())), len(config.missing)
+        tell(f"{config.name}: {states:,} states of {models:,} models are missing for some epochs, here too")
+
+
+def _describe(
+    folder: ZooFolder, name: str, rows: pd.DataFrame, out: Path
+) -> tuple[dict[str, Any] | None, dict[str, str]]:
+    """What the zoo folder says of its population, and its pictures: path in the dataset folder -> title."""
+    found, titles = read_statistics(folder.path), {}
+    for kind, (title, picture) in pictures(found, rows, tuple(folder.facts["recipe"].get("columns", ()))).items():
+        titles[f"assets/{name}-{kind}.png"] = title
+        write_bytes(out / "assets" / f"{name}-{kind}.png", picture)
+    return found[0] if found else None, titles

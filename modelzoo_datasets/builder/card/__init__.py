@@ -1,0 +1,1 @@
+"""The dataset card: text, figures and snippets, rendered from measured values alone."""

@@ -1,0 +1,79 @@
+"""Write the tables of one config, and the weights in them or beside them, each checked against what was trained."""
+
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from ..progress import Progress
+from ..zoo import ByteRange, ZooFolder
+from .card.render import SPLITS
+from .parquet import write_rows, write_split
+from .readback import Behind, check_table, check_trajectory
+from .schema import Columns
+from .sharding import models_of
+from .weight_shards import write_weights
+
+
+def write_tables(
+    folder: ZooFolder, name: str, rows: pd.DataFrame, out: Path, progress: Progress
+) -> tuple[Columns, dict[str, int]]:
+    """Write `<name>/`, `<name>_index/` and perhaps `weights/<name>/` below `out`; what is written is read back.
+
+    Returns:
+        The columns, and by `<folder>/<split>` the bytes of the uncompressed table.
+    """
+    columns = Columns.of(folder.facts)
+    num_bytes, writing = {}, _Writing(folder, name, out, len(rows), progress)
+    with writing.behind:
+        for split in SPLITS:
+            part: pd.DataFrame = rows[rows["split"] == split]
+            if not len(part):
+                continue
+            write = writing.inline if columns.weights == "inline" else writing.files
+            num_bytes[f"{name}/{split}"] = write(split, part, columns)
+            index = out / f"{name}_index" / f"{split}-00000-of-00001.parquet"
+            num_bytes[f"{name}_index/{split}"] = write_rows(index, part, columns.index)
+    return columns, num_bytes
+
+
+class _Writing:
+    """The weights of one config on their way; what is written is checked behind it."""
+
+    def __init__(self, folder: ZooFolder, name: str, out: Path, states: int, progress: Progress) -> None:
+        self._folder, self._name, self._out = folder, name, out
+        self._states, self._done, self._progress = states, 0, progress
+        self.behind = Behind()
+
+    def inline(self, split: str, rows: pd.DataFrame, columns: Columns) -> int:
+        """The weights of a split in its tables; returns the bytes of the uncompressed table."""
+
+        def written(path: Path, shard: pd.DataFrame) -> None:
+            self.behind.submit(lambda: check_table(path, shard, self._folder))
+
+        return write_split(self._out / self._name, split, rows, columns, self._read, written)
+
+    def files(self, split: str, rows: pd.DataFrame, columns: Columns) -> int:
+        """The weights of a split in files beside its table; returns the bytes of the uncompressed table."""
+
+        def written(path: Path, model: pd.DataFrame, places: list[ByteRange]) -> None:
+            self.behind.submit(lambda: check_trajectory(path, model, places, self._folder))
+            self._count(len(model))
+
+        placed = write_weights(self._out, self._name, split, rows, self._folder, written)
+        return write_rows(self._out / self._name / f"{split}-00000-of-00001.parquet", placed, columns.all)
+
+    def _read(self, rows: pd.DataFrame) -> Tensor:
+        """Weights (K, P) of K rows of whole models."""
+        weights, begin = torch.empty(len(rows), self._folder.layout.size), 0
+        for model in models_of(rows):
+            out = weights[begin : begin + len(model)]
+            self._folder.trajectory(model["model_id"].iloc[0], model["epoch"].tolist(), out)
+            begin += len(model)
+        self._count(len(rows))
+        return weights
+
+    def _count(self, states: int) -> None:
+        self._done += states
+        self._progress(f"building {self._name}", self._done, self._states)

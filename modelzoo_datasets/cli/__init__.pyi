@@ -1,0 +1,12 @@
+from .app import DEFAULT_IMAGES_ROOT as DEFAULT_IMAGES_ROOT
+from .app import Engine as Engine
+from .app import ImagesRoot as ImagesRoot
+from .app import Out as Out
+from .app import Plugin as Plugin
+from .app import Quiet as Quiet
+from .app import Threads as Threads
+from .app import Version as Version
+from .app import entry_point as entry_point
+from .app import new_app as new_app
+from .app import progress_bars as progress_bars
+from .table import print_table as print_table

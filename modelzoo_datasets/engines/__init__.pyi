@@ -1,0 +1,16 @@
+from .base import METRICS as METRICS
+from .base import SPARSITY as SPARSITY
+from .base import Engine as Engine
+from .base import Job as Job
+from .base import Measured as Measured
+from .base import NetworkSpec as NetworkSpec
+from .base import States as States
+from .common import one_thread as one_thread
+from .cuda.cuda_engine import CudaEngine as CudaEngine
+from .functional import Functions as Functions
+from .functional import functions_of as functions_of
+from .native.native_engine import NativeEngine as NativeEngine
+from .process_pool import LostWorkerError as LostWorkerError
+from .registry import ENGINES as ENGINES
+from .registry import get_engine as get_engine
+from .torch.reference import variational_layout as variational_layout

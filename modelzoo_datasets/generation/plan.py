@@ -1,0 +1,157 @@
+"""What is to be trained: a config of a recipe with its images, its architecture and, for twins, its parents."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from ..architectures import Architecture, architecture_for
+from ..engines import Engine, Job, variational_layout
+from ..errors import FormatError, RecipeError
+from ..images import Images, load_images
+from ..recipes import Member, Recipe, chosen_members
+from ..zoo import ZooFolder
+
+_BYTES_AT_ONCE = 1_000_000_000  # of parents' weights in memory
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """All that training a zoo needs to know."""
+
+    recipe: Recipe
+    config: str
+    epochs: int | None  # instead of the recipe's
+    images: Images
+    architecture: Architecture
+    parent: ZooFolder | None  # of sparsified twins
+
+    @classmethod
+    def of(
+        cls, recipe: Recipe, config: str, *, images_root: Path, epochs: int | None = None, parent: Path | None = None
+    ) -> "Plan":
+        """Load the images and check that everything fits.
+
+        Args:
+            parent: zoo folder of the models that twins start from; not for other configs.
+
+        Raises:
+            RecipeError: unknown config, architecture or images, or images or dropout that it does not take.
+            MissingImagesError: the images are neither in `images_root` nor to be downloaded.
+            FormatError: the parent zoo is not complete, or not the one that the recipe names.
+        """
+        recipe.members(config, epochs=epochs)  # refuses what is not there, or cannot be trained
+        images = load_images(recipe.images, images_root)
+        architecture = architecture_for(recipe.architecture, images.input_shape, images.classes)
+        for dropout in recipe.config(config).axes.get("dropout", ()):
+            architecture.check_dropout(dropout)
+        plan = cls(
+            recipe=recipe,
+            config=config,
+            epochs=epochs,
+            images=images,
+            architecture=architecture,
+            parent=_open_parent(recipe, config, parent),
+        )
+        plan._check_parent()
+        return plan
+
+    def _check_parent(self) -> None:
+        if self.parent is None:
+            return
+        name = self.recipe.config(self.config).parent or ""
+        wanted, found = dict(self.recipe.resolved(name)), dict(self.parent.facts["recipe"])
+        for values in (wanted, found):  # a parent trained for fewer epochs is a parent all the same
+            values["axes"] = [axis for axis in values["axes"].items() if axis[0] != "epochs"]  # their order counts
+        if wanted != found or self.parent.facts["images_sha256"] != self.images.fingerprint:
+            raise FormatError(
+                f"{self.parent.path} is not the zoo {self.recipe.name}/{name} whose twins {self.config} are; "
+                "name its folder with --parent"
+            )
+
+    def facts(self, engine: Engine) -> dict[str, Any]:
+        """All that decides the weights: equal facts, equal weights."""
+        facts = {
+            "name": f"{self.recipe.name}/{self.config}",
+            "architecture": self.architecture.name,
+            "images": self.images.name,
+            "recipe": self.recipe.resolved(self.config, epochs=self.epochs),
+            "layout": self.architecture.layout.to_json(),
+            "images_sha256": self.images.fingerprint,
+            "classes": self.images.classes,
+            "engine": engine.name,
+            "versions": versions(),
+        }
+        if self.parent is None:
+            return facts
+        lineage = {key: self.parent.facts[key] for key in ("name", "recipe", "engine", "versions")}
+        twins = {"parent": lineage, "variational_layout": variational_layout(self.architecture.name).to_json()}
+        return facts | twins
+
+    @cached_property
+    def grid(self) -> list[Member]:
+        """Every model of the config."""
+        return self.recipe.members(self.config, epochs=self.epochs)
+
+    def chosen(self, models: range | None) -> list[Member]:
+        """The models at these places of the grid; if None all, of twins those whose parents are there.
+
+        Raises:
+            RecipeError: the grid ends before, or a parent is not there.
+        """
+        members = chosen_members(self.grid, models)
+        if self.parent is None:
+            return members
+        ready = [member for member in members if member.parent_id in self._last_epoch]
+        if models is not None and len(ready) < len(members):
+            orphan = next(member for member in members if member.parent_id not in self._last_epoch)
+            raise RecipeError(f"{self.parent.path} has no model {orphan.parent_id}, the parent of {orphan.model_id}")
+        return ready
+
+    def jobs(self, members: Sequence[Member]) -> Iterator[tuple[list[Member], list[Job]]]:
+        """Jobs of these models, as many at once as their starting weights leave memory for."""
+        size = max(1, _BYTES_AT_ONCE // (4 * self.architecture.layout.size)) if self.parent else max(1, len(members))
+        for first in range(0, len(members), size):
+            part = list(members[first : first + size])
+            yield part, [self._job(member) for member in part]
+
+    def _job(self, member: Member) -> Job:
+        if self.parent is None or member.parent_id is None:
+            return Job(training=member.training, seed=member.seed)
+        start = self.parent.weights(member.parent_id, self._last_epoch[member.parent_id])
+        return Job(training=member.training, seed=member.seed, start=start, sparsify=True)
+
+    @cached_property
+    def _last_epoch(self) -> dict[str, int]:
+        if self.parent is None:
+            return {}
+        return {
+            str(model): int(epoch) for model, epoch in self.parent.states.groupby("model_id")["epoch"].max().items()
+        }
+
+
+def _open_parent(recipe: Recipe, config: str, parent: Path | None) -> ZooFolder | None:
+    name = recipe.config(config).parent
+    if name is None:
+        if parent is not None:
+            raise RecipeError(f"recipe {recipe.name}: {config} has no parent, so --parent means nothing")
+        return None
+    if parent is None or not parent.is_dir():
+        raise RecipeError(
+            f"{recipe.name}/{config} are twins of {recipe.name}/{name}, whose zoo folder is not at {parent}; "
+            "generate it first, or name it with --parent"
+        )
+    return ZooFolder.open(parent)
+
+
+def parent_beside(recipe: Recipe, config: str, out: Path) -> Path | None:
+    """Where the zoo of the parents is looked for if nothing else is said; None for a config that has none."""
+    name = recipe.config(config).parent
+    return out.absolute().parent / name if name else None
+
+
+def versions() -> dict[str, str]:
+    """What may change the bits of a training."""
+    return {name: version(name) for name in ("modelzoo-datasets", "torch")}

@@ -1,0 +1,14 @@
+from .download import fetch as fetch
+from .download import repo_id_of as repo_id_of
+from .download import resolved as resolved
+from .manifest import UploadManifest as UploadManifest
+from .manifest import beyond_the_hub as beyond_the_hub
+from .manifest import read_manifest as read_manifest
+from .manifest import refuse_config_name as refuse_config_name
+from .push import Pushed as Pushed
+from .push import check_destination as check_destination
+from .push import push_to_hub as push_to_hub
+from .remote_file import RangeReader as RangeReader
+from .remote_file import RemoteFile as RemoteFile
+from .remote_file import cached_file as cached_file
+from .remote_file import remote_files as remote_files

@@ -1,0 +1,14 @@
+from .augmentation import CropFlip as CropFlip
+from .augmentation import FlipRotate as FlipRotate
+from .augmentation import augment as augment
+from .augmentation import crop_flip as crop_flip
+from .augmentation import draw_crop_flip as draw_crop_flip
+from .augmentation import draw_flip_rotate as draw_flip_rotate
+from .augmentation import flip_rotate as flip_rotate
+from .image_data import Images as Images
+from .image_data import Split as Split
+from .registry import ImageDataset as ImageDataset
+from .registry import get_image_dataset as get_image_dataset
+from .registry import image_dataset_names as image_dataset_names
+from .registry import load_images as load_images
+from .registry import register_images as register_images

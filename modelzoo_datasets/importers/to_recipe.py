@@ -1,0 +1,144 @@
+"""What zoo.json says of an imported zoo: its models one by one, what they have in common, and their parents."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from ..architectures import Architecture
+from ..engines import variational_layout
+from ..errors import FormatError, RecipeError
+from ..generation import versions
+from ..recipes import Config, ElsewhereTraining, Published, Recipe, model_id_of, splits_of
+from ..zoo import ZooFolder
+from .base import Identity, ImportedModel, ModelSource
+
+_TRAINING = tuple(field.name for field in dataclasses.fields(ElsewhereTraining))
+_ENGINE = "elsewhere"
+
+
+@dataclass(frozen=True)
+class Parents:
+    """The imported zoo of the models that twins were made from."""
+
+    folder: ZooFolder
+    ids: Mapping[str, str]  # name of the trial -> model_id, of the models that are there
+
+
+def parents_of(identity: Identity, out: Path, parent: Path | None) -> Parents | None:
+    """The parents of twins, None for other zoos.
+
+    Raises:
+        FormatError: their folder is not where it is looked for, or not complete, or holds models of other origin.
+        RecipeError: a folder was named for a zoo that has no parents.
+    """
+    if identity.parent_config is None:
+        if parent is not None:
+            raise RecipeError(f"{identity.recipe}/{identity.config} are no sparsified twins, so --parent means nothing")
+        return None
+    path = parent or out.absolute().parent / identity.parent_config
+    if not path.is_dir():
+        raise FormatError(
+            f"{identity.recipe}/{identity.config} are sparsified twins; import their parents to {path} first, or name "
+            "the folder that they were imported to with --parent"
+        )
+    folder = ZooFolder.open(path)
+    if not folder.imported:
+        raise FormatError(f"{path} was not imported, so nothing says which of its models twins come from; name another")
+    there = set(folder.models["model_id"])
+    config = folder.facts["recipe"]["config"]
+    ids = {name: model_id_of(config, i) for i, name in enumerate(folder.facts["recipe"]["models"]["origin"], start=1)}
+    return Parents(folder, {name: model_id for name, model_id in ids.items() if model_id in there})
+
+
+def recipe_of(
+    identity: Identity, architecture: Architecture, models: Sequence[ImportedModel], parents: Parents | None
+) -> Recipe:
+    """A recipe of one config, which lists these models; raises FormatError where there are none."""
+    if not models:
+        raise FormatError("none of the models can be imported, since none of their parents is there; name --parent")
+    trainings = [dataclasses.asdict(model.training) for model in models]
+    axes = {name: _distinct([training[name] for training in trainings]) for name in _TRAINING}
+    columns: dict[str, list[Any]] = {
+        "origin": [model.origin for model in models],
+        "seed": [model.seed for model in models],
+        "split": _splits(identity, models, parents),
+    }
+    if parents is not None:
+        columns["parent_id"] = [parents.ids[model.parent or ""] for model in models]
+    for name in dict.fromkeys(name for model in models for name in model.more):
+        columns[name] = [model.more.get(name) for model in models]
+    columns |= {name: [t[name] for t in trainings] for name in _TRAINING if len(axes[name]) > 1}
+    config = Config(
+        axes=axes,
+        seeds=(),
+        parent=None if parents is None else str(parents.folder.facts["recipe"]["config"]),
+        published=Published(
+            models=columns,
+            kept_epochs=_kept_epochs(models),
+            columns=identity.columns,
+            measured=identity.measured,
+        ),
+    )
+    return Recipe(
+        name=identity.recipe,
+        images=identity.images,
+        architecture=architecture.name,
+        seed=0,
+        configs={identity.config: config},
+    )
+
+
+def _distinct(values: Sequence[Any]) -> tuple[Any, ...]:
+    found = tuple(dict.fromkeys(values))
+    return tuple(sorted(found, key=lambda value: (value is None, value))) if len(found) > 1 else found
+
+
+def _splits(identity: Identity, models: Sequence[ImportedModel], parents: Parents | None) -> list[str]:
+    """Those of the original, those of their parents, or 70/15/15 of every 20 models as in every zoo here."""
+    if parents is not None:
+        of_parents = dict(zip(parents.folder.models["model_id"], parents.folder.models["split"], strict=True))
+        return [str(of_parents[parents.ids[model.parent or ""]]) for model in models]
+    ours = islice(splits_of(0, identity.config), len(models))
+    return [model.split or split for model, split in zip(models, ours, strict=True)]
+
+
+def _kept_epochs(models: Sequence[ImportedModel]) -> tuple[int, ...] | None:
+    """For which epochs states were published at all; None: for all from 0 to the last."""
+    found = {epoch for model in models for epoch in model.epochs}
+    last = max(model.training.epochs for model in models)
+    return None if found == set(range(last + 1)) else tuple(sorted(found))
+
+
+def zoo_facts(
+    recipe: Recipe,
+    identity: Identity,
+    collection: ModelSource,
+    format: str,
+    images_sha256: str,
+    parents: Parents | None,
+) -> dict[str, Any]:
+    """What zoo.json says; equal originals, equal facts."""
+    architecture = collection.architecture
+    facts = {
+        "name": f"{recipe.name}/{identity.config}",
+        "architecture": architecture.name,
+        "images": identity.images,
+        "recipe": recipe.resolved(identity.config),
+        "layout": architecture.layout.to_json(),
+        "images_sha256": images_sha256,
+        "classes": architecture.classes,
+        "engine": _ENGINE,
+        "versions": {"modelzoo-datasets": versions()["modelzoo-datasets"]},
+        "imported": {
+            "format": format,
+            "source": collection.source,
+            "measured_otherwise": list(identity.measured_otherwise),
+        },
+    }
+    if parents is None:
+        return facts
+    lineage = {key: parents.folder.facts[key] for key in ("name", "recipe", "engine", "versions")}
+    return facts | {"parent": lineage, "variational_layout": variational_layout(architecture.name).to_json()}

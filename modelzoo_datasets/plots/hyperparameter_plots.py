@@ -1,0 +1,129 @@
+"""Pictures of a grid: how accurate models are after their last epoch, by each hyper-parameter that varies."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from .base import COLOURS, to_png
+
+_PER_ROW = 3
+_MOST_BOXES = 12  # of more numbers than these, each model is a dot at its own
+_MOST_WORDS = 16  # of more words than these, the most frequent ones are drawn
+_WORDS = {
+    "activation": "activation",
+    "init": "initialisation",
+    "optimizer": "optimizer",
+    "lr": "learning rate",
+    "weight_decay": "weight decay",
+    "dropout": "dropout probability",
+    "momentum": "momentum",
+    "batch_size": "batch size (images)",
+    "epochs": "epochs of training",
+    "schedule": "schedule of the learning rate",
+    "augmentation": "augmentation of the images",
+}
+
+
+def accuracy_by_hyper_parameter(last: pd.DataFrame, varied: Sequence[str]) -> bytes:
+    """Test accuracy by the values of each hyper-parameter, all others mixed: a box of quartiles over a dot per model.
+
+    Args:
+        last: one row per model, with test_acc; rows without one are skipped.
+        varied: columns of it with more than one value.
+    """
+    rows, width = -(-len(varied) // _PER_ROW), min(len(varied), _PER_ROW)
+    figure = Figure(figsize=(4.6 * width, 3.9 * rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(rows, width, squeeze=False, sharey=True)
+    known = last.assign(test_acc=pd.to_numeric(last["test_acc"], errors="coerce")).dropna(subset="test_acc")
+    for place, ax in enumerate(grid.flat):
+        if place >= len(varied):
+            ax.set_visible(False)
+            continue
+        _panel(ax, known, varied[place], COLOURS[place % len(COLOURS)])
+        ax.set_ylim(*_limits(known["test_acc"]))
+        if place % _PER_ROW == 0:
+            ax.set_ylabel("test accuracy")
+    figure.suptitle(f"{len(known):,} models after their last epoch: median, quartiles, worst and best")
+    return to_png(figure)
+
+
+def _panel(ax: Axes, models: pd.DataFrame, name: str, colour: str) -> None:
+    ax.grid(alpha=0.3, axis="y")
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.set(xlabel=_WORDS.get(name, name))
+    column = models[name]
+    if pd.api.types.is_numeric_dtype(column) and column.nunique() > _MOST_BOXES:
+        _dots(ax, column.to_numpy(dtype=float), models["test_acc"].to_numpy(), colour)
+    else:
+        _boxes(ax, _groups(models, name), colour)
+
+
+def _limits(accuracy: pd.Series) -> tuple[float, float]:
+    """From 0 on, or from where models that are all good begin; with room for dots at the top."""
+    low = float(accuracy.min()) if len(accuracy) else 0.0
+    bottom = np.floor((low - 0.01) * 20) / 20 if low > 0.5 else 0.0
+    return bottom, 1 + 0.02 * (1 - bottom)
+
+
+def _groups(models: pd.DataFrame, name: str) -> Mapping[str, Any]:
+    """Value in words -> accuracies: numbers ascending, words as they come; what was not recorded at the end."""
+    column = models[name]
+    values = column.dropna().unique().tolist()
+    if pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column):
+        values = sorted(values)
+    elif len(values) > _MOST_WORDS:
+        values = column.value_counts().index[:_MOST_WORDS].tolist()
+    groups = {_word(value): models.loc[column == value, "test_acc"].to_numpy() for value in values}
+    rest = models.loc[column.isna(), "test_acc"].to_numpy()
+    return {**groups, "not recorded": rest} if len(rest) else groups
+
+
+def _word(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _boxes(ax: Axes, groups: Mapping[str, Any], colour: str) -> None:
+    places = np.arange(len(groups))
+    for place, accuracies in zip(places, groups.values(), strict=True):
+        # Spread evenly, not at random: equal values give equal bytes.
+        sideways = place + 0.5 * (_spread(len(accuracies)) - 0.5)
+        _draw(ax, sideways, accuracies, colour)
+    ax.boxplot(
+        list(groups.values()),
+        positions=places,
+        widths=0.62,
+        whis=(0, 100),
+        showfliers=False,
+        manage_ticks=False,
+        medianprops={"color": "black", "linewidth": 1.5},
+        boxprops={"linewidth": 0.9},
+    )
+    crowded = max(map(len, groups)) * len(groups) > 28
+    slant: dict[str, Any] = {"rotation": 30 if len(groups) <= 8 else 60, "ha": "right"} if crowded else {}
+    ax.set_xticks(places, list(groups), fontsize=9, **slant)
+    ax.set_xlim(-0.6, len(groups) - 0.4)
+
+
+def _spread(n: int) -> np.ndarray:
+    """n numbers in [0, 1), neighbours far from each other: multiples of the golden ratio."""
+    return (np.arange(n) * 0.6180339887498949 + 0.5) % 1.0
+
+
+def _draw(ax: Axes, places: np.ndarray, accuracies: np.ndarray, colour: str) -> None:
+    """A few dots are large, thousands are a cloud."""
+    n = max(len(accuracies), 1)
+    size, alpha = float(np.clip(3000 / n, 5, 30)), float(np.clip(60 / n, 0.25, 0.8))
+    ax.scatter(places, accuracies, s=size, alpha=alpha, color=colour, linewidths=0)
+
+
+def _dots(ax: Axes, values: np.ndarray, accuracies: np.ndarray, colour: str) -> None:
+    _draw(ax, values, accuracies, colour)
+    known = values[np.isfinite(values)]
+    if known.min() > 0 and known.max() / known.min() > 100:
+        ax.set_xscale("log")

@@ -1,0 +1,140 @@
+"""Pictures of a population: how its models spread, how alike they are, their weights, what sparsifying costs."""
+
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
+
+from .base import COLOURS, new_figure, to_png
+
+_FAR = 50  # times the quartiles of a usual tensor
+
+
+def accuracy_boxes(spread: pd.DataFrame) -> bytes:
+    """Test accuracy over epochs: a box of the quartiles with its median, whiskers to the worst and the best model.
+
+    Args:
+        spread: what `population.accuracy_spread` returns; epochs without any accuracy have no box.
+    """
+    figure, (ax,) = new_figure(1, width=8.5)
+    rows = spread.dropna(subset="p50").sort_values("epoch")
+    places = rows["epoch"].to_numpy(dtype=float)
+    boxes = [_box(row, low="min", high="max") for row in rows.to_dict("records")]
+    width = 0.6 * min(np.diff(places), default=1.0)
+    _draw_boxes(ax, boxes, places, width, COLOURS[0])
+    (mean,) = ax.plot(places, rows["mean"], color=COLOURS[3], linewidth=1.2, label="mean")
+    title = f"{int(rows['models'].max())} models" if len(rows) else "no models"
+    ax.set(title=title, xlabel="epoch", ylabel="test accuracy", ylim=(0, 1))
+    _whole_epochs(ax)
+    # Above the axes: there is no corner in which no zoo has a box.
+    handles = [_patch(COLOURS[0], "median, quartiles, worst and best"), mean]
+    figure.legend(handles=handles, loc="outside upper center", ncols=2)
+    return to_png(figure)
+
+
+def similarity_histograms(measures: Mapping[str, Any]) -> bytes:
+    """How alike two models are: per measure, a histogram over all unordered pairs; pairs that are NaN are left out.
+
+    Args:
+        measures: name -> its values, one per pair.
+    """
+    figure, axes = new_figure(len(measures), width=3.6)
+    for i, (ax, (name, values)) in enumerate(zip(axes, measures.items(), strict=True)):
+        pairs = np.asarray(values, dtype=float)
+        pairs = pairs[~np.isnan(pairs)]
+        mean = f", mean {pairs.mean():.3g}" if len(pairs) else ""
+        ax.set(xlabel=name, title=f"{len(pairs):,} pairs{mean}")
+        if len(pairs):
+            # Few bins for few pairs: shares of images are steps, which many bins would show as a comb.
+            ax.hist(pairs, bins=int(np.clip(len(pairs) ** 0.5, 5, 50)), color=COLOURS[i % len(COLOURS)], alpha=0.8)
+            ax.axvline(pairs.mean(), color="black", linestyle="--", linewidth=1)
+    axes[0].set_ylabel("pairs of models")
+    return to_png(figure)
+
+
+def layer_ranges(layers: pd.DataFrame) -> bytes:
+    """The weights of all models, tensor by tensor: median and quartiles, whiskers to percentiles 1 and 99, extremes.
+
+    Args:
+        layers: what `population.layer_statistics` returns.
+    """
+    figure, (ax,) = new_figure(1, width=float(np.clip(0.25 * len(layers), 8.5, 18)))
+    kinds = list(dict.fromkeys(layers["kind"]))
+    for i, kind in enumerate(kinds):
+        places = np.flatnonzero(layers["kind"] == kind)
+        rows = layers.iloc[places].to_dict("records")
+        boxes = [{**_box(row, low="p1", high="p99"), "fliers": [row["min"], row["max"]]} for row in rows]
+        _draw_boxes(ax, boxes, places, 0.6, COLOURS[i % len(COLOURS)])
+    names = [f"{row.layer}.{row.kind}".lstrip(".") for row in layers.itertuples()]
+    slant = {"rotation": 90} if len(names) > 20 else {"rotation": 30, "ha": "right"}
+    ax.set_xticks(np.arange(len(names)), names, fontsize=8, **slant)
+    ax.axhline(0, color="black", linewidth=0.5)
+    ax.set(ylabel="value", xlim=(-0.7, len(names) - 0.3))
+    _compress_far_ends(ax, layers)
+    handles = [_patch(COLOURS[i % len(COLOURS)], kind) for i, kind in enumerate(kinds)]
+    figure.legend(handles=handles, loc="outside upper center", ncols=len(kinds))
+    return to_png(figure)
+
+
+def sparsity_curves(states: pd.DataFrame) -> bytes:
+    """Test accuracy, sparsity and generalization gap over epochs of sparsification: median and quartiles over models.
+
+    Args:
+        states: one row per state, with columns epoch, test_acc, sparsity, ggap; missing values are skipped.
+    """
+    figure, axes = new_figure(3, width=4.4)
+    panels = (("test_acc", "test accuracy"), ("sparsity", "share of weights at zero"), ("ggap", "generalization gap"))
+    for i, (ax, (column, label)) in enumerate(zip(axes, panels, strict=True)):
+        groups = states.astype({column: "float64"}).dropna(subset=column).groupby("epoch")[column]
+        low, middle, high = (groups.quantile(q) for q in (0.25, 0.5, 0.75))
+        ax.fill_between(middle.index, low, high, color=COLOURS[i], alpha=0.3, linewidth=0, label="quartiles")
+        ax.plot(middle.index, middle, color=COLOURS[i], linewidth=2, label="median")
+        ax.set(xlabel="epoch of sparsification", ylabel=label)
+        _whole_epochs(ax)
+        ax.legend(fontsize=8)
+    axes[1].set_ylim(0, 1)
+    axes[2].axhline(0, color="black", linewidth=0.5)
+    return to_png(figure)
+
+
+def _compress_far_ends(ax: Axes, layers: pd.DataFrame) -> None:
+    """Beside weights of some models that grew a thousandfold, the boxes of the others would be lines."""
+    middle = layers[["p25", "p75"]].abs().max(axis=1).median()
+    low, high = layers["min"].min(), layers["max"].max()
+    if middle > 0 and max(-low, high) > _FAR * middle:
+        linear = 10 ** np.floor(np.log10(2 * middle))
+        ax.set_yscale("symlog", linthresh=linear)
+        ax.set(ylim=(2 * min(low, -linear), 2 * max(high, linear)), ylabel=f"value (logarithmic beyond ±{linear:g})")
+
+
+def _whole_epochs(ax: Axes) -> None:
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+
+
+def _patch(colour: str, label: str) -> Patch:
+    return Patch(facecolor=colour, edgecolor="black", alpha=0.5, linewidth=0.5, label=label)
+
+
+def _box(row: Mapping[Hashable, Any], low: str, high: str) -> dict[str, Any]:
+    """The numbers of one box, as matplotlib calls them."""
+    quartiles = {"q1": row["p25"], "med": row["p50"], "q3": row["p75"]}
+    return {**quartiles, "whislo": row[low], "whishi": row[high], "fliers": []}
+
+
+def _draw_boxes(ax: Axes, boxes: list[dict[str, Any]], places: np.ndarray, width: float, colour: str) -> None:
+    ax.bxp(
+        boxes,
+        positions=places,
+        widths=width,
+        manage_ticks=False,
+        patch_artist=True,
+        boxprops={"facecolor": colour, "alpha": 0.5, "linewidth": 0.5},
+        medianprops={"color": "black"},
+        whiskerprops={"linewidth": 0.8},
+        capprops={"linewidth": 0.8},
+        flierprops={"marker": "x", "markersize": 4, "markeredgecolor": colour},
+    )

@@ -1,0 +1,158 @@
+"""Recipes from TOML: a scalar is fixed, a list is an axis of the grid, and `[defaults]` holds for every config."""
+
+import dataclasses
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import RecipeError, unknown
+from .hyperparameters import Training
+from .recipe import Config, Recipe, twins_of
+from .validators import check_keys, check_type, parse_range
+
+
+def read_recipe(name_or_path: str) -> Recipe:
+    """Read a generation recipe by name (as in `generation/NAME.toml`) or by path.
+
+    Raises:
+        RecipeError: no such recipe (the nearest name is offered), broken TOML, unknown key, or a value out of range.
+    """
+    path = find_recipe("generation", name_or_path)
+    try:
+        values = tomllib.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise RecipeError(f"cannot read recipe {path}: {error}") from error
+    try:
+        return _recipe(path.stem, values)
+    except RecipeError as error:
+        raise RecipeError(f"recipe {path.name}: {error}") from error
+
+
+def recipe_names(kind: str) -> list[str]:
+    """Names of the recipes that ship with this package, kind being 'generation' or 'hyperrep'."""
+    return sorted(path.stem for path in _recipe_folder(kind).glob("*.toml"))
+
+
+def find_recipe(kind: str, name_or_path: str) -> Path:
+    """The file of a recipe; a name is looked up among the shipped ones, anything with a suffix is a path."""
+    path = Path(name_or_path)
+    if path.suffix == ".toml":
+        if not path.is_file():
+            raise RecipeError(f"there is no recipe file {path}")
+        return path
+    shipped = _recipe_folder(kind) / f"{name_or_path}.toml"
+    if name_or_path not in recipe_names(kind):
+        raise RecipeError(unknown("recipe", name_or_path, recipe_names(kind)))
+    return shipped
+
+
+def _recipe_folder(kind: str) -> Path:
+    package = Path(__file__).parents[1]
+    if kind == "hyperrep":
+        return package.parent / "hyperrep" / "recipes"
+    installed = package / "_recipes" / kind
+    return installed if installed.is_dir() else package.parent / kind
+
+
+def _recipe(name: str, values: Mapping[str, Any]) -> Recipe:
+    check_keys("a recipe", values, ("source", "images", "architecture", "seed", "defaults", "configs"))
+    for key in ("images", "architecture", *(["source"] if "source" in values else [])):
+        if not isinstance(values.get(key), str):
+            raise RecipeError(f"{key} must be a name in quotes, got {values.get(key)!r}")
+    seed, defaults = values.get("seed", 0), values.get("defaults", {})
+    check_type("seed", seed, int)
+    if not isinstance(values.get("configs"), dict) or not values["configs"]:
+        raise RecipeError("there is no [configs.NAME] table, so nothing to train")
+    for config in values["configs"]:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", config) or config.endswith("_index"):
+            raise RecipeError(
+                f"config name {config!r}: use letters, digits, '_', '.' and '-', and another ending than '_index', "
+                "which names the table without weights"
+            )
+    recipe = Recipe(
+        name=name,
+        images=values["images"],
+        architecture=values["architecture"],
+        seed=seed,
+        configs=_configs(values["configs"], defaults),
+        source=values.get("source"),
+    )
+    for config in recipe.configs.values():
+        _check_axes(config)
+    return recipe
+
+
+def _configs(tables: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Config]:
+    """All configs in the order of the file; twins may be written before their parents."""
+    trained = {key: _config(key, defaults, own) for key, own in tables.items() if not _is_twin(own)}
+    twins = {key: own for key, own in tables.items() if _is_twin(own)}
+    for key, own in twins.items():
+        if own["parent"] in list(twins):
+            raise RecipeError(f"[configs.{key}] parent must be a config that is no twin itself, got {own['parent']!r}")
+    found = trained | {key: _twins(key, own, trained) for key, own in twins.items()}
+    return {key: found[key] for key in tables}
+
+
+def _is_twin(table: Any) -> bool:
+    return isinstance(table, dict) and "parent" in table
+
+
+def _twins(name: str, own: Mapping[str, Any], trained: Mapping[str, Config]) -> Config:
+    """A config of sparsified twins has a parent and epochs; all else is the parent's."""
+    check_keys(f"[configs.{name}]", own, ("parent", "epochs"))
+    if own["parent"] not in list(trained):
+        raise RecipeError(f"[configs.{name}] {unknown('parent', str(own['parent']), trained)}")
+    if "epochs" not in own:
+        raise RecipeError(f"[configs.{name}] has no epochs of sparsification; say for example epochs = 25")
+    return twins_of(own["parent"], trained[own["parent"]], own["epochs"])
+
+
+def _config(name: str, defaults: Mapping[str, Any], own: Mapping[str, Any]) -> Config:
+    for table, content in (("defaults", defaults), (f"configs.{name}", own)):
+        if not isinstance(content, dict):
+            raise RecipeError(f"[{table}] must be a table, got {content!r}")
+    fields = [field.name for field in dataclasses.fields(Training)]
+    merged = {**defaults, **own}
+    check_keys(f"[configs.{name}]", merged, (*fields, "seeds"))
+    if "seeds" not in merged:
+        raise RecipeError(f'[configs.{name}] has no seeds; say for example seeds = "1-100"')
+    seeds = _seed_values(merged.pop("seeds"))
+    axes = {k: tuple(v) if isinstance(v, list) else (v,) for k, v in merged.items()}
+    for key, axis in axes.items():
+        if not axis or any(axis.count(value) > 1 for value in axis):
+            raise RecipeError(f"[configs.{name}] {key}: an axis needs distinct values, got {axis}")
+    return Config(axes=axes, seeds=seeds)
+
+
+def _check_axes(config: Config) -> None:
+    """Refuse a missing or impossible value now, wherever on an axis it stands."""
+    required = [f.name for f in dataclasses.fields(Training) if f.default is dataclasses.MISSING]
+    if missing := [name for name in required if name not in config.axes]:
+        raise RecipeError(f"missing {', '.join(missing)}")
+    first = {name: axis[0] for name, axis in config.axes.items()}
+    for name, axis in config.axes.items():
+        for value in axis:
+            Training(**{**first, name: value})
+
+
+def _seed_values(spec: Any) -> tuple[int, ...] | tuple[str, int, int]:
+    """Seeds are "1-1000", a list of integers, or { random = 10, below = 1_000_000 }."""
+    if isinstance(spec, dict) and set(spec) == {"random", "below"} and _whole(spec.values()):
+        if not 0 < spec["random"] <= spec["below"]:
+            raise RecipeError(f"seeds: cannot draw {spec['random']} seeds below {spec['below']}")
+        return ("random", spec["random"], spec["below"])
+    if isinstance(spec, str):
+        return tuple(parse_range("seeds", spec))
+    if isinstance(spec, list) and spec and _whole(spec):
+        if len(set(spec)) < len(spec):
+            raise RecipeError(f"seeds: every seed once, got {spec}")
+        return tuple(spec)
+    raise RecipeError(
+        f'seeds must be "1-1000", a list of integers or {{ random = 10, below = 1_000_000 }}, got {spec!r}'
+    )
+
+
+def _whole(values: Iterable[Any]) -> bool:
+    return all(isinstance(value, int) and not isinstance(value, bool) for value in values)

@@ -1,7 +1,0 @@
-"""What people look at: plots, tables, and a report that opens offline."""
-
-from .html import render_report as render_report
-from .tables import accuracy_table as accuracy_table
-from .tables import novelty_table as novelty_table
-from .tables import print_table as print_table
-from .tables import probe_table as probe_table

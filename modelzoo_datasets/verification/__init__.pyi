@@ -1,0 +1,2 @@
+from .check import Check as Check
+from .verify import verify_folder as verify_folder

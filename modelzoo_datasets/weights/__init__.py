@@ -1,0 +1,5 @@
+"""Weight vectors: their layout, their symmetries, and conversions to tokens and layers."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

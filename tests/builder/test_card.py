@@ -1,0 +1,428 @@
+"""The card: valid for the Hub, its examples run as they stand, its pictures and defects are those of its zoos."""
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import matplotlib.image
+import pandas as pd
+import pytest
+import torch
+from helpers.hub_commands import Client, commands, executes
+from helpers.hub_server import HubServer
+from helpers.processes import hashes
+from helpers.random_zoos import recipe, write_zoo
+from huggingface_hub import DatasetCard, DatasetCardData, constants
+from torch import nn
+
+from modelzoo_datasets import build_dataset, load_zoo, read_recipe
+from modelzoo_datasets.architectures import architecture_names, get_architecture, module_from_vector
+from modelzoo_datasets.builder import schema
+from modelzoo_datasets.builder.card.code import module_code
+from modelzoo_datasets.builder.card.known_issues import defects_of, grid_size
+from modelzoo_datasets.builder.card_metadata import CardMetadata
+from modelzoo_datasets.builder.checksums import read_checksums
+from modelzoo_datasets.errors import FormatError, RecipeError
+from modelzoo_datasets.images.registry import image_dataset_names
+from modelzoo_datasets.recipes import find_recipe, recipe_names
+from modelzoo_datasets.verification import Check
+from modelzoo_datasets.verification.dataset_checks import check_checksums
+from modelzoo_datasets.verification.viewer import check_viewer
+from modelzoo_datasets.zoo import ZooFolder
+
+# What a block of a card leaves behind, compared with what load_zoo gives.
+SAME = """
+import modelzoo_datasets
+found = modelzoo_datasets.load_zoo({source!r}, split="train")
+assert states["sha256"][:] == found.table["sha256"].tolist()
+assert zoo.weights.equal(found.weights)
+images = torch.rand(5, 1, 28, 28)
+assert module(images).equal(found.model(0)(images))
+print("the same")
+"""
+
+
+def blocks(card: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", card, re.S)
+
+
+@pytest.fixture
+def offline(tmp_path: Path) -> Client:
+    """A machine that reaches nobody."""
+    return Client(tmp_path / "offline", "http://127.0.0.1:9")
+
+
+def output_of(program: str, folder: Path, client: Client, **environment: str) -> str:
+    """What a program prints that is run in a folder."""
+    result = client.run(executes, str(folder), program, **environment)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_every_python_example_runs_in_the_folder(tiny_dataset: Path, offline: Client) -> None:
+    python = blocks((tiny_dataset / "README.md").read_text(), "python")
+    assert [block.splitlines()[0] for block in python] == [
+        "from pathlib import Path",
+        "from modelzoo_datasets import load_zoo",
+        "import json",
+    ]
+    program = "\n".join([*python, SAME.format(source=str(tiny_dataset))])
+    assert output_of(program, tiny_dataset, offline, HF_HUB_OFFLINE="1") == "the same\n"
+
+
+def test_every_python_example_runs_against_the_hub(
+    hub: HubServer, ann: Client, anyone: Client, tiny_hyp_zoo: Path, tmp_path: Path
+) -> None:
+    build_dataset([tiny_hyp_zoo], tmp_path / "dataset", repo_id="zoos/tiny")
+    assert ann.push(tmp_path / "dataset", "zoos/tiny").returncode == 0
+    python = blocks((tmp_path / "dataset" / "README.md").read_text(), "python")
+    program = "\n".join([*python, SAME.format(source=str(tmp_path / "dataset"))])
+    anyone.home.mkdir()
+    assert output_of(program, anyone.home, anyone) == "the same\n"
+
+
+def test_the_examples_of_a_zoo_with_weights_in_files_run(
+    tiny_zoo: Path, tmp_path: Path, offline: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(schema, "MOST_INLINE", 1000)
+    build_dataset([tiny_zoo], tmp_path / "dataset")
+    card = (tmp_path / "dataset" / "README.md").read_text()
+    plain, _, module = blocks(card, "python")
+    check = """
+import hashlib
+assert row["sha256"] == hashlib.sha256(weights.numpy().tobytes()).hexdigest()
+assert "weights" not in states.column_names
+print(row["model_id"], row["epoch"], module(torch.ones(1, 1, 28, 28)).tolist())
+"""
+    printed = output_of(f"{plain}\n{module}\n{check}", tmp_path / "dataset", offline, HF_HUB_OFFLINE="1")
+    model, epoch, *_ = printed.split()
+    weights = ZooFolder.open(tiny_zoo).weights(model, int(epoch))
+    wanted = module_from_vector(get_architecture("cnn-s"), weights, activation="tanh")
+    assert printed == f"{model} {epoch} {wanted(torch.ones(1, 1, 28, 28)).tolist()}\n"
+    assert len(blocks(card, "sql")) == 1 and "list_inner_product" not in card
+    assert check_viewer(tmp_path / "dataset").problems == []
+
+
+def test_the_sql_of_the_card_runs_as_in_the_console_of_the_viewer(
+    tiny_dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by_epoch, best, norms = blocks((tiny_dataset / "README.md").read_text(), "sql")
+    monkeypatch.chdir(tiny_dataset)
+    zoo = load_zoo(tiny_dataset, "hyp")
+    accuracy = zoo.table.groupby("epoch")["test_acc"]
+    expected = zip(accuracy.mean().index, accuracy.count(), accuracy.mean(), accuracy.max(), strict=True)
+    assert duckdb.sql(by_epoch).fetchall() == [pytest.approx(row, rel=1e-12) for row in expected]
+    last = zoo.table[zoo.table["epoch"] == 1]
+    means = last.groupby(["activation", "dropout"])["test_acc"].agg(["count", "mean"])
+    wanted = [(*key, *row) for key, row in zip(means.index, means.itertuples(index=False), strict=True)]
+    wanted.sort(key=lambda row: -row[3])
+    assert [row[:3] for row in duckdb.sql(best).fetchall()] == [row[:3] for row in wanted]
+    largest = zoo.weights.double().norm(dim=1).sort(descending=True).values[:10]
+    assert [row[2] for row in duckdb.sql(norms).fetchall()] == pytest.approx(largest.tolist(), rel=1e-5)
+
+
+def test_the_sql_of_a_card_with_a_repo_names_its_files_on_the_hub(tiny_hyp_zoo: Path, tmp_path: Path) -> None:
+    build_dataset([tiny_hyp_zoo], tmp_path / "dataset", repo_id="zoos/tiny")
+    for query in blocks((tmp_path / "dataset" / "README.md").read_text(), "sql"):
+        assert len(re.findall(r"FROM 'hf://datasets/zoos/tiny/(hyp|hyp_index)/\*\.parquet'", query)) == 1
+
+
+def test_the_header_is_what_the_cards_of_the_hub_hold(tiny_dataset: Path) -> None:
+    card = DatasetCard.load(tiny_dataset / "README.md")
+    assert isinstance(card.data, DatasetCardData)
+    found = card.data.to_dict()
+    assert found["license"] == "cc-by-4.0"
+    assert found["pretty_name"] == "tiny"
+    assert found["task_categories"] == ["other"]
+    assert found["size_categories"] == ["n<1K"]
+    assert found["tags"] == ["model-zoo", "neural-network-weights", "weight-space-learning", "modelzoo-datasets"]
+    assert "source_datasets" not in found
+    assert list(found)[-2:] == ["configs", "dataset_info"]
+    assert card.content == (tiny_dataset / "README.md").read_text()
+
+
+@pytest.mark.parametrize(("license", "valid"), [("mit", True), ("none-such", False)])
+def test_the_hub_validates_the_card(
+    license: str, valid: bool, hub: HubServer, tiny_hyp_zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine.toml").write_text(f'title = "Mine"\nlicense = "{license}"\nsource_datasets = ["ylecun/mnist"]\n')
+    build_dataset([tiny_hyp_zoo], tmp_path / "dataset", builder=str(tmp_path / "mine.toml"))
+    card = DatasetCard.load(tmp_path / "dataset" / "README.md")
+    assert card.data.to_dict()["source_datasets"] == ["ylecun/mnist"]
+    monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+    if valid:
+        card.validate()
+    else:
+        with pytest.raises(ValueError, match='^"license" must be one of '):
+            card.validate()
+    assert [request.method for request in hub.asked("/api/validate-yaml")] == ["POST"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "category"),
+    [(999, "n<1K"), (1_000, "1K<n<10K"), (99_999, "10K<n<100K"), (10**6, "1M<n<10M"), (10**8, "100M<n<1B")],
+)
+def test_size_categories_are_those_of_the_hub(rows: int, category: str) -> None:
+    from modelzoo_datasets.builder.card.render import _size_category
+
+    assert _size_category(rows) == category
+
+
+def test_a_grid_has_a_picture_of_its_hyper_parameters_and_seeds_have_none(tiny_dataset: Path) -> None:
+    card = (tiny_dataset / "README.md").read_text()
+    assert not (tiny_dataset / "assets" / "seed-hyper-parameters.png").exists()
+    shown = re.findall(r"^!\[.*\]\((.*)\)$", card, re.M)
+    assert sorted(shown) == sorted(f"assets/{path.name}" for path in (tiny_dataset / "assets").iterdir())
+    for path in shown:
+        picture = matplotlib.image.imread(tiny_dataset / path)
+        assert picture.shape[0] > 300 and picture.shape[1] > 600 and picture.std() > 0.05
+
+
+def test_twins_and_zoos_without_accuracies_have_cards_too(tmp_path: Path) -> None:
+    chosen = recipe(models=20, epochs=1)
+    for config in ("seed", "seed-sparse"):
+        write_zoo(tmp_path / config, chosen, "packed", config=config)
+    build_dataset([tmp_path / "seed", tmp_path / "seed-sparse"], tmp_path / "dataset")
+    card = (tmp_path / "dataset" / "README.md").read_text()
+    assert "`seed-sparse` are sparsified twins of the models of `seed`" in card
+    assert "a share of 0.062 ± 0.000 of them" in card
+    assert (tmp_path / "dataset" / "assets" / "seed-sparse-sparsity.png").is_file()
+
+
+# Networks as code.
+
+
+@pytest.mark.parametrize("name", ["cnn-s", "cnn-s-rgb", "cnn-m", "small-cnn", "resnet18", "resnet18-100"])
+def test_the_code_of_a_network_is_that_network(name: str) -> None:
+    architecture = get_architecture(name)
+    code = module_code(architecture)
+    assert code is not None
+    for activation, kind in (("tanh", nn.Tanh), ("gelu", nn.GELU)):
+        scope: dict[str, Any] = {"nn": nn, "activation": kind}
+        exec(code.code, scope)
+        module, wanted = scope["module"].eval(), architecture.module(activation, 0.0).eval()
+        draws = torch.Generator().manual_seed(0)
+        state = {
+            key: torch.rand(value.shape, generator=draws) / 8 if value.is_floating_point() else torch.zeros_like(value)
+            for key, value in wanted.state_dict().items()
+        }
+        wanted.load_state_dict(state)
+        module.load_state_dict({key.removeprefix(code.prefix): value for key, value in state.items()})
+        images = torch.rand(2, *architecture.input_shape, generator=draws)
+        assert module(images).equal(wanted(images))
+
+
+def test_networks_that_are_no_chains_have_no_code() -> None:
+    spelled = {name for name in architecture_names() if module_code(get_architecture(name)) is not None}
+    assert "cnn-s" in spelled and not {"cnn-s-residual", "small-cnn-colour"} & spelled
+
+
+# Known defects.
+
+
+def states(**columns: Any) -> pd.DataFrame:
+    """Four models after their one epoch, all well."""
+    rows: dict[str, Any] = {
+        "model_id": ["a", "b", "c", "d"],
+        "epoch": [1] * 4,
+        "finite": [True] * 4,
+        "sha256": ["1", "2", "3", "4"],
+        "test_recall": [[0.5, 0.6], [0.7, 0.9], [0.9, 0.8], [1.0, 0.9]],
+        **{f"{split}_{kind}": [0.8, 0.7, 0.6, 0.7] for split in ("train", "val", "test") for kind in ("loss", "acc")},
+    }
+    return pd.DataFrame(rows | columns)
+
+
+SOUND = {"classes": 2, "recipe": {"axes": {"lr": [0.1, 0.2]}, "seeds": [7, 8]}}
+PUBLISHED = {"models": {"origin": ["x"] * 4}, "axes": {}, "seeds": []}
+
+
+@pytest.mark.parametrize(
+    ("zoo", "columns", "diverged", "wrong"),
+    [
+        ({}, {}, 0, []),
+        (
+            {"recipe": {"axes": {}, "seeds": ["random", 1000, 10**6]}},
+            {},
+            0,
+            ["4 of the 1,000 models of its recipe are here"],
+        ),
+        (
+            {"recipe": {"axes": {}, "seeds": [1, 2, 3, 4, 5]}},
+            {},
+            1,
+            ["1 model diverged, with weights that are not finite in some state; they are left out"],
+        ),
+        ({"recipe": PUBLISHED}, {}, 0, []),
+        (
+            {},
+            {"test_acc": [0.55, 0.551, 0.9, float("nan")]},
+            0,
+            [
+                "1 of 4 models at chance level after the last epoch: a test accuracy of at most 1.1 / 2",
+                "`test_acc` is missing for 1 of 4 trained states: not recorded, or no finite number",
+            ],
+        ),
+        (
+            {},
+            {"test_recall": [[0.0, 1.0], [1.0, 0.0], [0.1, 1.0], None]},
+            0,
+            ["2 of 4 models with one class predicted for every test image after the last epoch"],
+        ),
+        (
+            {},
+            {"sha256": ["1", "2", "1", "1"]},
+            0,
+            ["2 states have the very weights of another one (equal `sha256`), 0 of them untrained"],
+        ),
+        ({}, {"val_loss": [None] * 4, "val_acc": [None] * 4}, 0, ["not recorded: `val_loss`, `val_acc`"]),
+        (
+            {"imported": {"measured_otherwise": ["train", "test_loss"]}},
+            {},
+            0,
+            ["recorded elsewhere of something else than the column names say: train, test_loss"],
+        ),
+    ],
+)
+def test_defects_are_said_where_there_are_some(
+    zoo: dict[str, Any], columns: dict[str, Any], diverged: int, wrong: list[str]
+) -> None:
+    assert defects_of({**SOUND, **zoo}, states(**columns), diverged, {}, kept_diverged=False) == wrong
+
+
+def test_missing_states_are_a_defect() -> None:
+    missing = {"a": [0, 2], "b": [1]}
+    assert defects_of(SOUND, states(), 0, missing, kept_diverged=True) == [
+        "3 states of 2 models are missing for epochs of which others have one"
+    ]
+
+
+def test_defects_of_a_card_are_those_of_its_table(tiny_dataset: Path) -> None:
+    card = (tiny_dataset / "README.md").read_text().split("## Known defects")[1].split("\n## ")[0]
+    assert "* `seed`: none known." in card
+    last = load_zoo(tiny_dataset, "hyp", epochs=[1]).table
+    if n := int((last["test_acc"] <= 0.11).sum()):
+        assert f"* `hyp`: {n} of 8 models at chance level after the last epoch" in card
+    assert grid_size(ZooFolder(tiny_dataset).facts["configs"]["hyp"]["recipe"]) == 8
+
+
+# Checksums.
+
+
+def test_sha256sum_checks_the_folder(dataset: Path) -> None:
+    listed = read_checksums(dataset)
+    assert listed == {k: v for k, v in hashes(dataset).items() if k not in ("README.md", "checksums.sha256")}
+    command = ["sha256sum", "--check", "--quiet", "checksums.sha256"]
+    assert subprocess.run(command, cwd=dataset, check=False).returncode == 0
+    (dataset / "layout.json").write_text("[]")
+    assert subprocess.run(command, cwd=dataset, check=False, capture_output=True).returncode == 1
+
+
+def test_files_that_are_altered_missing_or_more_than_listed_are_named(dataset: Path) -> None:
+    assert check_checksums(dataset) == Check("checksums", 21, [])
+    (dataset / "layout.json").write_text("[]")
+    (dataset / "assets" / "seed-layers.png").unlink()
+    (dataset / "notes.txt").write_text("mine")
+    (dataset / ".hidden").write_text("mine")
+    assert check_checksums(dataset).problems == [
+        f"{dataset}/assets/seed-layers.png is missing, but listed in checksums.sha256; build the dataset again",
+        f"{dataset}/layout.json has not the checksum that is listed in checksums.sha256; build the dataset again",
+        f"{dataset}/notes.txt is not listed in checksums.sha256; build the dataset again",
+    ]
+    (dataset / "checksums.sha256").unlink()
+    (problem,) = check_checksums(dataset).problems
+    assert problem.startswith(f"cannot read {dataset}/checksums.sha256: ")
+
+
+def test_a_list_of_checksums_that_is_none_is_refused(dataset: Path) -> None:
+    path = dataset / "checksums.sha256"
+    path.write_text("0123  layout.json\n")
+    with pytest.raises(FormatError) as caught:
+        read_checksums(dataset)
+    assert str(caught.value) == f"{path} is no list of checksums: '0123  layout.json'"
+
+
+# Builder recipes.
+
+
+def test_every_recipe_of_the_paper_is_published_under_its_name() -> None:
+    published = {name: CardMetadata.read(find_recipe("builders", name)) for name in recipe_names("builders")}
+    assert set(published) == set(recipe_names("generation"))
+    zoos = 0
+    for name, publication in published.items():
+        generated = read_recipe(name)
+        assert publication.license == "cc-by-4.0" and len(publication.source_datasets) == 1
+        assert publication.citation[0].startswith("@inproceedings{schuerholt2022modelzoos,")
+        assert generated.images in image_dataset_names()
+        if generated.source is not None:
+            assert publication.repo_id == f"modelzoos/{name}"
+            zoos += sum(config.parent is None for config in generated.configs.values())
+    assert zoos == 27
+    assert len({publication.title for publication in published.values()}) == len(published)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('license = "mit"', 'there is no title; say for example title = "MNIST, small CNN"'),
+        ('title = "A"\nlicence = "mit"', "a builder recipe has no key 'licence'; did you mean 'license'?"),
+        ("title = 7", "title must be str, got 7"),
+        (
+            'title = "A"\nsource_datasets = "ylecun/mnist"',
+            "source_datasets must be a list of texts, got 'ylecun/mnist'",
+        ),
+        ('title = "A"\nrepo_id = "mine"', "a repo of the Hub is named like modelzoos/mnist-cnn-s, got 'mine'"),
+        (
+            'title = "A"\nsource_datasets = ["a b/c"]',
+            "a repo of the Hub is named like modelzoos/mnist-cnn-s, got 'a b/c'",
+        ),
+        (
+            'title = "A"\ncitation = ["schuerholt2022modelzoo"]',
+            "unknown citation 'schuerholt2022modelzoo'; did you mean 'schuerholt2022modelzoos'?",
+        ),
+    ],
+)
+def test_a_builder_recipe_that_is_none_is_refused(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text(text)
+    with pytest.raises(RecipeError) as caught:
+        CardMetadata.read(tmp_path / "mine.toml")
+    assert str(caught.value) == f"builder recipe mine.toml: {message}"
+
+
+def test_a_builder_of_ones_own_names_title_licence_text_repo_and_citation(
+    tiny_hyp_zoo: Path, tmp_path: Path, offline: Client
+) -> None:
+    (tmp_path / "mine.toml").write_text(
+        'title = "My zoo"\nlicense = "mit"\nrepo_id = "me/my-zoo"\ntext = "Made at home."\n'
+        'citation = ["""@misc{me, title = {Mine}}""", "unterthiner2020predicting"]\n'
+    )
+    line = f"modelzoo-build {tiny_hyp_zoo} --out dataset --builder mine.toml"
+    assert offline.run(commands, str(tmp_path), [line]).returncode == 0
+    card = (tmp_path / "dataset" / "README.md").read_text()
+    for piece in (
+        "# My zoo\n",
+        "license: mit\n",
+        "Made at home.",
+        'load_dataset("me/my-zoo", "hyp"',
+        "@misc{me, title",
+    ):
+        assert piece in card
+    assert "@misc{unterthiner2020predicting," in card and "schuerholt" not in card
+    facts = json.loads((tmp_path / "dataset" / "zoo.json").read_text())
+    assert (facts["repo_id"], facts["publication"]["title"]) == ("me/my-zoo", "My zoo")
+
+
+def test_a_part_of_a_published_zoo_does_not_point_to_the_whole_one(tiny_hyp_zoo: Path, tmp_path: Path) -> None:
+    folder = ZooFolder(Path(shutil.copytree(tiny_hyp_zoo, tmp_path / "zoo")))
+    shipped = read_recipe("fashion-mnist-cnn-s")
+    facts = folder.facts | {"recipe": shipped.resolved("seed")}
+    (folder.path / "zoo.json").write_text(json.dumps(facts))
+    found = CardMetadata.of([ZooFolder(folder.path)])
+    assert (found.title, found.repo_id) == ("Fashion-MNIST, small CNN", None)
+    facts["recipe"]["seeds"] = list(range(8))
+    (folder.path / "zoo.json").write_text(json.dumps(facts))
+    assert CardMetadata.of([ZooFolder(folder.path)]).repo_id == "modelzoos/fashion-mnist-cnn-s"

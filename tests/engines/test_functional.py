@@ -1,0 +1,100 @@
+"""What models say, and which way their weights should go: all of them at once, against plain modules one by one."""
+
+from typing import Any
+
+import pytest
+import torch
+from helpers.networks import random_states
+from torch import Tensor
+
+from modelzoo_datasets.architectures import get_architecture, module_from_vector
+from modelzoo_datasets.engines import Functions, NetworkSpec, functions_of, get_engine
+from modelzoo_datasets.engines.functional import NativeFunctions, TorchFunctions
+from modelzoo_datasets.seeds import keyed_generator
+
+MODELS, IMAGES, CLASSES = 3, 7, 10
+CASES = [
+    ("native", "cnn-s", "tanh"),
+    ("native", "cnn-m", "relu"),
+    ("torch", "cnn-s", "gelu"),
+    ("torch", "cnn-m", "tanh"),
+]
+
+
+def _case(architecture: str) -> tuple[Tensor, Tensor, Tensor]:
+    draws = keyed_generator(1, "functions", architecture)
+    inputs = torch.randn(IMAGES, *get_architecture(architecture).input_shape, generator=draws)
+    targets = torch.rand(MODELS, IMAGES, CLASSES, generator=draws)
+    return random_states(architecture, MODELS), inputs, targets / targets.sum(dim=-1, keepdim=True)
+
+
+def _plain(architecture: str, activation: str, weights: Tensor, inputs: Tensor, targets: Tensor) -> tuple[Any, ...]:
+    """Logits, divergence and its gradient of one model in float64."""
+    module = module_from_vector(get_architecture(architecture), weights, activation=activation, dropout=0.0).double()
+    logits = module(inputs.double())
+    loss = -(targets.double() * logits.log_softmax(dim=1)).sum(dim=1).mean()
+    gradients = torch.autograd.grad(loss, list(module.parameters()))
+    return logits.detach(), loss.detach(), torch.cat([g.flatten() for g in gradients])
+
+
+def _functions(engine: str, architecture: str, activation: str) -> Functions:
+    return functions_of(get_engine(engine, 2), architecture, NetworkSpec(activation))
+
+
+@pytest.mark.parametrize(("engine", "architecture", "activation"), CASES)
+def test_all_models_at_once_are_the_plain_modules_one_by_one(engine: str, architecture: str, activation: str) -> None:
+    weights, inputs, targets = _case(architecture)
+    functions = _functions(engine, architecture, activation)
+    assert isinstance(functions, NativeFunctions if engine == "native" else TorchFunctions)
+    leaf = weights.clone().requires_grad_()
+    losses = functions.divergence(leaf, inputs, targets)
+    share = torch.tensor([1.0, -2.0, 0.5])
+    (losses * share).sum().backward()
+    logits = functions.outputs(weights, inputs)
+    assert not logits.requires_grad
+    assert leaf.grad is not None
+    for i in range(MODELS):
+        wanted, loss, gradient = _plain(architecture, activation, weights[i], inputs, targets[i])
+        torch.testing.assert_close(logits[i].double(), wanted, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(losses[i].double(), loss, rtol=1e-5, atol=1e-6)
+        error = (leaf.grad[i].double() - share[i] * gradient).norm()
+        assert error < 1e-5 * gradient.norm()
+
+
+def test_bits_depend_on_no_other_model() -> None:
+    weights, inputs, targets = _case("cnn-s")
+    found = []
+    for threads in (1, 3):
+        functions = functions_of(get_engine("native", threads), "cnn-s", NetworkSpec("tanh"))
+        assert isinstance(functions, NativeFunctions)
+        found.append(functions.losses_and_gradients(weights, inputs, targets))
+        found.append(functions.losses_and_gradients(weights[1:2], inputs, targets[1:2]))
+    together, alone, by_three, alone_by_three = found
+    assert torch.equal(together[1], by_three[1])
+    assert torch.equal(together[0], by_three[0])
+    for one in (alone, alone_by_three):
+        assert torch.equal(one[1][0], together[1][1])
+        assert torch.equal(one[0][0], together[0][1])
+
+
+def test_a_network_that_is_no_chain_is_computed_by_torch() -> None:
+    functions = _functions("native", "cnn-residual", "tanh")
+    assert isinstance(functions, TorchFunctions)
+    weights, inputs, targets = _case("cnn-residual")
+    losses = functions.divergence(weights, inputs, targets)
+    _, loss, _ = _plain("cnn-residual", "tanh", weights[2], inputs, targets[2])
+    torch.testing.assert_close(losses[2].double(), loss, rtol=1e-5, atol=1e-6)
+
+
+def test_a_target_that_a_model_meets_leaves_no_gradient() -> None:
+    """Cross entropy is least where the model says the target itself; there it is the target's entropy."""
+    weights, inputs, _ = _case("cnn-s")
+    functions = _functions("native", "cnn-s", "tanh")
+    said = functions.outputs(weights, inputs).softmax(dim=-1)
+    leaf = weights.clone().requires_grad_()
+    losses = functions.divergence(leaf, inputs, said)
+    entropy = -(said * said.log()).sum(dim=-1).mean(dim=1)
+    torch.testing.assert_close(losses.detach(), entropy, rtol=1e-5, atol=1e-6)
+    losses.sum().backward()
+    assert leaf.grad is not None
+    assert leaf.grad.abs().max() < 1e-6

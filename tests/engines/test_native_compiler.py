@@ -1,0 +1,145 @@
+"""Compiling: once, whoever asks at the same time; never somebody else's code; and what is said where it cannot be."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from modelzoo_datasets.engines.native import compiler
+from modelzoo_datasets.engines.native.bindings import library_of
+from modelzoo_datasets.engines.native.compiler import AVX2, AVX512, PORTABLE, CompilerError, compiled, instructions
+from modelzoo_datasets.engines.native.native_engine import NativeEngine
+from modelzoo_datasets.engines.native.native_trainer import network_of
+from modelzoo_datasets.engines.torch.torch_engine import TorchEngine
+
+SOURCE = 'extern "C" int answer() { return 42; }\n'
+
+
+def forget() -> None:
+    for known in (compiler._compiler, compiler._version, compiler._cache_folder, library_of, network_of):
+        known.cache_clear()
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty cache folder, and nothing known from earlier tests."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    forget()
+    yield tmp_path / "cache" / "modelzoo-datasets" / "native"
+    forget()
+
+
+def build(source: str = SOURCE, depends_on: str = "") -> Path:
+    return compiled(source, depends_on, Path(), PORTABLE)
+
+
+def test_a_library_is_compiled_once_and_again_where_anything_differs(cache: Path) -> None:
+    first = build()
+    assert first.parent == cache and cache.stat().st_mode & 0o777 == 0o700
+    written = first.stat().st_mtime_ns
+    assert build() == first and first.stat().st_mtime_ns == written
+    assert len({first, build(SOURCE + "//"), build(depends_on="header"), compiled(SOURCE, "", Path(), AVX2)}) == 4
+    assert sorted(path.suffix for path in cache.iterdir()) == [".so"] * 4, "nothing half-made is left"
+
+
+def test_processes_that_compile_at_the_same_time_do_not_meet(cache: Path) -> None:
+    script = (
+        "import ctypes, pathlib\n"
+        "from modelzoo_datasets.engines.native.compiler import PORTABLE, compiled\n"
+        f"library = compiled({SOURCE!r}, '', pathlib.Path(), PORTABLE)\n"
+        "print(ctypes.CDLL(str(library)).answer())\n"
+    )
+    running = [subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    assert [process.communicate()[0].strip() for process in running] == ["42"] * 3
+    assert len(list(cache.iterdir())) == 1
+
+
+@pytest.mark.parametrize("mode", [0o770, 0o707])
+def test_a_folder_that_others_can_write_to_is_not_trusted(cache: Path, mode: int) -> None:
+    cache.mkdir(parents=True)
+    cache.chmod(mode)
+    library = build()
+    assert library.parent != cache and not list(cache.iterdir())
+    assert library.parent.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a folder away")
+def test_a_folder_of_another_user_is_not_trusted(cache: Path) -> None:
+    cache.mkdir(parents=True, mode=0o700)
+    os.chown(cache, 12345, -1)
+    assert build().parent != cache and not list(cache.iterdir())
+
+
+def test_a_cache_that_cannot_be_made_is_done_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert build().is_file()
+
+
+def test_code_that_does_not_compile_is_one_line(cache: Path) -> None:
+    with pytest.raises(CompilerError, match=r"cannot compile the kernel: .*error.*nonsense") as caught:
+        build("nonsense;")
+    assert "\n" not in str(caught.value) and not list(cache.iterdir())
+
+
+def test_without_a_compiler_the_torch_engine_serves(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    from modelzoo_datasets.engines.native import native_engine
+
+    native_engine._said.clear()
+    assert isinstance(NativeEngine(threads=1).serving("cnn-s"), TorchEngine)
+    said = "CXX names 'no-such-compiler', which is not there"
+    assert [record.getMessage() for record in caplog.records] == [
+        f"cnn-s: the torch engine instead of the native one: no C++ compiler: {said}"
+    ]
+    forget()
+    monkeypatch.delenv("CXX")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(CompilerError) as caught:
+        build()
+    assert str(caught.value) == "no C++ compiler: none of c++, g++, clang++ is installed"
+
+
+def test_a_compiler_that_does_not_run_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    broken = tmp_path / "broken-c++"
+    broken.write_text("#!/bin/sh\necho out of order >&2\nexit 3\n")
+    broken.chmod(0o755)
+    monkeypatch.setenv("CXX", str(broken))
+    with pytest.raises(CompilerError, match=r"broken-c\+\+ --version failed: out of order"):
+        build()
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ({"avx2", "fma", "bmi2", "avx512f", "avx512vl", "avx512dq", "avx512bw"}, AVX512),
+        ({"avx2", "fma", "bmi2", "avx512f"}, AVX2),
+        ({"avx2"}, PORTABLE),
+        (set(), PORTABLE),
+    ],
+    ids=["avx512", "avx2", "no-fma", "nothing"],
+)
+def test_instructions_are_what_the_processor_has(
+    flags: set[str], expected: compiler.Instructions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compiler.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(compiler, "_processor_flags", lambda: flags)
+    instructions.cache_clear()
+    try:
+        assert instructions() is expected
+    finally:
+        instructions.cache_clear()
+
+
+def test_other_processors_get_the_portable_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiler.platform, "machine", lambda: "arm64")
+    instructions.cache_clear()
+    try:
+        assert instructions() is PORTABLE
+    finally:
+        instructions.cache_clear()

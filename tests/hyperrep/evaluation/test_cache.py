@@ -1,0 +1,123 @@
+"""Training states are aligned and run on the test images once: what is kept is what would be measured, to the bit."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from hyperrep import HyperRepresentation
+from hyperrep.evaluation.cache import CachedEvaluator, CachedSamplingContext, kept
+from hyperrep.evaluation.metrics import Evaluator
+from hyperrep.release.export import Draw, Measuring, export_samples
+from modelzoo_datasets.engines import NetworkSpec
+from modelzoo_datasets.engines.torch.torch_engine import TorchEngine
+from modelzoo_datasets.errors import FormatError
+from modelzoo_datasets.images import Images
+from modelzoo_datasets.loading import Zoo
+
+KEY = {"what": "a test"}
+
+
+class CountingEngine(TorchEngine):
+    """Notes of how many models it was asked for outputs."""
+
+    asked: list[int]
+
+    def outputs(
+        self, architecture: str, images: Images, weights: Tensor, networks: Sequence[NetworkSpec], split: str
+    ) -> Iterator[tuple[int, Tensor]]:
+        self.asked.append(len(weights))
+        return super().outputs(architecture, images, weights, networks, split)
+
+
+class OtherEngine(TorchEngine):
+    """Of another name."""
+
+    name = "other"
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache folder."""
+    monkeypatch.setenv("MODELZOO_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("MODELZOO_CACHE_BYTES", raising=False)
+    return tmp_path / "cache"
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_samples_are_measured_to_the_same_bytes_and_the_second_time_states_are_not_run_again(
+    trained: Path, tiny_dataset: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, aligned = CountingEngine(processes=1), []
+    align = HyperRepresentation.align
+
+    def counted(rep: HyperRepresentation, weights: Tensor) -> Tensor:
+        aligned.append(len(weights))
+        return align(rep, weights)
+
+    monkeypatch.setattr(HyperRepresentation, "align", counted)
+    measuring = Measuring(dataset=tiny_dataset, engine=engine, images_root=tmp_path)
+    runs = {}
+    for name, most in (("unkept", "0"), ("first", ""), ("second", "")):
+        monkeypatch.setenv("MODELZOO_CACHE_BYTES", most)
+        engine.asked, aligned[:] = [], []
+        export_samples(trained, tmp_path / name, Draw(n=2, sampler="noise", seed=5), measuring)
+        runs[name] = (sorted(engine.asked), 28 in aligned, len([*cache.glob("*")]))
+    assert runs == {"unkept": ([2, 28], True, 0), "first": ([2, 28], True, 2), "second": ([2], False, 2)}
+    assert contents(tmp_path / "unkept") == contents(tmp_path / "first") == contents(tmp_path / "second")
+    assert {path.suffix for path in cache.iterdir()} == {".safetensors"}, "nothing is left in the making"
+
+
+def test_errors_that_are_kept_are_those_of_these_images_states_and_engine(
+    bench: Evaluator, rep: HyperRepresentation, learned: dict[str, Zoo], images: Images, cache: Path
+) -> None:
+    source = CachedSamplingContext(rep=rep, zoo=learned["train"], hyperrep_sha256="1")
+    fields = {field.name: getattr(bench, field.name) for field in dataclasses.fields(Evaluator)}
+    assert torch.equal(source.aligned, bench.aligned)
+    for _ in range(2):
+        ours = CachedEvaluator(**fields, key=source.key)
+        assert torch.equal(ours.train_errors, bench.train_errors)
+        assert ours.train_errors.dtype == torch.bool
+    assert len(bench.images.labels("test")) % 8, "the last byte of a row is not full"
+    fields["aligned"] = bench.aligned[:1]
+    others = [
+        CachedEvaluator(**fields | {"images": images}, key=source.key),
+        CachedEvaluator(**fields | {"engine": OtherEngine(processes=1)}, key=source.key),
+        CachedEvaluator(**fields, key=source.key | {"hyperrep": "2"}),
+        CachedEvaluator(**fields, key=source.key | {"states": "3"}),
+    ]
+    assert [len(other.train_errors) for other in others] == [1] * 4, "what 28 states were kept as is of none of them"
+    moved = dataclasses.replace(learned["train"], weights=learned["train"].weights + 1e-6)
+    assert CachedSamplingContext(rep=rep, zoo=moved, hyperrep_sha256="1").key["states"] != source.key["states"]
+
+
+@pytest.mark.parametrize(
+    "spoil", [lambda path: path.write_bytes(path.read_bytes()[:-1]), lambda path: path.write_text("")]
+)
+def test_what_was_cut_in_the_cache_is_measured_again(spoil: object, cache: Path) -> None:
+    assert callable(spoil)
+    kept(KEY, lambda: torch.arange(5))
+    (path,) = cache.iterdir()
+    whole = path.read_bytes()
+    spoil(path)
+    assert torch.equal(kept(KEY, lambda: torch.arange(5)), torch.arange(5))
+    assert path.read_bytes() == whole
+
+
+def test_where_nothing_can_be_kept_it_is_measured_each_time(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache.write_text("a file where the folder would be")
+    assert [int(kept(KEY, partial(torch.tensor, i))) for i in range(2)] == [0, 1]
+    monkeypatch.setenv("MODELZOO_CACHE", str(cache.with_name("other")))
+    monkeypatch.setenv("MODELZOO_CACHE_BYTES", "3")
+    assert [int(kept(KEY, partial(torch.tensor, i))) for i in range(2)] == [0, 1]
+    monkeypatch.setenv("MODELZOO_CACHE_BYTES", "many")
+    with pytest.raises(FormatError) as caught:
+        kept(KEY, lambda: torch.tensor(0))
+    assert str(caught.value) == "MODELZOO_CACHE_BYTES must be a number of bytes, got 'many'"

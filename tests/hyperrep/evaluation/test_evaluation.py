@@ -1,0 +1,259 @@
+"""The protocol: every question is in the report, tests are what they are called, and `evaluate` resumes."""
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from hyperrep import HyperRepresentation, evaluate
+from hyperrep.evaluation.baselines import fresh_weights
+from hyperrep.evaluation.metrics import Evaluator
+from hyperrep.evaluation.populations import Population
+from hyperrep.evaluation.protocol import _claim, embeddings_2d, reconstruction
+from hyperrep.evaluation.significance import comparisons
+from hyperrep.evaluation.transfer import check_fits, require_images
+from hyperrep.recipe import DataRecipe, EvaluationRecipe, HyperRecipe
+from hyperrep.trainer.loop import reconstruction_r2
+from modelzoo_datasets.analysis import compare, fine_tune
+from modelzoo_datasets.engines import NetworkSpec
+from modelzoo_datasets.engines.torch.torch_engine import TorchEngine
+from modelzoo_datasets.errors import FolderInUseError, FormatError, ModelZooError
+from modelzoo_datasets.images import Images
+from modelzoo_datasets.loading import Zoo
+from modelzoo_datasets.seeds import derive_seed
+
+
+@pytest.fixture(scope="module")
+def evaluated(
+    tiny_dataset: Path,
+    trained: Path,
+    protocol: HyperRecipe,
+    engine: TorchEngine,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[Path, dict[str, Any]]:
+    """The folder of an evaluation and its report."""
+    out = tmp_path_factory.mktemp("evaluation") / "evaluation"
+    report = evaluate(tiny_dataset, trained, protocol, out, engine=engine, images_root=out.parent)
+    return out, report
+
+
+def test_reconstruction_is_told_for_every_split(rep: HyperRepresentation, learned: dict[str, Zoo]) -> None:
+    found = reconstruction(rep, learned)
+    assert {split: values["n"] for split, values in found.items()} == {"train": 28, "validation": 6, "test": 6}
+    for split, values in found.items():
+        measured = reconstruction_r2(rep, rep.align(learned[split].weights))
+        assert (values["total"], values["layers"]) == (measured.total, list(measured.layers))
+
+
+def test_embeddings_in_the_plane_are_the_widest_uncorrelated_coordinates(
+    rep: HyperRepresentation, learned: dict[str, Zoo], populated: dict[str, Population]
+) -> None:
+    found = embeddings_2d(rep, learned, list(populated.values()))
+    sizes = {"train": 28, "test": 6, "kde": 2, "kde-shared": 2, "move 0.3": 2}
+    assert {name: len(part["z"]) for name, part in found.items()} == sizes
+    assert all(len(point) == 2 for part in found.values() for point in part["z"])
+    for split in ("train", "test"):
+        assert found[split]["test_acc"] == learned[split].table["test_acc"].tolist()
+    covariance = torch.tensor(found["train"]["z"]).double().T.cov()
+    assert abs(float(covariance[0, 1])) < 1e-4 * float(covariance[0, 0])
+    assert covariance[0, 0] > covariance[1, 1]
+    widest = torch.linalg.svdvals(rep.embeddings.double() - rep.embeddings.double().mean(dim=0))[:2]
+    torch.testing.assert_close(covariance.diagonal(), widest.square() / 27, rtol=1e-3, atol=0)
+
+
+def test_the_report_holds_every_population_and_every_question(evaluated: tuple[Path, dict[str, Any]]) -> None:
+    out, report = evaluated
+    names = [population["name"] for population in report["populations"]]
+    files = {path.stem.replace("-", " ") for path in (out / "populations").iterdir()}
+    assert files == {name.replace("-", " ") for name in names[:-1]}
+    assert names[-1] == "scratch"
+    for population in report["populations"][:-1]:
+        assert len(population["zero_shot"]) == len(population["distance"]) == population["n"]
+        assert all(len(curve) == 2 for curve in population["curves"])
+        assert population["curves"] or population["name"].endswith(("mixture 0.1", "noise 0.2", "move 0.3"))
+    assert {*report["transfer"]["fashion-mnist-5k"]} == {"kde", "kde-shared", "zoo members", "scratch"}
+    assert {*report["changed"]["res-cnn"]} == {"kde", "kde-shared", "zoo members", "random init"}
+    questions = {row["question"] for row in report["comparisons"]}
+    assert questions == {"zero-shot", "fine-tuning", "transfer", "changed", "ensembles"}
+    assert json.loads((out / "evaluation.json").read_text()) == report
+    assert (out / "report.html").is_file()
+
+
+def test_transfer_fine_tunes_the_same_weights_on_other_images(
+    evaluated: tuple[Path, dict[str, Any]],
+    populated: dict[str, Population],
+    learned: dict[str, Zoo],
+    images: Images,
+    engine: TorchEngine,
+) -> None:
+    _, report = evaluated
+    found = report["transfer"]["fashion-mnist-5k"]
+    training = dataclasses.replace(learned["train"].training(0), epochs=1)
+    seeds = [derive_seed(0, "fine-tuning", i) for i in range(2)]
+    begin = populated["kde"].weights
+    assert found["kde"]["curves"] == fine_tune(engine, "cnn-s", images, begin, training, seeds)[0].tolist()
+    fresh = fresh_weights("cnn-s", "tanh", training.init, [derive_seed(0, "scratch", i) for i in range(2)])
+    assert found["scratch"]["curves"] == fine_tune(engine, "cnn-s", images, fresh, training, seeds)[0].tolist()
+
+
+def test_a_changed_architecture_holds_the_sample_and_begins_elsewhere_as_without_it(
+    evaluated: tuple[Path, dict[str, Any]],
+    populated: dict[str, Population],
+    learned: dict[str, Zoo],
+    images: Images,
+    engine: TorchEngine,
+) -> None:
+    _, report = evaluated
+    found = report["changed"]["res-cnn"]
+    training = learned["train"].training(0)
+    weights = fresh_weights("res-cnn", "tanh", training.init, [derive_seed(0, "changed", i) for i in range(2)])
+    networks = [NetworkSpec("tanh")] * 2
+    measured = engine.evaluate("res-cnn", images, weights, networks, "test").accuracy.tolist()
+    assert [curve[0] for curve in found["random init"]["curves"]] == measured
+    loaded = torch.cat([populated["kde"].weights, weights[:, 2464:]], dim=1)
+    measured = engine.evaluate("res-cnn", images, loaded, networks, "test").accuracy.tolist()
+    assert [curve[0] for curve in found["kde"]["curves"]] == measured
+
+
+def test_comparisons_are_the_tests_that_they_are_called(
+    evaluated: tuple[Path, dict[str, Any]], protocol: HyperRecipe
+) -> None:
+    _, report = evaluated
+    found = {(r["question"], r["where"], r["one"], r["other"], r["epoch"]): r for r in report["comparisons"]}
+    assert len(found) == len(report["comparisons"])
+    by_name = {population["name"]: population for population in report["populations"]}
+    mine, noise, from_scratch = (by_name[name] for name in ("kde", "noise like kde", "scratch"))
+    paired = compare(mine["zero_shot"], noise["zero_shot"], paired=True)
+    row = found["zero-shot", "", "kde", "noise like kde", 0]
+    assert (row["difference"], row["p"], row["test"]) == (paired.difference, paired.p, "paired")
+    tuned = compare([c[1] for c in mine["curves"]], [c[1] for c in from_scratch["curves"]])
+    row = found["fine-tuning", "", "kde", "scratch", 1]
+    assert (row["difference"], row["low"], row["n"], row["m"]) == (tuned.difference, tuned.low, 2, 20)
+    # The zoo has 2 epochs and was learned from up to the second: there is none 2 epochs behind the first.
+    assert ("fine-tuning", "+2", "kde", "scratch", 1) not in found
+    judged = dataclasses.replace(protocol.evaluation, fine_tune=(1,))
+    shifted = comparisons(by_name, {}, {}, judged, offset=1)
+    row = next(r for r in shifted if r["where"] == "+1")
+    later = compare([c[1] for c in mine["curves"]], [c[2] for c in from_scratch["curves"]])
+    assert (row["difference"], row["other_mean"]) == (later.difference, row["mean"] - later.difference)
+    row = found["ensembles", "zero-shot, 2 and 3 models", "kde", "zoo members", 0]
+    assert row["test"] == "paired" and row["n"] == 1000
+    assert row["mean"] == pytest.approx(mine["ensembles"]["zero-shot"]["mean"][-1])
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Path -> bytes of every file, hidden ones too."""
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_only_what_is_missing_is_judged_again_and_gives_the_same_bytes(
+    evaluated: tuple[Path, dict[str, Any]],
+    tiny_dataset: Path,
+    trained: Path,
+    protocol: HyperRecipe,
+    engine: TorchEngine,
+) -> None:
+    out, report = evaluated
+    before = contents(out)
+    (out / "populations" / "average-of-all.json").unlink()
+    (out / "transfer" / "fashion-mnist-5k" / "scratch.json").unlink()
+    judged: list[str] = []
+    again = evaluate(
+        tiny_dataset,
+        trained,
+        protocol,
+        out,
+        engine=engine,
+        images_root=out.parent,
+        progress=lambda what, done, total: judged.append(what),
+    )
+    assert {*judged} == {"fine-tuning average of all", "scratch on fashion-mnist-5k", "probing"}
+    assert contents(out) == before
+    assert again == report
+
+
+def test_an_evaluation_of_another_protocol_is_refused(
+    evaluated: tuple[Path, dict[str, Any]],
+    tiny_dataset: Path,
+    trained: Path,
+    protocol: HyperRecipe,
+    engine: TorchEngine,
+) -> None:
+    out, _ = evaluated
+    before = contents(out)
+    other = dataclasses.replace(protocol, evaluation=dataclasses.replace(protocol.evaluation, samples=3))
+    told = f"{out} holds another evaluation; choose another --out"
+    with pytest.raises(FolderInUseError, match=f"^{re.escape(told)}$"):
+        evaluate(tiny_dataset, trained, other, out, engine=engine, images_root=out.parent)
+    assert contents(out) == before
+
+
+def test_an_evaluation_of_a_release_that_did_not_ask_a_question_is_gone_on_with(tmp_path: Path) -> None:
+    """A key that was added since means what its default means."""
+    asked = dataclasses.asdict(EvaluationRecipe(samples=3))
+    _claim(tmp_path, {"protocol": {key: value for key, value in asked.items() if key != "moves"}})
+    _claim(tmp_path, {"protocol": asked})
+    with pytest.raises(FolderInUseError):
+        _claim(tmp_path, {"protocol": {**asked, "moves": (0.1,)}})
+
+
+@pytest.mark.parametrize("kind", ["folder", "file"])
+def test_a_place_that_holds_something_else_is_refused(
+    kind: str, tiny_dataset: Path, trained: Path, tiny_hyper: HyperRecipe, engine: TorchEngine, tmp_path: Path
+) -> None:
+    out = tmp_path / "taken"
+    note = out / "note.txt" if kind == "folder" else out
+    note.parent.mkdir(exist_ok=True)
+    note.write_text("mine")
+    told = f"{out} holds something else; choose another --out or remove it"
+    with pytest.raises(FolderInUseError, match=f"^{re.escape(told)}$"):
+        evaluate(tiny_dataset, trained, tiny_hyper, out, engine=engine, images_root=tmp_path)
+    assert contents(tmp_path) == {str(note.relative_to(tmp_path)): b"mine"}
+
+
+def test_a_recipe_that_it_was_not_learned_with_is_refused(
+    tiny_dataset: Path, trained: Path, tiny_hyper: HyperRecipe, engine: TorchEngine, tmp_path: Path
+) -> None:
+    other = dataclasses.replace(tiny_hyper, data=DataRecipe(config="seed", epochs=(2, 2)))
+    told = (
+        f"{trained} was not learned by recipe tiny from {tiny_dataset}; "
+        "name the dataset, and the recipe's file, that it was learned from"
+    )
+    with pytest.raises(FormatError, match=f"^{re.escape(told)}$"):
+        evaluate(tiny_dataset, trained, other, tmp_path / "out", engine=engine, images_root=tmp_path)
+    named = dataclasses.replace(tiny_hyper, name="other")
+    told = f"{trained} was not learned by recipe other from {tiny_dataset}; it was learned by recipe tiny: name that, "
+    with pytest.raises(FormatError, match=f"^{re.escape(told)}or its file$"):
+        evaluate(tiny_dataset, trained, named, tmp_path / "out", engine=engine, images_root=tmp_path)
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_the_protocol_cannot_ask_of_this_zoo_is_told_before_anything_is_judged(
+    tiny_dataset: Path, trained: Path, tiny_hyper: HyperRecipe, engine: TorchEngine, tmp_path: Path, bench: Evaluator
+) -> None:
+    def refused(**asked: Any) -> str:
+        other = dataclasses.replace(tiny_hyper, evaluation=dataclasses.replace(tiny_hyper.evaluation, **asked))
+        with pytest.raises(ModelZooError) as caught:
+            evaluate(tiny_dataset, trained, other, tmp_path / "out", engine=engine, images_root=tmp_path)
+        assert not (tmp_path / "out").exists()
+        return str(caught.value)
+
+    assert refused(samplers=("kdee",)) == "unknown sampler 'kdee'; did you mean 'kde'?"
+    assert refused(samplers=("kde@all",)) == (
+        "'kde@all': behind @ is the percentage of training states drawn from, 1 to 100"
+    )
+    assert refused(changed=("cnn-m",)) == (
+        "[evaluation] changed: cnn-m is for 3×32×32 images of 10 classes and has 10,853 weights; samples of cnn-s are "
+        "for 1×28×28 images of 10 classes and have 2,464"
+    )
+    with pytest.raises(ModelZooError) as caught:
+        require_images(dataclasses.replace(bench.images, name="letters", classes=26), bench)
+    assert str(caught.value) == (
+        "[evaluation] transfer: letters has 1×28×28 images of 26 classes, cnn-s is for 1×28×28 images of 10 classes"
+    )
+    for name in ("res-cnn", "cnn-more-layers", "cnn-more-layers-residual", "cnn-residual"):
+        assert check_fits(name, bench).name == name

@@ -1,0 +1,89 @@
+"""Judging a population measures what it says."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from hyperrep import HyperRepresentation
+from hyperrep.evaluation.metrics import Evaluator, _ensembles, judge, scratch
+from hyperrep.evaluation.populations import Population
+from hyperrep.recipe import EvaluationRecipe
+from modelzoo_datasets.analysis import fine_tune
+from modelzoo_datasets.engines import NetworkSpec
+from modelzoo_datasets.loading import Zoo, load_zoo
+from modelzoo_datasets.seeds import derive_seed, keyed_generator
+
+
+def distances(weights: Tensor, others: Tensor, scale: Tensor) -> Tensor:
+    """(n, m): root mean square of the differences in layer standard deviations, one pair at a time."""
+    rows = [[((a - b) / scale).double().square().mean().sqrt() for b in others] for a in weights]
+    return torch.tensor(rows)
+
+
+def test_judging_measures_what_it_says(bench: Evaluator, rep: HyperRepresentation, learned: dict[str, Zoo]) -> None:
+    weights = rep.align(learned["test"].weights)[:3]
+    found = judge(Population(name="some", what="three test states", weights=weights, fine_tuned=2), bench)
+    accuracy = bench.engine.evaluate("cnn-s", bench.images, weights, [NetworkSpec("tanh")] * 3, "test").accuracy
+    assert found["zero_shot"] == accuracy.tolist()
+    told = dataclasses.replace(bench.training, epochs=2)
+    seeds = [derive_seed(0, "fine-tuning", i) for i in range(2)]
+    assert found["curves"] == fine_tune(bench.engine, "cnn-s", bench.images, weights[:2], told, seeds)[0].tolist()
+    far = distances(weights, bench.aligned, rep.scale)
+    assert found["distance"] == pytest.approx(far.amin(dim=1).tolist(), rel=1e-4)
+    rows = learned["train"].table.iloc[far.argmin(dim=1).tolist()]
+    assert found["nearest"] == [[m, e] for m, e in zip(rows["model_id"], rows["epoch"], strict=True)]
+    assert (found["name"], found["what"], found["n"]) == ("some", "three test states", 3)
+    networks = [NetworkSpec("tanh")] * 31
+    outputs = dict(bench.engine.outputs("cnn-s", bench.images, torch.cat([weights, bench.aligned]), networks, "test"))
+    labels = bench.images.labels("test")
+    wrong = [{*(outputs[i].argmax(1) != labels).nonzero().flatten().tolist()} for i in range(31)]
+    overlap = [max(len(mine & other) / len(mine | other) for other in wrong[3:]) for mine in wrong[:3]]
+    assert found["error_similarity"] == pytest.approx(overlap)
+    between = distances(weights, weights, rep.scale)
+    pairs = [(i, j) for i in range(3) for j in range(i)]
+    assert found["pairs"]["distance"]["mean"] == pytest.approx(sum(float(between[p]) for p in pairs) / 3, rel=1e-5)
+    same = [(outputs[i].argmax(1) == outputs[j].argmax(1)).double().mean() for i, j in pairs]
+    assert found["pairs"]["agreement"]["mean"] == pytest.approx(float(sum(same)) / 3)
+
+
+def test_ensembles_of_a_population_begin_with_its_mean_and_end_with_all_of_it(
+    bench: Evaluator, rep: HyperRepresentation, learned: dict[str, Zoo]
+) -> None:
+    weights = rep.align(learned["test"].weights)[:3]
+    found = judge(Population(name="some", what="", weights=weights, fine_tuned=2), bench)
+    logits = dict(bench.engine.outputs("cnn-s", bench.images, weights, [NetworkSpec("tanh")] * 3, "test"))
+    right = (sum(logits.values()).argmax(1) == bench.images.labels("test")).double()
+    zero_shot = found["ensembles"]["zero-shot"]
+    assert zero_shot["mean"][-1] == pytest.approx(float(right.mean())) and zero_shot["std"][-1] < 1e-12
+    assert min(found["zero_shot"]) <= zero_shot["mean"][0] <= max(found["zero_shot"])
+    assert zero_shot["missed"] == (right == 0).nonzero().flatten().tolist()
+    assert len(found["ensembles"]["tuned"]["mean"]) == 2
+    alone = dataclasses.replace(bench, recipe=dataclasses.replace(bench.recipe, ensemble=1))
+    assert judge(Population(name="some", what="", weights=weights, fine_tuned=0), alone)["ensembles"] == {}
+
+
+def test_models_that_diverged_are_in_no_ensemble() -> None:
+    draws = keyed_generator(0, "logits")
+    logits, labels = torch.randn(3, 20, 4, generator=draws), torch.randint(4, (20,), generator=draws)
+    recipe = EvaluationRecipe(ensemble=3)
+    alone = _ensembles(logits[:2], labels, "some", recipe)
+    logits[2, 7, 1] = float("nan")
+    assert _ensembles(logits, labels, "some", recipe) == {**alone, "diverged": 1}
+    assert alone["diverged"] == 0 and len(alone["mean"]) == 2
+    assert _ensembles(logits[2:], labels, "some", recipe) == {}
+
+
+def test_scratch_is_the_zoos_own_table(tiny_dataset: Path) -> None:
+    zoo = load_zoo(tiny_dataset, "seed")
+    found = scratch(zoo)
+    curves: dict[str, list[float]] = {}
+    for row in zoo.table.sort_values(["model_id", "epoch"]).to_dict("records"):
+        curves.setdefault(row["model_id"], []).append(row["test_acc"])
+    assert found["curves"] == list(curves.values())
+    assert found["zero_shot"] == [curve[0] for curve in curves.values()]
+    assert found["n"] == 20
+    thinned = scratch(zoo.select(zoo.table["epoch"] != 1))
+    assert thinned["curves"] == [[curve[0], None, curve[2]] for curve in curves.values()]

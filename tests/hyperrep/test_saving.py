@@ -1,0 +1,201 @@
+"""The folder of a hyper-representation: it appears whole, is made once, and says in one line what is wrong with it."""
+
+import csv
+import dataclasses
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from helpers.tiny_learning import recipe
+from safetensors.torch import load_file
+
+from hyperrep import HyperRepresentation, load_representation, train
+from hyperrep.recipe import DataRecipe, EvaluationRecipe
+from hyperrep.trainer.loop import _CHECKPOINT_EVERY
+from hyperrep.trainer.metrics_log import EVENTS
+from hyperrep.trainer.objective import LOSSES
+from modelzoo_datasets.errors import FolderInUseError, FormatError
+from modelzoo_datasets.zoo import partial_beside
+
+EPOCHS = _CHECKPOINT_EVERY + 2
+RECIPE = recipe(epochs=EPOCHS, batch_size=14, layer_weights=(1, 1, 1, 1, 2))
+FILES = {"config.json", "model.safetensors", "training.json", "metrics.csv", "metrics.jsonl", "README.md"}
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished folder, shared: copy it before you change it."""
+    folder = tmp_path_factory.mktemp("storage") / "hyperrep"
+    train(tiny_dataset, RECIPE, folder)
+    return folder
+
+
+@pytest.fixture
+def copied(finished: Path, tmp_path: Path) -> Path:
+    """A copy of the finished folder, to be damaged."""
+    return Path(shutil.copytree(finished, tmp_path / "hyperrep"))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Path -> bytes of every file that must be there; events come with TensorBoard alone."""
+    found = {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    return {name: content for name, content in found.items() if not name.startswith(EVENTS)}
+
+
+def test_a_finished_folder_holds_everything_and_nothing_partial(finished: Path) -> None:
+    assert set(contents(finished)) == FILES
+    assert [path.name for path in finished.parent.iterdir()] == ["hyperrep"]
+
+
+def test_it_says_what_it_was_learned_from(finished: Path, tiny_dataset: Path) -> None:
+    told = json.loads((finished / "training.json").read_text())
+    dataset = json.loads((tiny_dataset / "zoo.json").read_text())["configs"]["seed"]
+    assert told["states_sha256"] == dataset["states_sha256"]
+    assert told["recipe"]["learning"]["layer_weights"] == [1, 1, 1, 1, 2]
+    assert told["recipe"]["evaluation"] is None
+    config = json.loads((finished / "config.json").read_text())
+    assert (config["architecture"], config["activation"], config["states"]) == ("cnn-s", "tanh", 28)
+
+
+def test_metrics_have_one_row_per_epoch(finished: Path) -> None:
+    with (finished / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["epoch", *LOSSES, "validation_r2"]
+    assert [int(row["epoch"]) for row in rows] == list(range(1, EPOCHS + 1))
+    assert float(rows[-1]["reconstruction"]) < float(rows[0]["reconstruction"])
+
+
+def test_the_weights_are_plain_safetensors(finished: Path) -> None:
+    tensors = load_file(finished / "model.safetensors")
+    state = load_representation(finished).state_dict()
+    assert set(tensors) == set(state)
+    assert all(torch.equal(tensors[name], state[name]) for name in state)
+    assert tensors["embeddings"].any()
+
+
+def test_a_second_call_loads_what_is_there(finished: Path, tiny_dataset: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in finished.iterdir()}
+    epochs: list[int] = []
+    rep = train(tiny_dataset, RECIPE, finished, progress=lambda what, done, total: epochs.append(done))
+    assert epochs == []
+    assert {path: path.stat().st_mtime_ns for path in finished.iterdir()} == before
+    assert torch.equal(rep.embeddings, load_representation(finished).embeddings)
+    assert not rep.training
+
+
+def test_another_protocol_is_the_same_hyper_representation(finished: Path, tiny_dataset: Path) -> None:
+    other = dataclasses.replace(RECIPE, evaluation=EvaluationRecipe(samples=7))
+    assert isinstance(train(tiny_dataset, other, finished), HyperRepresentation)
+
+
+@pytest.mark.parametrize("killed_at", [3, EPOCHS - 1])
+def test_a_killed_training_leaves_no_folder_and_goes_on_to_the_same_bytes(
+    finished: Path, tiny_dataset: Path, tmp_path: Path, killed_at: int
+) -> None:
+    out = tmp_path / "hyperrep"
+
+    def kill(what: str, done: int, total: int) -> None:
+        assert (what, total) == ("learning a hyper-representation", EPOCHS)
+        if done == killed_at:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny_dataset, RECIPE, out, progress=kill)
+    assert not out.exists()
+    assert partial_beside(out).is_dir()
+    train(tiny_dataset, RECIPE, out)
+    assert contents(out) == contents(finished)
+    assert not partial_beside(out).exists()
+
+
+def test_what_another_recipe_left_unfinished_is_not_gone_on_with(
+    finished: Path, tiny_dataset: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "hyperrep"
+    other = dataclasses.replace(RECIPE, learning=dataclasses.replace(RECIPE.learning, seed=1))
+
+    def kill(what: str, done: int, total: int) -> None:
+        if done > _CHECKPOINT_EVERY:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny_dataset, other, out, progress=kill)
+    assert (partial_beside(out) / "checkpoint.safetensors").is_file()
+    train(tiny_dataset, RECIPE, out)
+    assert contents(out) == contents(finished)
+
+
+def test_an_empty_folder_is_filled(tiny_dataset: Path, tmp_path: Path) -> None:
+    out = tmp_path / "hyperrep"
+    out.mkdir()
+    short = dataclasses.replace(RECIPE, learning=dataclasses.replace(RECIPE.learning, epochs=1))
+    train(tiny_dataset, short, out)
+    assert set(contents(out)) == FILES
+
+
+def test_a_folder_of_another_recipe_is_refused(finished: Path, tiny_dataset: Path) -> None:
+    before = contents(finished)
+    other = dataclasses.replace(RECIPE, learning=dataclasses.replace(RECIPE.learning, lr=1e-3))
+    told = f"{finished} holds a hyper-representation of another recipe or dataset; choose another --out"
+    with pytest.raises(FolderInUseError, match=f"^{re.escape(told)}$"):
+        train(tiny_dataset, other, finished)
+    assert contents(finished) == before
+
+
+@pytest.mark.parametrize("kind", ["folder", "file"])
+def test_a_place_that_holds_something_else_is_refused(kind: str, tiny_dataset: Path, tmp_path: Path) -> None:
+    out = tmp_path / "taken"
+    note = out / "note.txt" if kind == "folder" else out
+    note.parent.mkdir(exist_ok=True)
+    note.write_text("mine")
+    told = f"{out} holds something else; choose another --out or remove it"
+    with pytest.raises(FolderInUseError, match=f"^{re.escape(told)}$"):
+        train(tiny_dataset, RECIPE, out)
+    assert note.read_text() == "mine"
+
+
+def test_a_config_that_the_dataset_has_not_is_answered_with_those_it_has(tiny_dataset: Path, tmp_path: Path) -> None:
+    other = dataclasses.replace(RECIPE, data=DataRecipe(config="sed", epochs=(1, 2)))
+    told = f"{tiny_dataset} has no config 'sed', which recipe tiny learns from; it has seed, hyp"
+    with pytest.raises(FormatError, match=f"^{re.escape(told)}$"):
+        train(tiny_dataset, other, tmp_path / "out")
+    told = f"{tmp_path} is no dataset folder; modelzoo-build makes one"
+    with pytest.raises(FormatError, match=f"^{re.escape(told)}$"):
+        train(tmp_path, RECIPE, tmp_path / "out")
+
+
+def refusal(folder: Path) -> str:
+    """What loading a damaged folder says."""
+    with pytest.raises(FormatError) as caught:
+        load_representation(folder)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+@pytest.mark.parametrize("share", [None, 0.0, 0.5])
+def test_a_missing_or_truncated_file_is_told_in_one_line(copied: Path, name: str, share: float | None) -> None:
+    path = copied / name
+    content = path.read_bytes()
+    path.unlink()
+    if share is not None:
+        path.write_bytes(content[: int(share * len(content))])
+    told = refusal(copied)
+    assert told.startswith(f"cannot read hyper-representation {copied}: ")
+    assert "\n" not in told
+
+
+def test_tensors_of_another_representation_are_told_in_one_line(copied: Path) -> None:
+    path = copied / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"width": 32}))
+    told = refusal(copied)
+    assert told.startswith(f"cannot read hyper-representation {copied}: ")
+    assert "size mismatch" in told
+    assert "\n" not in told
+
+
+def test_a_folder_without_training_facts_is_no_hyper_representation(copied: Path) -> None:
+    (copied / "training.json").unlink()
+    assert refusal(copied) == f"{copied} is no hyper-representation; modelzoo-hyperrep train makes one"

@@ -1,0 +1,182 @@
+"""WeightCLIP's archives: models trained here on four of the embedded classes, written as published, epoch by epoch."""
+
+import dataclasses
+import json
+import tarfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers.originals import NO_PICKLE
+from torch.nn.functional import interpolate
+
+from modelzoo_datasets import build_dataset, generate_zoo, load_zoo, read_recipe
+from modelzoo_datasets.architectures import get_architecture, registry
+from modelzoo_datasets.engines.torch.torch_engine import TorchEngine
+from modelzoo_datasets.errors import FormatError, RecipeError
+from modelzoo_datasets.images import registry as images_registry
+from modelzoo_datasets.images.embedded import read_fashion_mnist_5k
+from modelzoo_datasets.images.image_data import Split
+from modelzoo_datasets.images.registry import ImageDataset, register_images
+from modelzoo_datasets.importers import Imported, import_zoo
+from modelzoo_datasets.importers.base import Overrides
+from modelzoo_datasets.verification import verify_folder
+from modelzoo_datasets.zoo import ZooFolder, read_tensors
+
+IMAGES, CLASSES = "four-garments", 4
+FOLDER = "tune_zoo_four-garments_cnn3"
+RECIPE = """\
+images = "four-garments"
+architecture = "cnn-m"
+
+[configs.seed]
+epochs = 3
+batch_size = 128
+seeds = "1-2"
+activation = "gelu"
+init = "kaiming_uniform"
+optimizer = "adam"
+lr = 1e-2
+weight_decay = 3e-3
+"""
+FROM = 1  # first epoch with a checkpoint, from 0: the state after two epochs
+
+
+def read_garments(root: Path) -> Mapping[str, Split]:
+    """A few images of four classes, in colour and of the published size."""
+    found = {}
+    for name, split in read_fashion_mnist_5k(root).items():
+        chosen = (split.labels < CLASSES).nonzero()[:, 0][: 400 if name == "train" else 200]
+        pixels = interpolate(split.pixels[chosen].float(), size=32).to(torch.uint8).expand(-1, 3, -1, -1)
+        found[name] = Split(pixels.contiguous(), split.labels[chosen])
+    return found
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_names() -> Iterator[None]:
+    """What this module registers is unknown to the others."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(images_registry, "_DATASETS", dict(images_registry._DATASETS))
+        patch.setattr(registry, "_ARCHITECTURES", dict(registry._ARCHITECTURES))
+        half = (0.5, 0.5, 0.5)
+        register_images(ImageDataset(IMAGES, read_garments, (320, 80, 200), half, half, CLASSES, (32, 32)))
+        yield
+
+
+@pytest.fixture(scope="module")
+def trained(own_names: None, tmp_path_factory: pytest.TempPathFactory, engine: TorchEngine) -> Path:
+    """A zoo folder of two models of a CNN-M for four classes."""
+    root = tmp_path_factory.mktemp("trained")
+    get_architecture(f"cnn-m-{CLASSES}")
+    (root / "four.toml").write_text(RECIPE)
+    generate_zoo(read_recipe(str(root / "four.toml")), "seed", root / "seed", engine=engine, images_root=root)
+    return root / "seed"
+
+
+def write_archive(trained: Path, path: Path) -> Path:
+    """One .tar.gz as published: percent, epochs from 0, no untrained state, o_dim, optimizer and scheduler beside."""
+    zoo, folder = ZooFolder.open(trained), path.parent / FOLDER
+    for model in zoo.models.to_dict("records"):
+        trial = folder / f"NN_tune_trainable_seed={model['seed']}"
+        trial.mkdir(parents=True)
+        params = {
+            **{"seed": model["seed"], "num_epochs": 3, "batch_size": 128, "lr": model["lr"]},
+            **{"weight_decay": model["weight_decay"], "warmup_epochs": 3, "grad_clip": 1.0, "best_test_acc": 90.0},
+            **{"model::type": "CNN3", "model::channels_in": 3, "model::o_dim": CLASSES, "model::nlin": "gelu"},
+            **{"model::dropout": 0.0, "model::init_type": "normal"},
+        }
+        (trial / "params.json").write_text(json.dumps(params, indent=2))
+        rows = []
+        for row in zoo.states[zoo.states["model_id"] == model["model_id"]].to_dict("records"):
+            if row["epoch"] == 0:
+                continue
+            number = row["epoch"] - 1
+            accuracies = {name: 100.0 * row[name] for name in ("train_acc", "val_acc", "test_acc")}
+            losses = {name: row[name] + 0.01 for name in ("train_loss", "val_loss", "test_loss")}  # means over batches
+            rows.append({"epoch": number, **accuracies, **losses, "learning_rate": 1e-3, "time_per_epoch": 0.5})
+            if number >= FROM:
+                checkpoint = trial / f"checkpoint_{number:06d}"
+                checkpoint.mkdir()
+                state = read_tensors(trained / "states" / model["model_id"] / f"epoch-{row['epoch']:03d}.safetensors")
+                torch.save(state, checkpoint / "checkpoints")
+                for name in ("optimizer", "scheduler"):
+                    (checkpoint / name).write_bytes(NO_PICKLE)
+        (trial / "result.json").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "dataset.pt").write_bytes(NO_PICKLE)
+    (folder / "lr_sweep").mkdir()
+    (folder / "lr_sweep" / "summary.json").write_text("{}")
+    with tarfile.open(path, "w:gz") as archive:
+        archive.add(folder, FOLDER)
+    return path
+
+
+@pytest.fixture(scope="module")
+def archive(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Not to be changed."""
+    return write_archive(trained, tmp_path_factory.mktemp("archives") / "four_garments.tar.gz")
+
+
+def imported(source: Path, out: Path, claims: Overrides) -> Imported:
+    return import_zoo(source, "weightclip", out, images_root=out.parent / "images", claims=claims)
+
+
+def test_epochs_percents_and_classes_become_ours(
+    archive: Path, trained: Path, tmp_path: Path, engine: TorchEngine
+) -> None:
+    found = imported(archive, tmp_path / "zoo", Overrides(images=IMAGES))
+    assert (found.name, found.models, found.states, found.lacking) == ("four-garments-cnn-m/seed", 2, 4, 0)
+    assert found.skipped == []
+    ours, theirs = ZooFolder.open(trained), ZooFolder.open(tmp_path / "zoo")
+    published = ours.states[ours.states["epoch"] > FROM]
+    assert theirs.states["epoch"].tolist() == [2, 3, 2, 3]
+    assert theirs.states["sha256"].tolist() == published["sha256"].tolist()
+    for name in ("train_acc", "val_acc", "test_acc"):
+        assert theirs.states[name].tolist() == pytest.approx(published[name].tolist(), abs=1e-12)
+    assert theirs.facts["architecture"] == f"cnn-m-{CLASSES}"
+    assert set(theirs.models["schedule"]) == {"cosine"}
+    checks = verify_folder(tmp_path / "zoo", engine=engine, images_root=tmp_path, states=4)
+    assert [problem for check in checks for problem in check.problems] == []
+    assert [check.n for check in checks if check.name.startswith("metrics")] == [4]
+    build_dataset([tmp_path / "zoo"], tmp_path / "dataset")
+    loaded = load_zoo(tmp_path / "dataset")
+    assert loaded.model(0)(torch.zeros(1, 3, 32, 32)).shape == (1, CLASSES)
+
+
+def test_images_that_are_not_known_leave_accuracies_unmeasured(
+    archive: Path, tmp_path: Path, engine: TorchEngine
+) -> None:
+    found = imported(archive, tmp_path / "zoo", Overrides())
+    assert found.name == "weightclip-four-garments-cnn-m/seed"
+    checks = verify_folder(tmp_path / "zoo", engine=engine, images_root=tmp_path, states=0)
+    assert [problem for check in checks for problem in check.problems] == []
+    with pytest.raises(RecipeError, match="unknown images 'weightclip-four-garments'"):
+        verify_folder(tmp_path / "zoo", engine=engine, images_root=tmp_path, states=1)
+
+
+def test_what_does_not_fit_is_refused(archive: Path, tmp_path: Path) -> None:
+    with pytest.raises(FormatError, match="images cifar10 do not fit: the states are of cnn-m-4"):
+        imported(archive, tmp_path / "zoo", Overrides(images="cifar10"))
+    with tarfile.open(archive) as packed:
+        packed.extractall(tmp_path / "a", filter="data")
+    (tmp_path / "a" / FOLDER).rename(tmp_path / "a" / "mine")
+    with pytest.raises(
+        FormatError, match="mine is not named tune_zoo_<images>_<network>; say what it is with --images"
+    ):
+        imported(tmp_path / "a" / "mine", tmp_path / "zoo", Overrides())
+    assert not (tmp_path / "zoo").exists()
+
+
+def test_any_number_of_classes_has_its_variant() -> None:
+    assert get_architecture("cnn-m-17").layout.size == 10_853 + 7 * 21
+    assert dataclasses.astuple(get_architecture("cnn-m-17"))[1:3] == ((3, 32, 32), 17)
+    for wrong in ("cnn-m-1", "cnn-m-10", "cnn-m-x", "cnn-s-7", "cnn-m-100000"):
+        with pytest.raises(RecipeError, match=f"unknown architecture '{wrong}'"):
+            get_architecture(wrong)
+
+
+def test_a_trial_of_model_zoos_is_not_taken_for_one(archive: Path, tmp_path: Path) -> None:
+    kwargs: dict[str, Any] = {"images_root": tmp_path, "claims": Overrides(images=IMAGES)}
+    with pytest.raises(FormatError, match="can be imported; is its format model-zoos.* there is no optim::optimizer"):
+        import_zoo(archive, "model-zoos", tmp_path / "zoo", **kwargs)
