@@ -13,7 +13,11 @@ from helpers.processes import BIN, run
 from modelzoo_datasets import build_dataset, generate_zoo, read_recipe
 from modelzoo_datasets.engines.torch.torch_engine import TorchEngine
 
+INDEXES = ("generation", "builders", "hyperrep/recipes", "benchmarks")
 README = (ROOT / "README.md").read_text()
+PAGES = sorted(
+    {*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / folder / "README.md" for folder in INDEXES)}
+)
 TARGETS = re.findall(r"^([a-z]+):.*##", (ROOT / "Makefile").read_text(), re.M)
 
 
@@ -25,6 +29,12 @@ def commands() -> list[str]:
     """Every command of the README's console blocks, continuation lines joined, comments dropped."""
     lines = "\n".join(blocks("bash")).replace("\\\n", " ").splitlines()
     return [line.split("  #")[0].strip() for line in lines if line.strip()]
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the anchors of a page's headings, as the Hub and GitHub make them."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def test_make_targets_of_the_readme_exist() -> None:
@@ -61,7 +71,15 @@ def test_every_command_of_the_readme_is_one_that_is_installed() -> None:
         assert (BIN / program).exists() or shutil.which(program), program
 
 
-def test_pictures_and_files_that_the_readme_links_to_exist() -> None:
-    for target in re.findall(r"\]\(([^)#]+)\)", README):
+@pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])
+def test_pictures_files_and_headings_that_a_page_links_to_exist(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)]+)\)", page.read_text()):
         if "://" not in target:
-            assert (ROOT / target).exists(), target
+            path, _, anchor = target.partition("#")
+            linked = page.parent / path if path else page
+            assert linked.exists(), target
+            assert not anchor or anchor in anchors(linked), target
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.split()) <= 1000
