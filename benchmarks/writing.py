@@ -20,9 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from modelzoo_datasets._util import SPLITS
 from modelzoo_datasets.architectures import get_architecture
 from modelzoo_datasets.engines import METRICS, Job, get_engine
-from modelzoo_datasets.generation.cohorts import METRICS_ON
 from modelzoo_datasets.generation.generate import add_states
 from modelzoo_datasets.images import Images, load_images
 from modelzoo_datasets.recipes import Member, read_recipe
@@ -64,7 +64,7 @@ def train(out: Path, storage: str | None, members: Sequence[Member], images: Ima
     epochs = members[0].training.epochs
     writer = None if storage is None else ZooWriter(out, facts(architecture, storage, epochs))
     begin, cpu = time.perf_counter(), cpu_seconds()
-    for states in get_engine("torch", threads).train(architecture, images, jobs, metrics_on=METRICS_ON):
+    for states in get_engine("torch", threads).train(architecture, images, jobs, metrics_on=SPLITS):
         add_states(writer or Dropping(), members, states)  # type: ignore[arg-type]
     if writer is not None:
         with writer:

@@ -4,12 +4,12 @@ import csv
 import dataclasses
 import io
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from modelzoo_datasets._util import format_versions, versions
 from modelzoo_datasets.engines import Engine, NetworkSpec, functions_of, one_thread
 from modelzoo_datasets.errors import FolderInUseError, ModelZooError
 from modelzoo_datasets.images import load_images
@@ -126,7 +126,7 @@ def write_report(
         "states": ", ".join(f"{len(zoo)} in {config}" for config, zoo in zoos.items()),
         "recipe": recipe,
         "protocol": ", ".join(f"{name} {_plainly(value)}" for name, value in found["protocol"].items()),
-        "versions": ", ".join(f"{name} {version(name)}" for name in ("modelzoo-datasets", "torch")),
+        "versions": format_versions(versions()),
     }
     page = render_report(
         title or f"Hyper-representation {recipe}",

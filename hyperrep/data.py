@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from modelzoo_datasets._util import SPLITS
 from modelzoo_datasets.errors import FormatError
 from modelzoo_datasets.hub import fetch, repo_id_of, resolved
 from modelzoo_datasets.loading import Zoo, load_zoo
@@ -11,8 +12,6 @@ from modelzoo_datasets.zoo import read_json
 from .model import HyperRepresentation
 from .recipe import HyperRecipe
 from .saving import facts_of, is_learned_by
-
-SPLITS = ("train", "validation", "test")
 
 
 def found_representation(source: str | Path) -> Path:

@@ -9,10 +9,10 @@ import io
 import json
 import shutil
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from modelzoo_datasets._util import one_line, versions
 from modelzoo_datasets.errors import FolderInUseError, FormatError
 from modelzoo_datasets.zoo import partial_beside, read_json, read_tensors, write_bytes, write_json, write_tensors
 
@@ -36,7 +36,7 @@ def facts_of(
         "recipe": dataclasses.asdict(recipe) | {"evaluation": None},
         "states_sha256": dataset["states_sha256"],
         "learned_from": learned_from,
-        "versions": {name: version(name) for name in ("modelzoo-datasets", "torch")},
+        "versions": versions(),
     }
 
 
@@ -137,6 +137,5 @@ def load_representation(folder: str | Path) -> HyperRepresentation:
         rep = HyperRepresentation(**read_json(folder / "config.json"))
         rep.load_state_dict(read_tensors(folder / "model.safetensors"))
     except (FormatError, RuntimeError, TypeError, AssertionError) as error:
-        told = " ".join(str(error).split())  # torch names every tensor that does not fit in a line of its own
-        raise FormatError(f"cannot read hyper-representation {folder}: {told}") from error
+        raise FormatError(f"cannot read hyper-representation {folder}: {one_line(error)}") from error
     return rep.eval()

@@ -9,14 +9,10 @@ import os
 import sys
 from pathlib import Path
 
-from .errors import ModelZooError
+from .errors import PluginError
 
 VARIABLE = "MODELZOO_PLUGINS"  # paths, separated as in PATH
 _loaded: set[str] = set()
-
-
-class PluginError(ModelZooError):
-    """A plugin file is missing or cannot be imported."""
 
 
 def use_plugin(path: Path) -> None:

@@ -27,7 +27,7 @@ PLUGIN = '''\
 import torch
 from torch import nn
 
-from modelzoo_datasets.architectures import ACTIVATION_MODULES, Architecture, register
+from modelzoo_datasets.architectures import ACTIVATION_MODULES, Architecture, register_architecture
 from modelzoo_datasets.images import ImageDataset, Split, register_images
 
 
@@ -45,7 +45,7 @@ def halves(root):
     return {"train": Split(pixels[:500], labels[:500]), "test": Split(pixels[500:], labels[500:])}
 
 
-register(Architecture("tiny-NAME", input_shape=(1, 4, 4), classes=2, build=build))
+register_architecture(Architecture("tiny-NAME", input_shape=(1, 4, 4), classes=2, build=build))
 register_images(
     ImageDataset("halves-NAME", halves, sizes=(400, 100, 100), mean=(0.5,), std=(0.25,), classes=2, size=(4, 4))
 )

@@ -15,12 +15,12 @@ import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.metadata import version
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from modelzoo_datasets._util import versions
 from modelzoo_datasets.errors import DiskFullError, FormatError
 from modelzoo_datasets.loading import cache_folder, make_room, max_cache_bytes
 from modelzoo_datasets.zoo import read_tensors, write_tensors
@@ -74,7 +74,7 @@ def kept(key: Mapping[str, str], measure: Callable[[], Tensor]) -> Tensor:
     """
     if not max_cache_bytes():
         return measure()
-    computing = {name: version(name) for name in ("modelzoo-datasets", "torch")}
+    computing = versions()
     computing["instructions"] = torch.backends.cpu.get_cpu_capability()
     digest = hashlib.sha256(json.dumps({**key, **computing}, sort_keys=True).encode()).hexdigest()
     path = cache_folder() / f"{digest[:32]}.safetensors"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from modelzoo_datasets._util import SPLITS
 from modelzoo_datasets.engines import Engine
 from modelzoo_datasets.errors import FolderInUseError
 from modelzoo_datasets.images import Images, load_images
@@ -14,7 +15,7 @@ from modelzoo_datasets.loading import Zoo, load_zoo
 from modelzoo_datasets.progress import Progress, silent
 from modelzoo_datasets.zoo import read_json, write_json
 
-from ..data import SPLITS, learned_states, refuse_other_architecture, splits_of, trained_states
+from ..data import learned_states, refuse_other_architecture, splits_of, trained_states
 from ..model import HyperRepresentation, principal_axes
 from ..probes import probe_all, probed_states
 from ..recipe import EvaluationRecipe, HyperRecipe

@@ -7,6 +7,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
+from modelzoo_datasets._util import one_line
 from modelzoo_datasets.architectures import get_architecture
 from modelzoo_datasets.errors import FormatError
 from modelzoo_datasets.hub import fetch, repo_id_of
@@ -36,8 +37,7 @@ class SampledModel:
         try:
             module.load_state_dict(load_file(folder / "model.safetensors"), strict=True)
         except (OSError, SafetensorError, RuntimeError) as error:
-            told = " ".join(str(error).split())  # torch names every tensor that does not fit in a line of its own
-            raise FormatError(f"cannot load sampled model {source}: {told}") from error
+            raise FormatError(f"cannot load sampled model {source}: {one_line(error)}") from error
         return module.eval()
 
     @classmethod

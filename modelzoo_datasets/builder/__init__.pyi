@@ -1,9 +1,7 @@
 from .build import build_dataset as build_dataset
-from .card.render import SPLITS as SPLITS
 from .checksums import CHECKSUMS_FILE as CHECKSUMS_FILE
 from .checksums import data_files as data_files
 from .checksums import read_checksums as read_checksums
-from .checksums import sha256_of as sha256_of
 from .schema import PLACE as PLACE
 from .schema import Columns as Columns
 from .schema import features as features

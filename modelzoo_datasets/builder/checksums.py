@@ -1,10 +1,10 @@
 """Checksums of a dataset folder, in the format of `sha256sum -c`."""
 
-import hashlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from .._util import file_sha256
 from ..errors import FormatError
 from ..zoo import write_bytes
 
@@ -15,7 +15,7 @@ _LINE = re.compile(r"([0-9a-f]{64})  (.+)")
 
 def write_checksums(folder: Path) -> None:
     """List every file of a dataset folder but its card; hidden ones are no part of it."""
-    lines = [f"{sha256_of(folder / path)}  {path}\n" for path in data_files(folder)]
+    lines = [f"{file_sha256(folder / path)}  {path}\n" for path in data_files(folder)]
     write_bytes(folder / CHECKSUMS_FILE, "".join(lines).encode())
 
 
@@ -40,9 +40,3 @@ def data_files(folder: Path) -> Iterator[str]:
     for path in sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file()):
         if path.as_posix() not in _UNLISTED and not any(part.startswith(".") for part in path.parts):
             yield path.as_posix()
-
-
-def sha256_of(path: Path) -> str:
-    """Of a file of any size."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -6,9 +6,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from .._util import SPLITS
 from ..progress import Progress
 from ..zoo import ByteRange, ZooFolder
-from .card.render import SPLITS
 from .parquet import write_rows, write_split
 from .readback import Behind, check_table, check_trajectory
 from .schema import Columns

@@ -20,6 +20,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from .._util import one_line, user_cache_folder
 from ..errors import ModelZooError
 from ..progress import Progress as Report
 from ..progress import silent
@@ -59,7 +60,7 @@ Plugin = Annotated[
         show_default=False,
     ),
 ]
-DEFAULT_IMAGES_ROOT = Path.home() / ".cache" / "modelzoo-datasets" / "images"
+DEFAULT_IMAGES_ROOT = user_cache_folder("images")
 
 
 def new_app(help_text: str) -> typer.Typer:
@@ -78,8 +79,7 @@ def run(app: typer.Typer) -> None:
         status = app(prog_name=name, standalone_mode=False)
     except (ModelZooError, OSError, typer.TyperException) as error:
         text = error.format_message() if isinstance(error, typer.TyperException) else str(error)
-        message = " ".join(text.split())
-        print(f"{name}: {message}", file=sys.stderr)
+        print(f"{name}: {one_line(text) if text else type(error).__name__}", file=sys.stderr)
         raise SystemExit(2) from None
     except (KeyboardInterrupt, typer.Abort):
         status = INTERRUPTED

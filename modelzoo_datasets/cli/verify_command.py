@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from .._util import one_line
 from .app import DEFAULT_IMAGES_ROOT, ImagesRoot, Plugin, Quiet, Threads, Version, entry_point, new_app, progress_bars
 
 _SHOWN = 3  # problems, and notes, of each check
@@ -59,7 +60,7 @@ def command(
         if len(check.notes) > _SHOWN:
             print(f"{check.name}: and {len(check.notes) - _SHOWN:,} more")
         for problem in check.problems[:_SHOWN]:
-            print(f"modelzoo-verify: {check.name}: {' '.join(problem.split())}", file=sys.stderr)
+            print(f"modelzoo-verify: {check.name}: {one_line(problem)}", file=sys.stderr)
         if len(check.problems) > _SHOWN:
             print(f"modelzoo-verify: {check.name}: and {len(check.problems) - _SHOWN:,} more", file=sys.stderr)
     if any(check.problems for check in checks):

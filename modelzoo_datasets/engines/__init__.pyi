@@ -10,7 +10,6 @@ from .cuda.cuda_engine import CudaEngine as CudaEngine
 from .functional import Functions as Functions
 from .functional import functions_of as functions_of
 from .native.native_engine import NativeEngine as NativeEngine
-from .process_pool import LostWorkerError as LostWorkerError
 from .registry import ENGINES as ENGINES
 from .registry import get_engine as get_engine
 from .torch.reference import variational_layout as variational_layout

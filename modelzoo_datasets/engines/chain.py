@@ -13,14 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from ..architectures import get_architecture
-from ..errors import ModelZooError
+from ..errors import NotAChainError
 from ..plugins import load_plugins
 
 _ACTIVATIONS: dict[type[nn.Module], str] = {nn.Tanh: "tanh", nn.ReLU: "relu", nn.Sigmoid: "sigmoid", nn.GELU: "gelu"}
-
-
-class NotAChainError(ModelZooError):
-    """A network has a layer, or an order of layers, that no compiled engine knows; the message says which."""
 
 
 @dataclass(frozen=True, kw_only=True)

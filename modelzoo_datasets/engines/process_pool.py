@@ -20,15 +20,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import ModelZooError
+from ..errors import LostWorkerError
 from ..plugins import VARIABLE as PLUGINS
 
 _RESULT, _DONE, _FAILED = "result", "done", "failed"  # what a worker says
 _PATIENCE = 5  # seconds for a worker that has hung up to end
-
-
-class LostWorkerError(ModelZooError):
-    """A worker process was killed, or ended by itself; the same work may well succeed when it is done again."""
 
 
 def in_workers(

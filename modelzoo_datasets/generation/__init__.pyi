@@ -1,11 +1,9 @@
 from .catalogue import ZooFacts as ZooFacts
 from .catalogue import all_zoos as all_zoos
 from .catalogue import zoos_of as zoos_of
-from .cohorts import METRICS_ON as METRICS_ON
 from .cost import CostKey as CostKey
 from .cost import CostRate as CostRate
 from .cost import measure as measure
 from .generate import generate_cohort as generate_cohort
 from .generate import generate_zoo as generate_zoo
-from .plan import versions as versions
 from .ray_cohorts import generate_on_ray as generate_on_ray

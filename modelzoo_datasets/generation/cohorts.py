@@ -26,6 +26,7 @@ from fsspec.implementations.local import LocalFileSystem
 from safetensors import SafetensorError
 from torch import Tensor
 
+from .._util import SPLITS
 from ..engines import METRICS, SPARSITY, Engine, Job, States
 from ..errors import FormatError, ModelZooError, RecipeError
 from ..images import Images
@@ -33,7 +34,6 @@ from ..progress import Progress, silent
 from ..recipes import Member
 from ..zoo import ZooWriter, write_bytes
 
-METRICS_ON = ("train", "validation", "test")
 _PART_BYTES = 100_000_000  # of states in memory, per model in training
 _COLLECTED_AT_ONCE = 20  # models, whose results lie on disk twice for a while
 _HEADER_BYTES = 65_536  # more than the header of a result takes
@@ -76,7 +76,7 @@ def train_cohort(cohort: Cohort, images: Images, engine: Engine, *, progress: Pr
     what, done = f"training a cohort of {cohort.facts['name']}", len(there)
     progress(what, done, len(cohort.members))
     jobs = [cohort.jobs[i] for i in missing]
-    with closing(engine.train(cohort.architecture, images, jobs, metrics_on=METRICS_ON)) as stream:
+    with closing(engine.train(cohort.architecture, images, jobs, metrics_on=SPLITS)) as stream:
         for states in stream:
             for row, job in enumerate(states.jobs.tolist()):
                 if growing[job].add(states, row):

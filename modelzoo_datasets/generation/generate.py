@@ -4,12 +4,13 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 
+from .._util import SPLITS
 from ..analysis import write_statistics
 from ..engines import METRICS, SPARSITY, Engine, States
 from ..progress import Progress, silent
 from ..recipes import Member, Recipe
 from ..zoo import ZooFolder, ZooWriter
-from .cohorts import METRICS_ON, Cohort, collect, results_beside, slice_of, train_cohort
+from .cohorts import Cohort, collect, results_beside, slice_of, train_cohort
 from .plan import Plan, parent_beside
 
 
@@ -107,7 +108,7 @@ def _train_missing(
     for part, jobs in plan.jobs(missing):
         megabytes = max(1, engine.memory(plan.architecture.name, plan.images, jobs) / 1e6)
         announce(f"{what}: {len(part)} models, {engine.name} engine, at most about {megabytes:,.0f} MB of memory")
-        with closing(engine.train(plan.architecture.name, plan.images, jobs, metrics_on=METRICS_ON)) as stream:
+        with closing(engine.train(plan.architecture.name, plan.images, jobs, metrics_on=SPLITS)) as stream:
             for states in stream:
                 if done := add_states(writer, part, states):
                     trained += done

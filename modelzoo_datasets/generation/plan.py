@@ -3,10 +3,10 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from .._util import versions
 from ..architectures import Architecture, architecture_for
 from ..engines import Engine, Job, variational_layout
 from ..errors import FormatError, RecipeError
@@ -150,8 +150,3 @@ def parent_beside(recipe: Recipe, config: str, out: Path) -> Path | None:
     """Where the zoo of the parents is looked for if nothing else is said; None for a config that has none."""
     name = recipe.config(config).parent
     return out.absolute().parent / name if name else None
-
-
-def versions() -> dict[str, str]:
-    """What may change the bits of a training."""
-    return {name: version(name) for name in ("modelzoo-datasets", "torch")}

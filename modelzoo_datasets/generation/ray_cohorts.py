@@ -23,16 +23,17 @@ from typing import Any
 import numpy as np
 import torch
 
+from .._util import one_line, versions
 from ..analysis import write_statistics
-from ..engines import LostWorkerError, get_engine
-from ..errors import DeviceError, ModelZooError
+from ..engines import get_engine
+from ..errors import DeviceError, LostWorkerError, ModelZooError
 from ..images import Images, Split
 from ..plugins import VARIABLE, load_plugins
 from ..progress import Progress, silent
 from ..recipes import Member, Recipe
 from ..zoo import ZooFolder, ZooWriter
 from .cohorts import Cohort, Results, collect, results_beside, take_in, train_cohort
-from .plan import Plan, parent_beside, versions
+from .plan import Plan, parent_beside
 
 _RETRIES = 3  # of a task that was lost
 _AHEAD = 2  # tasks given to the cluster for each that it can run at once
@@ -282,4 +283,4 @@ def _listed(found: Mapping[str, str]) -> str:
 
 
 def _line(error: object) -> str:
-    return " ".join(str(error).split())[:_LONGEST]
+    return one_line(error)[:_LONGEST]

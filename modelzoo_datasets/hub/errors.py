@@ -20,6 +20,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # the client's own name for it
 
+from .._util import one_line
 from ..errors import DiskFullError, HubAccessError, HubError, HubUnavailableError, ModelZooError
 
 T = TypeVar("T")
@@ -149,6 +150,6 @@ def _refused(error: HfHubHTTPError, repo_id: str, revision: str, doing: str) -> 
 
 def _line(reason: object) -> str:
     """One line without the token, whoever put it there."""
-    text = " ".join(str(reason).split()) or type(reason).__name__
+    text = one_line(reason)
     token = get_token()
     return text.replace(token, "***") if token else text

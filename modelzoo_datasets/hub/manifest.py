@@ -13,7 +13,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
+from huggingface_hub import metadata_load
 
+from .._util import file_sha256, is_config_name_on_hub
 from ..errors import FormatError
 from ..zoo import DATASET_FORMAT, read_json
 from .folder_kind import FolderKind, kind_of
@@ -23,7 +25,6 @@ FACTS = "zoo.json"
 # The Hub's limits: entries of one folder, and files of a repo beyond which it slows down.
 _MOST_IN_A_FOLDER = 10_000
 _MOST_FILES = 100_000
-_NO_CONFIG_NAME = re.compile(r"[<>:/\\|?*]|^\.|^data$")  # as `datasets` and the Hub have it
 _SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})(\.[a-z]+)")
 _WEIGHTS = re.compile(r"weights/([^/]+)/.+\.safetensors")
 _REMEDY = "build it again with modelzoo-build"
@@ -40,8 +41,7 @@ class LocalFile:
     @cached_property
     def sha256(self) -> str:
         """The name of its content in the Hub's large file storage; read once."""
-        with self.source.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_sha256(self.source)
 
     @cached_property
     def git_oid(self) -> str:
@@ -154,7 +154,7 @@ def _configs(folder: Path, facts: Any, paths: list[str]) -> tuple[str, ...]:
 
 def refuse_config_name(name: str, folder: Path) -> None:
     """Raise FormatError for what is no name of a config to the Hub, found in this folder."""
-    if _NO_CONFIG_NAME.search(name):
+    if name.startswith(".") or not is_config_name_on_hub(name):
         raise FormatError(
             f"{folder}: the Hub refuses {name!r} as the name of a config (none of < > : / \\ | ? *, no leading "
             "dot, not 'data'); name it otherwise in the recipe"
@@ -163,10 +163,9 @@ def refuse_config_name(name: str, folder: Path) -> None:
 
 def _entries(card: Path) -> list[dict[str, Any]]:
     """`configs:` of a card's header; raises FormatError where it has none that `datasets` could read."""
-    parts = card.read_text(encoding="utf-8", errors="replace").split("---\n", 2)
     try:
-        header = yaml.safe_load(parts[1]) if len(parts) == 3 and not parts[0] else None
-    except yaml.YAMLError:
+        header = metadata_load(card)
+    except (ValueError, yaml.YAMLError):
         header = None
     entries = header.get("configs") if isinstance(header, dict) else None
     if isinstance(entries, list) and entries and all(_is_entry(entry) for entry in entries):

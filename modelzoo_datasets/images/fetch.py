@@ -15,6 +15,7 @@ from uuid import uuid4
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
+from .._util import one_line
 from ..errors import MissingImagesError
 
 _TIMEOUT = 60  # seconds without a byte, after which a server is given up
@@ -32,14 +33,14 @@ class Source:
     def missing(self, path: Path, reason: object) -> MissingImagesError:
         """The file is neither there nor to be downloaded."""
         return MissingImagesError(
-            f"{self.dataset}: {path} is missing, and downloading it from {self.url} failed ({_line(reason)}); "
+            f"{self.dataset}: {path} is missing, and downloading it from {self.url} failed ({one_line(reason)}); "
             "put it there, or name the folder it lies in with --images-root"
         )
 
     def damaged(self, what: Path | str, reason: object, *, remove: Path | None = None) -> MissingImagesError:
         """What is there is not what was published; `remove` holds it, if it cannot be had again alone."""
         return MissingImagesError(
-            f"{self.dataset}: {what} is damaged ({_line(reason)}); "
+            f"{self.dataset}: {what} is damaged ({one_line(reason)}); "
             f"remove {'it' if remove in (what, None) else remove} to get it again from {self.url}"
         )
 
@@ -90,7 +91,7 @@ def fetch_unpacked(source: Source, archive: Path, names: Sequence[str]) -> None:
                     return
     except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
         raise MissingImagesError(
-            f"{source.dataset}: cannot unpack {archive} ({_line(error)}); unpack it there by hand"
+            f"{source.dataset}: cannot unpack {archive} ({one_line(error)}); unpack it there by hand"
         ) from error
     raise source.damaged(archive, f"it holds no {min(missing)}")
 
@@ -142,7 +143,3 @@ def _unpack(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> None:
 def _partial(path: Path) -> Path:
     # Never the same: several may want the same images at once, and the last to rename does no harm.
     return path.with_name(f".{path.name}.{uuid4().hex}.partial")
-
-
-def _line(reason: object) -> str:
-    return " ".join(str(reason).split()) or type(reason).__name__

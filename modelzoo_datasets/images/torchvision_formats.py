@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from .._util import one_line
 from ..errors import MissingImagesError
 from .fetch import Source, check_md5, fetch
 from .image_data import Split
@@ -72,7 +73,7 @@ def _read_idx(kind: str, root: Path) -> dict[str, Split]:
                 ) from error
             raise MissingImagesError(
                 f"{kind} is not in {folder}, and downloading it failed "
-                f"({' '.join(str(error).split())}); put its idx files there and pass "
+                f"({one_line(error)}); put its idx files there and pass "
                 f"--images-root {root}"
             ) from error
         pixels = torch.as_tensor(found.data).unsqueeze(1)

@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._util import natural_key
 from ..architectures import Architecture, architecture_names, get_architecture, variants_for_classes
 from ..errors import FormatError, RecipeError
-from ..weights import Layout, by_numbers
+from ..weights import Layout
 from .skip_report import Skipped
 
 _WRAPPERS = ("model_state_dict", "state_dict", "model")
@@ -71,8 +72,8 @@ def modules_of(names: Iterable[str], layout: Layout) -> dict[str, str]:
 
     Dropout shifts the numbers in the names of the published CNNs: there, layers are matched in their order.
     """
-    theirs = sorted({name.rpartition(".")[0] for name in names}, key=by_numbers)
-    ours = sorted({slot.module for slot in layout.slots}, key=by_numbers)
+    theirs = sorted({name.rpartition(".")[0] for name in names}, key=natural_key)
+    ours = sorted({slot.module for slot in layout.slots}, key=natural_key)
     if len(theirs) != len(ours):
         raise Skipped(_OTHER)
     return {module: module for module in ours} if set(theirs) == set(ours) else dict(zip(theirs, ours, strict=True))

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
+from .._util import is_config_name, is_recipe_name
 from ..architectures import Architecture
 from ..errors import FormatError, RecipeError
 from ..images import get_image_dataset, image_dataset_names
@@ -72,7 +73,7 @@ def named(
 ) -> Identity:
     """A zoo of this name, RECIPE/CONFIG; raises RecipeError where it is none."""
     recipe, _, config = name.partition("/")
-    if not re.fullmatch(f"{_CONFIG}/{_CONFIG}", name) or config.endswith("_index"):
+    if not is_recipe_name(recipe) or not is_config_name(config):
         raise RecipeError(f"--name must look like mnist-cnn-s/seed, got {name!r}")
     return Identity(
         recipe=recipe,

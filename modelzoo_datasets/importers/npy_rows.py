@@ -7,6 +7,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from .._util import one_line
 from ..errors import FormatError
 from .archives import DAMAGED, Source
 
@@ -47,8 +48,7 @@ def _behind_header(source: Source, path: str, shape: tuple[int, int]) -> Iterato
             start = file.tell()
             found, by_columns, dtype = readers[np.lib.format.read_magic(file)](file)
         except (*DAMAGED, ValueError, KeyError, TokenError) as error:
-            what = " ".join(str(error).split())
-            raise FormatError(f"{path} is no array of numpy that is read here: {what}") from error
+            raise FormatError(f"{path} is no array of numpy that is read here: {one_line(error)}") from error
         if by_columns or dtype != np.dtype("<f4") or tuple(found) != shape:
             raise FormatError(f"{path}: expected float32 of shape {shape}, got {dtype} of shape {tuple(found)}")
         yield file, file.tell() - start

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from .._util import natural_key
 from ..errors import FormatError
 from ..progress import Progress
 from .archives import Source
@@ -61,7 +62,7 @@ def read_trials(source: Source, inside: str | None, epoch_key: str, refusals: Sk
     """
     checkpoints = _checkpoints(source)
     described = {path.rpartition("/")[0] for path in source.sizes if path.rpartition("/")[2] == "params.json"}
-    paths = sorted({*checkpoints, *described} - {""}, key=natural)
+    paths = sorted({*checkpoints, *described} - {""}, key=lambda path: natural_key(f"/{path}"))
     if not paths:
         one = "it is a single trial; name the folder above it" if "" in checkpoints else "no checkpoint_*/checkpoints"
         raise FormatError(f"{source.name} holds no trial folders: {one}; is --format right?")
@@ -97,11 +98,6 @@ def _one_root(name: str, roots: set[str], inside: str | None) -> str:
     if len(roots) > 1:
         raise FormatError(f"{name} holds {len(roots)} zoos; name one with --inside: {', '.join(sorted(roots))}")
     return next(iter(roots))
-
-
-def natural(path: str) -> list[tuple[int, str]]:
-    """A key that sorts 9 before 10, the same on every file system."""
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", path)]
 
 
 def _read_trial(

@@ -17,6 +17,7 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 
+from .._util import natural_key, one_line
 from ..architectures import Architecture, architecture_names, get_architecture, tensors_alone
 from ..errors import FormatError
 from ..images import image_dataset_names
@@ -77,7 +78,7 @@ class SafetensorsFolder:
         try:
             return self.architecture.layout.pack(safetensors.torch.load(content))
         except (SafetensorError, FormatError) as error:
-            raise Skipped(f"is damaged: {' '.join(str(error).split())}") from error
+            raise Skipped(f"is damaged: {one_line(error)}") from error
 
 
 def _only_folder(source: Source) -> str:
@@ -174,11 +175,7 @@ def _natural(name: str) -> tuple[Any, ...]:
     """Modules with numbers as numbers; of each its weights first, then its biases."""
     module, _, last = name.rpartition(".")
     kind = next((place for place, word in enumerate(("weight", "bias")) if last.startswith(word)), 2)
-    return _numbered(module), kind, _numbered(last)
-
-
-def _numbered(text: str) -> list[tuple[bool, int, str]]:
-    return [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in re.split(r"(\d+)", text) if part]
+    return natural_key(module), kind, natural_key(last)
 
 
 def _architecture(claimed: str | None, layout: Layout) -> Architecture:

@@ -19,6 +19,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from .._util import one_line
 from ..architectures import architecture_for, get_architecture
 from ..errors import FormatError
 from ..images import get_image_dataset
@@ -133,8 +134,7 @@ def _read_csv(source: Source, path: str, **options: Any) -> pd.DataFrame:
         table: pd.DataFrame = pd.read_csv(io.BytesIO(source.read(path)), **options)
         return table
     except (Skipped, *DAMAGED, ValueError) as error:
-        what = " ".join(str(error).split())
-        raise FormatError(f"cannot read {path} of {source.name}: {what}; download it again") from error
+        raise FormatError(f"cannot read {path} of {source.name}: {one_line(error)}; download it again") from error
 
 
 def _check_cells(table: pd.DataFrame, where: str, texts: Sequence[str], numbers: Sequence[str]) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pandas as pd
 
+from .._util import SPLITS, one_line
 from ..engines import METRICS
 from ..errors import FormatError, RecipeError
 from ..recipes import RecordedTraining
@@ -27,7 +28,6 @@ _TAKEN = (  # written by ourselves
     *("model_id", "index", "parent_id", "sparsity", "ggap", "test_recall", "finite", "diverged", "sha256", "origin"),
     *("weights", "weights_file", "weights_key", "offset", "nbytes"),
 )
-_SPLITS = ("train", "validation", "test")
 _TRAINING = tuple(field.name for field in dataclasses.fields(RecordedTraining))
 _INTEGERS = ("epoch", "seed", "epochs", "batch_size")
 _WORDS = ("split", "activation", "init", "optimizer", "schedule", "augmentation")
@@ -91,7 +91,7 @@ def _read(source: Source, path: str) -> pd.DataFrame:
         content = io.BytesIO(source.read(path))
         table: pd.DataFrame = pd.read_csv(content) if path.endswith(".csv") else pd.read_parquet(content)
     except (Skipped, *DAMAGED, ValueError) as error:
-        raise FormatError(f"cannot read table {path} of {source.name}: {' '.join(str(error).split())}") from error
+        raise FormatError(f"cannot read table {path} of {source.name}: {one_line(error)}") from error
     return table
 
 
@@ -145,7 +145,7 @@ def _check_values(table: pd.DataFrame, where: str) -> None:
                 raise FormatError(
                     f"{where}: {name} of {row['file']} is {value:g}, accuracies are fractions; divide percents by 100"
                 )
-        if row.get("split") is not None and row["split"] not in _SPLITS:
+        if row.get("split") is not None and row["split"] not in SPLITS:
             raise FormatError(
                 f"{where}: split of {row['file']} must be train, validation or test, got {row['split']!r}"
             )

@@ -7,10 +7,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from .._util import versions
 from ..architectures import Architecture
 from ..engines import variational_layout
 from ..errors import FormatError, RecipeError
-from ..generation import versions
 from ..recipes import Config, ElsewhereTraining, Published, Recipe, model_id_of, splits_of
 from ..zoo import ZooFolder
 from .base import Identity, ImportedModel, ModelSource

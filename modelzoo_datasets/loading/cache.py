@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from .._util import user_cache_folder
 from ..errors import DiskFullError, FormatError
 from ..zoo import NewFile
 
@@ -37,8 +38,7 @@ _ABANDONED = 24 * 3600.0  # seconds after which a file in the making is of a pro
 
 def cache_folder() -> Path:
     """Where decoded weights are kept."""
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Path(os.environ.get("MODELZOO_CACHE") or root / "modelzoo-datasets" / "weights")
+    return Path(os.environ.get("MODELZOO_CACHE") or user_cache_folder("weights"))
 
 
 def max_cache_bytes() -> int:

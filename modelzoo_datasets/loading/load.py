@@ -8,11 +8,12 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from .._util import SPLITS
 from ..errors import FormatError, nearest_hint
 from .fill import fill
 from .query import Filter, Query
 from .shard import Selection, select_rows
-from .source import SPLITS, Dataset, open_dataset
+from .source import Dataset, open_dataset
 from .zoo import Zoo
 
 

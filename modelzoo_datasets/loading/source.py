@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .._util import SPLITS
 from ..architectures import Architecture, architecture_of
 from ..errors import FormatError
 from ..hub import RemoteFile, cached_file, fetch, remote_files, repo_id_of
@@ -14,7 +15,6 @@ from ..zoo import DATASET_FORMAT, read_json
 from .query import Query
 from .shard import Selection, Shard, select_rows
 
-SPLITS = ("train", "validation", "test")
 _MUCH = 0.25  # of a file, from which it is downloaded whole, and kept
 _INDEX = "_index"  # behind the name of a config: the same rows without weights
 

@@ -7,6 +7,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from .._util import one_line
 from ..architectures import ACTIVATION_MODULES, Architecture, module_from_vector
 from ..errors import FormatError
 from ..recipes import Training
@@ -46,8 +47,9 @@ class Zoo:
         try:
             module.load_state_dict(self.layout.unpack(self.weights[i].clone()))
         except RuntimeError as error:
-            told = " ".join(str(error).split())
-            raise FormatError(f"the module is not of the architecture {self.architecture.name!r}: {told}") from error
+            raise FormatError(
+                f"the module is not of the architecture {self.architecture.name!r}: {one_line(error)}"
+            ) from error
         return module.eval()
 
     def _built(self, i: int) -> nn.Module:

@@ -1,12 +1,12 @@
 """Recipes from TOML: a scalar is fixed, a list is an axis of the grid, and `[defaults]` holds for every config."""
 
 import dataclasses
-import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from .._util import is_config_name
 from ..errors import RecipeError, unknown
 from .hyperparameters import Training
 from .recipe import Config, Recipe, twins_of
@@ -66,7 +66,7 @@ def _recipe(name: str, values: Mapping[str, Any]) -> Recipe:
     if not isinstance(values.get("configs"), dict) or not values["configs"]:
         raise RecipeError("there is no [configs.NAME] table, so nothing to train")
     for config in values["configs"]:
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", config) or config.endswith("_index"):
+        if not is_config_name(config):
             raise RecipeError(
                 f"config name {config!r}: use letters, digits, '_', '.' and '-', and another ending than '_index', "
                 "which names the table without weights"

@@ -9,8 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
+from .._util import file_sha256, one_line
 from ..architectures import architecture_of
-from ..builder import CHECKSUMS_FILE, data_files, features, read_checksums, sha256_of
+from ..builder import CHECKSUMS_FILE, data_files, features, read_checksums
 from ..engines import variational_layout
 from ..errors import FormatError
 from ..zoo import contradictions, read_json
@@ -53,7 +54,7 @@ def check_checksums(path: Path) -> Check:
     problems += [
         f"{path / name} has not the checksum that is listed in {CHECKSUMS_FILE}; {REMEDY}"
         for name in there & listed.keys()
-        if sha256_of(path / name) != listed[name]
+        if file_sha256(path / name) != listed[name]
     ]
     return Check("checksums", len(listed), sorted(problems))
 
@@ -119,11 +120,13 @@ def _difference(index: pa.Table, table: pa.Table) -> str | None:
 
 def check_card(path: Path, configs: Sequence[DatasetConfig]) -> Check:
     """README.md names, for `datasets`, exactly the configs, files, columns and numbers of rows that are there."""
+    from huggingface_hub import metadata_load  # here, because it takes most of a second to import
+
     card, wanted = path / "README.md", _described_by_files(configs)
     try:
-        found = _described_by_card(yaml.safe_load(card.read_text().split("---\n", 2)[1]))
+        found = _described_by_card(metadata_load(card) or {})
     except (OSError, ValueError, LookupError, TypeError, yaml.YAMLError) as error:
-        what = " ".join(f"{type(error).__name__}: {error}".split())
+        what = one_line(f"{type(error).__name__}: {error}")
         return Check("card", 1, [f"{card} has no configs and dataset_info that can be read ({what}); {REMEDY}"])
     problems = [
         f"{card}: {name} is {'missing' if name in wanted else 'no config of zoo.json'}; {REMEDY}"

@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from ..builder import PLACE, SPLITS, Columns
+from .._util import SPLITS
+from ..builder import PLACE, Columns
 from ..errors import FormatError
 from ..weights import Layout
 from ..zoo import ZOO_FILE, check_zoo_info, members_of, read_json

@@ -12,13 +12,11 @@ from typing import Any
 
 import torch
 
+from .._util import METRIC_PREFIX, versions
 from ..engines import Engine, NetworkSpec
-from ..generation import versions
 from ..images import Images, load_images
 from .check import Check, Request, number, short
 from .target import Key, Target
-
-_COLUMNS = {"train": "train", "validation": "val", "test": "test"}  # split -> prefix of its metrics
 
 
 @dataclass(frozen=True)
@@ -102,7 +100,7 @@ def _compared(
     networks = [NetworkSpec(training.activation, training.dropout) for training in trainings]
     weights = torch.stack([subject.weights(*key) for key in keys])
     found = engine.evaluate(subject.facts["architecture"], images, weights, networks, split)
-    name, labels = _COLUMNS[split], images.labels(split)
+    name, labels = METRIC_PREFIX[split], images.labels(split)
     for i, key in enumerate(keys):
         row, loss, accuracy = subject.rows[key], found.loss[i].item(), found.accuracy[i].item()
         recorded = {kind: number(row[f"{name}_{kind}"]) for kind in ("loss", "acc")}

@@ -8,9 +8,9 @@ With others every rounding error grows from step to step: then accuracy and spar
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 
+from .._util import SPLITS
 from ..engines import METRICS, SPARSITY, Job, States
 from ..errors import FormatError
-from ..generation import METRICS_ON
 from ..images import Images
 from ..zoo import weights_sha256
 from .check import Check, Request, number, short
@@ -50,7 +50,7 @@ def _trained(
             except FormatError as error:
                 yield (model, subject.members[model].training.epochs), f"what it starts from cannot be read: {error}"
         engine = request.engine_for(subject.facts)
-        with closing(engine.train(subject.facts["architecture"], images, jobs, metrics_on=METRICS_ON)) as trained:
+        with closing(engine.train(subject.facts["architecture"], images, jobs, metrics_on=SPLITS)) as trained:
             for states in trained:
                 for i, (job, epoch) in enumerate(zip(states.jobs.tolist(), states.epochs.tolist(), strict=True)):
                     yield (part[job], epoch), compare(subject, (part[job], epoch), states, i)

@@ -11,13 +11,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
+from .._util import is_config_name_on_hub, one_line
 from ..errors import FormatError
 from .check import Check
 from .viewer_limits import Limits, check_columns, check_rows, check_scan
 
 _CARD = "README.md"
 _SPLIT = re.compile(r"\w+(\.\w+)*")
-_NO_CONFIG = re.compile(r"[<>:/\\|?*]|^data$")
 LIMITS = Limits()
 
 
@@ -79,11 +79,12 @@ def _shadow(repo_id: str | None) -> Iterator[str]:
 
 def _header(card: Path) -> dict[str, Any]:
     """The YAML of a card, with configs that can be looked into; raises FormatError."""
+    from huggingface_hub import metadata_load  # here, because it takes most of a second to import
+
     try:
-        parts = card.read_text().split("---\n", 2)
-        header = yaml.safe_load(parts[1]) if len(parts) == 3 and not parts[0] else None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        what = " ".join(str(error).split())
+        header = metadata_load(card)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        what = one_line(error)
         raise FormatError(f"{card.name} has no YAML header that can be read ({what}); write it anew") from error
     configs = header.get("configs") if isinstance(header, dict) else None
     if not isinstance(header, dict) or not isinstance(configs, list) or not configs or not all(map(_is_entry, configs)):
@@ -107,7 +108,7 @@ def _names(entries: Sequence[Mapping[str, Any]], limits: Limits) -> Iterator[str
     if len(entries) > limits.configs:
         yield f"there are {len(entries):,} configs, the viewer takes {limits.configs:,}; publish them as several repos"
     for name, times in names.items():
-        if _NO_CONFIG.search(name):
+        if not is_config_name_on_hub(name):
             yield (
                 f"the Hub refuses {name!r} as the name of a config: none of < > : / \\ | ? *, and not 'data'; name it "
                 "otherwise"
@@ -161,7 +162,7 @@ def _config(path: Path, entry: Mapping[str, Any], limits: Limits, found: _Found)
                 found.problems += check_scan(file, where, limits)
                 problems, notes = check_rows(file, where, limits) if number == 0 else ([], [])
             except (OSError, pa.ArrowException, FormatError) as error:
-                found.problems.append(f"cannot read {where}: {' '.join(str(error).split())}; build the dataset again")
+                found.problems.append(f"cannot read {where}: {one_line(error)}; build the dataset again")
                 continue
             found.problems += problems
             shown += notes

@@ -1,6 +1,5 @@
 from .layout import Layout as Layout
 from .layout import Slot as Slot
-from .layout import by_numbers as by_numbers
 from .symmetry import Symmetry as Symmetry
 from .symmetry import align as align
 from .symmetry import apply_moves as apply_moves

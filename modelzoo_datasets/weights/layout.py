@@ -241,8 +241,3 @@ def _weight_of(bias: Slot) -> str:
     """The name that the weight of a bias has; no other vector has such a name."""
     stem, dot, last = bias.name.rpartition(".")
     return f"{stem}{dot}{last.replace('bias', 'weight')}"
-
-
-def by_numbers(name: str) -> list[tuple[bool, int, str]]:
-    """A key that sorts names of modules and tensors by the numbers between their dots: layer 9 before layer 10."""
-    return [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in name.split(".")]

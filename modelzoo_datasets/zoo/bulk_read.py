@@ -15,7 +15,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ..weights import Layout, Slot, by_numbers
+from .._util import natural_key
+from ..weights import Layout, Slot
 from .paths import VARIATIONAL
 
 
@@ -24,8 +25,8 @@ def match(keys: Sequence[str], layout: Layout) -> dict[str, Slot] | None:
 
     Dropout shifts the numbers in the keys of the published CNNs, so tensors are matched by sorted layer number.
     """
-    ordered = sorted(keys, key=by_numbers)
-    slots = sorted(layout.slots, key=lambda slot: by_numbers(slot.name))
+    ordered = sorted(keys, key=natural_key)
+    slots = sorted(layout.slots, key=lambda slot: natural_key(slot.name))
     return dict(zip(ordered, slots, strict=True)) if len(ordered) == len(slots) else None
 
 

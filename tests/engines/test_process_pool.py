@@ -15,10 +15,10 @@ from helpers.paths import TESTS
 from helpers.processes import run
 from helpers.training_by_hand import JOBS, TRAINING, trajectories
 
-from modelzoo_datasets.engines import Job, LostWorkerError
+from modelzoo_datasets.engines import Job
 from modelzoo_datasets.engines.process_pool import in_workers
 from modelzoo_datasets.engines.torch.torch_engine import TorchEngine
-from modelzoo_datasets.errors import RecipeError
+from modelzoo_datasets.errors import LostWorkerError, RecipeError
 from modelzoo_datasets.images import Images, Split
 
 KILLED = (

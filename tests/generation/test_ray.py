@@ -22,13 +22,13 @@ import pytest
 from helpers.processes import BIN, hashes, run
 
 from modelzoo_datasets import read_recipe
+from modelzoo_datasets._util import versions
 from modelzoo_datasets.errors import DeviceError
-from modelzoo_datasets.generation.plan import versions
 from modelzoo_datasets.generation.ray_cohorts import generate_on_ray
 
 PLUGIN = """
 from torch import nn
-from modelzoo_datasets.architectures import Architecture, register
+from modelzoo_datasets.architectures import Architecture, register_architecture
 
 class Brittle(nn.Sequential):
     def forward(self, x):
@@ -40,7 +40,7 @@ def build(activation, dropout):
     layers = [nn.Flatten(), nn.Linear(784, 10)]
     return Brittle(*layers, *([nn.Dropout(dropout), nn.Identity()] if dropout else []))
 
-register(Architecture("brittle", (1, 28, 28), 10, build))
+register_architecture(Architecture("brittle", (1, 28, 28), 10, build))
 """
 
 AHEAD = """

@@ -10,6 +10,7 @@ import jinja2
 import pandas as pd
 from huggingface_hub import DatasetCard, DatasetCardData
 
+from ..._util import SPLITS
 from ...architectures import ACTIVATION_MODULES, architecture_names, get_architecture
 from ...engines import METRICS
 from ...images import get_image_dataset, image_dataset_names
@@ -22,7 +23,6 @@ from .figures import ORIGIN, last_states, varied_columns
 from .known_issues import defects_of
 from .sql import example_queries
 
-SPLITS = ("train", "validation", "test")
 _SHOWN = 24  # values of an axis
 _TAGS = ["model-zoo", "neural-network-weights", "weight-space-learning", "modelzoo-datasets"]
 _UNKNOWN = "unknown"  # the Hub's word for a licence that nobody named

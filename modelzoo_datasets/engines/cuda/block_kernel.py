@@ -13,7 +13,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from ...errors import ModelZooError
+from ...errors import NoKernelError
 from ...weights import Layout
 from ..chain import Stage
 
@@ -22,10 +22,6 @@ THREADS = 512
 _MOST_IMAGES = 16  # of a tile
 _MOST_AT_ONCE = 4  # units or channels that one thread works on
 _GENERATOR_WORDS = 2 * 624
-
-
-class NoKernelError(ModelZooError):
-    """A network or training that the kernel cannot do; the message says why."""
 
 
 @dataclass(frozen=True)

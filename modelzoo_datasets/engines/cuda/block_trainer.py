@@ -10,12 +10,13 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ...errors import NoKernelError, NotAChainError
 from ...recipes import Training
 from ...seeds import derive_seed, keyed_generator
 from ...weights import Layout
 from ..base import Job
-from ..chain import NotAChainError, Stage, chain_of
-from .block_kernel import Block, NoKernelError
+from ..chain import Stage, chain_of
+from .block_kernel import Block
 from .cohort_plan import module_of
 from .compile import Compile
 from .evaluate import DeviceImages

@@ -12,15 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .block_kernel import THREADS, Block, NoKernelError
+from ...errors import NoCompilerError
+from .block_kernel import THREADS, Block
 
 _KERNEL = Path(__file__).parent / "kernel"
 _PARTS = ("mersenne", "activations", "stage", "epoch")  # each needs those before it
 OPTIONS = ("-std=c++17",)  # of NVRTC, nvcc and C++ compilers; no fast math: saturated has to be exactly saturated
-
-
-class NoCompilerError(NoKernelError):
-    """The kernel could be had here if something were installed."""
 
 
 # Trains M models for one epoch: takes the fields of the kernel's `Epoch` (17,) int64, on the device, and M.

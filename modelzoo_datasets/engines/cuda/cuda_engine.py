@@ -18,14 +18,13 @@ import torch
 from torch import Tensor
 
 from ...architectures import get_architecture
-from ...errors import DeviceError
+from ...errors import DeviceError, NoCompilerError, NoKernelError
 from ...images import Images
 from ...weights import Layout
 from ..base import Job, Measured, NetworkSpec, States
-from .block_kernel import NoKernelError
 from .block_trainer import BlockTrainer, CohortTrainer
 from .cohort_plan import cohort_size, free_bytes, groups, module_of, runs
-from .compile import Compile, NoCompilerError, compiled_by_cupy
+from .compile import Compile, compiled_by_cupy
 from .evaluate import DeviceImages, logits_of, measure
 from .graphs import computing
 from .recorder import StateRecorder, started

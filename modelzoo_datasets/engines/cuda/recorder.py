@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..._util import METRIC_PREFIX
 from ...architectures import get_architecture, initialise, make_variational, pruned_state, sparsity
 from ...seeds import keyed_generator
 from ...weights import Layout
@@ -16,8 +17,6 @@ from .cohort_plan import module_of
 from .evaluate import DeviceImages, measure
 from .rng import demand
 from .stacked import Population, Stack, called_together
-
-_COLUMN = {"train": "train", "validation": "val", "test": "test"}  # split -> prefix of its metrics
 
 
 class StateRecorder:
@@ -50,7 +49,7 @@ class StateRecorder:
         stack = Stack.of(self._layout, weights, self._resident.labels["train"].device)
         for split in (s for s in self._splits if s != "train" or epoch == 0):
             found = measure(self._populations, stack, self._resident, split, self._activations)
-            metrics[f"{_COLUMN[split]}_loss"], metrics[f"{_COLUMN[split]}_acc"] = found.loss, found.accuracy
+            metrics[f"{METRIC_PREFIX[split]}_loss"], metrics[f"{METRIC_PREFIX[split]}_acc"] = found.loss, found.accuracy
             recall = found.recall if split == "test" else recall
         variational = vectors if self._jobs[0].sparsify else None
         return States(members, torch.full_like(members, epoch), weights, metrics, recall, variational)

@@ -15,17 +15,14 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from ...errors import ModelZooError
+from ..._util import user_cache_folder
+from ...errors import CompilerError
 
 _COMPILERS = ("c++", "g++", "clang++")
 # Contraction to fused multiply-adds is what makes the arithmetic fast; nothing here may reorder sums.
 _FLAGS = ("-O3", "-std=c++17", "-fPIC", "-shared", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math")
 _AVX512 = ("-mavx512f", "-mavx512vl", "-mavx512dq", "-mavx512bw", "-mprefer-vector-width=512")
 _AVX2 = ("-mavx2", "-mfma", "-mbmi2")
-
-
-class CompilerError(ModelZooError):
-    """There is no C++ compiler, or it failed; the message says which and how."""
 
 
 @dataclass(frozen=True)
@@ -114,8 +111,7 @@ def _version(compiler: str) -> str:
 @cache
 def _cache_folder() -> Path:
     """The user's folder of compiled kernels; one of this process alone where that one cannot be trusted or written."""
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = root / "modelzoo-datasets" / "native"
+    folder = user_cache_folder("native")
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         if _is_ours(folder) and os.access(folder, os.W_OK):

@@ -11,14 +11,13 @@ import torch
 from torch import Tensor
 
 from ...architectures import get_architecture
+from ...errors import CompilerError, NotAChainError
 from ...images import Images
 from ..base import Engine, Job, Measured, States
 from ..base import NetworkSpec as Behaviour
-from ..chain import NotAChainError
 from ..torch.reference import State
 from ..torch.torch_engine import TorchEngine
 from .bindings import CompiledNetwork
-from .compiler import CompilerError
 from .native_trainer import Inputs, measured, network_of, train_model
 
 _LOG = logging.getLogger(__name__)

@@ -7,6 +7,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from ..._util import METRIC_PREFIX
 from ...architectures import get_architecture, make_variational, penalty_weight, sparsity
 from ...images import Images, augment
 from ...recipes import Training
@@ -14,7 +15,7 @@ from ...seeds import derive_seed, keyed_generator
 from ...weights import Layout
 from ..base import METRICS, SPARSITY, Job
 from ..chain import chain_of
-from ..torch.reference import COLUMN, State, kept_module, optimizer_of, started_module
+from ..torch.reference import State, kept_module, optimizer_of, started_module
 from .bindings import CompiledNetwork, Model, Pixels, Steps
 
 _IMAGES_AT_ONCE = 10_000  # of training per call: so long may a stop have to wait, and so many augmented ones are kept
@@ -75,7 +76,7 @@ def train_model(
             metrics[SPARSITY] = sparsity(twin) if epoch > 0 else 0.0
         for split in (s for s in metrics_on if s in inputs.pixels and (s != "train" or epoch == 0)):
             loss, accuracy, found_classes = measured(plain, weights, inputs.pixels[split], classes)
-            metrics[f"{COLUMN[split]}_loss"], metrics[f"{COLUMN[split]}_acc"] = loss, accuracy
+            metrics[f"{METRIC_PREFIX[split]}_loss"], metrics[f"{METRIC_PREFIX[split]}_acc"] = loss, accuracy
             recall = found_classes if split == "test" else recall
         yield State(epoch, weights, metrics, recall, vector if job.sparsify else None)
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from ..._util import METRIC_PREFIX
 from ...architectures import (
     get_architecture,
     initialise,
@@ -27,7 +28,6 @@ from ..common import one_thread
 
 MOST_NORMALISED = 1_000_000_000  # bytes of images as float32, which are four times as many as their pixels
 EVALUATION_BATCH = 500  # images; large enough to be fast, small enough for the caches
-COLUMN = {"train": "train", "validation": "val", "test": "test"}  # split -> prefix of its metrics
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def train_one(architecture: str, inputs: Inputs, job: Job, metrics_on: Sequence[
             kept = kept_module(architecture, module, job, epoch)
             for split in (s for s in metrics_on if s in inputs.images.splits and (s != "train" or epoch == 0)):
                 loss, accuracy, found_classes = _evaluate(kept, inputs, split)
-                metrics[f"{COLUMN[split]}_loss"], metrics[f"{COLUMN[split]}_acc"] = loss, accuracy
+                metrics[f"{METRIC_PREFIX[split]}_loss"], metrics[f"{METRIC_PREFIX[split]}_acc"] = loss, accuracy
                 recall = found_classes if split == "test" else recall
         if job.sparsify:
             metrics[SPARSITY] = sparsity(module) if epoch > 0 else 0.0
