@@ -7,6 +7,7 @@ import ast
 import re
 from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from helpers.paths import ROOT
 
 PACKAGES = ("modelzoo_datasets", "hyperrep")
 MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
-IDS = [str(path.relative_to(ROOT)) for path in MODULES]
+ROOMS = sorted({"/".join(path.relative_to(ROOT).parts[:2]) for path in MODULES})
 MAY_REPEAT = {"__init__", "base", "registry", "errors"}  # base names that every room may have
 # Whole identifiers that are not to be names: vague participles, and words that the field has others for.
 FORBIDDEN_WORDS = {
@@ -75,6 +76,15 @@ SHAPES = re.compile(r"^_*(of|of_.*|.*_of)$")
 FIRST_WORDS = {"What", "Whether", "How", "Which", "Of", "That", "It", "Those", "These", "They", "Same"}  # of docstrings
 
 
+@cache
+def parse_module(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+def modules_in(room: str) -> list[Path]:
+    return [path for path in MODULES if "/".join(path.relative_to(ROOT).parts[:2]) == room]
+
+
 def name_of_module(path: Path) -> str:
     return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
@@ -95,7 +105,7 @@ def exports(package: str) -> dict[str, str]:
 
 def imports(path: Path) -> Iterator[tuple[str, str]]:
     """(module, name) of every import of our own packages, but for those that only type checkers see."""
-    tree, module = ast.parse(path.read_text()), name_of_module(path)
+    tree, module = parse_module(path), name_of_module(path)
     unseen = [node for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)]
     skipped = {id(inner) for node in unseen for inner in ast.walk(node)}
     for node in ast.walk(tree):
@@ -115,7 +125,7 @@ def test_base_names_are_unique(package: str) -> None:
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_class_names_are_unique(package: str) -> None:
-    trees = [ast.parse(path.read_text()) for path in MODULES if path.relative_to(ROOT).parts[0] == package]
+    trees = [parse_module(path) for path in MODULES if path.relative_to(ROOT).parts[0] == package]
     count = Counter(node.name for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ClassDef))
     assert [name for name, n in count.items() if n > 1] == []
 
@@ -136,11 +146,16 @@ def test_modelzoo_datasets_imports_nothing_of_hyperrep() -> None:
     assert [str(path) for path in paths for full, _ in imports(path) if full.startswith("hyperrep")] == []
 
 
-@pytest.mark.parametrize("path", MODULES, ids=IDS)
-def test_other_rooms_are_entered_by_their_front_doors(path: Path) -> None:
-    here = name_of_module(path)
-    past = [full for full, _ in imports(path) if room(full) != room(here) and full != room(full)]
-    assert past == [], f"{here} reaches past the front door of {past}"
+@pytest.mark.parametrize("place", ROOMS)
+def test_other_rooms_are_entered_by_their_front_doors(place: str) -> None:
+    """A name of another room comes from that room's `__init__`, not from a module inside it."""
+    past = [
+        f"{path.relative_to(ROOT)}: {full}"
+        for path in modules_in(place)
+        for full, _ in imports(path)
+        if room(full) not in (room(name_of_module(path)), full)
+    ]
+    assert past == []
 
 
 def identifiers(tree: ast.Module) -> Iterator[str]:
@@ -156,27 +171,35 @@ def identifiers(tree: ast.Module) -> Iterator[str]:
             yield node.attr
 
 
-@pytest.mark.parametrize("path", MODULES, ids=IDS)
-def test_names_are_words_of_the_field(path: Path) -> None:
-    tree = ast.parse(path.read_text())
-    words = {name for name in identifiers(tree) if name.strip("_") in FORBIDDEN_WORDS or SHAPES.match(name)}
-    functions = [node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
-    for name in functions:
-        first = name.strip("_").split("_")[0]
-        if first in PARTICIPLES or (first.endswith("ed") and first not in NO_PARTICIPLES):
-            words.add(name)
-    assert sorted(words) == []
+def is_forbidden(name: str, *, is_function: bool) -> bool:
+    first = name.strip("_").split("_")[0]
+    participle = first in PARTICIPLES or (first.endswith("ed") and first not in NO_PARTICIPLES)
+    return name.strip("_") in FORBIDDEN_WORDS or bool(SHAPES.match(name)) or (is_function and participle)
 
 
-@pytest.mark.parametrize("path", MODULES, ids=IDS)
-def test_modules_are_nouns(path: Path) -> None:
-    assert not path.stem.endswith("ing"), f"{path.stem} is a gerund: name the thing in it"
+@pytest.mark.parametrize("place", ROOMS)
+def test_names_are_words_of_the_field(place: str) -> None:
+    bad = set()
+    for path in modules_in(place):
+        nodes = ast.walk(parse_module(path))
+        functions = {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
+        names = {name for name in identifiers(parse_module(path)) if is_forbidden(name, is_function=name in functions)}
+        bad |= {f"{path.relative_to(ROOT)}: {name}" for name in names}
+    assert sorted(bad) == []
 
 
-@pytest.mark.parametrize("path", MODULES, ids=IDS)
-def test_docstrings_and_comments_are_sentences(path: Path) -> None:
-    text = path.read_text()
-    comments = [line.strip() for line in text.splitlines() if re.search(r"#\s+of\s", line)]
-    nodes = [n for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Module | ast.ClassDef | ast.FunctionDef)]
-    first = [doc.split("\n")[0] for node in nodes if (doc := ast.get_docstring(node))]
-    assert comments + [line for line in first if line.split()[0].rstrip(",:;") in FIRST_WORDS] == []
+@pytest.mark.parametrize("place", ROOMS)
+def test_modules_are_nouns(place: str) -> None:
+    assert [str(path.relative_to(ROOT)) for path in modules_in(place) if path.stem.endswith("ing")] == []
+
+
+@pytest.mark.parametrize("place", ROOMS)
+def test_docstrings_and_comments_are_sentences(place: str) -> None:
+    bad = []
+    for path in modules_in(place):
+        comments = [line.strip() for line in path.read_text().splitlines() if re.search(r"#\s+of\s", line)]
+        nodes = [n for n in ast.walk(parse_module(path)) if isinstance(n, ast.Module | ast.ClassDef | ast.FunctionDef)]
+        first = [doc.split("\n")[0] for node in nodes if (doc := ast.get_docstring(node))]
+        fragments = [line for line in first if line.split()[0].rstrip(",:;") in FIRST_WORDS]
+        bad += [f"{path.relative_to(ROOT)}: {line}" for line in comments + fragments]
+    assert bad == []
