@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from modelzoo_datasets._util import format_versions, versions
-from modelzoo_datasets.engines import Engine, NetworkSpec, functions_of, one_thread
+from modelzoo_datasets.engines import Engine, NetworkSpec, make_batched_network, one_thread
 from modelzoo_datasets.errors import FolderInUseError, ModelZooError
 from modelzoo_datasets.images import load_images
 from modelzoo_datasets.loading import Zoo, load_zoo
@@ -194,5 +194,5 @@ def _queries(zoo: Zoo, engine: Engine | None, images_root: Path | None) -> Queri
     if engine is None or images_root is None:
         raise ModelZooError("a recipe with a loss of behaviour needs an engine and the folder of the images")
     training = zoo.training(0)
-    functions = functions_of(engine, zoo.architecture.name, NetworkSpec(training.activation, training.dropout))
+    functions = make_batched_network(engine, zoo.architecture.name, NetworkSpec(training.activation, training.dropout))
     return Queries(functions, load_images(zoo.images, images_root).inputs("train"))

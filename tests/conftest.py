@@ -97,7 +97,7 @@ def _is_loopback(host: Any) -> bool:
 @pytest.fixture(scope="session")
 def engine() -> TorchEngine:
     """The reference engine, in this process."""
-    return TorchEngine(processes=1)
+    return TorchEngine(num_workers=1)
 
 
 @pytest.fixture(scope="session")

@@ -99,7 +99,7 @@ def test_the_example_is_generated_by_two_processes_and_built(tmp_path: Path) -> 
 
 
 def test_worker_processes_know_a_plugin_that_was_named_after_their_server_began(clean: None, tmp_path: Path) -> None:
-    engine = TorchEngine(processes=2)
+    engine = TorchEngine(num_workers=2)
     training = Training(epochs=1, batch_size=20, activation="tanh", init="normal", optimizer="sgd", lr=1e-2)
     jobs = [Job(training=training, seed=seed) for seed in range(3)]
     for name in ("first", "second"):
@@ -107,7 +107,7 @@ def test_worker_processes_know_a_plugin_that_was_named_after_their_server_began(
         images = load_images(f"halves-{name}", tmp_path)
         found = [
             {(int(s.jobs), int(s.epochs)): s.weights for s in some.train(f"tiny-{name}", images, jobs, metrics_on=())}
-            for some in (engine, TorchEngine(processes=1))
+            for some in (engine, TorchEngine(num_workers=1))
         ]
         assert len(found[0]) == 6
         for key, weights in found[0].items():

@@ -56,7 +56,7 @@ class CachedEvaluator(Evaluator):
     @cached_property
     def train_errors(self) -> Tensor:
         """Whether each training state is wrong on each test image, (S, B) bool."""
-        engine = self.engine.serving(self.architecture).name
+        engine = self.engine.resolve(self.architecture).name
         key = {"what": "errors", **self.key, "images": self.images.fingerprint, "engine": engine}
         packed = kept(key, lambda: torch.from_numpy(np.packbits(self._measured().numpy(), axis=1)))
         wrong = np.unpackbits(packed.numpy(), axis=1, count=len(self.images.labels("test")))

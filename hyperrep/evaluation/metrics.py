@@ -64,7 +64,7 @@ class Evaluator:
     def outputs(self, weights: Tensor) -> Iterable[tuple[int, Tensor]]:
         """(index, logits (B, C)) of every model on the test images, as they come."""
         networks = [NetworkSpec(self.training.activation, self.training.dropout)] * len(weights)
-        return self.engine.outputs(self.architecture, self.images, weights, networks, "test")
+        return self.engine.compute_logits(self.architecture, self.images, weights, networks, "test")
 
     def logits(self, weights: Tensor) -> Tensor:
         """Those of all models, (n, B, C)."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from modelzoo_datasets.engines import Functions
+from modelzoo_datasets.engines import BatchedNetwork
 
 _SMALLEST_SHARE = 1e-6  # of a class, before its logarithm is taken
 
@@ -18,7 +18,7 @@ _SMALLEST_SHARE = 1e-6  # of a class, before its logarithm is taken
 class Queries:
     """Images that networks are asked about, and the networks as functions of their weights."""
 
-    functions: Functions
+    functions: BatchedNetwork
     inputs: Tensor  # (N, channels, height, width), normalised, on the CPU: functions take them to where they compute
 
     def drawn(self, count: int, draws: torch.Generator) -> Tensor:
@@ -27,12 +27,12 @@ class Queries:
 
     def answers(self, weights: Tensor, asked: Tensor) -> Tensor:
         """What models (B, P) say of images: shares of the classes (B, Q, C)."""
-        return self.functions.outputs(weights, asked).softmax(dim=-1)
+        return self.functions.compute_logits(weights, asked).softmax(dim=-1)
 
     def divergence(self, weights: Tensor, asked: Tensor, wanted: Tensor) -> Tensor:
         """Mean Kullback-Leibler divergence of what models (B, P) say from what is wanted (B, Q, C): a scalar, >= 0."""
         entropy = -(wanted * wanted.clamp_min(_SMALLEST_SHARE).log()).sum(dim=-1).mean(dim=1)
-        return (self.functions.divergence(weights, asked, wanted) - entropy).mean()
+        return (self.functions.cross_entropy(weights, asked, wanted) - entropy).mean()
 
 
 def gaussian_mixtures(z: Tensor, draws: torch.Generator) -> tuple[Tensor, Tensor]:

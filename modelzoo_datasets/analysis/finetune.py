@@ -29,7 +29,9 @@ def fine_tune(
     Args:
         seeds: one per model; keys its data order and dropout.
     """
-    jobs = [Job(training=training, seed=seed, start=start) for seed, start in zip(seeds, weights, strict=True)]
+    jobs = [
+        Job(training=training, seed=seed, initial_weights=start) for seed, start in zip(seeds, weights, strict=True)
+    ]
     accuracy = torch.full((len(jobs), training.epochs + 1), float("nan"), dtype=torch.float64)
     last = torch.empty_like(weights)
     done = 0

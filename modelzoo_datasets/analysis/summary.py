@@ -83,7 +83,7 @@ def _outputs(
     columns = zip(models["activation"], models["dropout"], strict=True)
     networks = [NetworkSpec(str(activation), float(dropout)) for activation, dropout in columns]
     result = torch.empty(n, b, images.classes)
-    found = engine.outputs(zoo.architecture.name, images, weights, networks, "test")
+    found = engine.compute_logits(zoo.architecture.name, images, weights, networks, "test")
     for done, (index, logits) in enumerate(found, start=1):
         result[index] = logits
         progress("comparing models", done, n)

@@ -52,7 +52,7 @@ def print_catalogue(recipe: str | None, config: str, *, estimate: bool, engine: 
 def _engines(zoos: list[ZooFacts], engine: str) -> str:
     """Which engines train these zoos, in words."""
     chosen = get_engine(engine, 1)
-    names = {chosen.serving(name).name for name in {zoo.architecture.name for zoo in zoos}}
+    names = {chosen.resolve(name).name for name in {zoo.architecture.name for zoo in zoos}}
     return " and ".join(f"the {name} engine" for name in sorted(names))
 
 

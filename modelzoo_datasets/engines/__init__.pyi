@@ -2,13 +2,13 @@ from .base import METRICS as METRICS
 from .base import SPARSITY as SPARSITY
 from .base import Engine as Engine
 from .base import Job as Job
-from .base import Measured as Measured
 from .base import NetworkSpec as NetworkSpec
+from .base import SplitMetrics as SplitMetrics
 from .base import States as States
 from .common import one_thread as one_thread
 from .cuda.cuda_engine import CudaEngine as CudaEngine
-from .functional import Functions as Functions
-from .functional import functions_of as functions_of
+from .functional import BatchedNetwork as BatchedNetwork
+from .functional import make_batched_network as make_batched_network
 from .native.native_engine import NativeEngine as NativeEngine
 from .registry import ENGINES as ENGINES
 from .registry import get_engine as get_engine

@@ -19,12 +19,12 @@ SPARSITY = "sparsity"  # a further metric of sparsified twins
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One training: from fresh weights drawn with `seed`, or from `start` (P,) with a fresh optimizer."""
+    """One training: from fresh weights drawn with `seed`, or from `initial_weights` (P,) with a fresh optimizer."""
 
     training: Training
     seed: int  # keys the generators of init, data order, dropout, augmentation and noise
-    start: Tensor | None = None
-    sparsify: bool = False  # by variational dropout, from `start` (2209.14764, section on sparsified twins)
+    initial_weights: Tensor | None = None
+    sparsify: bool = False  # by variational dropout, from `initial_weights` (2209.14764, section on sparsified twins)
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class States:
 
 
 @dataclass(frozen=True)
-class Measured:
+class SplitMetrics:
     """How N models do on one split."""
 
     loss: Tensor  # (N,) mean cross entropy, float64
@@ -57,15 +57,15 @@ class Measured:
 
 
 class Engine(Protocol):
-    """`train` yields states as they come; `evaluate` measures weights on one split, `outputs` gives their logits."""
+    """A way to train and evaluate populations of models."""
 
     name: str
 
-    def serving(self, architecture: str) -> "Engine":
+    def resolve(self, architecture: str) -> "Engine":
         """The engine that really trains this architecture: this one; or another, and one logged line says why."""
         ...
 
-    def memory(self, architecture: str, images: Images, jobs: Sequence[Job]) -> int:
+    def estimate_memory(self, architecture: str, images: Images, jobs: Sequence[Job]) -> int:
         """Bytes of memory that training these jobs takes at most, beside the images themselves; an estimate."""
         ...
 
@@ -85,11 +85,11 @@ class Engine(Protocol):
         weights: Tensor,  # (N, P)
         networks: Sequence[NetworkSpec],
         split: str,
-    ) -> Measured:
+    ) -> SplitMetrics:
         """Loss, accuracy and recall on a split, in eval mode."""
         ...
 
-    def outputs(
+    def compute_logits(
         self,
         architecture: str,
         images: Images,

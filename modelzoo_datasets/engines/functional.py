@@ -19,28 +19,28 @@ from .native.native_engine import NativeEngine
 from .native.native_trainer import network_of
 
 
-class Functions(Protocol):
+class BatchedNetwork(Protocol):
     """The networks of one architecture, all of one activation, in eval mode.
 
     What is returned is on the device of the weights; images may be on any.
     """
 
-    def outputs(self, weights: Tensor, inputs: Tensor) -> Tensor:
+    def compute_logits(self, weights: Tensor, inputs: Tensor) -> Tensor:
         """Logits (B, Q, C) of weights (B, P) on normalised images (Q, channels, height, width); no gradient."""
 
-    def divergence(self, weights: Tensor, inputs: Tensor, targets: Tensor) -> Tensor:
+    def cross_entropy(self, weights: Tensor, inputs: Tensor, targets: Tensor) -> Tensor:
         """Mean cross entropy (B,) with distributions over the classes, targets (B, Q, C); differentiable by weights."""
 
 
-def functions_of(engine: Engine, architecture: str, network: NetworkSpec) -> Functions:
+def make_batched_network(engine: Engine, architecture: str, network: NetworkSpec) -> BatchedNetwork:
     """Computed by the kernel where the engine is native and has one for the architecture, else by torch's autograd."""
-    serving = engine.serving(architecture)
+    serving = engine.resolve(architecture)
     if isinstance(serving, NativeEngine):
-        return NativeFunctions(network_of(architecture, network.activation, network.dropout), serving.threads)
-    return TorchFunctions(architecture, network)
+        return NativeBatchedNetwork(network_of(architecture, network.activation, network.dropout), serving.num_threads)
+    return TorchBatchedNetwork(architecture, network)
 
 
-class TorchFunctions:
+class TorchBatchedNetwork:
     """The obviously right one: the plain module, vectorised over models by `torch.func`."""
 
     def __init__(self, architecture: str, network: NetworkSpec) -> None:
@@ -49,13 +49,13 @@ class TorchFunctions:
         module = module_from_vector(self._architecture, start, activation=network.activation, dropout=network.dropout)
         self._module = module.requires_grad_(False)
 
-    def outputs(self, weights: Tensor, inputs: Tensor) -> Tensor:
-        """See `Functions.outputs`."""
+    def compute_logits(self, weights: Tensor, inputs: Tensor) -> Tensor:
+        """See `BatchedNetwork.compute_logits`."""
         with torch.no_grad():
             return self._logits(weights, inputs)
 
-    def divergence(self, weights: Tensor, inputs: Tensor, targets: Tensor) -> Tensor:
-        """See `Functions.divergence`."""
+    def cross_entropy(self, weights: Tensor, inputs: Tensor, targets: Tensor) -> Tensor:
+        """See `BatchedNetwork.cross_entropy`."""
         return -(targets * log_softmax(self._logits(weights, inputs), dim=-1)).sum(dim=-1).mean(dim=1)
 
     def _logits(self, weights: Tensor, inputs: Tensor) -> Tensor:
@@ -65,7 +65,7 @@ class TorchFunctions:
         return logits
 
 
-class NativeFunctions:
+class NativeBatchedNetwork:
     """By the compiled kernel, a model per thread; bits depend neither on B nor on the number of threads.
 
     Weights of another device come to the CPU, and outputs and gradients go back.
@@ -75,8 +75,8 @@ class NativeFunctions:
         self._network = network
         self._pool = ThreadPoolExecutor(threads)
 
-    def outputs(self, weights: Tensor, inputs: Tensor) -> Tensor:
-        """See `Functions.outputs`."""
+    def compute_logits(self, weights: Tensor, inputs: Tensor) -> Tensor:
+        """See `BatchedNetwork.compute_logits`."""
         pixels = Pixels.of(inputs.cpu(), torch.zeros(len(inputs), dtype=torch.int64))
 
         def of_model(vector: Tensor) -> Tensor:
@@ -86,8 +86,8 @@ class NativeFunctions:
 
         return torch.stack(list(self._pool.map(of_model, weights.detach().cpu()))).to(weights.device)
 
-    def divergence(self, weights: Tensor, inputs: Tensor, targets: Tensor) -> Tensor:
-        """See `Functions.divergence`."""
+    def cross_entropy(self, weights: Tensor, inputs: Tensor, targets: Tensor) -> Tensor:
+        """See `BatchedNetwork.cross_entropy`."""
         loss: Tensor = _NativeDivergence.apply(weights, inputs, targets, self)
         return loss
 
@@ -104,7 +104,7 @@ class NativeFunctions:
 
 class _NativeDivergence(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, weights: Tensor, inputs: Tensor, targets: Tensor, functions: NativeFunctions) -> Tensor:
+    def forward(ctx: Any, weights: Tensor, inputs: Tensor, targets: Tensor, functions: NativeBatchedNetwork) -> Tensor:
         found = functions.losses_and_gradients(weights.detach().cpu().contiguous(), inputs.cpu(), targets.cpu())
         losses, gradients = (tensor.to(weights) for tensor in found)
         ctx.save_for_backward(gradients)

@@ -68,7 +68,7 @@ def _rate(zoo: ZooFacts, engine: Engine, seconds: float) -> CostRate:
     training = replace(zoo.members[0].training, epochs=_TWIN_EPOCHS if zoo.twins else 1)
     name = zoo.architecture.name
     start = zoo.architecture.layout.pack(_fresh(zoo, training))
-    job = Job(training=training, seed=0, start=start, sparsify=zoo.twins)
+    job = Job(training=training, seed=0, initial_weights=start, sparsify=zoo.twins)
     network = NetworkSpec(training.activation, training.dropout)
 
     def train(images: Images, n: int) -> None:

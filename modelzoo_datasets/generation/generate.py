@@ -46,7 +46,7 @@ def generate_zoo(
     """
     parents = parent or parent_beside(recipe, config, out)
     plan = Plan.of(recipe, config, images_root=images_root, epochs=epochs, parent=parents)
-    members, engine = plan.chosen(models), engine.serving(plan.architecture.name)
+    members, engine = plan.chosen(models), engine.resolve(plan.architecture.name)
     facts = plan.facts(engine)
     with ZooWriter(out, {**facts, "storage": storage}) as writer:
         collect(writer, members, results or results_beside(out), facts)
@@ -79,7 +79,7 @@ def generate_cohort(
         recipe, config, images_root=images_root, epochs=epochs, parent=parent or parent_beside(recipe, config, out)
     )
     members = slice_of(plan.chosen(models), *place)
-    trained, engine = 0, engine.serving(plan.architecture.name)
+    trained, engine = 0, engine.resolve(plan.architecture.name)
     for part, jobs in plan.jobs(members):
         cohort = Cohort(
             members=part,
@@ -106,7 +106,7 @@ def _train_missing(
     progress(what, len(finished), len(members))
     trained = 0
     for part, jobs in plan.jobs(missing):
-        megabytes = max(1, engine.memory(plan.architecture.name, plan.images, jobs) / 1e6)
+        megabytes = max(1, engine.estimate_memory(plan.architecture.name, plan.images, jobs) / 1e6)
         announce(f"{what}: {len(part)} models, {engine.name} engine, at most about {megabytes:,.0f} MB of memory")
         with closing(engine.train(plan.architecture.name, plan.images, jobs, metrics_on=SPLITS)) as stream:
             for states in stream:

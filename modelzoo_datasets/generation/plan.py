@@ -121,7 +121,7 @@ class Plan:
         if self.parent is None or member.parent_id is None:
             return Job(training=member.training, seed=member.seed)
         start = self.parent.weights(member.parent_id, self._last_epoch[member.parent_id])
-        return Job(training=member.training, seed=member.seed, start=start, sparsify=True)
+        return Job(training=member.training, seed=member.seed, initial_weights=start, sparsify=True)
 
     @cached_property
     def _last_epoch(self) -> dict[str, int]:

@@ -83,7 +83,7 @@ def generate_on_ray(
     _check(address, cpus, gpus, cohort_size)
     parents = parent or parent_beside(recipe, config, out)
     plan = Plan.of(recipe, config, images_root=images_root, epochs=epochs, parent=parents)
-    members, here = plan.chosen(models), get_engine(engine).serving(plan.architecture.name)
+    members, here = plan.chosen(models), get_engine(engine).resolve(plan.architecture.name)
     facts = plan.facts(here)
     store = Results(results or results_beside(out), facts)
     with _cluster(address, progress) as ray, ZooWriter(out, {**facts, "storage": storage}) as writer:
@@ -252,7 +252,7 @@ def _train_on_node(cohort: Cohort, images: SharedImages, cpus: int, plugins: str
         raise DeviceError(f"node {platform.node()} has {_listed(found)}, but the zoo is of {_listed(wanted)}")
     os.environ[VARIABLE] = plugins
     load_plugins()
-    engine = get_engine(cohort.facts["engine"], cpus).serving(cohort.architecture)
+    engine = get_engine(cohort.facts["engine"], cpus).resolve(cohort.architecture)
     if engine.name != cohort.facts["engine"]:  # another engine, other bits
         raise DeviceError(f"expected the {cohort.facts['engine']} engine on every node, but it is not to be had on one")
     return train_cohort(cohort, _images(images), engine)

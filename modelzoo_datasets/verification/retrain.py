@@ -62,7 +62,7 @@ def _job(subject: Target, parent: Target | None, model_id: str) -> Job:
         return Job(training=member.training, seed=member.seed)
     start = parent.last_weights(member.parent_id or "") if parent else None
     start = subject.weights(model_id, 0) if start is None else start
-    return Job(training=member.training, seed=member.seed, start=start, sparsify=True)
+    return Job(training=member.training, seed=member.seed, initial_weights=start, sparsify=True)
 
 
 def _exactly(subject: Target, key: Key, states: States, i: int) -> str:

@@ -63,7 +63,7 @@ def test_fine_tuning_is_training_from_the_weights_given(engine: Engine, few_imag
     weights = load_zoo(tiny_dataset, "seed", split="validation", epochs=[1]).weights
     accuracy, last = fine_tune(engine, "cnn-s", few_images, weights, TRAINING, [5, 6, 7])
     for row, end, start, seed in zip(accuracy, last, weights, (5, 6, 7), strict=True):
-        job = Job(training=TRAINING, seed=seed, start=start)
+        job = Job(training=TRAINING, seed=seed, initial_weights=start)
         states = list(engine.train("cnn-s", few_images, [job], metrics_on=("test",)))
         assert row.tolist() == [state.metrics["test_acc"].item() for state in states]
         assert torch.equal(end, states[-1].weights[0])

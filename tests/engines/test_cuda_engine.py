@@ -130,7 +130,7 @@ def test_twins_are_the_reference(stacked: CudaEngine, engine: TorchEngine, few_i
     trainings += [dataclasses.replace(JOBS[0].training, epochs=3, dropout=0.2)]
     starts = (weights[0], weights[1], weights[3])
     jobs = [
-        Job(training=training, seed=seed, start=start, sparsify=True)
+        Job(training=training, seed=seed, initial_weights=start, sparsify=True)
         for seed, (training, start) in enumerate(zip(trainings, starts, strict=True))
     ]
     parts: dict[int, list[States]] = {index: [] for index in range(len(jobs))}
@@ -233,7 +233,7 @@ def test_evaluation_and_outputs_are_the_reference(
         found, expected = (e.evaluate("cnn-s", some, weights, networks, split) for e in (stacked, engine))
         torch.testing.assert_close(found.loss, expected.loss, rtol=1e-5, atol=1e-6)
         assert torch.equal(found.accuracy, expected.accuracy) and torch.equal(found.recall, expected.recall)
-        logits, exact = (dict(e.outputs("cnn-s", some, weights, networks, split)) for e in (stacked, engine))
+        logits, exact = (dict(e.compute_logits("cnn-s", some, weights, networks, split)) for e in (stacked, engine))
         assert sorted(logits) == sorted(exact) == list(range(8))
         for index, z in exact.items():
             torch.testing.assert_close(logits[index], z, rtol=1e-4, atol=1e-5)
@@ -251,7 +251,7 @@ def test_nothing_to_do_is_done(stacked: CudaEngine, few_images: Images) -> None:
     assert list(stacked.train("cnn-s", few_images, [], metrics_on=SPLITS)) == []
     found = stacked.evaluate("cnn-s", few_images, torch.empty(0, 2464), [], "test")
     assert found.loss.shape == found.accuracy.shape == (0,) and found.recall.shape == (0, 10)
-    assert list(stacked.outputs("cnn-s", few_images, torch.empty(0, 2464), [], "test")) == []
+    assert list(stacked.compute_logits("cnn-s", few_images, torch.empty(0, 2464), [], "test")) == []
 
 
 def test_a_diverged_model_does_not_touch_its_neighbours(
@@ -373,18 +373,18 @@ def test_jobs_that_take_other_steps_are_in_other_groups() -> None:
         for changes in ({}, {"epochs": 1}, {"batch_size": 7}, {"augmentation": "crop-flip"}, {"dropout": 0.5}, {})
     ]
     jobs = [Job(training=training, seed=0) for training in other]
-    jobs.append(dataclasses.replace(jobs[0], start=torch.zeros(2464), sparsify=True))
+    jobs.append(dataclasses.replace(jobs[0], initial_weights=torch.zeros(2464), sparsify=True))
     assert groups("cnn-s", jobs) == [[0, 5, 4], [1], [2], [3], [6]]
 
 
 def test_memory_is_said_beforehand(stacked: CudaEngine, few_images: Images) -> None:
-    assert stacked.serving("resnet18") is stacked
-    one, four = (stacked.memory("cnn-s", few_images, JOBS[:1] * n) for n in (1, 4))
+    assert stacked.resolve("resnet18") is stacked
+    one, four = (stacked.estimate_memory("cnn-s", few_images, JOBS[:1] * n) for n in (1, 4))
     assert four == 4 * one and 2464 * 4 * 8 < one < 20_000_000
-    assert stacked.memory("cnn-s", few_images, JOBS) < four, "they are of four groups, trained one after the other"
-    many = stacked.memory("cnn-s", few_images, JOBS[:1] * 10_000)
+    assert stacked.estimate_memory("cnn-s", few_images, JOBS) < four, "four groups are trained one after the other"
+    many = stacked.estimate_memory("cnn-s", few_images, JOBS[:1] * 10_000)
     assert 0.3 * (1 << 30) < many < 0.8 * (1 << 30), "no more than there is"
-    assert stacked.memory("cnn-s", few_images, []) == 0
+    assert stacked.estimate_memory("cnn-s", few_images, []) == 0
 
 
 def test_runs_are_the_longest_slices_of_equals() -> None:
@@ -416,7 +416,9 @@ def test_full_precision_is_for_within_only() -> None:
 def test_networks_of_other_activations_are_measured_apart(stacked: CudaEngine, few_images: Images) -> None:
     vector = torch.randn(2464, generator=keyed_generator(0, "weights")) / 5
     kinds = ("relu", "tanh", "relu", "gelu")
-    logits = dict(stacked.outputs("cnn-s", few_images, vector.expand(4, -1), [NetworkSpec(k) for k in kinds], "test"))
+    logits = dict(
+        stacked.compute_logits("cnn-s", few_images, vector.expand(4, -1), [NetworkSpec(k) for k in kinds], "test")
+    )
     assert torch.equal(logits[0], logits[2])
     assert not torch.equal(logits[0], logits[1]) and not torch.equal(logits[0], logits[3])
 

@@ -370,7 +370,7 @@ def test_what_the_kernel_cannot_do_is_said(architecture: str, changes: dict[str,
 
 
 def test_twins_are_not_for_the_kernel() -> None:
-    job = Job(training=TRAINING, seed=0, start=torch.zeros(2464), sparsify=True)
+    job = Job(training=TRAINING, seed=0, initial_weights=torch.zeros(2464), sparsify=True)
     with pytest.raises(NoKernelError, match="^twins and augmented images are trained without it$"):
         block_for("cnn-s", [job])
 

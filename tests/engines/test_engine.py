@@ -96,7 +96,7 @@ def test_a_model_does_not_depend_on_its_neighbours(engine: TorchEngine, few_imag
 
 
 def test_a_model_does_not_depend_on_the_number_of_processes(engine: TorchEngine, few_images: Images) -> None:
-    two = TorchEngine(processes=2)
+    two = TorchEngine(num_workers=2)
     assert trajectories(two, few_images, JOBS) == trajectories(engine, few_images, JOBS)
     weights, networks = population(few_images, engine)
     for split in SPLITS:
@@ -138,7 +138,7 @@ def test_starting_from_the_initial_weights_of_a_seed_is_the_fresh_run(engine: To
     for job in JOBS:
         fresh = collected(engine, few_images, [job])[0]
         start = fresh.weights[0].clone()
-        again = trajectories(engine, few_images, [dataclasses.replace(job, start=start)])
+        again = trajectories(engine, few_images, [dataclasses.replace(job, initial_weights=start)])
         assert again == trajectories(engine, few_images, [job])
         assert torch.equal(start, fresh.weights[0]), "the weights given were changed"
 
@@ -147,7 +147,7 @@ def test_training_goes_on_from_given_weights_with_a_fresh_optimizer(engine: Torc
     for optimizer in ("adam", "sgd"):
         training = dataclasses.replace(TRAINING, optimizer=optimizer)
         first = collected(engine, few_images, [Job(training=training, seed=1)])[0]
-        job = Job(training=training, seed=2, start=first.weights[-1])
+        job = Job(training=training, seed=2, initial_weights=first.weights[-1])
         further = collected(engine, few_images, [job])[0]
         expected, _ = trained_by_hand(few_images, job, first.weights[-1].clone())
         assert torch.equal(further.weights[0], first.weights[-1])
@@ -174,7 +174,7 @@ def test_recall_is_the_share_of_each_class_that_is_recognised(engine: TorchEngin
     weights, networks = population(few_images, engine)
     labels = few_images.labels("test")
     found = engine.evaluate("cnn-s", few_images, weights, networks, "test")
-    logits = dict(engine.outputs("cnn-s", few_images, weights, networks, "test"))
+    logits = dict(engine.compute_logits("cnn-s", few_images, weights, networks, "test"))
     for model, recall in enumerate(found.recall):
         guesses = logits[model].argmax(dim=1).tolist()
         for name, share in enumerate(recall.tolist()):
@@ -213,8 +213,8 @@ def test_what_the_images_have_no_split_for_is_nan(engine: TorchEngine, few_image
 
 def test_outputs_are_those_of_the_plain_module(engine: TorchEngine, few_images: Images) -> None:
     weights, networks = population(few_images, engine)
-    here = dict(engine.outputs("cnn-s", few_images, weights, networks, "test"))
-    there = dict(TorchEngine(processes=2).outputs("cnn-s", few_images, weights, networks, "test"))
+    here = dict(engine.compute_logits("cnn-s", few_images, weights, networks, "test"))
+    there = dict(TorchEngine(num_workers=2).compute_logits("cnn-s", few_images, weights, networks, "test"))
     assert sorted(here) == sorted(there) == list(range(len(JOBS)))
     for index, job in enumerate(JOBS):
         module = get_architecture("cnn-s").module(job.training.activation, job.training.dropout).eval()
@@ -268,7 +268,7 @@ def test_a_resnet_trains_and_counts_its_steps(engine: TorchEngine) -> None:
 
 
 def test_nothing_to_do_is_done(engine: TorchEngine, few_images: Images) -> None:
-    for some in (engine, TorchEngine(processes=2)):
+    for some in (engine, TorchEngine(num_workers=2)):
         assert list(some.train("cnn-s", few_images, [], metrics_on=SPLITS)) == []
         found = some.evaluate("cnn-s", few_images, torch.empty(0, 2464), [], "test")
         assert found.loss.shape == found.accuracy.shape == (0,) and found.recall.shape == (0, 10)
@@ -277,12 +277,12 @@ def test_nothing_to_do_is_done(engine: TorchEngine, few_images: Images) -> None:
 def test_engines_are_had_by_name() -> None:
     for name in ENGINES:
         if name != "cuda" or torch.cuda.is_available():
-            assert get_engine(name, threads=1).name in ENGINES
-    chosen = get_engine("torch", threads=3)
-    assert isinstance(chosen, TorchEngine) and chosen.processes == 3
+            assert get_engine(name, num_threads=1).name in ENGINES
+    chosen = get_engine("torch", num_threads=3)
+    assert isinstance(chosen, TorchEngine) and chosen.num_workers == 3
     everything = get_engine("torch")
     assert isinstance(everything, TorchEngine)
-    assert everything.processes == len(os.sched_getaffinity(0))
+    assert everything.num_workers == len(os.sched_getaffinity(0))
 
 
 def test_an_unknown_engine_is_answered_with_those_there_are() -> None:
@@ -300,5 +300,5 @@ def test_a_gpu_that_is_not_there_is_an_error() -> None:
 
 def test_fewer_than_one_thread_is_refused() -> None:
     with pytest.raises(DeviceError) as caught:
-        get_engine("torch", threads=0)
+        get_engine("torch", num_threads=0)
     assert str(caught.value) == "threads must be at least 1, got 0"

@@ -8,8 +8,8 @@ from helpers.networks import random_states
 from torch import Tensor
 
 from modelzoo_datasets.architectures import get_architecture, module_from_vector
-from modelzoo_datasets.engines import Functions, NetworkSpec, functions_of, get_engine
-from modelzoo_datasets.engines.functional import NativeFunctions, TorchFunctions
+from modelzoo_datasets.engines import BatchedNetwork, NetworkSpec, get_engine, make_batched_network
+from modelzoo_datasets.engines.functional import NativeBatchedNetwork, TorchBatchedNetwork
 from modelzoo_datasets.seeds import keyed_generator
 
 MODELS, IMAGES, CLASSES = 3, 7, 10
@@ -37,20 +37,20 @@ def _plain(architecture: str, activation: str, weights: Tensor, inputs: Tensor, 
     return logits.detach(), loss.detach(), torch.cat([g.flatten() for g in gradients])
 
 
-def _functions(engine: str, architecture: str, activation: str) -> Functions:
-    return functions_of(get_engine(engine, 2), architecture, NetworkSpec(activation))
+def _functions(engine: str, architecture: str, activation: str) -> BatchedNetwork:
+    return make_batched_network(get_engine(engine, 2), architecture, NetworkSpec(activation))
 
 
 @pytest.mark.parametrize(("engine", "architecture", "activation"), CASES)
 def test_all_models_at_once_are_the_plain_modules_one_by_one(engine: str, architecture: str, activation: str) -> None:
     weights, inputs, targets = _case(architecture)
     functions = _functions(engine, architecture, activation)
-    assert isinstance(functions, NativeFunctions if engine == "native" else TorchFunctions)
+    assert isinstance(functions, NativeBatchedNetwork if engine == "native" else TorchBatchedNetwork)
     leaf = weights.clone().requires_grad_()
-    losses = functions.divergence(leaf, inputs, targets)
+    losses = functions.cross_entropy(leaf, inputs, targets)
     share = torch.tensor([1.0, -2.0, 0.5])
     (losses * share).sum().backward()
-    logits = functions.outputs(weights, inputs)
+    logits = functions.compute_logits(weights, inputs)
     assert not logits.requires_grad
     assert leaf.grad is not None
     for i in range(MODELS):
@@ -65,8 +65,8 @@ def test_bits_depend_on_no_other_model() -> None:
     weights, inputs, targets = _case("cnn-s")
     found = []
     for threads in (1, 3):
-        functions = functions_of(get_engine("native", threads), "cnn-s", NetworkSpec("tanh"))
-        assert isinstance(functions, NativeFunctions)
+        functions = make_batched_network(get_engine("native", threads), "cnn-s", NetworkSpec("tanh"))
+        assert isinstance(functions, NativeBatchedNetwork)
         found.append(functions.losses_and_gradients(weights, inputs, targets))
         found.append(functions.losses_and_gradients(weights[1:2], inputs, targets[1:2]))
     together, alone, by_three, alone_by_three = found
@@ -79,9 +79,9 @@ def test_bits_depend_on_no_other_model() -> None:
 
 def test_a_network_that_is_no_chain_is_computed_by_torch() -> None:
     functions = _functions("native", "cnn-residual", "tanh")
-    assert isinstance(functions, TorchFunctions)
+    assert isinstance(functions, TorchBatchedNetwork)
     weights, inputs, targets = _case("cnn-residual")
-    losses = functions.divergence(weights, inputs, targets)
+    losses = functions.cross_entropy(weights, inputs, targets)
     _, loss, _ = _plain("cnn-residual", "tanh", weights[2], inputs, targets[2])
     torch.testing.assert_close(losses[2].double(), loss, rtol=1e-5, atol=1e-6)
 
@@ -90,9 +90,9 @@ def test_a_target_that_a_model_meets_leaves_no_gradient() -> None:
     """Cross entropy is least where the model says the target itself; there it is the target's entropy."""
     weights, inputs, _ = _case("cnn-s")
     functions = _functions("native", "cnn-s", "tanh")
-    said = functions.outputs(weights, inputs).softmax(dim=-1)
+    said = functions.compute_logits(weights, inputs).softmax(dim=-1)
     leaf = weights.clone().requires_grad_()
-    losses = functions.divergence(leaf, inputs, said)
+    losses = functions.cross_entropy(leaf, inputs, said)
     entropy = -(said * said.log()).sum(dim=-1).mean(dim=1)
     torch.testing.assert_close(losses.detach(), entropy, rtol=1e-5, atol=1e-6)
     losses.sum().backward()

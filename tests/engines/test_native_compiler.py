@@ -92,7 +92,7 @@ def test_without_a_compiler_the_torch_engine_serves(
     from modelzoo_datasets.engines.native import native_engine
 
     native_engine._said.clear()
-    assert isinstance(NativeEngine(threads=1).serving("cnn-s"), TorchEngine)
+    assert isinstance(NativeEngine(num_threads=1).resolve("cnn-s"), TorchEngine)
     said = "CXX names 'no-such-compiler', which is not there"
     assert [record.getMessage() for record in caplog.records] == [
         f"cnn-s: the torch engine instead of the native one: no C++ compiler: {said}"

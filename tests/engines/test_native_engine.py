@@ -38,7 +38,7 @@ FURTHER = tuple(
 
 @pytest.fixture(scope="module")
 def native() -> NativeEngine:
-    return NativeEngine(threads=1)
+    return NativeEngine(num_threads=1)
 
 
 def close(found: States, expected: States) -> None:
@@ -83,7 +83,7 @@ def test_twins_are_those_of_the_reference(
     values = {"activation": activation, "optimizer": optimizer, "dropout": dropout, "epochs": 3}
     parents = dataclasses.replace(TRAINING, **values)
     start = collected(engine, few_images, [Job(training=parents, seed=0)], ())[0].weights[-1]
-    job = Job(training=parents, seed=3, start=start, sparsify=True)
+    job = Job(training=parents, seed=3, initial_weights=start, sparsify=True)
     ours, theirs = (list(e.train("cnn-s", few_images, [job], metrics_on=SPLITS)) for e in (native, engine))
     for a, b in zip(ours, theirs, strict=True):
         assert a.variational is not None and b.variational is not None
@@ -107,7 +107,7 @@ def twins(some: Engine, images: Images, jobs: list[Job]) -> dict[int, list[bytes
 def test_a_model_is_the_same_alone_in_any_cohort_and_on_any_threads(native: NativeEngine, few_images: Images) -> None:
     jobs = [*JOBS, *FURTHER]
     together = trajectories(native, few_images, jobs)
-    assert trajectories(NativeEngine(threads=3), few_images, jobs[::-1]) == {
+    assert trajectories(NativeEngine(num_threads=3), few_images, jobs[::-1]) == {
         len(jobs) - 1 - index: bits for index, bits in together.items()
     }
     for index in (1, 3, 7):
@@ -117,10 +117,10 @@ def test_a_model_is_the_same_alone_in_any_cohort_and_on_any_threads(native: Nati
 def test_a_twin_is_the_same_alone_and_in_a_cohort(native: NativeEngine, few_images: Images) -> None:
     weights, _ = population(few_images, native)
     jobs = [
-        Job(training=dataclasses.replace(job.training, epochs=2), seed=9, start=start, sparsify=True)
+        Job(training=dataclasses.replace(job.training, epochs=2), seed=9, initial_weights=start, sparsify=True)
         for job, start in zip(JOBS, weights, strict=True)
     ]
-    together = twins(NativeEngine(threads=2), few_images, jobs)
+    together = twins(NativeEngine(num_threads=2), few_images, jobs)
     assert twins(native, few_images, jobs[2:3])[0] == together[2]
 
 
@@ -158,8 +158,8 @@ def test_evaluation_is_that_of_the_reference(native: NativeEngine, engine: Torch
         theirs = engine.evaluate("cnn-s", few_images, weights, networks, split)
         torch.testing.assert_close(ours.loss, theirs.loss, rtol=1e-5, atol=1e-6)
         assert torch.equal(ours.accuracy, theirs.accuracy) and torch.equal(ours.recall, theirs.recall)
-    found = dict(native.outputs("cnn-s", few_images, weights, networks, "test"))
-    for index, expected in engine.outputs("cnn-s", few_images, weights, networks, "test"):
+    found = dict(native.compute_logits("cnn-s", few_images, weights, networks, "test"))
+    for index, expected in engine.compute_logits("cnn-s", few_images, weights, networks, "test"):
         torch.testing.assert_close(found[index], expected, rtol=1e-4, atol=1e-4)
 
 
@@ -200,7 +200,7 @@ def test_nothing_is_written_into_what_was_given(native: NativeEngine, few_images
     weights, networks = population(few_images, native)
     before = weights.clone()
     native.evaluate("cnn-s", few_images, weights, networks, "test")
-    collected(native, few_images, [Job(training=TRAINING, seed=1, start=weights[0])])
+    collected(native, few_images, [Job(training=TRAINING, seed=1, initial_weights=weights[0])])
     assert torch.equal(weights, before)
 
 
@@ -216,7 +216,7 @@ def threads() -> int:
 
 def test_closing_stops_all_threads(few_images: Images) -> None:
     before, job = threads(), Job(training=dataclasses.replace(TRAINING, epochs=100_000), seed=1)
-    stream = NativeEngine(threads=2).train("cnn-s", few_images, [job] * 4, metrics_on=())
+    stream = NativeEngine(num_threads=2).train("cnn-s", few_images, [job] * 4, metrics_on=())
     next(stream)
     assert threads() == before + 2
     stream.close()
@@ -226,9 +226,9 @@ def test_closing_stops_all_threads(few_images: Images) -> None:
 def test_a_failing_job_stops_the_others_and_its_error_comes_out(few_images: Images) -> None:
     before = threads()
     jobs = [Job(training=dataclasses.replace(TRAINING, epochs=100_000), seed=1), Job(training=TRAINING, seed=1)]
-    jobs[1] = dataclasses.replace(jobs[1], start=torch.zeros(3))
+    jobs[1] = dataclasses.replace(jobs[1], initial_weights=torch.zeros(3))
     with pytest.raises(FormatError, match="expected 2464 weights per model, got 3"):
-        list(NativeEngine(threads=2).train("cnn-s", few_images, jobs, metrics_on=()))
+        list(NativeEngine(num_threads=2).train("cnn-s", few_images, jobs, metrics_on=()))
     assert threads() == before
 
 
@@ -244,7 +244,7 @@ def test_states_wait_until_they_are_taken(few_images: Images, monkeypatch: pytes
 
     monkeypatch.setattr(native_engine, "train_model", counting)
     job = Job(training=dataclasses.replace(TRAINING, epochs=200), seed=1)
-    stream = NativeEngine(threads=1).train("cnn-s", few_images, [job], metrics_on=())
+    stream = NativeEngine(num_threads=1).train("cnn-s", few_images, [job], metrics_on=())
     next(stream)
     deadline = threading.Event()
     deadline.wait(1.5)
@@ -257,7 +257,7 @@ def test_other_networks_go_to_the_torch_engine_and_one_line_says_why(
 ) -> None:
     native_engine._said.clear()
     with caplog.at_level(logging.WARNING):
-        assert isinstance(native.serving("res-cnn"), TorchEngine)
+        assert isinstance(native.resolve("res-cnn"), TorchEngine)
         found = collected(native, few_images, JOBS[:1], (), architecture="res-cnn")[0]
     assert [record.getMessage() for record in caplog.records] == [
         "res-cnn: the torch engine instead of the native one: "
@@ -265,7 +265,7 @@ def test_other_networks_go_to_the_torch_engine_and_one_line_says_why(
     ]
     expected = collected(TorchEngine(1), few_images, JOBS[:1], (), architecture="res-cnn")[0]
     assert torch.equal(found.weights, expected.weights)
-    assert native.serving("cnn-s") is native
+    assert native.resolve("cnn-s") is native
 
 
 def test_nothing_to_do_is_done(native: NativeEngine, few_images: Images) -> None:
@@ -278,8 +278,8 @@ def test_nothing_to_do_is_done(native: NativeEngine, few_images: Images) -> None
 
 def test_auto_is_native_on_a_cpu() -> None:
     for name in ("auto", "native"):
-        found = get_engine(name, threads=2)
-        assert isinstance(found, NativeEngine) and found.threads == 2
+        found = get_engine(name, num_threads=2)
+        assert isinstance(found, NativeEngine) and found.num_threads == 2
 
 
 def test_the_memory_foretold_holds(images: Images) -> None:
@@ -292,11 +292,11 @@ def test_the_memory_foretold_holds(images: Images) -> None:
         "images = load_images('fashion-mnist-5k', pathlib.Path('none'))\n"
         "jobs = [Job(training=TRAINING, seed=seed) for seed in range(4)]\n"
         "engine = get_engine('native', 2)\n"
-        "engine.serving('cnn-s')\n"
+        "engine.resolve('cnn-s')\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "for _ in engine.train('cnn-s', images, jobs, metrics_on=('train', 'validation', 'test')): pass\n"
         "after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        "print(1024 * (after - before), engine.memory('cnn-s', images, jobs))\n"
+        "print(1024 * (after - before), engine.estimate_memory('cnn-s', images, jobs))\n"
     )
     done = subprocess.run([sys.executable, "-c", script], cwd="tests", capture_output=True, text=True, check=True)
     taken, foretold = map(int, done.stdout.split())

@@ -72,7 +72,7 @@ def test_a_worker_that_ends_by_itself_is_an_error_with_its_status() -> None:
 def test_a_killed_worker_is_an_error_and_no_hang(few_images: Images) -> None:
     long = dataclasses.replace(TRAINING, epochs=1000)
     jobs = [Job(training=TRAINING, seed=0), *(Job(training=long, seed=s) for s in (1, 2))]
-    states = TorchEngine(processes=2).train("cnn-s", few_images, jobs, metrics_on=())
+    states = TorchEngine(num_workers=2).train("cnn-s", few_images, jobs, metrics_on=())
     next(states)
     workers = multiprocessing.active_children()
     assert len(workers) == 2
@@ -104,7 +104,7 @@ def test_a_worker_does_not_run_ahead_of_who_takes_its_results(tmp_path: Path) ->
 
 def test_who_stops_listening_does_not_wait_for_the_jobs_that_have_not_begun(few_images: Images) -> None:
     jobs = [Job(training=TRAINING, seed=s) for s in range(20_000)]
-    states = TorchEngine(processes=2).train("cnn-s", few_images, jobs, metrics_on=())
+    states = TorchEngine(num_workers=2).train("cnn-s", few_images, jobs, metrics_on=())
     next(states)
     states.close()
 
@@ -120,11 +120,11 @@ def test_without_shared_memory_every_worker_has_its_own_images(few_images: Image
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (few_bytes, before[1]))  # as in a container with a small /dev/shm
     try:
-        found = trajectories(TorchEngine(processes=2), images, JOBS)
+        found = trajectories(TorchEngine(num_workers=2), images, JOBS)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert not splits["train"].pixels.is_shared()
-    assert found == trajectories(TorchEngine(processes=1), images, JOBS)
+    assert found == trajectories(TorchEngine(num_workers=1), images, JOBS)
 
 
 LEAVES = """

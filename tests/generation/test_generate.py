@@ -34,7 +34,7 @@ def test_a_zoo_made_in_parts_in_any_order_is_the_zoo_made_at_once(
 
 
 def test_two_processes_make_the_same_zoo_as_one(tiny_recipe: Path, tiny_hyp_zoo: Path, tmp_path: Path) -> None:
-    recipe, two = read_recipe(str(tiny_recipe)), TorchEngine(processes=2)
+    recipe, two = read_recipe(str(tiny_recipe)), TorchEngine(num_workers=2)
     for trained in (8, 0):
         made = generate_zoo(recipe, "hyp", tmp_path / "zoo", engine=two, images_root=tmp_path)
         assert made == trained

@@ -192,7 +192,7 @@ def test_a_stopped_zoo_of_twins_goes_on_to_the_same_bytes(zoos: Path, engine: En
 
     with pytest.raises(Stop):
         make("seed-sparse", out, engine, parent=parent, progress=stop)
-    assert make("seed-sparse", out, TorchEngine(processes=2), parent=parent) == 1
+    assert make("seed-sparse", out, TorchEngine(num_workers=2), parent=parent) == 1
     assert hashes(out) == hashes(zoos / "seed-sparse")
 
 

@@ -21,7 +21,7 @@ from ...architectures import get_architecture
 from ...errors import DeviceError, NoCompilerError, NoKernelError
 from ...images import Images
 from ...weights import Layout
-from ..base import Job, Measured, NetworkSpec, States
+from ..base import Job, NetworkSpec, SplitMetrics, States
 from .block_trainer import BlockTrainer, CohortTrainer
 from .cohort_plan import cohort_size, free_bytes, groups, module_of, runs
 from .compile import Compile, compiled_by_cupy
@@ -43,29 +43,31 @@ class CudaEngine:
 
     name = "cuda"
 
-    def __init__(self, device: torch.device | None = None, threads: int = 1, compile: Compile | None = None) -> None:
-        """On `threads` cores of the host random numbers are drawn.
+    def __init__(
+        self, device: torch.device | None = None, num_threads: int = 1, compile: Compile | None = None
+    ) -> None:
+        """On `num_threads` cores of the host random numbers are drawn.
 
         Args:
             device: the first GPU, if not said.
-            threads: of the host.
+            num_threads: of the host.
             compile: makes the kernel of a chain; if not said CuPy does on a GPU, and on the CPU there is none.
 
         Raises:
             DeviceError: no device was given and there is no GPU, or the one given is not there.
         """
         self.device = torch.device("cuda") if device is None else device
-        self.threads = threads
+        self.num_threads = num_threads
         self._compile = compiled_by_cupy if compile is None and self.device.type == "cuda" else compile
         if self.device.type == "cuda" and not torch.cuda.is_available():
             raise DeviceError("engine 'cuda': torch sees no CUDA GPU here; use --engine native or torch")
 
-    def serving(self, architecture: str) -> "CudaEngine":
-        """See `Engine.serving`: what the kernel cannot do is done here too."""
+    def resolve(self, architecture: str) -> "CudaEngine":
+        """See `Engine.resolve`: what the kernel cannot do is done here too."""
         return self
 
-    def memory(self, architecture: str, images: Images, jobs: Sequence[Job]) -> int:
-        """See `Engine.memory`: that of the device, for the largest cohort there may be."""
+    def estimate_memory(self, architecture: str, images: Images, jobs: Sequence[Job]) -> int:
+        """See `Engine.estimate_memory`: that of the device, for the largest cohort there may be."""
         resident = DeviceImages.of(images, set(), self.device)
         needed = 0
         for members in groups(architecture, jobs):
@@ -87,7 +89,7 @@ class CudaEngine:
 
     def evaluate(
         self, architecture: str, images: Images, weights: Tensor, networks: Sequence[NetworkSpec], split: str
-    ) -> Measured:
+    ) -> SplitMetrics:
         """See `Engine.evaluate`."""
         loss, accuracy = torch.empty(2, len(networks), dtype=torch.float64)
         recall = torch.empty(len(networks), images.classes, dtype=torch.float64)
@@ -96,12 +98,12 @@ class CudaEngine:
             with computing(self.device):
                 found = measure(populations, stack, resident, split, activations)
             loss[index], accuracy[index], recall[index] = found.loss, found.accuracy, found.recall
-        return Measured(loss, accuracy, recall)
+        return SplitMetrics(loss, accuracy, recall)
 
-    def outputs(
+    def compute_logits(
         self, architecture: str, images: Images, weights: Tensor, networks: Sequence[NetworkSpec], split: str
     ) -> Iterator[tuple[int, Tensor]]:
-        """See `Engine.outputs`."""
+        """See `Engine.compute_logits`."""
         resident = DeviceImages.of(images, {split}, self.device)
         for index, populations, stack, activations in self._loaded(architecture, images, weights, networks):
             for population in populations:
@@ -162,11 +164,11 @@ class CudaEngine:
         if self._compile is not None:
             try:
                 with computing(self.device):
-                    return BlockTrainer(architecture, resident, jobs, begin, self.threads, self._compile)
+                    return BlockTrainer(architecture, resident, jobs, begin, self.num_threads, self._compile)
             except NoKernelError as error:
                 level = logging.WARNING if isinstance(error, NoCompilerError) else logging.INFO
                 _LOG.log(level, "engine 'cuda': no kernel for %s, weights are stacked instead: %s", architecture, error)
-        return Trainer(architecture, resident, jobs, begin, self.threads)
+        return Trainer(architecture, resident, jobs, begin, self.num_threads)
 
 
 def _bytes_of_one(architecture: str, images: Images, jobs: Sequence[Job]) -> int:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, one_hot
 
 from ...images import Images
-from ..base import Measured
+from ..base import SplitMetrics
 from .stacked import Population, Stack
 
 _BATCH = 500  # images at most
@@ -59,7 +59,7 @@ def logits_of(
 @torch.no_grad()
 def measure(
     populations: list[Population], stack: Stack, resident: DeviceImages, split: str, activations: int
-) -> Measured:
+) -> SplitMetrics:
     """Of all M models, on the host; waits for the device once."""
     y, classes, device = resident.labels[split], resident.images.classes, stack.trained.device
     models = len(stack.trained)
@@ -73,4 +73,4 @@ def measure(
         hits[population.models] += right @ one_hot(y[part], classes).double()
     counts = torch.bincount(y.cpu(), minlength=classes)
     hits = hits.cpu()
-    return Measured(loss.cpu() / len(y), hits.sum(dim=1) / len(y), hits / counts)
+    return SplitMetrics(loss.cpu() / len(y), hits.sum(dim=1) / len(y), hits / counts)

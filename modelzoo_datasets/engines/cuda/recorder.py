@@ -77,8 +77,8 @@ def started(architecture: str, job: Job) -> Tensor:
     module = get_architecture(architecture).module(job.training.activation, job.training.dropout)
     # BatchNorm's own start is part of it, so a given start is put over a fresh one.
     initialise(module, job.training.init, keyed_generator(job.seed, "init"))
-    if job.start is not None:
-        module.load_state_dict(Layout.of(module).unpack(job.start.clone()))
+    if job.initial_weights is not None:
+        module.load_state_dict(Layout.of(module).unpack(job.initial_weights.clone()))
     if job.sparsify:
         make_variational(module)
     return Layout.of(module).pack(module.state_dict())

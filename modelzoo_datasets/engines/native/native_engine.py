@@ -13,7 +13,7 @@ from torch import Tensor
 from ...architectures import get_architecture
 from ...errors import CompilerError, NotAChainError
 from ...images import Images
-from ..base import Engine, Job, Measured, States
+from ..base import Engine, Job, SplitMetrics, States
 from ..base import NetworkSpec as Behaviour
 from ..torch.reference import State
 from ..torch.torch_engine import TorchEngine
@@ -26,30 +26,30 @@ _QUEUED = 0.1  # seconds after which a thread looks whether it should stop
 
 
 class NativeEngine:
-    """`threads` models at once. Networks that are no chain of layers, or cannot be compiled, go to the torch engine."""
+    """The native engine: `num_threads` models at once. Networks that it cannot compile go to the torch engine."""
 
     name = "native"
 
-    def __init__(self, threads: int) -> None:
-        self.threads = threads
+    def __init__(self, num_threads: int) -> None:
+        self.num_threads = num_threads
 
-    def serving(self, architecture: str) -> Engine:
-        """See `Engine.serving`: this engine, or the torch engine and one logged line that says why."""
+    def resolve(self, architecture: str) -> Engine:
+        """See `Engine.resolve`: this engine, or the torch engine and one logged line that says why."""
         try:
             network_of(architecture, "relu", 0.0)
         except (NotAChainError, CompilerError) as error:
             _say_once(f"{architecture}: the torch engine instead of the native one: {error}")
-            return TorchEngine(self.threads)
+            return TorchEngine(self.num_threads)
         return self
 
-    def memory(self, architecture: str, images: Images, jobs: Sequence[Job]) -> int:
-        """See `Engine.memory`."""
-        engine = self.serving(architecture)
+    def estimate_memory(self, architecture: str, images: Images, jobs: Sequence[Job]) -> int:
+        """See `Engine.estimate_memory`."""
+        engine = self.resolve(architecture)
         if engine is not self:
-            return engine.memory(architecture, images, jobs)
+            return engine.estimate_memory(architecture, images, jobs)
         twins = any(job.sparsify for job in jobs)
         pixels = sum(4 * split.pixels.numel() for split in images.splits.values())
-        at_once = min(self.threads, len(jobs))
+        at_once = min(self.num_threads, len(jobs))
         model = network_of(architecture, "relu", 0.0).model_bytes(variational=twins)
         waiting = _WAITING * 4 * get_architecture(architecture).layout.size * (3 if twins else 1)
         return pixels + at_once * (model + waiting)
@@ -58,7 +58,7 @@ class NativeEngine:
         self, architecture: str, images: Images, jobs: Sequence[Job], *, metrics_on: Sequence[str]
     ) -> Generator[States]:
         """See `Engine.train`; yields one state at a time, of the longest trainings first."""
-        engine = self.serving(architecture)
+        engine = self.resolve(architecture)
         if engine is not self:
             yield from engine.train(architecture, images, jobs, metrics_on=metrics_on)
             return
@@ -73,9 +73,9 @@ class NativeEngine:
 
     def evaluate(
         self, architecture: str, images: Images, weights: Tensor, networks: Sequence[Behaviour], split: str
-    ) -> Measured:
+    ) -> SplitMetrics:
         """See `Engine.evaluate`."""
-        engine = self.serving(architecture)
+        engine = self.resolve(architecture)
         if engine is not self:
             return engine.evaluate(architecture, images, weights, networks, split)
         pixels = Inputs.of(images, {split}).pixels[split]
@@ -89,15 +89,15 @@ class NativeEngine:
         _same_length(weights, networks)
         for index, found in self._run(range(len(weights)), work):
             loss[index], accuracy[index], recall[index] = found
-        return Measured(loss, accuracy, recall)
+        return SplitMetrics(loss, accuracy, recall)
 
-    def outputs(
+    def compute_logits(
         self, architecture: str, images: Images, weights: Tensor, networks: Sequence[Behaviour], split: str
     ) -> Iterator[tuple[int, Tensor]]:
-        """See `Engine.outputs`."""
-        engine = self.serving(architecture)
+        """See `Engine.compute_logits`."""
+        engine = self.resolve(architecture)
         if engine is not self:
-            yield from engine.outputs(architecture, images, weights, networks, split)
+            yield from engine.compute_logits(architecture, images, weights, networks, split)
             return
         pixels = Inputs.of(images, {split}).pixels[split]
 
@@ -116,7 +116,7 @@ class NativeEngine:
 
         Closing the iterator, or an error in a thread, stops all threads before it returns.
         """
-        todo, results = iter(indices), queue.Queue[tuple[int, Any]](maxsize=_WAITING * self.threads)
+        todo, results = iter(indices), queue.Queue[tuple[int, Any]](maxsize=_WAITING * self.num_threads)
         stop, taking = threading.Event(), threading.Lock()
 
         def put(index: int, result: Any) -> None:
@@ -139,7 +139,7 @@ class NativeEngine:
                 put(_FAILED, error)
             put(_ENDED, None)
 
-        threads = [threading.Thread(target=serve, daemon=True) for _ in range(min(self.threads, len(indices)))]
+        threads = [threading.Thread(target=serve, daemon=True) for _ in range(min(self.num_threads, len(indices)))]
         try:
             for thread in threads:
                 thread.start()

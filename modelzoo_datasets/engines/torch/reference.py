@@ -139,8 +139,8 @@ def started_module(architecture: str, job: Job) -> nn.Module:
     module = _module(architecture, job)
     # BatchNorm's own start is part of it, so a given start is put over a fresh one.
     initialise(module, job.training.init, keyed_generator(job.seed, "init"))
-    if job.start is not None:
-        module.load_state_dict(Layout.of(module).unpack(job.start.clone()))
+    if job.initial_weights is not None:
+        module.load_state_dict(Layout.of(module).unpack(job.initial_weights.clone()))
     return make_variational(module) if job.sparsify else module
 
 

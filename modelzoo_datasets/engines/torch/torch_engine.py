@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ...architectures import get_architecture
 from ...images import Images
-from ..base import Job, Measured, NetworkSpec, States
+from ..base import Job, NetworkSpec, SplitMetrics, States
 from ..process_pool import in_workers
 from .reference import EVALUATION_BATCH, MOST_NORMALISED, Inputs, evaluate_one, outputs_one, train_one
 
@@ -17,24 +17,24 @@ _COPIES = 6  # of the weights: they, their gradient, two moments, and the state 
 
 
 class TorchEngine:
-    """`processes` workers of one thread each; with one, everything runs in this process."""
+    """`num_workers` workers of one thread each; with one, everything runs in this process."""
 
     name = "torch"
 
-    def __init__(self, processes: int) -> None:
-        self.processes = processes
+    def __init__(self, num_workers: int) -> None:
+        self.num_workers = num_workers
 
-    def serving(self, architecture: str) -> "TorchEngine":
-        """See `Engine.serving`: it trains any network."""
+    def resolve(self, architecture: str) -> "TorchEngine":
+        """See `Engine.resolve`: it trains any network."""
         return self
 
-    def memory(self, architecture: str, images: Images, jobs: Sequence[Job]) -> int:
-        """See `Engine.memory`: normalised images, and per process torch itself, a model and its widest batch."""
+    def estimate_memory(self, architecture: str, images: Images, jobs: Sequence[Job]) -> int:
+        """See `Engine.estimate_memory`: normalized images, and per process torch, a model and its largest batch."""
         inputs = sum(4 * split.pixels.numel() for split in images.splits.values())
         batch = max((2 * job.training.batch_size for job in jobs), default=0)  # outputs and their gradients
         outputs = max(batch, EVALUATION_BATCH) * _bytes_per_image(architecture, images.input_shape)
         model = _COPIES * 4 * get_architecture(architecture).layout.size
-        return min(inputs, MOST_NORMALISED) + min(self.processes, len(jobs)) * (_PROCESS_BYTES + outputs + model)
+        return min(inputs, MOST_NORMALISED) + min(self.num_workers, len(jobs)) * (_PROCESS_BYTES + outputs + model)
 
     def train(
         self, architecture: str, images: Images, jobs: Sequence[Job], *, metrics_on: Sequence[str]
@@ -53,16 +53,16 @@ class TorchEngine:
         weights: Tensor,
         networks: Sequence[NetworkSpec],
         split: str,
-    ) -> Measured:
+    ) -> SplitMetrics:
         """See `Engine.evaluate`."""
         calls = [(w, n, split) for w, n in zip(weights, networks, strict=True)]
         loss, accuracy = torch.empty(2, len(calls), dtype=torch.float64)
         recall = torch.empty(len(calls), images.classes, dtype=torch.float64)
         for index, found in self._run(_evaluate, architecture, Inputs.of(images, [split]), calls):
             loss[index], accuracy[index], recall[index] = found
-        return Measured(loss, accuracy, recall)
+        return SplitMetrics(loss, accuracy, recall)
 
-    def outputs(
+    def compute_logits(
         self,
         architecture: str,
         images: Images,
@@ -70,7 +70,7 @@ class TorchEngine:
         networks: Sequence[NetworkSpec],
         split: str,
     ) -> Iterator[tuple[int, Tensor]]:
-        """See `Engine.outputs`."""
+        """See `Engine.compute_logits`."""
         calls = [(w, n, split) for w, n in zip(weights, networks, strict=True)]
         yield from self._run(_outputs, architecture, Inputs.of(images, [split]), calls)
 
@@ -82,8 +82,8 @@ class TorchEngine:
         calls: Sequence[tuple[Any, ...]],
     ) -> Iterator[tuple[int, Any]]:
         """Yield (index of a call, result) for every result of every call, as they come."""
-        if self.processes > 1 and len(calls) > 1:
-            yield from in_workers(self.processes, function, (architecture, inputs), calls)
+        if self.num_workers > 1 and len(calls) > 1:
+            yield from in_workers(self.num_workers, function, (architecture, inputs), calls)
             return
         for index, call in enumerate(calls):
             for result in function(architecture, inputs, *call):

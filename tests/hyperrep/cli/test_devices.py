@@ -18,7 +18,7 @@ from hyperrep.trainer.loop import learn
 from hyperrep.trainer.metrics_log import EpochMetrics
 from hyperrep.trainer.objective import Learner
 from modelzoo_datasets.architectures import get_architecture
-from modelzoo_datasets.engines import NetworkSpec, functions_of, get_engine
+from modelzoo_datasets.engines import NetworkSpec, get_engine, make_batched_network
 from modelzoo_datasets.errors import DeviceError
 from modelzoo_datasets.seeds import keyed_generator
 
@@ -54,7 +54,7 @@ def run(
     rep, queries = fresh(chosen).to(device), None
     if engine is not None:
         inputs = torch.randn(40, 1, 28, 28, generator=keyed_generator(0, "images"))
-        queries = Queries(functions_of(get_engine(engine, 1), "cnn-s", NetworkSpec("tanh", 0.0)), inputs)
+        queries = Queries(make_batched_network(get_engine(engine, 1), "cnn-s", NetworkSpec("tanh", 0.0)), inputs)
     history = list(learn(rep, states(), states()[:6], chosen, folder, queries, compiled=compiled, half=half))
     return history, {name: tensor.cpu() for name, tensor in rep.state_dict().items()}
 

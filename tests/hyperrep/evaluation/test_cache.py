@@ -27,11 +27,11 @@ class CountingEngine(TorchEngine):
 
     asked: list[int]
 
-    def outputs(
+    def compute_logits(
         self, architecture: str, images: Images, weights: Tensor, networks: Sequence[NetworkSpec], split: str
     ) -> Iterator[tuple[int, Tensor]]:
         self.asked.append(len(weights))
-        return super().outputs(architecture, images, weights, networks, split)
+        return super().compute_logits(architecture, images, weights, networks, split)
 
 
 class OtherEngine(TorchEngine):
@@ -55,7 +55,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_samples_are_measured_to_the_same_bytes_and_the_second_time_states_are_not_run_again(
     trained: Path, tiny_dataset: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine, aligned = CountingEngine(processes=1), []
+    engine, aligned = CountingEngine(num_workers=1), []
     align = HyperRepresentation.align
 
     def counted(rep: HyperRepresentation, weights: Tensor) -> Tensor:

@@ -37,7 +37,9 @@ def test_judging_measures_what_it_says(bench: Evaluator, rep: HyperRepresentatio
     assert found["nearest"] == [[m, e] for m, e in zip(rows["model_id"], rows["epoch"], strict=True)]
     assert (found["name"], found["what"], found["n"]) == ("some", "three test states", 3)
     networks = [NetworkSpec("tanh")] * 31
-    outputs = dict(bench.engine.outputs("cnn-s", bench.images, torch.cat([weights, bench.aligned]), networks, "test"))
+    outputs = dict(
+        bench.engine.compute_logits("cnn-s", bench.images, torch.cat([weights, bench.aligned]), networks, "test")
+    )
     labels = bench.images.labels("test")
     wrong = [{*(outputs[i].argmax(1) != labels).nonzero().flatten().tolist()} for i in range(31)]
     overlap = [max(len(mine & other) / len(mine | other) for other in wrong[3:]) for mine in wrong[:3]]
@@ -54,7 +56,7 @@ def test_ensembles_of_a_population_begin_with_its_mean_and_end_with_all_of_it(
 ) -> None:
     weights = rep.align(learned["test"].weights)[:3]
     found = judge(Population(name="some", what="", weights=weights, fine_tuned=2), bench)
-    logits = dict(bench.engine.outputs("cnn-s", bench.images, weights, [NetworkSpec("tanh")] * 3, "test"))
+    logits = dict(bench.engine.compute_logits("cnn-s", bench.images, weights, [NetworkSpec("tanh")] * 3, "test"))
     right = (sum(logits.values()).argmax(1) == bench.images.labels("test")).double()
     zero_shot = found["ensembles"]["zero-shot"]
     assert zero_shot["mean"][-1] == pytest.approx(float(right.mean())) and zero_shot["std"][-1] < 1e-12

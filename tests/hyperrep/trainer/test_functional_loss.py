@@ -14,7 +14,7 @@ from hyperrep.trainer.functional_loss import MIXTURES, Queries, ensemble, gaussi
 from hyperrep.trainer.initialize import new_representation
 from hyperrep.trainer.loop import learn
 from hyperrep.trainer.objective import LOSSES, Draws, Learner, losses, weighted
-from modelzoo_datasets.engines import NetworkSpec, functions_of, get_engine
+from modelzoo_datasets.engines import NetworkSpec, get_engine, make_batched_network
 from modelzoo_datasets.errors import ModelZooError, RecipeError
 from modelzoo_datasets.images import Images
 from modelzoo_datasets.loading import Zoo, load_zoo
@@ -36,7 +36,7 @@ def unseen(tiny_dataset: Path) -> Zoo:
 @pytest.fixture(scope="module")
 def queries(images: Images) -> Queries:
     """The 4,200 training images of the tiny zoo, and its networks by the kernel."""
-    return Queries(functions_of(get_engine("native", 1), "cnn-s", NetworkSpec("tanh")), images.inputs("train"))
+    return Queries(make_batched_network(get_engine("native", 1), "cnn-s", NetworkSpec("tanh")), images.inputs("train"))
 
 
 def test_the_divergence_is_a_loop_over_models_and_images(states: Zoo, queries: Queries) -> None:
