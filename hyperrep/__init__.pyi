@@ -3,4 +3,3 @@ from .api import train as train
 from .model import HyperRepresentation as HyperRepresentation
 from .recipe import read_hyper_recipe as read_hyper_recipe
 from .release import SampledModel as SampledModel
-from .saving import load_representation as load_representation

@@ -28,11 +28,12 @@ from .data import (
     trained_states,
 )
 from .evaluation import evaluated
-from .model import HyperRepresentation
+from .model import THIS_FOLDER, HyperRepresentation
 from .probes import Probe, probe_all
 from .recipe import HyperRecipe
+from .release import not_evaluated, representation_card
 from .report import render_report
-from .saving import facts_of, finish, is_finished, load_representation, start
+from .storage import facts_of, finish, is_finished, start
 from .trainer import Queries, learn, new_representation, recording
 
 _CPU = torch.device("cpu")
@@ -68,7 +69,7 @@ def train(
     """
     facts = facts_of(recipe, dataset_facts(dataset, recipe), origin_of(dataset, recipe.data.config))
     if is_finished(out, facts):
-        return load_representation(out)
+        return HyperRepresentation.from_pretrained(out)
     states = {s: learned_states(dataset, recipe, s) for s in ("train", "validation")}
     rep = new_representation(recipe, states["train"]).to(device)
     work = start(out, facts, tell)
@@ -81,8 +82,9 @@ def train(
             history.append(row)
             record(row)
             progress("learning a hyper-representation", row.epoch, recipe.learning.epochs)
-    finish(out, rep, history)
-    return load_representation(out)
+    worth = not_evaluated(history[-1].validation_r2)
+    finish(out, rep, history, representation_card(THIS_FOLDER, rep, read_json(work / "training.json"), worth))
+    return HyperRepresentation.from_pretrained(out)
 
 
 @one_thread()
@@ -105,7 +107,7 @@ def evaluate(
         ModelZooError: the recipe asks for what this zoo does not allow.
         FolderInUseError: `out` holds the evaluation of something else.
     """
-    rep = load_representation(representation)
+    rep = HyperRepresentation.from_pretrained(representation)
     refuse_foreign(representation, recipe, dataset)
     learned_by = read_json(representation / "training.json")
     found = evaluated(rep, dataset, recipe, out, learned_by, engine=engine, images_root=images_root, progress=progress)
@@ -165,7 +167,7 @@ def probe(
     """
     if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FolderInUseError(f"{out} is not empty; choose another --out")
-    rep = load_representation(representation)
+    rep = HyperRepresentation.from_pretrained(representation)
     refuse_foreign(representation, recipe, dataset)
     zoo = splits_of(trained_states(load_zoo(dataset, recipe.data.config)))
     if test_on is not None:

@@ -11,7 +11,7 @@ from modelzoo_datasets.zoo import read_json
 
 from .model import HyperRepresentation
 from .recipe import HyperRecipe
-from .saving import facts_of, is_learned_by
+from .storage import facts_of, is_learned_by
 
 
 def found_representation(source: str | Path) -> Path:

@@ -10,8 +10,7 @@ from typing import Any, get_args, get_origin
 from modelzoo_datasets.errors import ModelZooError, RecipeError
 from modelzoo_datasets.recipes import check_keys, check_type, find_recipe
 
-from .evaluation import require_drawable
-from .model import parse_sampler
+from .sampler_names import check_sampler, parse_sampler
 
 BOTTLENECKS = ("tokens", "dense")
 PERMUTED_VIEWS = ("none", "second", "both")
@@ -209,7 +208,7 @@ def _unknown_samplers(judged: EvaluationRecipe) -> list[str]:
     told = []
     for entry in judged.samplers:
         try:
-            require_drawable(parse_sampler(entry, judged.quality)[0], with_states=True)
+            check_sampler(parse_sampler(entry, judged.quality)[0], with_weights=True)
         except ModelZooError as error:
             told.append(str(error))
     return told

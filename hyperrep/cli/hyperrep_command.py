@@ -97,11 +97,11 @@ def embed_command(
     config: Annotated[str | None, typer.Option(help="Of the dataset.", show_default=False)] = None,
 ) -> None:
     """Write the embedding of every state beside its table row."""
-    from .. import load_representation
+    from .. import HyperRepresentation
     from ..data import found_representation
     from ..release import export_embeddings
 
-    count = export_embeddings(dataset, config, load_representation(found_representation(hyperrep)), out)
+    count = export_embeddings(dataset, config, HyperRepresentation.from_pretrained(found_representation(hyperrep)), out)
     print(f"{out}: {count} embeddings")
 
 

@@ -1,6 +1,4 @@
-from .baselines import BASELINES as BASELINES
 from .baselines import draw as draw
-from .baselines import require_drawable as require_drawable
 from .cache import CachedEvaluator as CachedEvaluator
 from .cache import CachedSamplingContext as CachedSamplingContext
 from .metrics import judge as judge

@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 
 from modelzoo_datasets.architectures import get_architecture, initialise
-from modelzoo_datasets.errors import FormatError, ModelZooError, unknown
+from modelzoo_datasets.errors import FormatError, ModelZooError
 from modelzoo_datasets.loading import Zoo
 from modelzoo_datasets.seeds import keyed_generator
 from modelzoo_datasets.weights import Layout
 
 from ..model import SAMPLERS, HyperRepresentation, best_states
+from ..sampler_names import check_sampler
 
 _MOST_PAIRED = 1000  # states of which all pairs are listed
 
@@ -77,39 +78,18 @@ class SamplingContext:
         return list(self.states.table["model_id"])
 
 
-@dataclass(frozen=True)
-class Baseline:
-    """A way to make models without sampling embeddings; `draw(source, n, draws)` gives weights (n, P)."""
-
-    name: str
-    promise: str
-    draw: Callable[[SamplingContext, int, torch.Generator], Tensor]
-    needs_states: bool = True
-
-
 def draw(name: str, n: int, source: SamplingContext, draws: torch.Generator) -> Tensor:
     """Weights (n, P) of models drawn by a sampler or baseline of that name.
 
     Raises:
         ModelZooError: no such name, numbers out of range, too few states, or the sampler's extra is not installed.
     """
-    require_drawable(name, source.zoo is not None)
+    check_sampler(name, with_weights=source.zoo is not None)
     if n < 1 or not 0 < source.quality <= 1:
         raise ModelZooError(f"expected n >= 1 and 0 < quality <= 1, got n {n}, quality {source.quality}")
     if name in BASELINES:
-        return BASELINES[name].draw(source, n, draws)
+        return BASELINES[name](source, n, draws)
     return source.rep.sample(n, sampler=name, quality=source.quality, bandwidth=source.bandwidth, generator=draws)
-
-
-def require_drawable(name: str, with_states: bool) -> None:
-    """Raise ModelZooError where a name is unknown, or is of a baseline that lacks training states."""
-    if name not in (*SAMPLERS, *BASELINES):
-        raise ModelZooError(unknown("sampler", name, (*SAMPLERS, *BASELINES)))
-    if name in BASELINES and BASELINES[name].needs_states and not with_states:
-        raise ModelZooError(
-            f"sampler {name} draws from training weights, which a hyper-representation does not carry; name the "
-            "dataset that it was learned from"
-        )
 
 
 def reconstruction(source: SamplingContext, n: int, draws: torch.Generator) -> Tensor:
@@ -157,16 +137,13 @@ def fresh(source: SamplingContext, n: int, draws: torch.Generator) -> Tensor:
     return fresh_weights(source.rep.architecture.name, source.rep.activation, init, seeds)
 
 
-BASELINES: dict[str, Baseline] = {
-    baseline.name: baseline
-    for baseline in (
-        Baseline("reconstruction", "training states, encoded and decoded", reconstruction, needs_states=False),
-        Baseline("move", "training states, moved as the decoder moves when their embeddings do", move),
-        Baseline("noise", "training states with Gaussian noise of a given size", noise),
-        Baseline("average", "means of two aligned training states of different models", average),
-        Baseline("kde-weights", "kernel density per weight of the aligned training states", kde_weights),
-        Baseline("fresh", "untrained models, initialised as the zoo's", fresh),
-    )
+BASELINES: dict[str, Callable[[SamplingContext, int, torch.Generator], Tensor]] = {
+    "reconstruction": reconstruction,
+    "move": move,
+    "noise": noise,
+    "average": average,
+    "kde-weights": kde_weights,
+    "fresh": fresh,
 }
 
 

@@ -13,9 +13,9 @@ from torch import Tensor
 from modelzoo_datasets.loading import Zoo
 from modelzoo_datasets.seeds import keyed_generator
 
-from ..model import SAMPLERS, parse_sampler
 from ..recipe import EvaluationRecipe
-from .baselines import BASELINES, SamplingContext, draw, pairs_of_models, require_drawable, with_noise
+from ..sampler_names import SAMPLER_INFO, check_sampler, parse_sampler
+from .baselines import SamplingContext, draw, pairs_of_models, with_noise
 from .novelty import measure_novelty
 
 MEMBERS, TRAINING_MEMBERS = "zoo members", "training members"
@@ -54,7 +54,7 @@ def populations(source: SamplingContext, zoo: Mapping[str, Zoo], recipe: Evaluat
     source = source.varied(quality=recipe.quality, bandwidth=recipe.bandwidth)
     entries = [(entry, *parse_sampler(entry, recipe.quality)) for entry in recipe.samplers]
     for _, name, _ in entries:
-        require_drawable(name, with_states=True)
+        check_sampler(name, with_weights=True)
     found = [*_zoo_and_reconstructions(source, zoo, recipe), *_noise_and_averages(source, recipe)]
     sampled = [_samples(entry, name, source.varied(quality=quality), recipe) for entry, name, quality in entries]
     for share in recipe.moves:
@@ -69,10 +69,9 @@ def populations(source: SamplingContext, zoo: Mapping[str, Zoo], recipe: Evaluat
 
 def _samples(entry: str, name: str, source: SamplingContext, recipe: EvaluationRecipe) -> Population:
     share = f"best {source.quality:.0%}" if source.quality < 1 else "all"
-    promise = SAMPLERS[name].promise if name in SAMPLERS else BASELINES[name].promise
     return Population(
         name=entry,
-        what=f"{promise}; from {share} of the training states",
+        what=f"{SAMPLER_INFO[name].description}; from {share} of the training states",
         weights=draw(name, recipe.samples, source, keyed_generator(recipe.seed, "samples", entry)),
         fine_tuned=recipe.compared,
         sampled=True,

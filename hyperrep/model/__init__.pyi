@@ -1,6 +1,10 @@
 from .autoencoder import HyperRepresentation as HyperRepresentation
+from .hub_mixin import CONFIG_FILE as CONFIG_FILE
+from .hub_mixin import THIS_FOLDER as THIS_FOLDER
+from .hub_mixin import WEIGHTS_FILE as WEIGHTS_FILE
+from .hub_mixin import describe_sizes as describe_sizes
+from .hub_mixin import markdown_table as markdown_table
 from .layer_statistics import compute_layer_statistics as compute_layer_statistics
 from .samplers import SAMPLERS as SAMPLERS
 from .samplers import best_states as best_states
-from .samplers import parse_sampler as parse_sampler
 from .samplers import principal_axes as principal_axes

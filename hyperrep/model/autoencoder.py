@@ -7,7 +7,6 @@ from contextlib import ExitStack
 from typing import Any
 
 import torch
-from huggingface_hub import ModelCard, PyTorchModelHubMixin
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -16,12 +15,11 @@ from modelzoo_datasets.errors import FormatError, ModelZooError
 from modelzoo_datasets.weights import align, apply_moves
 
 from .bottlenecks import DenseBottleneck, LinearPath, PooledPart, StatisticsPart, TokenBottleneck
+from .hub_mixin import HubMixin
 from .samplers import SAMPLERS, best_states
 
 
-class HyperRepresentation(
-    nn.Module, PyTorchModelHubMixin, library_name="modelzoo-datasets", tags=["hyper-representation"]
-):
+class HyperRepresentation(nn.Module, HubMixin):
     """Encoder and decoder transformers over neuron tokens (2209.14733, section 3), for one architecture.
 
     Weights are aligned to `reference`, centred on `mean` and divided by `scale` before they are encoded; `embed` and
@@ -206,12 +204,6 @@ class HyperRepresentation(
         units[: self.bottleneck.latent] = self.unit  # samplers see tokens in their own size
         z = self.embeddings.cpu()[best_states(self.accuracy.cpu(), quality)] / units  # drawn alike on every device
         return self.decode((SAMPLERS[sampler](z, n, bandwidth, generator) * units).to(self.device))
-
-    def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
-        """What `save_pretrained` and `push_to_hub` put beside the weights where no card is."""
-        from ..release import object_card
-
-        return ModelCard(object_card(self))
 
     def _in_batches(self, function: Any, rows: Tensor, size: int = 256) -> Tensor:
         training = self.training

@@ -12,6 +12,7 @@ from torch import Tensor
 from modelzoo_datasets.engines import one_thread
 from modelzoo_datasets.errors import ModelZooError
 
+from ..sampler_names import SAMPLER_INFO, SamplerInfo
 from .gan_sampler import gan
 from .umap_sampler import neighbour
 
@@ -20,11 +21,8 @@ from .umap_sampler import neighbour
 class Sampler:
     """A way to draw embeddings; `draw(z, n, bandwidth, draws)` takes those of the training states (N, D)."""
 
-    name: str
-    promise: str
+    info: SamplerInfo
     draw: Callable[[Tensor, int, float, torch.Generator], Tensor]
-    least: int = 1  # training embeddings without which there is nothing to draw from
-    extra: str = ""  # of this package, without which it cannot draw
 
     def __call__(self, z: Tensor, n: int, bandwidth: float, draws: torch.Generator) -> Tensor:
         """Draw (n, D).
@@ -32,10 +30,10 @@ class Sampler:
         Raises:
             ModelZooError: too few embeddings, or the extra is not installed.
         """
-        if len(z) < self.least:
+        if len(z) < self.info.min_states:
             raise ModelZooError(
-                f"sampler {self.name} needs at least {self.least} training states, got {len(z)}; draw from a larger "
-                "share of the states (quality), or learn from more models"
+                f"sampler {self.info.name} needs at least {self.info.min_states} training states, got {len(z)}; draw "
+                "from a larger share of the states (quality), or learn from more models"
             )
         return self.draw(z, n, bandwidth, draws)
 
@@ -118,30 +116,16 @@ def interpolation(z: Tensor, n: int, bandwidth: float, draws: torch.Generator) -
     return (1 - share) * z[first] + share * z[second]
 
 
-def parse_sampler(entry: str, quality: float) -> tuple[str, float]:
-    """'kde' is drawn from the share `quality` of the states, 'kde@100' from all: name and share.
-
-    Raises:
-        ModelZooError: what is behind the @ is no percentage.
-    """
-    name, at, percent = entry.partition("@")
-    if not at:
-        return name, quality
-    if not percent.isascii() or not percent.isdigit() or not 0 < int(percent) <= 100:
-        raise ModelZooError(f"{entry!r}: behind @ is the percentage of training states drawn from, 1 to 100")
-    return name, int(percent) / 100
-
-
 SAMPLERS: dict[str, Sampler] = {
-    sampler.name: sampler
-    for sampler in (
-        Sampler("uniform", "U(-1, 1) in every dimension", uniform),
-        Sampler("kde", "kernel density per dimension, dimensions independent (as stated in 2209.14733)", kde),
-        Sampler("kde-shared", "a training embedding plus one scalar (what the published code does)", kde_shared),
-        Sampler("kde-principal", "kernel density per principal axis, axes independent", kde_principal, least=2),
-        Sampler("normal", "the normal distribution with mean and covariance of the embeddings", normal, least=2),
-        Sampler("interpolation", "points between two embeddings", interpolation, least=2),
-        Sampler("neighbour", "uniform in the cube of a 3-d UMAP of the embeddings, mapped back", neighbour, 5, "umap"),
-        Sampler("gan", "a generator trained against a critic on the embeddings", gan, least=2),
+    name: Sampler(SAMPLER_INFO[name], draw)
+    for name, draw in (
+        ("uniform", uniform),
+        ("kde", kde),
+        ("kde-shared", kde_shared),
+        ("kde-principal", kde_principal),
+        ("normal", normal),
+        ("interpolation", interpolation),
+        ("neighbour", neighbour),
+        ("gan", gan),
     )
 }

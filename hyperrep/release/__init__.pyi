@@ -1,5 +1,4 @@
 from .cards import not_evaluated as not_evaluated
-from .cards import object_card as object_card
 from .cards import representation_card as representation_card
 from .export import Draw as Draw
 from .export import Measuring as Measuring

@@ -34,18 +34,16 @@ from modelzoo_datasets.zoo import (
 
 from ..data import finite_states, found_representation, origin_of, read_facts, refuse_other_architecture
 from ..evaluation import (
-    BASELINES,
     CachedEvaluator,
     CachedSamplingContext,
     Population,
     draw,
     judge,
     measure_novelty,
-    require_drawable,
 )
-from ..model import SAMPLERS, HyperRepresentation
+from ..model import HyperRepresentation
 from ..recipe import EvaluationRecipe
-from ..saving import load_representation
+from ..sampler_names import SAMPLER_INFO, check_sampler
 from .lineage import Lineage, model_card, table_card
 from .sampled_model import SAMPLE_FORMAT
 
@@ -117,11 +115,11 @@ def export_samples(
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FolderInUseError(f"{out} is not empty; choose another --out")
-    require_drawable(asked.sampler, with_states=measuring is not None)
+    check_sampler(asked.sampler, with_weights=measuring is not None)
     if asked.epochs and measuring is None:
         raise ModelZooError("fine-tuning needs images; name the dataset that the hyper-representation was learned from")
     folder = found_representation(representation)
-    rep = load_representation(folder)
+    rep = HyperRepresentation.from_pretrained(folder)
     zoo = None if measuring is None else _learned(rep, folder, measuring.dataset)
     lineage = _lineage(representation, folder, asked, measuring)
     source = CachedSamplingContext(
@@ -158,10 +156,9 @@ def _lineage(representation: str | Path, folder: Path, asked: Draw, measuring: M
     dataset = None if measuring is None else measuring.dataset
     config, hyperrep_repo = facts["recipe"]["data"]["config"], repo_id_of(representation)
     origin = (facts.get("learned_from") or {}) if dataset is None else origin_of(dataset, config)
-    known = SAMPLERS.get(asked.sampler) or BASELINES[asked.sampler]
     return Lineage(
         sampler=asked.sampler,
-        promise=known.promise,
+        promise=SAMPLER_INFO[asked.sampler].description,
         quality=asked.quality,
         bandwidth=asked.bandwidth,
         sigma=asked.sigma,

@@ -11,8 +11,9 @@ from modelzoo_datasets.errors import FormatError
 from modelzoo_datasets.zoo import read_json, write_bytes
 
 from ..evaluation import EVALUATION_FORMAT
+from ..model import THIS_FOLDER, HyperRepresentation
 from ..report import accuracy_table, novelty_table, verdicts
-from ..saving import CARD, THIS_FOLDER, is_learned_by, load_representation
+from ..storage import CARD, is_learned_by
 from .cards import markdown, not_evaluated, representation_card
 
 
@@ -33,7 +34,7 @@ def write_card(folder: Path, repo_id: str, evaluation: Path | None = None) -> No
 
 
 def _card(folder: Path, name: str, evaluation: dict[str, Any] | None) -> str:
-    rep, facts = load_representation(folder), read_json(folder / "training.json")
+    rep, facts = HyperRepresentation.from_pretrained(folder), read_json(folder / "training.json")
     worth = not_evaluated(_validation_r2(folder)) if evaluation is None else _evaluated(evaluation)
     return representation_card(name, rep, facts, worth)
 

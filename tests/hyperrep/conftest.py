@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from helpers.tiny_learning import recipe
 
-from hyperrep import HyperRepresentation, load_representation, train
+from hyperrep import HyperRepresentation, train
 from hyperrep.evaluation.baselines import SamplingContext
 from hyperrep.evaluation.metrics import Evaluator
 from hyperrep.evaluation.populations import Population, populations
@@ -57,7 +57,7 @@ def trained(tiny_dataset: Path, tiny_hyper: HyperRecipe, tmp_path_factory: pytes
 @pytest.fixture(scope="session")
 def rep(trained: Path) -> HyperRepresentation:
     """The tiny hyper-representation."""
-    return load_representation(trained)
+    return HyperRepresentation.from_pretrained(trained)
 
 
 @pytest.fixture(scope="session")

@@ -15,11 +15,11 @@ from hyperrep.model.samplers import (
     kde_principal,
     kde_shared,
     normal,
-    parse_sampler,
     principal_axes,
     uniform,
 )
 from hyperrep.model.umap_sampler import neighbour
+from hyperrep.sampler_names import LATENT_SAMPLER_NAMES, parse_sampler
 from modelzoo_datasets.errors import ModelZooError
 from modelzoo_datasets.seeds import keyed_generator
 
@@ -193,15 +193,15 @@ def test_an_entry_of_a_recipe_may_say_how_large_a_share_is_drawn_from() -> None:
     for entry in ("kde@", "kde@0", "kde@101", "kde@3.5", "kde@x"):
         with pytest.raises(ModelZooError) as caught:
             parse_sampler(entry, 0.3)
-        told = f"'{entry}': behind @ is the percentage of training states drawn from, 1 to 100"
+        told = f"'{entry}': expected a percentage of the training states behind @, from 1 to 100"
         assert str(caught.value) == told
 
 
 def test_every_sampler_is_found_by_its_name_and_says_what_it_promises() -> None:
     known = ["uniform", "kde", "kde-shared", "kde-principal", "normal", "interpolation", "neighbour", "gan"]
-    assert [*SAMPLERS] == known
-    assert all(sampler.name == name and sampler.promise for name, sampler in SAMPLERS.items())
-    assert {name: sampler.extra for name, sampler in SAMPLERS.items() if sampler.extra} == {"neighbour": "umap"}
+    assert [*SAMPLERS] == [*LATENT_SAMPLER_NAMES] == known
+    assert all(sampler.info.name == name and sampler.info.description for name, sampler in SAMPLERS.items())
+    assert {name: s.info.extra for name, s in SAMPLERS.items() if s.info.extra} == {"neighbour": "umap"}
 
 
 @pytest.mark.parametrize("name", sorted({*SAMPLERS} - {"neighbour", "gan"}))  # they take seconds: see their own tests

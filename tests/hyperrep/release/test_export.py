@@ -18,7 +18,7 @@ from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from hyperrep import HyperRepresentation, SampledModel, load_representation
+from hyperrep import HyperRepresentation, SampledModel
 from hyperrep.evaluation.baselines import SamplingContext, draw
 from hyperrep.evaluation.novelty import measure_novelty
 from hyperrep.release.export import Draw, Measuring, export_embeddings, export_samples
@@ -337,7 +337,7 @@ def test_embeddings_stand_beside_the_datasets_own_columns(
 
 
 def test_a_dataset_of_another_architecture_is_refused(trained: Path, tiny_dataset: Path, tmp_path: Path) -> None:
-    rep = load_representation(trained)
+    rep = HyperRepresentation.from_pretrained(trained)
     rep.architecture = dataclasses.replace(rep.architecture, name="mlp")
     told = f"this hyper-representation is of mlp, {tiny_dataset} holds models of cnn-s"
     with pytest.raises(FormatError, match=f"^{re.escape(told)}$"):

@@ -12,18 +12,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from modelzoo_datasets._util import one_line, versions
+from modelzoo_datasets._util import versions
 from modelzoo_datasets.errors import FolderInUseError, FormatError
-from modelzoo_datasets.zoo import partial_beside, read_json, read_tensors, write_bytes, write_json, write_tensors
+from modelzoo_datasets.zoo import partial_beside, read_json, write_bytes, write_json, write_tensors
 
 from .model import HyperRepresentation
 from .recipe import DataRecipe, HyperRecipe, LearningRecipe, ModelRecipe
-from .release import not_evaluated, representation_card
 from .trainer import TENSORS, EpochMetrics
 
 HYPERREP_FORMAT = "modelzoo-hyperrep-1"
 _SECTIONS = {"data": DataRecipe, "model": ModelRecipe, "learning": LearningRecipe}
-CARD, THIS_FOLDER = "README.md", "."
+CARD = "README.md"
 _MADE_BY = ("versions", "begun_with", "learned_from")  # facts that do not decide what was to be learned
 
 
@@ -105,8 +104,8 @@ def _said(versions: Any) -> str:
     return ", ".join(f"{name} {number}" for name, number in versions.items()) if versions else "unknown versions"
 
 
-def finish(folder: Path, rep: HyperRepresentation, history: list[EpochMetrics]) -> None:
-    """Write the finished files, then let the folder appear."""
+def finish(folder: Path, rep: HyperRepresentation, history: list[EpochMetrics], card: str) -> None:
+    """Write the finished files and the card's text, then let the folder appear."""
     work = partial_beside(folder)
     write_json(work / "config.json", rep.arguments)
     write_tensors(work / "model.safetensors", rep.state_dict())
@@ -115,27 +114,9 @@ def finish(folder: Path, rep: HyperRepresentation, history: list[EpochMetrics]) 
     writer.writeheader()
     writer.writerows(dataclasses.asdict(row) for row in history)
     write_bytes(work / "metrics.csv", table.getvalue().encode())
-    worth = not_evaluated(history[-1].validation_r2)
-    card = representation_card(THIS_FOLDER, rep, read_json(work / "training.json"), worth)
     write_bytes(work / CARD, card.encode())
     for checkpoint in work.glob("checkpoint.*"):
         checkpoint.unlink()
     if folder.is_dir():
         folder.rmdir()
     work.replace(folder)
-
-
-def load_representation(folder: str | Path) -> HyperRepresentation:
-    """Read a hyper-representation; raises FormatError where the folder holds none or its tensors are incomplete."""
-    folder = Path(folder)
-    if not (folder / "training.json").is_file():
-        raise FormatError(f"{folder} is no hyper-representation; modelzoo-hyperrep train makes one")
-    found = read_json(folder / "training.json")
-    if not isinstance(found, dict) or found.get("format") != HYPERREP_FORMAT:
-        raise FormatError(f"{folder} is of another format than {HYPERREP_FORMAT!r}; learn it again with this release")
-    try:
-        rep = HyperRepresentation(**read_json(folder / "config.json"))
-        rep.load_state_dict(read_tensors(folder / "model.safetensors"))
-    except (FormatError, RuntimeError, TypeError, AssertionError) as error:
-        raise FormatError(f"cannot read hyper-representation {folder}: {one_line(error)}") from error
-    return rep.eval()

@@ -12,7 +12,7 @@ import torch
 from helpers.tiny_learning import recipe
 from safetensors.torch import load_file
 
-from hyperrep import HyperRepresentation, load_representation, train
+from hyperrep import HyperRepresentation, train
 from hyperrep.recipe import DataRecipe, EvaluationRecipe
 from hyperrep.trainer.loop import _CHECKPOINT_EVERY
 from hyperrep.trainer.metrics_log import EVENTS
@@ -70,7 +70,7 @@ def test_metrics_have_one_row_per_epoch(finished: Path) -> None:
 
 def test_the_weights_are_plain_safetensors(finished: Path) -> None:
     tensors = load_file(finished / "model.safetensors")
-    state = load_representation(finished).state_dict()
+    state = HyperRepresentation.from_pretrained(finished).state_dict()
     assert set(tensors) == set(state)
     assert all(torch.equal(tensors[name], state[name]) for name in state)
     assert tensors["embeddings"].any()
@@ -82,7 +82,7 @@ def test_a_second_call_loads_what_is_there(finished: Path, tiny_dataset: Path) -
     rep = train(tiny_dataset, RECIPE, finished, progress=lambda what, done, total: epochs.append(done))
     assert epochs == []
     assert {path: path.stat().st_mtime_ns for path in finished.iterdir()} == before
-    assert torch.equal(rep.embeddings, load_representation(finished).embeddings)
+    assert torch.equal(rep.embeddings, HyperRepresentation.from_pretrained(finished).embeddings)
     assert not rep.training
 
 
@@ -170,7 +170,7 @@ def test_a_config_that_the_dataset_has_not_is_answered_with_those_it_has(tiny_da
 def refusal(folder: Path) -> str:
     """What loading a damaged folder says."""
     with pytest.raises(FormatError) as caught:
-        load_representation(folder)
+        HyperRepresentation.from_pretrained(folder)
     return str(caught.value)
 
 
@@ -183,6 +183,7 @@ def test_a_missing_or_truncated_file_is_told_in_one_line(copied: Path, name: str
     if share is not None:
         path.write_bytes(content[: int(share * len(content))])
     told = refusal(copied)
+    told = refusal(copied)
     assert told.startswith(f"cannot read hyper-representation {copied}: ")
     assert "\n" not in told
 
@@ -191,11 +192,24 @@ def test_tensors_of_another_representation_are_told_in_one_line(copied: Path) ->
     path = copied / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"width": 32}))
     told = refusal(copied)
+    told = refusal(copied)
     assert told.startswith(f"cannot read hyper-representation {copied}: ")
     assert "size mismatch" in told
     assert "\n" not in told
 
 
-def test_a_folder_without_training_facts_is_no_hyper_representation(copied: Path) -> None:
-    (copied / "training.json").unlink()
-    assert refusal(copied) == f"{copied} is no hyper-representation; modelzoo-hyperrep train makes one"
+def test_a_folder_of_a_model_alone_is_a_hyper_representation_too(finished: Path, copied: Path) -> None:
+    for path in copied.iterdir():
+        if path.is_file() and path.name not in ("config.json", "model.safetensors"):
+            path.unlink()
+    alone, whole = (HyperRepresentation.from_pretrained(folder) for folder in (copied, finished))
+    assert all(torch.equal(value, whole.state_dict()[name]) for name, value in alone.state_dict().items())
+    assert not alone.training
+
+
+def test_a_source_that_is_no_folder_or_has_no_revisions_is_refused(copied: Path, tmp_path: Path) -> None:
+    nowhere = tmp_path / "nowhere"
+    message = f"there is no folder {nowhere}; expected a folder of modelzoo-hyperrep train, or ORG/NAME"
+    assert refusal(nowhere) == message
+    with pytest.raises(FormatError, match="has no revision 'main'; leave out `revision`$"):
+        HyperRepresentation.from_pretrained(copied, revision="main")
