@@ -3,7 +3,7 @@
 import csv
 import dataclasses
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from modelzoo_datasets.engines import Engine, NetworkSpec, make_batched_network,
 from modelzoo_datasets.errors import FolderInUseError, ModelZooError
 from modelzoo_datasets.images import load_images
 from modelzoo_datasets.loading import Zoo, load_zoo
-from modelzoo_datasets.progress import Progress, silent
+from modelzoo_datasets.progress import NO_PROGRESS, Progress
 from modelzoo_datasets.zoo import read_json, write_bytes, write_json
 
 from .data import (
@@ -50,8 +50,7 @@ def train(
     device: torch.device = _CPU,
     compiled: bool = False,
     half: bool = False,
-    progress: Progress = silent,
-    tell: Callable[[str], None] = lambda line: None,
+    progress: Progress = NO_PROGRESS,
 ) -> HyperRepresentation:
     """Make sure that `out` holds the hyper-representation of this recipe and dataset.
 
@@ -61,7 +60,6 @@ def train(
         device: where it learns; each gives bits of its own.
         compiled: through `torch.compile`; other bits again.
         half: transformers multiply in bfloat16; other bits too.
-        tell: given a line where an earlier run was stopped that another release or torch began.
 
     Raises:
         FormatError: no such dataset, config or epochs.
@@ -72,16 +70,19 @@ def train(
         return HyperRepresentation.from_pretrained(out)
     states = {s: learned_states(dataset, recipe, s) for s in ("train", "validation")}
     rep = new_representation(recipe, states["train"]).to(device)
-    work = start(out, facts, tell)
+    work = start(out, facts)
     history = []
     queries = _queries(states["train"], engine, images_root) if recipe.learning.asks else None
     weights, unseen = states["train"].weights, states["validation"].weights
-    epochs = learn(rep, weights, unseen, recipe, work, queries, compiled=compiled, half=half, tell=tell)
-    with recording(work) as record:
+    epochs = learn(rep, weights, unseen, recipe, work, queries, compiled=compiled, half=half)
+    with (
+        recording(work) as record,
+        progress.start("learning a hyper-representation", recipe.learning.epochs) as task,
+    ):
         for row in epochs:
             history.append(row)
             record(row)
-            progress("learning a hyper-representation", row.epoch, recipe.learning.epochs)
+            task.update()
     worth = not_evaluated(history[-1].validation_r2)
     finish(out, rep, history, representation_card(THIS_FOLDER, rep, read_json(work / "training.json"), worth))
     return HyperRepresentation.from_pretrained(out)
@@ -96,7 +97,7 @@ def evaluate(
     *,
     engine: Engine,
     images_root: Path,
-    progress: Progress = silent,
+    progress: Progress = NO_PROGRESS,
 ) -> dict[str, Any]:
     """Make sure that `out` holds the evaluation of a hyper-representation; returns what its evaluation.json says.
 
@@ -153,7 +154,7 @@ def probe(
     *,
     test_on: str | None = None,
     out: Path | None = None,
-    progress: Progress = silent,
+    progress: Progress = NO_PROGRESS,
 ) -> list[Probe]:
     """Linear probes of W, s(W) and z beside their baselines, on test models; see `probing.probe_all`.
 

@@ -7,8 +7,8 @@ import csv
 import dataclasses
 import io
 import json
+import logging
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from .recipe import DataRecipe, HyperRecipe, LearningRecipe, ModelRecipe
 from .trainer import TENSORS, EpochMetrics
 
 HYPERREP_FORMAT = "modelzoo-hyperrep-1"
+_log = logging.getLogger(__name__)
 _SECTIONS = {"data": DataRecipe, "model": ModelRecipe, "learning": LearningRecipe}
 CARD = "README.md"
 _MADE_BY = ("versions", "begun_with", "learned_from")  # facts that do not decide what was to be learned
@@ -74,10 +75,10 @@ def _identity(facts: Any) -> Any:
     return {key: value for key, value in facts.items() if key not in _MADE_BY}
 
 
-def start(folder: Path, facts: dict[str, Any], tell: Callable[[str], None] = lambda line: None) -> Path:
+def start(folder: Path, facts: dict[str, Any]) -> Path:
     """The working folder, emptied if what lies there is unreadable or belongs to another recipe or dataset.
 
-    What another release or torch left is gone on with: that is told in a line, and training.json names both.
+    What another release or torch left is gone on with: that is logged as a warning, and training.json names both.
     """
     work = partial_beside(folder)
     left = _left(work, facts)
@@ -86,7 +87,12 @@ def start(folder: Path, facts: dict[str, Any], tell: Callable[[str], None] = lam
     if left is not None and (work / TENSORS).is_file():
         begun = left.get("begun_with", left.get("versions"))
         if begun != facts["versions"]:
-            tell(f"{folder} was begun with {_said(begun)} and goes on with {_said(facts['versions'])}: bits may differ")
+            _log.warning(
+                "%s was begun with %s and goes on with %s: bits may differ",
+                folder,
+                _said(begun),
+                _said(facts["versions"]),
+            )
             facts = facts | {"begun_with": begun}
     write_json(work / "training.json", facts)
     return work

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from modelzoo_datasets.cli import Out, Quiet, Threads, Version, entry_point, new_app, progress_bars
+from modelzoo_datasets.cli import Out, Quiet, Threads, Version, entry_point, new_app, show_progress
 
 app = new_app("Run the whole pipeline on the embedded images.")
 
@@ -31,7 +31,7 @@ def command(
     from ..report import accuracy_table, probe_table
     from .demo_pipeline import run_pipeline
 
-    with progress_bars(quiet) as progress:
+    with show_progress(quiet) as progress:
         found = run_pipeline(recipe, hyper_recipe, out, threads, progress)
     accuracies = accuracy_table(found["populations"], found["protocol"]["fine_tune"])
     print_table(accuracies, "test accuracy in percent, mean ± std")

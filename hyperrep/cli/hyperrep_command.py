@@ -1,7 +1,6 @@
 """modelzoo-hyperrep: learn from a dataset folder, probe, sample and judge."""
 
 import dataclasses
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -17,7 +16,7 @@ from modelzoo_datasets.cli import (
     Version,
     entry_point,
     new_app,
-    progress_bars,
+    show_progress,
 )
 from modelzoo_datasets.recipes import recipe_names
 
@@ -73,7 +72,7 @@ def train_command(
     where = find_device(device)
     half = multiplies_in_half(precision, where)
     chosen, runs = read_hyper_recipe(recipe), get_engine(engine, threads)
-    with progress_bars(quiet) as progress:
+    with show_progress(quiet) as progress:
         rep = train(
             dataset,
             chosen,
@@ -84,7 +83,6 @@ def train_command(
             compiled=compiled,
             half=half,
             progress=progress,
-            tell=lambda line: print(f"modelzoo-hyperrep: {line}", file=sys.stderr),
         )
     print(f"{out}: latent vectors of {rep.latent} numbers for {rep.layout.size} weights")
 
@@ -128,7 +126,7 @@ def probe_command(
     from ..report import probe_table
 
     folder, chosen = found_representation(hyperrep), read_hyper_recipe(recipe)
-    with progress_bars(quiet) as progress:
+    with show_progress(quiet) as progress:
         rows = probe(dataset, folder, chosen, test_on=test_on, out=out, progress=progress)
     print_table(probe_table([vars(row) for row in rows]))
 
@@ -174,7 +172,7 @@ def sample_command(
     measuring = None
     if dataset is not None:
         measuring = Measuring(dataset=dataset, engine=get_engine(engine, threads), images_root=images_root)
-    with progress_bars(quiet) as progress:
+    with show_progress(quiet) as progress:
         export_samples(hyperrep, out, asked, measuring, progress=progress)
     print(f"{out}: {n} models")
 
@@ -209,7 +207,7 @@ def evaluate_command(
     chosen = read_hyper_recipe(recipe)
     if protocol is not None:
         chosen = dataclasses.replace(chosen, evaluation=read_protocol(protocol))
-    with progress_bars(quiet) as progress:
+    with show_progress(quiet) as progress:
         found = evaluate(
             dataset,
             found_representation(hyperrep),

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from modelzoo_datasets.cli import Quiet, Version, entry_point, new_app, progress_bars
+from modelzoo_datasets.cli import Quiet, Version, entry_point, new_app, show_progress
 from modelzoo_datasets.errors import FormatError
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def command(
         _print_files(publication)
         print(f"nothing was sent: {len(publication.files):,} files, {publication.size:,} bytes for {repo_id}")
         return
-    with progress_bars(quiet) as progress:
+    with show_progress(quiet) as progress:
         pushed = push_to_hub(
             folder, repo_id, private=private, revision=revision, create_pr=create_pr, progress=progress
         )

@@ -23,7 +23,7 @@ from modelzoo_datasets.analysis import (
 from modelzoo_datasets.engines import Engine, NetworkSpec
 from modelzoo_datasets.images import Images
 from modelzoo_datasets.loading import Zoo
-from modelzoo_datasets.progress import Progress, silent
+from modelzoo_datasets.progress import NO_PROGRESS, Progress
 from modelzoo_datasets.recipes import Training
 from modelzoo_datasets.seeds import derive_seed, keyed_generator
 
@@ -83,7 +83,7 @@ class Evaluator:
         return fine_tune(self.engine, *where, weights, told, seeds, progress=progress, what=what)
 
 
-def judge(population: Population, bench: Evaluator, *, progress: Progress = silent) -> dict[str, Any]:
+def judge(population: Population, bench: Evaluator, *, progress: Progress = NO_PROGRESS) -> dict[str, Any]:
     """Everything that the report says of a population, as plain values; one entry per model where there are lists."""
     weights, labels = population.weights, bench.images.labels("test")
     logits = bench.logits(weights)

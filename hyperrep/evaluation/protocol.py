@@ -12,7 +12,7 @@ from modelzoo_datasets.engines import Engine
 from modelzoo_datasets.errors import FolderInUseError
 from modelzoo_datasets.images import Images, load_images
 from modelzoo_datasets.loading import Zoo, load_zoo
-from modelzoo_datasets.progress import Progress, silent
+from modelzoo_datasets.progress import NO_PROGRESS, Progress
 from modelzoo_datasets.zoo import read_json, write_json
 
 from ..data import learned_states, refuse_other_architecture, splits_of, trained_states
@@ -47,7 +47,7 @@ def evaluated(
     *,
     engine: Engine,
     images_root: Path,
-    progress: Progress = silent,
+    progress: Progress = NO_PROGRESS,
 ) -> dict[str, Any]:
     """Make sure that `out` holds the evaluation; returns what its evaluation.json says.
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from modelzoo_datasets.engines import one_thread
 from modelzoo_datasets.errors import FormatError
 from modelzoo_datasets.loading import Zoo
-from modelzoo_datasets.progress import Progress, silent
+from modelzoo_datasets.progress import NO_PROGRESS, Progress
 from modelzoo_datasets.seeds import keyed_generator
 
 from ..data import finite_states
@@ -54,7 +54,7 @@ class Probe:
 
 @one_thread()
 def probe_all(
-    rep: HyperRepresentation, zoo: Mapping[str, Zoo], *, seed: int = 0, progress: Progress = silent
+    rep: HyperRepresentation, zoo: Mapping[str, Zoo], *, seed: int = 0, progress: Progress = NO_PROGRESS
 ) -> list[Probe]:
     """Every property that varies, from W, s(W), z and from baselines that see no weights, or no linear ones.
 
@@ -74,10 +74,10 @@ def probe_all(
     found = []
     names = _varying(zoo)
     known = {kind: Decomposition.of(features["train"]) for kind, features in representations.items()}
-    for done, name in enumerate(names):
-        progress("probing", done, len(names))
-        found += _probe(name, representations, zoo, seed, known)
-    progress("probing", len(names), len(names))
+    with progress.start("probing", len(names)) as task:
+        for name in names:
+            found += _probe(name, representations, zoo, seed, known)
+            task.update()
     return found
 
 

@@ -19,7 +19,7 @@ from modelzoo_datasets.errors import FolderInUseError, FormatError, ModelZooErro
 from modelzoo_datasets.hub import repo_id_of, resolved
 from modelzoo_datasets.images import load_images
 from modelzoo_datasets.loading import Zoo, load_zoo
-from modelzoo_datasets.progress import Progress, silent
+from modelzoo_datasets.progress import NO_PROGRESS, Progress
 from modelzoo_datasets.seeds import keyed_generator
 from modelzoo_datasets.weights import Layout
 from modelzoo_datasets.zoo import (
@@ -97,7 +97,7 @@ def export_samples(
     asked: Draw,
     measuring: Measuring | None = None,
     *,
-    progress: Progress = silent,
+    progress: Progress = NO_PROGRESS,
 ) -> None:
     """Write sampled models, `<sampler>-0000/{model.safetensors,config.json,README.md}` each, and their table.
 

@@ -1,7 +1,8 @@
 """Checkpoints of learning: written every few epochs, gone on from to the same bits, also by another release."""
 
 import dataclasses
-from collections.abc import Callable, Iterable
+import logging
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from .metrics_log import EpochMetrics
 from .objective import LOSSES, Learner
 
 ROWS, TENSORS = "checkpoint.json", "checkpoint.safetensors"
+_log = logging.getLogger(__name__)
 _MOMENTS = ("exp_avg", "exp_avg_sq")  # what AdamW keeps of every parameter, beside the number of its steps
 
 
@@ -32,13 +34,11 @@ def save(
     write_tensors(folder / TENSORS, tensors | {"epoch": torch.tensor(len(history))})
 
 
-def restore(
-    folder: Path, learner: Learner, optimizer: torch.optim.Optimizer, tell: Callable[[str], None]
-) -> list[EpochMetrics]:
+def restore(folder: Path, learner: Learner, optimizer: torch.optim.Optimizer) -> list[EpochMetrics]:
     """Load the last checkpoint, if there is one that fits; returns the metrics up to it.
 
-    Another release may have written it. One that cannot be read here, or is of other tensors, is told in a line, and
-    nothing of it is loaded.
+    Another release may have written it. One that cannot be read here, or is of other tensors, is logged as a
+    warning, and nothing of it is loaded.
     """
     if not (folder / TENSORS).is_file():
         return []
@@ -47,7 +47,7 @@ def restore(
         _check(tensors, learner)
         history = _history(read_json(folder / ROWS), int(tensors.pop("epoch")))
     except FormatError as error:
-        tell(f"cannot go on from {folder / TENSORS}: {error}; learning starts afresh")
+        _log.warning("cannot go on from %s: %s; learning starts afresh", folder / TENSORS, error)
         return []
     learner.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
     state: dict[int, dict[str, Tensor]] = {}

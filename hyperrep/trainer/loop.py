@@ -4,7 +4,7 @@ N states, B states per batch, P weights.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,7 +36,6 @@ def learn(
     *,
     compiled: bool = False,
     half: bool = False,
-    tell: Callable[[str], None] = lambda line: None,
 ) -> Iterator[EpochMetrics]:
     """Train `rep` in place, on the device that it is on; yield after every epoch, those before a resume too.
 
@@ -47,7 +46,6 @@ def learn(
         checkpoints: a folder; a run that was killed goes on from the last checkpoint in it, to the same bits.
         compiled: run encoder and decoder through `torch.compile`; faster once compiled, and other bits.
         half: transformers multiply in bfloat16.
-        tell: given a line where a checkpoint is there that cannot be gone on from.
     """
     how = recipe.learning
     if len(weights) < how.batch_size:
@@ -60,7 +58,7 @@ def learn(
     learner = Learner(rep, recipe, weights, compiled=compiled, half=half)
     optimizer = torch.optim.AdamW(learner.parameters(), how.lr, weight_decay=how.weight_decay, fused=True)
     aligned, aligned_validation = (rep.align(states.to(rep.device)) for states in (weights, validation))
-    history = restore(checkpoints, learner, optimizer, tell)
+    history = restore(checkpoints, learner, optimizer)
     yield from history
     for epoch in range(len(history) + 1, how.epochs + 1):
         means = _learn_epoch(learner, optimizer, aligned, how, queries if how.asks else None, epoch)

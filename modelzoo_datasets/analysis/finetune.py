@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..engines import Engine, Job
 from ..images import Images
-from ..progress import Progress, silent
+from ..progress import NO_PROGRESS, Progress
 from ..recipes import Training
 
 
@@ -19,7 +19,7 @@ def fine_tune(
     training: Training,
     seeds: Sequence[int],
     *,
-    progress: Progress = silent,
+    progress: Progress = NO_PROGRESS,
     what: str = "fine-tuning",
 ) -> tuple[Tensor, Tensor]:
     """Test accuracy (N, E + 1) after 0 (zero-shot) to E = `training.epochs` epochs, and the last weights (N, P).
@@ -34,11 +34,10 @@ def fine_tune(
     ]
     accuracy = torch.full((len(jobs), training.epochs + 1), float("nan"), dtype=torch.float64)
     last = torch.empty_like(weights)
-    done = 0
-    for states in engine.train(architecture, images, jobs, metrics_on=("test",)):
-        accuracy[states.jobs, states.epochs] = states.metrics["test_acc"]
-        ended = states.epochs == training.epochs
-        last[states.jobs[ended]] = states.weights[ended]
-        done += int(ended.sum())
-        progress(what, done, len(jobs))
+    with progress.start(what, len(jobs)) as task:
+        for states in engine.train(architecture, images, jobs, metrics_on=("test",)):
+            accuracy[states.jobs, states.epochs] = states.metrics["test_acc"]
+            ended = states.epochs == training.epochs
+            last[states.jobs[ended]] = states.weights[ended]
+            task.update(int(ended.sum()))
     return accuracy, last

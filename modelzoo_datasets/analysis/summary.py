@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..engines import Engine, NetworkSpec, get_engine, one_thread
 from ..images import Images
-from ..progress import Progress, silent
+from ..progress import NO_PROGRESS, Progress
 from ..zoo import PAIRS_FILE, STATISTICS_FILE, ZooFolder, read_json, read_table, write_json, write_table
 from .similarity import agreement, cka, pair_summary, weight_distances
 from .statistics import accuracy_spread, layer_statistics
@@ -24,7 +24,7 @@ _MOST_BYTES = 1_000_000_000  # of their weights, and of their outputs
 _FEW_IMAGES = 200_000  # below, starting worker processes takes longer than the work
 
 
-def write_statistics(zoo: ZooFolder, engine: Engine, images: Images, *, progress: Progress = silent) -> bool:
+def write_statistics(zoo: ZooFolder, engine: Engine, images: Images, *, progress: Progress = NO_PROGRESS) -> bool:
     """Make sure that the statistics in a zoo folder are those of its states; False if they already were.
 
     `statistics.json` holds accuracy per epoch, weights per layer and a summary of all pairs of up to 200 models, evenly
@@ -84,9 +84,10 @@ def _outputs(
     networks = [NetworkSpec(str(activation), float(dropout)) for activation, dropout in columns]
     result = torch.empty(n, b, images.classes)
     found = engine.compute_logits(zoo.architecture.name, images, weights, networks, "test")
-    for done, (index, logits) in enumerate(found, start=1):
-        result[index] = logits
-        progress("comparing models", done, n)
+    with progress.start("comparing models", n) as task:
+        for index, logits in found:
+            result[index] = logits
+            task.update()
     return result
 
 

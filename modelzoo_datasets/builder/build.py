@@ -1,8 +1,9 @@
 """Build the dataset folder of one or more zoos, whole or not at all."""
 
 import hashlib
+import logging
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pandas as pd
 
 from ..analysis import read_statistics
 from ..errors import FolderInUseError
-from ..progress import Progress, silent
+from ..progress import NO_PROGRESS, Progress
 from ..zoo import DATASET_FORMAT, ZooFolder, partial_beside, read_json, write_bytes, write_json
 from .card.figures import pictures
 from .card.render import ConfigFacts, render_card
@@ -20,6 +21,8 @@ from .config_writer import write_tables
 from .schema import missing_epochs, rows_of, weights_kind
 from .validate import refuse_mixture, refuse_too_many_files
 
+_log = logging.getLogger(__name__)
+
 
 def build_dataset(
     zoos: Sequence[Path],
@@ -28,8 +31,7 @@ def build_dataset(
     repo_id: str | None = None,
     builder: str | None = None,
     keep_diverged: bool = False,
-    progress: Progress = silent,
-    tell: Callable[[str], None] = lambda line: None,
+    progress: Progress = NO_PROGRESS,
 ) -> bool:
     """Make sure that `out` is the dataset of these zoo folders; False if it already was.
 
@@ -39,7 +41,6 @@ def build_dataset(
         keep_diverged: publish models with weights that are not finite too; their column `finite` says where.
         repo_id: named in the examples of the card; if nobody says it, they run in the folder itself.
         builder: name or path of the recipe with title, licence and text; the one in `builders/` if not given.
-        tell: given a line on what is published all the same, such as models without some of their states.
 
     Raises:
         FormatError: a folder is no complete zoo, a state is unreadable or altered, the zoos do not go together, or the
@@ -79,7 +80,7 @@ def build_dataset(
         shutil.rmtree(partial, ignore_errors=True)
         raise
     for config in configs:
-        _tell_missing(config, tell)
+        _warn_of_missing_states(config)
     return True
 
 
@@ -132,10 +133,11 @@ def _write_config(folder: ZooFolder, rows: pd.DataFrame, out: Path, progress: Pr
     )
 
 
-def _tell_missing(config: ConfigFacts, tell: Callable[[str], None]) -> None:
+def _warn_of_missing_states(config: ConfigFacts) -> None:
     if config.missing:
         states, models = sum(map(len, config.missing.values())), len(config.missing)
-        tell(f"{config.name}: {states:,} states of {models:,} models are missing for some epochs, here too")
+        counts = f"{states:,} states of {models:,} models"
+        _log.warning("%s: %s are missing for some epochs, here too", config.name, counts)
 
 
 def _describe(

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from .._util import SPLITS
-from ..progress import Progress
+from ..progress import Progress, Task
 from ..zoo import ByteRange, ZooFolder
 from .parquet import write_rows, write_split
 from .readback import Behind, check_table, check_trajectory
@@ -25,8 +25,9 @@ def write_tables(
         The columns, and by `<folder>/<split>` the bytes of the uncompressed table.
     """
     columns = Columns.of(folder.facts)
-    num_bytes, writing = {}, _Writing(folder, name, out, len(rows), progress)
-    with writing.behind:
+    num_bytes = {}
+    with progress.start(f"building {name}", len(rows)) as task, Behind() as behind:
+        writing = _Writing(folder, name, out, behind, task)
         for split in SPLITS:
             part: pd.DataFrame = rows[rows["split"] == split]
             if not len(part):
@@ -41,16 +42,15 @@ def write_tables(
 class _Writing:
     """The weights of one config on their way; what is written is checked behind it."""
 
-    def __init__(self, folder: ZooFolder, name: str, out: Path, states: int, progress: Progress) -> None:
+    def __init__(self, folder: ZooFolder, name: str, out: Path, behind: Behind, task: Task) -> None:
         self._folder, self._name, self._out = folder, name, out
-        self._states, self._done, self._progress = states, 0, progress
-        self.behind = Behind()
+        self._behind, self._task = behind, task
 
     def inline(self, split: str, rows: pd.DataFrame, columns: Columns) -> int:
         """The weights of a split in its tables; returns the bytes of the uncompressed table."""
 
         def written(path: Path, shard: pd.DataFrame) -> None:
-            self.behind.submit(lambda: check_table(path, shard, self._folder))
+            self._behind.submit(lambda: check_table(path, shard, self._folder))
 
         return write_split(self._out / self._name, split, rows, columns, self._read, written)
 
@@ -58,8 +58,8 @@ class _Writing:
         """The weights of a split in files beside its table; returns the bytes of the uncompressed table."""
 
         def written(path: Path, model: pd.DataFrame, places: list[ByteRange]) -> None:
-            self.behind.submit(lambda: check_trajectory(path, model, places, self._folder))
-            self._count(len(model))
+            self._behind.submit(lambda: check_trajectory(path, model, places, self._folder))
+            self._task.update(len(model))
 
         placed = write_weights(self._out, self._name, split, rows, self._folder, written)
         return write_rows(self._out / self._name / f"{split}-00000-of-00001.parquet", placed, columns.all)
@@ -71,9 +71,5 @@ class _Writing:
             out = weights[begin : begin + len(model)]
             self._folder.trajectory(model["model_id"].iloc[0], model["epoch"].tolist(), out)
             begin += len(model)
-        self._count(len(rows))
+        self._task.update(len(rows))
         return weights
-
-    def _count(self, states: int) -> None:
-        self._done += states
-        self._progress(f"building {self._name}", self._done, self._states)

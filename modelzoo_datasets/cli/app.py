@@ -1,29 +1,17 @@
-"""What all commands share: --version, progress bars, errors as one line with exit status 2."""
+"""What all commands share: --version and other options, errors as one line with exit status 2."""
 
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 from .._util import one_line, user_cache_folder
 from ..errors import ModelZooError
-from ..progress import Progress as Report
-from ..progress import silent
+from .display import hide_information, log_lines
 
 INTERRUPTED = 130  # exit status of a command that was stopped with Ctrl-C
 
@@ -32,6 +20,12 @@ def _print_version(wanted: bool) -> None:
     if wanted:
         print(f"{Path(sys.argv[0]).name} {version('modelzoo-datasets')}")
         raise typer.Exit
+
+
+def _hide_information(quiet: bool) -> bool:
+    if quiet:
+        hide_information()
+    return quiet
 
 
 def _use_plugin(path: Path | None) -> None:
@@ -45,7 +39,9 @@ Version = Annotated[
     bool,
     typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", callback=_hide_information, help="Show no progress bars and no lines but warnings.")
+]
 Out = Annotated[Path, typer.Option("--out", help="Folder to write.")]
 Engine = Annotated[str, typer.Option("--engine", help="auto, native (a compiled kernel), cuda or torch.")]
 Threads = Annotated[int | None, typer.Option("--threads", help="Cores to use; all by default.", show_default=False)]
@@ -76,7 +72,8 @@ def run(app: typer.Typer) -> None:
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # it warns of every try of a request
     name = Path(sys.argv[0]).name
     try:
-        status = app(prog_name=name, standalone_mode=False)
+        with log_lines(name):
+            status = app(prog_name=name, standalone_mode=False)
     except (ModelZooError, OSError, typer.TyperException) as error:
         text = error.format_message() if isinstance(error, typer.TyperException) else str(error)
         print(f"{name}: {one_line(text) if text else type(error).__name__}", file=sys.stderr)
@@ -86,31 +83,6 @@ def run(app: typer.Typer) -> None:
     if status == INTERRUPTED:  # typer turns Ctrl-C within a command into this status
         print(f"{name}: stopped; run the same command again to go on", file=sys.stderr)
     raise SystemExit(status if isinstance(status, int) else 0)
-
-
-@contextmanager
-def progress_bars(quiet: bool) -> Iterator[Report]:
-    """A progress function that draws one bar per kind of work; silent when asked to be or when nobody looks."""
-    console = Console(stderr=True)
-    if quiet or not console.is_terminal:
-        yield silent
-        return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    tasks: dict[str, TaskID] = {}
-    with Progress(*columns, console=console) as bars:
-
-        def report(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = bars.add_task(what, total=total)
-            bars.update(tasks[what], completed=done, total=total)
-
-        yield report
 
 
 def entry_point(app: typer.Typer) -> Callable[[], Any]:

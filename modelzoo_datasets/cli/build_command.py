@@ -1,12 +1,12 @@
 """modelzoo-build: zoo folders -> dataset folder."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from .app import Out, Plugin, Quiet, Version, entry_point, new_app, progress_bars
+from .app import Out, Plugin, Quiet, Version, entry_point, new_app
+from .display import show_progress
 
 app = new_app("Build a dataset folder.")
 
@@ -33,7 +33,7 @@ def command(
     """Write zoo folders as one dataset folder: Parquet files per config, a card, the layout of the weights."""
     from ..builder import build_dataset
 
-    with progress_bars(quiet) as progress:
+    with show_progress(quiet) as progress:
         written = build_dataset(
             zoos,
             out,
@@ -41,7 +41,6 @@ def command(
             builder=builder,
             keep_diverged=keep_diverged,
             progress=progress,
-            tell=lambda line: print(f"modelzoo-build: {line}", file=sys.stderr),
         )
     print(f"{out}: {'built' if written else 'is already the dataset of these zoos'}")
 

@@ -1,6 +1,6 @@
 """modelzoo-generate: recipe -> zoo folder."""
 
-import sys
+import logging
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -20,9 +20,10 @@ from .app import (
     Version,
     entry_point,
     new_app,
-    progress_bars,
 )
+from .display import show_progress
 
+_log = logging.getLogger(__name__)
 _MANY_FILES = 100_000
 app = new_app("Train the zoos of a recipe.")
 
@@ -98,10 +99,10 @@ def command(
         tasks = {"cpus": ray_cpus, "gpus": ray_gpus, "cohort_size": ray_cohort}
         train = _on_ray(ray, engine, layout, results, tasks)
     else:
-        train = _here(engine, threads, layout, results, quiet)
+        train = _here(engine, threads, layout, results)
     for each in configs:
         target = out if config else out / each
-        with progress_bars(quiet) as progress:
+        with show_progress(quiet) as progress:
             trained = train(
                 chosen,
                 each,
@@ -124,9 +125,11 @@ def _check(recipe: Recipe, configs: list[str], models: range | None, epochs: int
         per_state = 1 if recipe.config(config).parent is None else 2
         files = per_state * sum(member.training.epochs + 1 for member in members)
         if layout == "states" and files >= _MANY_FILES:
-            print(
-                f"{recipe.name}/{config} will be {files:,} files; --layout packed puts up to 100 models into one",
-                file=sys.stderr,
+            _log.warning(
+                "%s/%s will be %s files; --layout packed puts up to 100 models into one",
+                recipe.name,
+                config,
+                f"{files:,}",
             )
 
 
@@ -142,12 +145,11 @@ def _place(cohort: str) -> tuple[int, int]:
 # trained. They import what they need themselves, since that takes seconds, which a --help should not.
 
 
-def _here(engine: str, threads: int | None, layout: str, results: str | None, quiet: bool) -> Callable[..., int]:
+def _here(engine: str, threads: int | None, layout: str, results: str | None) -> Callable[..., int]:
     from ..engines import get_engine
     from ..generation import generate_zoo
 
-    announce = str if quiet else partial(print, file=sys.stderr)
-    return partial(generate_zoo, engine=get_engine(engine, threads), storage=layout, results=results, announce=announce)
+    return partial(generate_zoo, engine=get_engine(engine, threads), storage=layout, results=results)
 
 
 def _in_cohorts(place: tuple[int, int], engine: str, threads: int | None, results: str | None) -> Callable[..., int]:

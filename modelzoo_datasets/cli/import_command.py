@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from .app import DEFAULT_IMAGES_ROOT, ImagesRoot, Out, Plugin, Quiet, Version, entry_point, new_app, progress_bars
+from .app import DEFAULT_IMAGES_ROOT, ImagesRoot, Out, Plugin, Quiet, Version, entry_point, new_app
+from .display import show_progress
 
 _FORMATS = "model-zoos (2209.14764), small-cnn-zoo (2002.11448), weightclip (2607.03551) or safetensors (of any kind)."
 app = new_app("Import a published zoo.")
@@ -50,7 +51,7 @@ def command(
     """
     from ..importers import Overrides, import_zoo
 
-    with progress_bars(quiet) as progress:
+    with show_progress(quiet) as progress:
         imported = import_zoo(
             source,
             format,

@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from .._util import one_line
-from .app import DEFAULT_IMAGES_ROOT, ImagesRoot, Plugin, Quiet, Threads, Version, entry_point, new_app, progress_bars
+from .app import DEFAULT_IMAGES_ROOT, ImagesRoot, Plugin, Quiet, Threads, Version, entry_point, new_app
+from .display import show_progress
 
 _SHOWN = 3  # problems, and notes, of each check
 _FAILED = 1  # exit status
@@ -41,7 +42,7 @@ def command(
     from ..verification import verify_folder
     from .table import print_table
 
-    with progress_bars(quiet) as progress:
+    with show_progress(quiet) as progress:
         checks = verify_folder(
             folder,
             engine=None if engine == "auto" else get_engine(engine, threads),

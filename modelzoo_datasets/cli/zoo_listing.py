@@ -7,7 +7,7 @@ import pandas as pd
 from ..engines import get_engine
 from ..generation import CostKey, CostRate, ZooFacts, all_zoos, measure, zoos_of
 from ..recipes import read_recipe
-from .app import progress_bars
+from .display import show_progress
 from .table import print_table
 
 _SECONDS = 3  # of measuring, for every kind of zoo
@@ -25,7 +25,7 @@ def print_catalogue(recipe: str | None, config: str, *, estimate: bool, engine: 
     zoos = all_zoos() if recipe is None else zoos_of(read_recipe(recipe), config)
     rates: dict[CostKey, CostRate] | None = None
     if estimate:
-        with progress_bars(quiet) as progress:
+        with show_progress(quiet) as progress:
             rates = measure(zoos, get_engine(engine, 1), seconds=_SECONDS, progress=progress)
     parts = {
         "zoos of 2209.14764": [z for z in zoos if z.recipe.source and not z.twins],

@@ -30,7 +30,7 @@ from .._util import SPLITS
 from ..engines import METRICS, SPARSITY, Engine, Job, States
 from ..errors import FormatError, ModelZooError, RecipeError
 from ..images import Images
-from ..progress import Progress, silent
+from ..progress import NO_PROGRESS, Progress
 from ..recipes import Member
 from ..zoo import ZooWriter, write_bytes
 
@@ -63,7 +63,7 @@ class Cohort:
     url: str
 
 
-def train_cohort(cohort: Cohort, images: Images, engine: Engine, *, progress: Progress = silent) -> int:
+def train_cohort(cohort: Cohort, images: Images, engine: Engine, *, progress: Progress = NO_PROGRESS) -> int:
     """Train what has no result yet and write its results; returns how many models were trained.
 
     Raises:
@@ -73,15 +73,16 @@ def train_cohort(cohort: Cohort, images: Images, engine: Engine, *, progress: Pr
     there = {member.model_id for member in results.of(cohort.members)}
     missing = [i for i, member in enumerate(cohort.members) if member.model_id not in there]
     growing = [_Growing(results, cohort.members[i]) for i in missing]
-    what, done = f"training a cohort of {cohort.facts['name']}", len(there)
-    progress(what, done, len(cohort.members))
     jobs = [cohort.jobs[i] for i in missing]
-    with closing(engine.train(cohort.architecture, images, jobs, metrics_on=SPLITS)) as stream:
+    what = f"training a cohort of {cohort.facts['name']}"
+    with (
+        progress.start(what, len(cohort.members), initial=len(there)) as task,
+        closing(engine.train(cohort.architecture, images, jobs, metrics_on=SPLITS)) as stream,
+    ):
         for states in stream:
             for row, job in enumerate(states.jobs.tolist()):
                 if growing[job].add(states, row):
-                    done += 1
-                    progress(what, done, len(cohort.members))
+                    task.update()
     return len(missing)
 
 
@@ -109,7 +110,12 @@ class _Growing:
 
 
 def collect(
-    writer: ZooWriter, members: Sequence[Member], url: str, facts: Mapping[str, Any], *, progress: Progress = silent
+    writer: ZooWriter,
+    members: Sequence[Member],
+    url: str,
+    facts: Mapping[str, Any],
+    *,
+    progress: Progress = NO_PROGRESS,
 ) -> int:
     """Take the results that there are of these models into the zoo folder and remove them there; returns how many.
 
@@ -121,12 +127,12 @@ def collect(
     if not found:
         return 0
     finished = writer.finished(found)
-    for first in range(0, len(found), _COLLECTED_AT_ONCE):
-        progress("taking in results", first, len(found))
-        part = found[first : first + _COLLECTED_AT_ONCE]
-        take_in(writer, [member for member in part if member.model_id not in finished], results)
-        results.remove(part)
-    progress("taking in results", len(found), len(found))
+    with progress.start("taking in results", len(found)) as task:
+        for first in range(0, len(found), _COLLECTED_AT_ONCE):
+            part = found[first : first + _COLLECTED_AT_ONCE]
+            take_in(writer, [member for member in part if member.model_id not in finished], results)
+            results.remove(part)
+            task.update(len(part))
     results.sweep(found)
     return len(found)
 

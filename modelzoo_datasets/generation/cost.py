@@ -9,7 +9,7 @@ import torch
 from ..architectures import initialise
 from ..engines import Engine, Job, NetworkSpec
 from ..images import Images, Split
-from ..progress import Progress, silent
+from ..progress import NO_PROGRESS, Progress
 from ..recipes import Training
 from ..seeds import keyed_generator
 from .catalogue import ZooFacts
@@ -49,17 +49,17 @@ class CostRate:
 
 
 def measure(
-    zoos: Iterable[ZooFacts], engine: Engine, *, seconds: float = 3, progress: Progress = silent
+    zoos: Iterable[ZooFacts], engine: Engine, *, seconds: float = 3, progress: Progress = NO_PROGRESS
 ) -> dict[CostKey, CostRate]:
     """Rates of all kinds among these zoos, in about so many seconds each; `engine` should use one core."""
     examples: dict[CostKey, ZooFacts] = {}
     for zoo in zoos:
         examples.setdefault(CostKey.of(zoo), zoo)
     rates: dict[CostKey, CostRate] = {}
-    for kind, zoo in examples.items():
-        progress("measuring the cost", len(rates), len(examples))
-        rates[kind] = _rate(zoo, engine, seconds)
-    progress("measuring the cost", len(rates), len(examples))
+    with progress.start("measuring the cost", len(examples)) as task:
+        for kind, zoo in examples.items():
+            rates[kind] = _rate(zoo, engine, seconds)
+            task.update()
     return rates
 
 

@@ -1,17 +1,20 @@
 """Train the zoo of one config into a folder; run again, it goes on where it stopped."""
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
 from .._util import SPLITS
 from ..analysis import write_statistics
 from ..engines import METRICS, SPARSITY, Engine, States
-from ..progress import Progress, silent
+from ..progress import NO_PROGRESS, Progress
 from ..recipes import Member, Recipe
 from ..zoo import ZooFolder, ZooWriter
 from .cohorts import Cohort, collect, results_beside, slice_of, train_cohort
 from .plan import Plan, parent_beside
+
+_log = logging.getLogger(__name__)
 
 
 def generate_zoo(
@@ -26,8 +29,7 @@ def generate_zoo(
     storage: str = "states",
     parent: Path | None = None,
     results: str | None = None,
-    progress: Progress = silent,
-    announce: Callable[[str], object] = str,
+    progress: Progress = NO_PROGRESS,
 ) -> int:
     """Make sure that `out` holds the zoo `recipe/config`; returns how many models had to be trained.
 
@@ -37,7 +39,6 @@ def generate_zoo(
         storage: `states`, a file per state, or `packed`, a file per 100 models.
         parent: of sparsified twins the zoo folder of their parents; the one beside `out` if not given.
         results: folder or fsspec URL where cohorts left results to be taken in; beside `out` if not given.
-        announce: gets a line that says what is to be trained and how much memory that takes, before it begins.
 
     Raises:
         RecipeError: unknown config, architecture or images, or no such models.
@@ -49,8 +50,8 @@ def generate_zoo(
     members, engine = plan.chosen(models), engine.resolve(plan.architecture.name)
     facts = plan.facts(engine)
     with ZooWriter(out, {**facts, "storage": storage}) as writer:
-        collect(writer, members, results or results_beside(out), facts)
-        trained = _train_missing(plan, members, writer, engine, progress, announce)
+        collect(writer, members, results or results_beside(out), facts, progress=progress)
+        trained = _train_missing(plan, members, writer, engine, progress)
         writer.complete(plan.grid)
         write_statistics(ZooFolder.open(out), engine, plan.images, progress=progress)
     return trained
@@ -68,7 +69,7 @@ def generate_cohort(
     epochs: int | None = None,
     parent: Path | None = None,
     results: str | None = None,
-    progress: Progress = silent,
+    progress: Progress = NO_PROGRESS,
 ) -> int:
     """Train the i-th of n parts of the models of `recipe/config`, place = (i, n); returns how many had to be trained.
 
@@ -98,21 +99,26 @@ def _train_missing(
     writer: ZooWriter,
     engine: Engine,
     progress: Progress,
-    announce: Callable[[str], object],
 ) -> int:
     finished = writer.finished(members)
     missing = [m for m in members if m.model_id not in finished]
     what = f"training {plan.recipe.name}/{plan.config}"
-    progress(what, len(finished), len(members))
     trained = 0
-    for part, jobs in plan.jobs(missing):
-        megabytes = max(1, engine.estimate_memory(plan.architecture.name, plan.images, jobs) / 1e6)
-        announce(f"{what}: {len(part)} models, {engine.name} engine, at most about {megabytes:,.0f} MB of memory")
-        with closing(engine.train(plan.architecture.name, plan.images, jobs, metrics_on=SPLITS)) as stream:
-            for states in stream:
-                if done := add_states(writer, part, states):
-                    trained += done
-                    progress(what, len(finished) + trained, len(members))
+    with progress.start(what, len(members), initial=len(finished)) as task:
+        for part, jobs in plan.jobs(missing):
+            megabytes = max(1, engine.estimate_memory(plan.architecture.name, plan.images, jobs) / 1e6)
+            _log.info(
+                "%s: %d models, %s engine, at most about %s MB of memory",
+                what,
+                len(part),
+                engine.name,
+                f"{megabytes:,.0f}",
+            )
+            with closing(engine.train(plan.architecture.name, plan.images, jobs, metrics_on=SPLITS)) as stream:
+                for states in stream:
+                    if done := add_states(writer, part, states):
+                        trained += done
+                        task.update(done)
     return trained
 
 

@@ -29,7 +29,7 @@ from ..engines import get_engine
 from ..errors import DeviceError, LostWorkerError, ModelZooError
 from ..images import Images, Split
 from ..plugins import VARIABLE, load_plugins
-from ..progress import Progress, silent
+from ..progress import NO_PROGRESS, Progress
 from ..recipes import Member, Recipe
 from ..zoo import ZooFolder, ZooWriter
 from .cohorts import Cohort, Results, collect, results_beside, take_in, train_cohort
@@ -63,7 +63,7 @@ def generate_on_ray(
     epochs: int | None = None,
     storage: str = "states",
     parent: Path | None = None,
-    progress: Progress = silent,
+    progress: Progress = NO_PROGRESS,
 ) -> int:
     """As `generate`, with cohorts trained by the nodes of a Ray cluster. Returns how many models had to be trained.
 
@@ -91,12 +91,12 @@ def generate_on_ray(
         finished = writer.finished(members)
         missing = [member for member in members if member.model_id not in finished]
         what, trained = f"training {recipe.name}/{config}", 0
-        progress(what, len(finished), len(members))
         tasks = _Tasks(ray, plan.images, cpus, gpus, patience=0.0 if address == "local" else _PATIENCE)
         outcomes = tasks.outcomes(_cohorts(plan, missing, cohort_size, facts, store.url))
-        for done in _taken_in(outcomes, writer, store):
-            trained += done
-            progress(what, len(finished) + trained, len(members))
+        with progress.start(what, len(members), initial=len(finished)) as task:
+            for done in _taken_in(outcomes, writer, store):
+                trained += done
+                task.update(done)
         store.sweep(members)
         writer.complete(plan.grid)
         write_statistics(ZooFolder.open(out), here, plan.images, progress=progress)
@@ -144,13 +144,13 @@ def _cluster(address: str, progress: Progress) -> Iterator[Any]:
     if ray.is_initialized():
         yield ray
         return
-    progress("connecting to Ray", 0, 1)
     local: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
-    try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **local)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise DeviceError(f"cannot use the Ray cluster {address}: {_line(error)}") from error
-    progress("connecting to Ray", 1, 1)
+    with progress.start("connecting to Ray", 1) as task:
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **local)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise DeviceError(f"cannot use the Ray cluster {address}: {_line(error)}") from error
+        task.update()
     try:
         yield ray
     finally:

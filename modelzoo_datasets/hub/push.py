@@ -18,7 +18,7 @@ from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 from huggingface_hub.hf_api import RepoFile
 
 from ..errors import HubAccessError, HubError
-from ..progress import Progress, silent
+from ..progress import NO_PROGRESS, Progress
 from .download import REPO_ID, client, forget
 from .errors import CHANGED, translate_hub_errors, with_retries
 from .manifest import CARD, FACTS, LocalFile, UploadManifest, read_manifest
@@ -82,10 +82,11 @@ class _Change:
     @classmethod
     def between(cls, publication: UploadManifest, remote: Mapping[str, RepoFile], progress: Progress) -> "_Change":
         add = []
-        for done, file in enumerate(publication.files, 1):
-            if not _holds(remote.get(file.path), file):
-                add.append(file)
-            progress("comparing", done, len(publication.files))
+        with progress.start("comparing", len(publication.files)) as task:
+            for file in publication.files:
+                if not _holds(remote.get(file.path), file):
+                    add.append(file)
+                task.update()
         return cls(add=tuple(add), delete=tuple(publication.leftovers(remote)))
 
 
@@ -119,7 +120,7 @@ def push_to_hub(
     private: bool = False,
     revision: str | None = None,
     create_pr: bool = False,
-    progress: Progress = silent,
+    progress: Progress = NO_PROGRESS,
 ) -> Pushed:
     """Make sure that a repo of the Hub holds what a folder does, and that its format is tagged.
 
@@ -232,19 +233,18 @@ def _commit_all(change: _Change, target: _Target, head: str, create_pr: bool, pr
     data = [file for file in change.add if file not in last]
     batches = [data[i : i + _PER_COMMIT] for i in range(0, len(data), _PER_COMMIT)] or [[]]
     batches[-1] += last
-    done = 0
-    for number, files in enumerate(batches, 1):
-        additions: list[CommitOperationAdd] = []
-        for i in range(0, len(files), _AT_ONCE):
-            progress("sending", done, len(change.add))
-            additions += _upload(files[i : i + _AT_ONCE], target, create_pr)
-            done += len(files[i : i + _AT_ONCE])
-        progress("sending", done, len(change.add))
-        deletions = [CommitOperationDelete(path) for path in change.delete] if number == len(batches) else []
-        what = commit_title(target.repo_type, number, len(batches))
-        head, reference = _commit([*deletions, *additions], target, head, create_pr, what)
-        if create_pr and reference is not None:
-            target, create_pr = replace(target, revision=reference), False
+    with progress.start("sending", len(change.add)) as task:
+        for number, files in enumerate(batches, 1):
+            additions: list[CommitOperationAdd] = []
+            for i in range(0, len(files), _AT_ONCE):
+                part = files[i : i + _AT_ONCE]
+                additions += _upload(part, target, create_pr)
+                task.update(len(part))
+            deletions = [CommitOperationDelete(path) for path in change.delete] if number == len(batches) else []
+            what = commit_title(target.repo_type, number, len(batches))
+            head, reference = _commit([*deletions, *additions], target, head, create_pr, what)
+            if create_pr and reference is not None:
+                target, create_pr = replace(target, revision=reference), False
     return target
 
 

@@ -12,7 +12,7 @@ from ..architectures import ANY_FORMAT
 from ..engines import METRICS, SPARSITY
 from ..errors import FormatError, RecipeError, unknown
 from ..images import image_dataset_names, load_images
-from ..progress import Progress, silent
+from ..progress import NO_PROGRESS, Progress
 from ..recipes import Member
 from ..zoo import ZooFolder, ZooWriter
 from .archives import Source, open_source
@@ -54,7 +54,7 @@ def import_zoo(
     claims: Overrides | None = None,
     parent: Path | None = None,
     storage: str = "states",
-    progress: Progress = silent,
+    progress: Progress = NO_PROGRESS,
 ) -> Imported:
     """Make sure that `out` holds the zoo that was published in `source`.
 
@@ -157,19 +157,17 @@ def _write(
 ) -> int:
     """Write the models that are not there, or now can be read better; returns how many, and notes them in `kept`."""
     member_of = dict(zip(chosen, members, strict=True))
-    done, total = 0, sum(len(collection.models[i].epochs) for i in chosen)
-    what, added = f"importing {collection.source}", 0
-    progress(what, 0, total)
-    for index, states in collection.states(chosen):
-        member, model = member_of[index], collection.models[index]
-        before = kept.get(member.model_id)
-        if states and (before is None or len(states) > len(before.epochs)):
-            kept[member.model_id] = member = _with(member, [state.epoch for state in states])
-            for state in states:
-                _add(writer, member, state, model, collection.identity.measured)
-            added += 1
-        done += len(model.epochs)
-        progress(what, done, total)
+    total, added = sum(len(collection.models[i].epochs) for i in chosen), 0
+    with progress.start(f"importing {collection.source}", total) as task:
+        for index, states in collection.states(chosen):
+            member, model = member_of[index], collection.models[index]
+            before = kept.get(member.model_id)
+            if states and (before is None or len(states) > len(before.epochs)):
+                kept[member.model_id] = member = _with(member, [state.epoch for state in states])
+                for state in states:
+                    _add(writer, member, state, model, collection.identity.measured)
+                added += 1
+            task.update(len(model.epochs))
     return added
 
 

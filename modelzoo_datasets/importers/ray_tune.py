@@ -69,12 +69,13 @@ def read_trials(source: Source, inside: str | None, epoch_key: str, refusals: Sk
     root = _one_root(source.name, {path.rpartition("/")[0] for path in paths}, inside)
     found = Trials(root)
     below = [path for path in paths if path.rpartition("/")[0] == root]
-    for done, path in enumerate(below, start=1):
-        progress(f"describing {source.name}", done, len(below))
-        try:
-            found.trials.append(_read_trial(source, path, checkpoints.get(path, {}), epoch_key, refusals))
-        except Skipped as reason:
-            refusals.add(f"model whose {reason}", path)
+    with progress.start(f"describing {source.name}", len(below)) as task:
+        for path in below:
+            try:
+                found.trials.append(_read_trial(source, path, checkpoints.get(path, {}), epoch_key, refusals))
+            except Skipped as reason:
+                refusals.add(f"model whose {reason}", path)
+            task.update()
     return found
 
 

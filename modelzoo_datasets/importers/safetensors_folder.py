@@ -95,17 +95,18 @@ def _listed(model: ImportedModel) -> ImportedModel:
 def _common(source: Source, files: Sequence[str], inside: str, progress: Progress) -> Shapes:
     """The tensors that all files have; raises FormatError for the first that has others."""
     first: tuple[str, Shapes] | None = None
-    for done, (path, header) in enumerate(source.looked_into(files, _header), start=1):
-        name = path.removeprefix(inside)
-        shapes = _shapes(header, name, source.name)
-        if first is None:
-            first = name, shapes
-        elif what := _difference(shapes, first[1]):
-            raise FormatError(
-                f"{source.name} mixes architectures: {name} {what} {first[0]}; import each architecture from a folder "
-                "and table of its own"
-            )
-        progress(f"looking into {source.name}", done, len(files))
+    with progress.start(f"looking into {source.name}", len(files)) as task:
+        for path, header in source.looked_into(files, _header):
+            name = path.removeprefix(inside)
+            shapes = _shapes(header, name, source.name)
+            if first is None:
+                first = name, shapes
+            elif what := _difference(shapes, first[1]):
+                raise FormatError(
+                    f"{source.name} mixes architectures: {name} {what} {first[0]}; import each architecture from a "
+                    "folder and table of its own"
+                )
+            task.update()
     assert first is not None  # a table has rows
     return first[1]
 

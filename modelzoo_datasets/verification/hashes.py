@@ -50,18 +50,16 @@ def read_states(subject: Target, twins: Twins | None, progress: Progress) -> Rea
 def _seen(subject: Target, twins: Twins | None, progress: Progress) -> Iterator[_Seen]:
     """Every state in the order of its parts."""
     known = {row["sha256"]: key for key, row in subject.rows.items()}
-    what, done = f"reading {subject.name}", 0
 
     def look(part: Callable[[], Iterator[Found]]) -> list[_Seen]:
         return [_look(subject, twins, known, found) for found in part()]
 
     pool = ThreadPoolExecutor(_THREADS)
     try:
-        progress(what, 0, len(subject.rows))
-        for states in pool.map(look, subject.parts):
-            yield from states
-            done += len(states)
-            progress(what, done, len(subject.rows))
+        with progress.start(f"reading {subject.name}", len(subject.rows)) as task:
+            for states in pool.map(look, subject.parts):
+                yield from states
+                task.update(len(states))
     finally:
         pool.shutdown(cancel_futures=True)
 

@@ -72,22 +72,29 @@ def check_metrics(subject: Target, sound: Sequence[Key], images: Images, request
     engine = request.engine_for(subject.facts)
     tolerance = EXACT if same_engine(subject, engine) else LOOSE
     chosen = request.drawn(sound, request.states, subject.name, "states")
-    problems, what = [], f"measuring {subject.name}"
-    request.progress(what, 0, len(chosen))
-    for first in range(0, len(chosen), subject.at_once):
-        part = chosen[first : first + subject.at_once]
-        wrong: dict[Key, list[str]] = {key: [] for key in part}
-        for split in images.splits:
-            if split in subject.measured_otherwise:
-                continue
-            keys = [key for key in part if split != "train" or key[1] == 0]
-            for key, said in _compared(subject, keys, split, images, engine, tolerance):
-                wrong[key].append(said)
-        problems += [
-            f"{subject.where(*key)}: {', '.join(said)}; {subject.remedy(key[0])}" for key, said in wrong.items() if said
-        ]
-        request.progress(what, first + len(part), len(chosen))
+    problems = []
+    with request.progress.start(f"measuring {subject.name}", len(chosen)) as task:
+        for first in range(0, len(chosen), subject.at_once):
+            part = chosen[first : first + subject.at_once]
+            for key, said in _deviations(subject, part, images, engine, tolerance).items():
+                if said:
+                    problems.append(f"{subject.where(*key)}: {', '.join(said)}; {subject.remedy(key[0])}")
+            task.update(len(part))
     return Check(f"metrics, {tolerance.words}", len(chosen), problems)
+
+
+def _deviations(
+    subject: Target, keys: Sequence[Key], images: Images, engine: Engine, tolerance: Tolerance
+) -> dict[Key, list[str]]:
+    """Measure these states on every split and list for each state which metrics differ from the recorded ones."""
+    wrong: dict[Key, list[str]] = {key: [] for key in keys}
+    for split in images.splits:
+        if split in subject.measured_otherwise:
+            continue
+        measured = [key for key in keys if split != "train" or key[1] == 0]
+        for key, said in _compared(subject, measured, split, images, engine, tolerance):
+            wrong[key].append(said)
+    return wrong
 
 
 def _compared(

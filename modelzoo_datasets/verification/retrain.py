@@ -25,13 +25,11 @@ def check_retrained(subject: Target, parent: Target | None, images: Images, requ
     exact, what = same_engine(subject, request.engine_for(subject.facts)), f"training {subject.name} again"
     models = request.drawn(list(subject.last_epochs), request.retrain, subject.name, "models")
     wrong: dict[str, str] = {}
-    done = 0
-    request.progress(what, 0, len(models))
-    for key, said in _trained(subject, parent, models, images, request, exact=exact):
-        if said:
-            wrong.setdefault(key[0], f"{subject.where(*key)} trained again: {said}; {subject.remedy(key[0])}")
-        done += key[1] == subject.members[key[0]].training.epochs
-        request.progress(what, done, len(models))
+    with request.progress.start(what, len(models)) as task:
+        for key, said in _trained(subject, parent, models, images, request, exact=exact):
+            if said:
+                wrong.setdefault(key[0], f"{subject.where(*key)} trained again: {said}; {subject.remedy(key[0])}")
+            task.update(key[1] == subject.members[key[0]].training.epochs)
     words = "bit for bit" if exact else f"to {100 * _ELSEWHERE:.0f} points"
     return Check(f"retrained, {words}", len(models), [wrong[model] for model in models if model in wrong])
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from ..engines import Engine
 from ..errors import FormatError, ModelZooError, RecipeError
 from ..images import Images
-from ..progress import Progress, silent
+from ..progress import NO_PROGRESS, Progress
 from ..zoo import DATASET_FORMAT, ZOO_FILE, ZooFolder, read_json
 from .check import Check, Request
 from .dataset_checks import check_card, check_checksums, check_index, check_layouts, check_rows
@@ -32,7 +32,7 @@ def verify_folder(
     retrain: int = 0,
     seed: int = 0,
     parent: Path | None = None,
-    progress: Progress = silent,
+    progress: Progress = NO_PROGRESS,
 ) -> list[Check]:
     """Hold a zoo folder or a dataset folder against itself: files, tables, recipe, hashes, metrics, training.
 

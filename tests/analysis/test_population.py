@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.steps import StepProgress
 
 from modelzoo_datasets import load_zoo
 from modelzoo_datasets.analysis import fine_tune, nearest
@@ -86,7 +87,7 @@ def test_fine_tuning_needs_one_seed_per_model(engine: Engine, few_images: Images
 
 
 def test_progress_counts_finished_models(engine: Engine, few_images: Images) -> None:
-    told: list[tuple[str, int, int]] = []
+    told: list[tuple[str, int, int | None]] = []
     fine_tune(
         engine,
         "cnn-s",
@@ -94,7 +95,7 @@ def test_progress_counts_finished_models(engine: Engine, few_images: Images) -> 
         torch.zeros(2, 2464),
         TRAINING,
         [1, 2],
-        progress=lambda *what: told.append(what),
+        progress=StepProgress(lambda *step: told.append(step)),
         what="tuning",
     )
     assert list(dict.fromkeys(told)) == [("tuning", 0, 2), ("tuning", 1, 2), ("tuning", 2, 2)]

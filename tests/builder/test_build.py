@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from helpers.random_zoos import recipe, write_zoo
+from helpers.steps import StepProgress
 
 from modelzoo_datasets import build_dataset, generate_zoo, load_zoo, read_recipe
 from modelzoo_datasets.builder import sharding
@@ -345,7 +346,7 @@ def test_a_folder_that_is_no_zoo_is_refused(tmp_path: Path) -> None:
 
 
 def test_progress_counts_the_states_of_every_config(tiny_hyp_zoo: Path, tmp_path: Path) -> None:
-    told: list[tuple[str, int, int]] = []
-    build_dataset([tiny_hyp_zoo], tmp_path / "o", progress=lambda *what: told.append(what))
+    told: list[tuple[str, int, int | None]] = []
+    build_dataset([tiny_hyp_zoo], tmp_path / "o", progress=StepProgress(lambda *step: told.append(step)))
     assert {(what, total) for what, _, total in told} == {("building hyp", 16)}
-    assert [done for _, done, _ in told] == [8, 12, 16], "one row group after the other"
+    assert [done for _, done, _ in told] == [0, 8, 12, 16], "one row group after the other"

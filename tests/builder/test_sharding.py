@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from helpers import random_zoos
+from helpers.logs import logged_lines
 from helpers.processes import BIN, hashes, run
 from helpers.untrained_originals import checkpoint, imported
 from helpers.untrained_originals import write_zoo as write_originals
@@ -221,8 +222,8 @@ def test_states_missing_for_some_epochs_are_reported_and_the_others_published(tm
     for number, epoch in ((1, 0), (2, 1), (2, 2)):
         checkpoint(originals, number, epoch).unlink()
     imported(originals, tmp_path / "zoo", storage=storage)
-    told: list[str] = []
-    assert build_dataset([tmp_path / "zoo"], tmp_path / "dataset", tell=told.append) is True
+    with logged_lines("modelzoo_datasets") as told:
+        assert build_dataset([tmp_path / "zoo"], tmp_path / "dataset") is True
     assert told == ["seed: 3 states of 2 models are missing for some epochs, here too"]
     zoo, table = ZooFolder.open(tmp_path / "zoo"), load_zoo(tmp_path / "dataset")
     states = [*zip(table.table["model_id"], table.table["epoch"], strict=True)]

@@ -120,7 +120,9 @@ def test_what_cannot_be_trained_is_refused_before_anything_is(
 
 
 def test_many_files_are_told_of_with_the_remedy(tmp_path: Path) -> None:
-    told = "svhn-cnn-s/hyp-10-fix will be 220,320 files; --layout packed puts up to 100 models into one"
+    told = (
+        "modelzoo-generate: svhn-cnn-s/hyp-10-fix will be 220,320 files; --layout packed puts up to 100 models into one"
+    )
     refused = "modelzoo-generate: --cohort must look like 3/40, got '?'"
     for config, more, lines in (
         ("hyp-10-fix", [], [told, refused]),

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from helpers.processes import run
+from helpers.steps import StepProgress
 
 from modelzoo_datasets import read_recipe
 from modelzoo_datasets.cli.zoo_listing import print_catalogue
@@ -201,9 +202,9 @@ def test_one_config_of_a_recipe_can_be_asked_for() -> None:
 
 
 def test_costs_grow_with_the_work(engine: Engine) -> None:
-    told: list[tuple[str, int, int]] = []
+    told: list[tuple[str, int, int | None]] = []
     zoos = zoos_of(read_recipe("fashion-mnist-5k-cnn-s"))
-    rates = measure(zoos, engine, seconds=1, progress=lambda *what: told.append(what))
+    rates = measure(zoos, engine, seconds=1, progress=StepProgress(lambda *step: told.append(step)))
     assert set(rates) == {CostKey.of(zoo) for zoo in zoos} and len(rates) == 1
     seed, hyp = zoos
     rate = rates[CostKey.of(seed)]

@@ -4,6 +4,7 @@ import hashlib
 from pathlib import Path
 
 import pytest
+from helpers.steps import StepProgress
 
 from modelzoo_datasets import generate_zoo, read_recipe
 from modelzoo_datasets.engines import Engine
@@ -60,7 +61,7 @@ def test_training_makes_better_models(tiny_zoo: Path) -> None:
 
 
 def test_progress_counts_from_what_was_there_to_all(tiny_recipe: Path, engine: Engine, tmp_path: Path) -> None:
-    told: list[tuple[str, int, int]] = []
+    told: list[tuple[str, int, int | None]] = []
     for models in (range(1, 2), range(1, 3)):
         generate_zoo(
             read_recipe(str(tiny_recipe)),
@@ -69,7 +70,7 @@ def test_progress_counts_from_what_was_there_to_all(tiny_recipe: Path, engine: E
             engine=engine,
             images_root=tmp_path,
             models=models,
-            progress=lambda what, done, total: told.append((what, done, total)),
+            progress=StepProgress(lambda *step: told.append(step)),
         )
     what = "training tiny/hyp"
     assert [line for line in told if line[0] == what] == [(what, 0, 1), (what, 1, 1), (what, 1, 2), (what, 2, 2)]

@@ -49,6 +49,7 @@ from pathlib import Path
 
 from modelzoo_datasets import read_recipe
 from modelzoo_datasets.generation import ray_cohorts
+from modelzoo_datasets.progress import NoProgress
 
 made = trained = 0
 cohorts = ray_cohorts._cohorts
@@ -60,13 +61,18 @@ def counted(*arguments):
         print(made - trained)
         yield cohort
 
-def progress(what, done, total):
-    global trained
-    trained = done if what == "training tiny/hyp" else trained
+class Training(NoProgress):
+    def update(self, n=1):
+        global trained
+        trained += n
+
+class Watched(NoProgress):
+    def start(self, description, total, *, initial=0):
+        return Training() if description == "training tiny/hyp" else self
 
 ray_cohorts._cohorts = counted
 here = Path(__file__).parent
-recipe, options = read_recipe(sys.argv[1]), {"address": sys.argv[2], "images_root": here, "progress": progress}
+recipe, options = read_recipe(sys.argv[1]), {"address": sys.argv[2], "images_root": here, "progress": Watched()}
 ray_cohorts.generate_on_ray(recipe, "hyp", here / "zoo", cohort_size=1, **options)
 """
 

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from helpers.processes import hashes, run
+from helpers.steps import StepProgress
 from torch import Tensor
 
 from modelzoo_datasets import generate_zoo, read_recipe
@@ -186,12 +187,12 @@ def test_metrics_are_those_of_the_weights_that_are_kept(twins: ZooFolder, engine
 def test_a_stopped_zoo_of_twins_goes_on_to_the_same_bytes(zoos: Path, engine: Engine, tmp_path: Path) -> None:
     out, parent = tmp_path / "elsewhere", zoos / "seed"
 
-    def stop(what: str, done: int, total: int) -> None:
+    def stop(what: str, done: int, total: int | None) -> None:
         if done:
             raise Stop
 
     with pytest.raises(Stop):
-        make("seed-sparse", out, engine, parent=parent, progress=stop)
+        make("seed-sparse", out, engine, parent=parent, progress=StepProgress(stop))
     assert make("seed-sparse", out, TorchEngine(num_workers=2), parent=parent) == 1
     assert hashes(out) == hashes(zoos / "seed-sparse")
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.steps import StepProgress
 from helpers.tiny_learning import recipe
 from safetensors.torch import load_file
 
@@ -79,7 +80,7 @@ def test_the_weights_are_plain_safetensors(finished: Path) -> None:
 def test_a_second_call_loads_what_is_there(finished: Path, tiny_dataset: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in finished.iterdir()}
     epochs: list[int] = []
-    rep = train(tiny_dataset, RECIPE, finished, progress=lambda what, done, total: epochs.append(done))
+    rep = train(tiny_dataset, RECIPE, finished, progress=StepProgress(lambda what, done, total: epochs.append(done)))
     assert epochs == []
     assert {path: path.stat().st_mtime_ns for path in finished.iterdir()} == before
     assert torch.equal(rep.embeddings, HyperRepresentation.from_pretrained(finished).embeddings)
@@ -97,13 +98,13 @@ def test_a_killed_training_leaves_no_folder_and_goes_on_to_the_same_bytes(
 ) -> None:
     out = tmp_path / "hyperrep"
 
-    def kill(what: str, done: int, total: int) -> None:
+    def kill(what: str, done: int, total: int | None) -> None:
         assert (what, total) == ("learning a hyper-representation", EPOCHS)
         if done == killed_at:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(tiny_dataset, RECIPE, out, progress=kill)
+        train(tiny_dataset, RECIPE, out, progress=StepProgress(kill))
     assert not out.exists()
     assert partial_beside(out).is_dir()
     train(tiny_dataset, RECIPE, out)
@@ -117,12 +118,12 @@ def test_what_another_recipe_left_unfinished_is_not_gone_on_with(
     out = tmp_path / "hyperrep"
     other = dataclasses.replace(RECIPE, learning=dataclasses.replace(RECIPE.learning, seed=1))
 
-    def kill(what: str, done: int, total: int) -> None:
+    def kill(what: str, done: int, total: int | None) -> None:
         if done > _CHECKPOINT_EVERY:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(tiny_dataset, other, out, progress=kill)
+        train(tiny_dataset, other, out, progress=StepProgress(kill))
     assert (partial_beside(out) / "checkpoint.safetensors").is_file()
     train(tiny_dataset, RECIPE, out)
     assert contents(out) == contents(finished)

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from helpers.processes import hashes, run
+from helpers.steps import StepProgress
 
 from modelzoo_datasets import build_dataset, generate_zoo, read_recipe
 from modelzoo_datasets.cli.verify_command import main
@@ -179,8 +180,8 @@ def test_twins_in_a_dataset_are_held_against_their_parents_in_it(
 
 
 def test_progress_counts_states_and_models(tiny_hyp_zoo: Path) -> None:
-    told: list[tuple[str, int, int]] = []
-    checked(tiny_hyp_zoo, 2, retrain=1, progress=lambda *step: told.append(step))
+    told: list[tuple[str, int, int | None]] = []
+    checked(tiny_hyp_zoo, 2, retrain=1, progress=StepProgress(lambda *step: told.append(step)))
     reading = [("reading tiny/hyp", done, 16) for done in range(0, 17, 2)]
     assert told[: len(reading)] == reading
     assert told[len(reading) :] == [

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from helpers.full_disk import files_no_larger_than
+from helpers.steps import StepProgress
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -93,14 +94,14 @@ def test_a_model_with_a_missing_or_truncated_state_is_trained_again_to_the_same_
 def test_a_stopped_zoo_goes_on_where_it_stopped_to_the_same_bytes(
     tiny_recipe: Path, engine: Engine, tmp_path: Path
 ) -> None:
-    def stop(what: str, done: int, total: int) -> None:
+    def stop(what: str, done: int, total: int | None) -> None:
         if done == 1:
             raise Stop
 
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     assert go_on(tiny_recipe, whole, engine, "hyp", models=TWO) == 2
     with pytest.raises(Stop):
-        go_on(tiny_recipe, stopped, engine, "hyp", models=TWO, progress=stop)
+        go_on(tiny_recipe, stopped, engine, "hyp", models=TWO, progress=StepProgress(stop))
     with pytest.raises(FormatError) as caught:
         ZooFolder.open(stopped)
     assert str(caught.value) == (f"{stopped} is not complete; run its modelzoo-generate command again")
@@ -111,13 +112,13 @@ def test_a_stopped_zoo_goes_on_where_it_stopped_to_the_same_bytes(
 def test_a_model_whose_record_was_not_written_is_trained_again(
     tiny_recipe: Path, engine: Engine, tmp_path: Path
 ) -> None:
-    def stop(what: str, done: int, total: int) -> None:
+    def stop(what: str, done: int, total: int | None) -> None:
         if done == 1:
             raise Stop
 
     folder = tmp_path / "zoo"
     with pytest.raises(Stop):
-        go_on(tiny_recipe, folder, engine, "hyp", models=TWO, progress=stop)
+        go_on(tiny_recipe, folder, engine, "hyp", models=TWO, progress=StepProgress(stop))
     (record,) = (folder / "progress").iterdir()
     states = contents(folder / "states")
     record.unlink()

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.steps import StepProgress
 
 from hyperrep import HyperRepresentation, evaluate
 from hyperrep.evaluation.baselines import fresh_weights
@@ -169,7 +170,7 @@ def test_only_what_is_missing_is_judged_again_and_gives_the_same_bytes(
         out,
         engine=engine,
         images_root=out.parent,
-        progress=lambda what, done, total: judged.append(what),
+        progress=StepProgress(lambda what, done, total: judged.append(what)),
     )
     assert {*judged} == {"fine-tuning average of all", "scratch on fashion-mnist-5k", "probing"}
     assert contents(out) == before

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.logs import logged_lines
+from helpers.steps import StepProgress
 from helpers.tiny_learning import recipe
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -46,9 +48,10 @@ def whole(states: Zoo, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, 
 
 
 def learned(states: Zoo, folder: Path) -> tuple[HyperRepresentation, list[EpochMetrics], list[str]]:
-    """A run in a folder, what it gave, and what it told."""
-    rep, told = new_representation(RECIPE, states), []
-    return rep, list(learn(rep, states.weights, states.weights[:6], RECIPE, folder, tell=told.append)), told
+    """A run in a folder, its metrics, and the warnings that it logged."""
+    rep = new_representation(RECIPE, states)
+    with logged_lines("hyperrep") as told:
+        return rep, list(learn(rep, states.weights, states.weights[:6], RECIPE, folder)), told
 
 
 def edited_rows(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
@@ -136,11 +139,11 @@ def stopped(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     """The working folder of a run that was killed behind its checkpoint; copy it before you change it."""
     out = tmp_path_factory.mktemp("stopped") / "hyperrep"
     with pytest.raises(KeyboardInterrupt):
-        train(tiny_dataset, RECIPE, out, progress=kill_at_last)
+        train(tiny_dataset, RECIPE, out, progress=StepProgress(kill_at_last))
     return partial_beside(out)
 
 
-def kill_at_last(what: str, done: int, total: int) -> None:
+def kill_at_last(what: str, done: int, total: int | None) -> None:
     """What a user does in the last epoch."""
     if done == total:
         raise KeyboardInterrupt
@@ -153,8 +156,8 @@ def went_on(dataset: Path, stopped: Path, out: Path, change: Callable[[dict[str,
     change(facts)
     (work / "training.json").write_text(json.dumps(facts))
     edited_rows(work, lambda row: row.update(behaviour=row["epoch"] / 2))  # is told again by a run that goes on
-    told: list[str] = []
-    train(dataset, RECIPE, out, tell=told.append)
+    with logged_lines("hyperrep") as told:
+        train(dataset, RECIPE, out)
     lines = [json.loads(line)["behaviour"] for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert len(lines) == EPOCHS
     return lines[:-1] == [epoch / 2 for epoch in range(1, EPOCHS)], "; ".join(told)
@@ -216,6 +219,6 @@ def test_a_finished_folder_of_another_release_is_taken_as_it_is(
     path = out / "training.json"
     path.write_text(re.sub(r'"torch": "[^"]*"', '"torch": "2.4.0"', path.read_text()))
     before = path.read_bytes()
-    told: list[str] = []
-    assert isinstance(train(tiny_dataset, RECIPE, out, tell=told.append), HyperRepresentation)
+    with logged_lines("hyperrep") as told:
+        assert isinstance(train(tiny_dataset, RECIPE, out), HyperRepresentation)
     assert (path.read_bytes(), told) == (before, [])

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.steps import StepProgress
 from helpers.tiny_learning import recipe
 
 from hyperrep import train
@@ -64,12 +65,12 @@ def check(folder: Path) -> None:
 def test_lines_and_events_are_the_rows_of_the_table_after_a_kill_too(tiny_dataset: Path, tmp_path: Path) -> None:
     out = tmp_path / "hyperrep"
 
-    def kill(what: str, done: int, total: int) -> None:
+    def kill(what: str, done: int, total: int | None) -> None:
         if done == EPOCHS - 1:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(tiny_dataset, RECIPE, out, progress=kill)
+        train(tiny_dataset, RECIPE, out, progress=StepProgress(kill))
     work = partial_beside(out)
     assert (work / TENSORS).is_file()
     told = lines(work)
