@@ -37,7 +37,7 @@ from modelzoo_datasets.images import load_images
 from modelzoo_datasets.recipes import read_recipe
 from modelzoo_datasets.seeds import keyed_generator
 from modelzoo_datasets.weights.symmetry import permute, random_permutations
-from modelzoo_datasets.zoo import STORAGES, ZooFolder, ZooWriter
+from modelzoo_datasets.zoo import STORAGES, RecipeInfo, ZooFolder, ZooInfo, ZooWriter
 
 RECIPE, IMAGES, ARCHITECTURE = "fashion-mnist-cnn-s", "fashion-mnist-5k", "cnn-s"
 CLASSES = 10
@@ -58,12 +58,19 @@ def write_zoo(folder: Path, storage: str, models: int, weights: Tensor) -> None:
     epochs, recipe = weights.shape[1] - 1, read_recipe(RECIPE)
     layout, symmetry = get_architecture(ARCHITECTURE).layout, get_architecture(ARCHITECTURE).symmetry
     grid = recipe.members("seed", epochs=epochs)[:models]
-    facts = {
-        **{"name": f"{RECIPE}/seed", "architecture": ARCHITECTURE, "images": IMAGES, "layout": layout.to_json()},
-        **{"recipe": recipe.resolved("seed"), "images_sha256": "", "classes": CLASSES, "engine": "", "versions": {}},
-    }
+    info = ZooInfo(
+        name=f"{RECIPE}/seed",
+        architecture=ARCHITECTURE,
+        images=IMAGES,
+        recipe=RecipeInfo.from_recipe(recipe, "seed"),
+        layout=layout,
+        images_sha256="",
+        classes=CLASSES,
+        engine="",
+        versions={},
+    )
     metrics, recall = dict.fromkeys(METRICS, 0.5), torch.full((CLASSES,), 0.5, dtype=torch.float64)
-    with ZooWriter(folder, {**facts, "storage": storage}) as writer:
+    with ZooWriter(folder, info.with_storage(storage)) as writer:
         for number, member in enumerate(grid):
             orders = random_permutations(symmetry, 1, keyed_generator(member.seed, "benchmark"))
             same = [order.expand(epochs + 1, -1) for order in orders]

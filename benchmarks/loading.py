@@ -30,7 +30,7 @@ from modelzoo_datasets.builder.parquet import write_split
 from modelzoo_datasets.builder.schema import Columns
 from modelzoo_datasets.loading import stream_zoo
 from modelzoo_datasets.recipes import read_recipe
-from modelzoo_datasets.zoo import DATASET_FORMAT, write_json
+from modelzoo_datasets.zoo import LEFT_OUT, DatasetInfo, RecipeInfo, ZooInfo, write_json
 
 RECIPE, ARCHITECTURE, EPOCHS = "fashion-mnist-cnn-s", "cnn-s", 50
 PACKAGES = ("torch", "pyarrow", "datasets", "safetensors")
@@ -57,8 +57,19 @@ def make(folder: Path, models: int) -> None:
     (folder / "dataset" / "seed").mkdir(parents=True)
     write_split(folder / "dataset" / "seed", "train", rows, columns, lambda part: weights[part.index.tolist()], _told)
     write_json(folder / "dataset" / "layout.json", _LAYOUT.to_json())
-    facts = {"architecture": ARCHITECTURE, "images": "fashion-mnist"}
-    write_json(folder / "dataset" / "zoo.json", {"format": DATASET_FORMAT, "configs": {"seed": facts}})
+    zoo = ZooInfo(
+        name=f"{RECIPE}/seed",
+        architecture=ARCHITECTURE,
+        images="fashion-mnist",
+        recipe=RecipeInfo.from_recipe(read_recipe(RECIPE), "seed", epochs=EPOCHS),
+        layout=_LAYOUT,
+        images_sha256="",
+        classes=10,
+        engine="",
+        versions={},
+    )
+    info = DatasetInfo(repo_id=None, card=None, diverged=LEFT_OUT, configs={"seed": zoo})
+    write_json(folder / "dataset" / "zoo.json", info.to_json())
     card = {"configs": [{"config_name": "seed", "data_files": [{"split": "train", "path": "seed/train-*"}]}]}
     (folder / "dataset" / "README.md").write_text(f"---\n{yaml.safe_dump(card)}---\n")
     save_file({"weights": weights}, folder / "all.safetensors")

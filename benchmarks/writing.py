@@ -26,7 +26,7 @@ from modelzoo_datasets.engines import METRICS, Job, get_engine
 from modelzoo_datasets.generation.generate import add_states
 from modelzoo_datasets.images import Images, load_images
 from modelzoo_datasets.recipes import Member, read_recipe
-from modelzoo_datasets.zoo import STORAGES, ZooWriter
+from modelzoo_datasets.zoo import STORAGES, RecipeInfo, ZooInfo, ZooWriter
 
 RECIPE = "fashion-mnist-cnn-s"  # published settings: Adam, batches of 10
 IMAGES = "fashion-mnist-5k"
@@ -40,15 +40,19 @@ class Dropping:
         """Drop a state."""
 
 
-def facts(architecture: str, storage: str, epochs: int) -> dict[str, Any]:
-    """As much of zoo.json as the writer needs."""
-    layout = get_architecture(architecture).layout
-    return {
-        "architecture": architecture,
-        "layout": layout.to_json(),
-        "recipe": {"axes": {"epochs": [epochs]}},
-        "storage": storage,
-    }
+def zoo_info(architecture: str, storage: str, epochs: int) -> ZooInfo:
+    """The zoo.json of the folders that are written here."""
+    return ZooInfo(
+        name=f"{RECIPE}/seed",
+        architecture=architecture,
+        images=IMAGES,
+        recipe=RecipeInfo.from_recipe(read_recipe(RECIPE), "seed", epochs=epochs),
+        layout=get_architecture(architecture).layout,
+        images_sha256="",
+        classes=10,
+        engine="",
+        versions={},
+    ).with_storage(storage)
 
 
 def cpu_seconds() -> float:
@@ -62,7 +66,7 @@ def train(out: Path, storage: str | None, members: Sequence[Member], images: Ima
     shutil.rmtree(out, ignore_errors=True)
     architecture, jobs = "cnn-s", [Job(training=member.training, seed=member.seed) for member in members]
     epochs = members[0].training.epochs
-    writer = None if storage is None else ZooWriter(out, facts(architecture, storage, epochs))
+    writer = None if storage is None else ZooWriter(out, zoo_info(architecture, storage, epochs))
     begin, cpu = time.perf_counter(), cpu_seconds()
     for states in get_engine("torch", threads).train(architecture, images, jobs, metrics_on=SPLITS):
         add_states(writer or Dropping(), members, states)  # type: ignore[arg-type]
@@ -79,7 +83,7 @@ def write_zoo(out: Path, storage: str, architecture: str, weights: Tensor) -> No
     """All states through the real writer: (N, P), 50 of each model."""
     grid = read_recipe(RECIPE).members("seed", epochs=EPOCHS)[: len(weights) // (EPOCHS + 1)]
     metrics, recall = dict.fromkeys(METRICS, 0.5), torch.full((10,), 0.5, dtype=torch.float64)
-    with ZooWriter(out, facts(architecture, storage, EPOCHS)) as writer:
+    with ZooWriter(out, zoo_info(architecture, storage, EPOCHS)) as writer:
         for i, row in enumerate(weights):
             writer.add(grid[i // (EPOCHS + 1)], i % (EPOCHS + 1), row, metrics, recall)
         writer.complete(grid)

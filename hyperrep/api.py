@@ -18,10 +18,10 @@ from modelzoo_datasets.progress import NO_PROGRESS, Progress
 from modelzoo_datasets.zoo import read_json, write_bytes, write_json
 
 from .data import (
-    dataset_facts,
     learned_states,
     origin_of,
     parse_source,
+    read_zoo_info,
     refuse_foreign,
     refuse_other_architecture,
     splits_of,
@@ -65,7 +65,7 @@ def train(
         FormatError: no such dataset, config or epochs.
         FolderInUseError: `out` holds something else.
     """
-    facts = facts_of(recipe, dataset_facts(dataset, recipe), origin_of(dataset, recipe.data.config))
+    facts = facts_of(recipe, read_zoo_info(dataset, recipe), origin_of(dataset, recipe.data.config))
     if is_finished(out, facts):
         return HyperRepresentation.from_pretrained(out)
     states = {s: learned_states(dataset, recipe, s) for s in ("train", "validation")}

@@ -7,7 +7,7 @@ from modelzoo_datasets._util import SPLITS
 from modelzoo_datasets.errors import FormatError
 from modelzoo_datasets.hub import fetch, repo_id_of, resolved
 from modelzoo_datasets.loading import Zoo, load_zoo
-from modelzoo_datasets.zoo import read_json
+from modelzoo_datasets.zoo import DatasetInfo, ZooInfo, read_json
 
 from .model import HyperRepresentation
 from .recipe import HyperRecipe
@@ -20,42 +20,45 @@ def found_representation(source: str | Path) -> Path:
     return Path(source) if repo_id is None else fetch(repo_id, ["*.json", "*.safetensors"], repo_type="model")
 
 
-def read_facts(source: str | Path) -> dict[str, Any]:
-    """What zoo.json of a dataset says; raises FormatError where there is none."""
+def read_dataset_info(source: str | Path) -> DatasetInfo:
+    """Read zoo.json of a dataset folder or repo.
+
+    Raises:
+        FormatError: there is none, or it is of another format.
+    """
     repo_id = repo_id_of(source)
     folder = Path(source) if repo_id is None else fetch(repo_id, ["zoo.json"])
     if not (folder / "zoo.json").is_file():
         raise FormatError(f"{source} is no dataset folder; modelzoo-build makes one")
-    facts: dict[str, Any] = read_json(folder / "zoo.json")
-    return facts
+    return DatasetInfo.read(folder)
 
 
 def origin_of(source: str | Path, config: str) -> dict[str, Any]:
     """What others may know a dataset by: repo and revision, and what it says of licence and images; None if unknown."""
-    facts, repo_id = read_facts(source), repo_id_of(source)
+    info, repo_id = read_dataset_info(source), repo_id_of(source)
+    zoo = info.configs.get(config)
     return {
-        "dataset": repo_id or facts.get("repo_id"),
+        "dataset": repo_id or info.repo_id,
         "revision": None if repo_id is None else resolved(repo_id),
-        "license": (facts.get("publication") or {}).get("license"),
-        "images": facts.get("configs", {}).get(config, {}).get("images"),
+        "license": None if info.card is None else info.card.license,
+        "images": None if zoo is None else zoo.images,
     }
 
 
-def dataset_facts(source: str | Path, recipe: HyperRecipe) -> dict[str, Any]:
-    """What zoo.json says of the config that a recipe learns from; raises FormatError where there is none."""
-    configs: dict[str, Any] = read_facts(source).get("configs", {})
+def read_zoo_info(source: str | Path, recipe: HyperRecipe) -> ZooInfo:
+    """Read what zoo.json says of the config that a recipe learns from; raises FormatError where there is none."""
+    configs = read_dataset_info(source).configs
     if recipe.data.config not in configs:
         raise FormatError(
             f"{source} has no config {recipe.data.config!r}, which recipe {recipe.name} learns from; "
             f"it has {', '.join(configs)}"
         )
-    facts: dict[str, Any] = configs[recipe.data.config]
-    return facts
+    return configs[recipe.data.config]
 
 
 def refuse_foreign(representation: Path, recipe: HyperRecipe, source: str | Path) -> None:
     """Another dataset may call test models what were training models here."""
-    if is_learned_by(representation, facts_of(recipe, dataset_facts(source, recipe))):
+    if is_learned_by(representation, facts_of(recipe, read_zoo_info(source, recipe))):
         return
     learned_by = read_json(representation / "training.json")["recipe"]["name"]
     remedy = (

@@ -14,7 +14,7 @@ from typing import Any
 
 from modelzoo_datasets._util import versions
 from modelzoo_datasets.errors import FolderInUseError, FormatError
-from modelzoo_datasets.zoo import partial_beside, read_json, write_bytes, write_json, write_tensors
+from modelzoo_datasets.zoo import ZooInfo, partial_beside, read_json, write_bytes, write_json, write_tensors
 
 from .model import HyperRepresentation
 from .recipe import DataRecipe, HyperRecipe, LearningRecipe, ModelRecipe
@@ -27,14 +27,12 @@ CARD = "README.md"
 _MADE_BY = ("versions", "begun_with", "learned_from")  # facts that do not decide what was to be learned
 
 
-def facts_of(
-    recipe: HyperRecipe, dataset: dict[str, Any], learned_from: dict[str, Any] | None = None
-) -> dict[str, Any]:
+def facts_of(recipe: HyperRecipe, dataset: ZooInfo, learned_from: dict[str, Any] | None = None) -> dict[str, Any]:
     """What training.json says: the recipe, the hash of the states it was applied to, and the dataset's name."""
     return {
         "format": HYPERREP_FORMAT,
         "recipe": dataclasses.asdict(recipe) | {"evaluation": None},
-        "states_sha256": dataset["states_sha256"],
+        "states_sha256": dataset.states_sha256,
         "learned_from": learned_from,
         "versions": versions(),
     }

@@ -32,7 +32,7 @@ from modelzoo_datasets.zoo import (
     write_tensors,
 )
 
-from ..data import finite_states, found_representation, origin_of, read_facts, refuse_other_architecture
+from ..data import finite_states, found_representation, origin_of, read_dataset_info, refuse_other_architecture
 from ..evaluation import (
     CachedEvaluator,
     CachedSamplingContext,
@@ -140,8 +140,8 @@ def _learned(rep: HyperRepresentation, folder: Path, dataset: str | Path) -> Zoo
     """The training states of a hyper-representation in a dataset; raises FormatError where it was not learned there."""
     facts = read_json(folder / "training.json")
     data = facts["recipe"]["data"]
-    found = read_facts(dataset).get("configs", {}).get(data["config"], {})
-    if found.get("states_sha256") != facts["states_sha256"]:
+    config = read_dataset_info(dataset).configs.get(data["config"])
+    if config is None or config.states_sha256 != facts["states_sha256"]:
         raise FormatError(
             f"{folder} was not learned from {dataset}; name the dataset whose config {data['config']!r} it learned from"
         )

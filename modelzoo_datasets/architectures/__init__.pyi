@@ -7,7 +7,7 @@ from .registry import ANY_FORMAT as ANY_FORMAT
 from .registry import Architecture as Architecture
 from .registry import architecture_for as architecture_for
 from .registry import architecture_names as architecture_names
-from .registry import architecture_of as architecture_of
+from .registry import find_architecture as find_architecture
 from .registry import get_architecture as get_architecture
 from .registry import module_from_vector as module_from_vector
 from .registry import register_architecture as register_architecture

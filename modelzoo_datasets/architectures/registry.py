@@ -1,10 +1,9 @@
 """The registry: an architecture is a name, an input shape, a builder and a symmetry; recipes may name its family."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -150,16 +149,19 @@ def get_architecture(name: str) -> Architecture:
     return _ARCHITECTURES[name]
 
 
-def architecture_of(facts: Mapping[str, Any]) -> Architecture:
-    """The architecture of a zoo by its zoo.json; of one that nobody registered its tensors alone.
+def find_architecture(name: str, tensors: Layout | None = None) -> Architecture:
+    """Return the architecture of exactly that name.
+
+    Args:
+        name: the name.
+        tensors: what is known of an architecture that nobody registered; then it has no module, only this layout.
 
     Raises:
-        RecipeError: nobody knows it, and it is no population of a kind of its own.
+        RecipeError: no such architecture is registered, and nothing is known of its tensors.
     """
     load_builtin()
-    name = facts["architecture"]
-    if facts.get("imported", {}).get("format") == ANY_FORMAT and name not in _ARCHITECTURES:
-        return tensors_alone(name, Layout.from_json(facts["layout"]))
+    if tensors is not None and name not in _ARCHITECTURES:
+        return tensors_alone(name, tensors)
     return get_architecture(name)
 
 

@@ -4,6 +4,7 @@ import hashlib
 import logging
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,20 @@ import pandas as pd
 from ..analysis import read_statistics
 from ..errors import FolderInUseError
 from ..progress import NO_PROGRESS, Progress
-from ..zoo import DATASET_FORMAT, ZooFolder, partial_beside, read_json, write_bytes, write_json
+from ..zoo import (
+    DATASET_FORMAT,
+    KEPT,
+    LEFT_OUT,
+    ZOO_FILE,
+    DatasetInfo,
+    FormatTag,
+    ZooFolder,
+    ZooInfo,
+    partial_beside,
+    read_json,
+    write_bytes,
+    write_json,
+)
 from .card.figures import pictures
 from .card.render import ConfigFacts, render_card
 from .card_metadata import CardMetadata
@@ -53,14 +67,13 @@ def build_dataset(
     refuse_mixture(folders)
     publication = CardMetadata.of(folders, builder)
     repo_id = repo_id or publication.repo_id
-    facts = {
-        "format": DATASET_FORMAT,
-        "repo_id": repo_id,
-        "publication": publication.to_json(),
-        "diverged": "kept" if keep_diverged else "left out",
-        "configs": {_config_name(f): _facts(f) for f in folders},
-    }
-    if _is_there(out, facts):
+    info = DatasetInfo(
+        repo_id=repo_id,
+        card=publication,
+        diverged=KEPT if keep_diverged else LEFT_OUT,
+        configs={_config_name(folder): _config_info(folder) for folder in folders},
+    )
+    if _is_there(out, info):
         return False
     rows = {_config_name(folder): _published_rows(folder, keep_diverged) for folder in folders}
     refuse_too_many_files(rows, folders[0].layout.size, out)
@@ -70,8 +83,8 @@ def build_dataset(
         configs = [_write_config(folder, rows[_config_name(folder)], partial, progress) for folder in folders]
         card = render_card(repo_id or ".", publication, configs, kept_diverged=keep_diverged)
         write_bytes(partial / "README.md", card.encode())
-        write_json(partial / "layout.json", folders[0].facts["layout"])
-        write_json(partial / "zoo.json", facts)
+        write_json(partial / "layout.json", folders[0].layout.to_json())
+        write_json(partial / ZOO_FILE, info.to_json())
         write_checksums(partial)
         if out.is_dir():
             out.rmdir()
@@ -84,28 +97,28 @@ def build_dataset(
     return True
 
 
-def _is_there(out: Path, facts: dict[str, Any]) -> bool:
-    """Whether a folder is the dataset of these facts; raises FolderInUseError where it is anything else."""
+def _is_there(out: Path, info: DatasetInfo) -> bool:
+    """Whether a folder is this dataset; raises FolderInUseError where it is anything else."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return False
-    found = read_json(out / "zoo.json") if (out / "zoo.json").is_file() else None
-    if found == facts:
+    there = (out / ZOO_FILE).is_file()
+    if there and read_json(out / ZOO_FILE) == info.to_json():
         return True
-    if isinstance(found, dict) and "configs" in found and found.get("format") != DATASET_FORMAT:
+    if there and (tag := FormatTag.read(out / ZOO_FILE)).is_dataset and tag.format != DATASET_FORMAT:
         raise FolderInUseError(
-            f"{out} holds a dataset of format {found.get('format')!r}, and {DATASET_FORMAT!r} is written today; "
+            f"{out} holds a dataset of format {tag.format!r}, and {DATASET_FORMAT!r} is written today; "
             "choose another --out or remove it"
         )
     raise FolderInUseError(f"{out} holds something else; choose another --out or remove it")
 
 
 def _config_name(folder: ZooFolder) -> str:
-    return str(folder.facts["recipe"]["config"])
+    return folder.info.recipe.config
 
 
-def _facts(folder: ZooFolder) -> dict[str, Any]:
+def _config_info(folder: ZooFolder) -> ZooInfo:
     hashes = hashlib.sha256("".join(folder.states["sha256"]).encode()).hexdigest()
-    return {**folder.facts, "states_sha256": hashes, "weights": weights_kind(folder.layout.size)}
+    return replace(folder.info, states_sha256=hashes, weights=weights_kind(folder.layout.size))
 
 
 def _published_rows(folder: ZooFolder, keep_diverged: bool) -> pd.DataFrame:
@@ -122,7 +135,7 @@ def _write_config(folder: ZooFolder, rows: pd.DataFrame, out: Path, progress: Pr
     statistics, titles = _describe(folder, name, rows, out)
     return ConfigFacts(
         name=name,
-        zoo=_facts(folder),
+        zoo=_config_info(folder),
         rows=rows,
         columns=columns,
         diverged=int(folder.models["diverged"].sum()),
@@ -145,7 +158,7 @@ def _describe(
 ) -> tuple[dict[str, Any] | None, dict[str, str]]:
     """What the zoo folder says of its population, and its pictures: path in the dataset folder -> title."""
     found, titles = read_statistics(folder.path), {}
-    for kind, (title, picture) in pictures(found, rows, tuple(folder.facts["recipe"].get("columns", ()))).items():
+    for kind, (title, picture) in pictures(found, rows, tuple(folder.info.recipe.columns)).items():
         titles[f"assets/{name}-{kind}.png"] = title
         write_bytes(out / "assets" / f"{name}-{kind}.png", picture)
     return found[0] if found else None, titles

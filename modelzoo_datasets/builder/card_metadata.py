@@ -2,7 +2,7 @@
 
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,7 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from ..errors import RecipeError, unknown
 from ..recipes import check_keys, check_type, find_recipe, read_recipe, recipe_names
-from ..zoo import ZooFolder
-from .card.known_issues import grid_size
+from ..zoo import CardInfo, ZooFolder, ZooInfo
 
 _TEXTS = ("title", "license", "text", "repo_id")
 _LISTS = ("source_datasets", "citation")
@@ -23,15 +22,10 @@ _CITED = {"model-zoos": (_PROTOCOL,), "small-cnn-zoo": ("unterthiner2020predicti
 
 
 @dataclass(frozen=True, kw_only=True)
-class CardMetadata:
+class CardMetadata(CardInfo):
     """One dataset repo: what it is called, whose it is, what it was made from."""
 
-    title: str
     license: str | None = _DEFAULT_LICENSE  # an identifier of the Hub; None where nobody said
-    text: str = ""  # Markdown
-    repo_id: str | None = None  # ORG/NAME
-    source_datasets: tuple[str, ...] = ()  # ids of the Hub: the images that the models were trained on
-    citation: tuple[str, ...] = ()  # entries of BibTeX
 
     @classmethod
     def of(cls, zoos: Sequence[ZooFolder], builder: str | None = None) -> "CardMetadata":
@@ -46,14 +40,14 @@ class CardMetadata:
         """
         if builder is not None:
             return cls.read(find_recipe("builders", builder))
-        zoo = zoos[0].facts
-        name = zoo["recipe"]["recipe"]
+        zoo = zoos[0].info
+        name = zoo.recipe.name
         if _is_shipped(zoo):
             shipped = cls.read(find_recipe("builders", name))
-            whole = all(len(folder.models) == grid_size(folder.facts["recipe"]) for folder in zoos)
+            whole = all(len(folder.models) == folder.info.recipe.num_models for folder in zoos)
             return shipped if whole else replace(shipped, repo_id=None)
-        if "imported" in zoo:
-            cited = _CITED.get(zoo["imported"]["format"], ())
+        if zoo.imported is not None:
+            cited = _CITED.get(zoo.imported.format, ())
             return cls(title=name, license=None, citation=_entries(cited))
         return cls(title=name, citation=_entries((_PROTOCOL,)))
 
@@ -67,18 +61,14 @@ class CardMetadata:
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecipeError) as error:
             raise RecipeError(f"builder recipe {path.name}: {error}") from error
 
-    def to_json(self) -> dict[str, Any]:
-        """As plain values, for zoo.json."""
-        return {name: list(v) if isinstance(v, tuple) else v for name, v in vars(self).items()}
 
-
-def _is_shipped(zoo: Mapping[str, Any]) -> bool:
+def _is_shipped(zoo: ZooInfo) -> bool:
     """Whether a zoo is of a shipped recipe, and not of somebody's own one of the same name."""
-    name = zoo["recipe"]["recipe"]
+    name = zoo.recipe.name
     if name not in recipe_names("builders"):
         return False
     shipped = read_recipe(name)
-    return (shipped.images, shipped.architecture) == (zoo["recipe"]["images"], zoo["recipe"]["architecture"])
+    return (shipped.images, shipped.architecture) == (zoo.recipe.images, zoo.recipe.architecture)
 
 
 def _checked(values: dict[str, Any]) -> dict[str, Any]:

@@ -24,7 +24,7 @@ def write_tables(
     Returns:
         The columns, and by `<folder>/<split>` the bytes of the uncompressed table.
     """
-    columns = Columns.of(folder.facts)
+    columns = Columns.of(folder.info)
     num_bytes = {}
     with progress.start(f"building {name}", len(rows)) as task, Behind() as behind:
         writing = _Writing(folder, name, out, behind, task)

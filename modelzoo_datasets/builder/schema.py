@@ -8,7 +8,7 @@ import pandas as pd
 import pyarrow as pa
 
 from ..recipes import Training
-from ..weights import Layout
+from ..zoo import ZooInfo
 
 _KINDS = {int: pa.int32(), float: pa.float64(), str: pa.string()}
 _OWN = {"int": pa.int64(), "float": pa.float64(), "str": pa.string(), "bool": pa.bool_()}
@@ -46,16 +46,16 @@ class Columns:
     measured: Sequence[str] = ()  # and of states
 
     @classmethod
-    def of(cls, zoo: Mapping[str, Any]) -> "Columns":
+    def of(cls, zoo: ZooInfo) -> "Columns":
         """The columns of a zoo by its zoo.json."""
-        recipe, size = zoo["recipe"], Layout.from_json(zoo["layout"]).size
+        recipe, size = zoo.recipe, zoo.layout.size
         return cls(
             size,
-            zoo["classes"],
-            twins="parent" in recipe,
-            weights=zoo.get("weights") or weights_kind(size),
-            own=recipe.get("columns", {}),
-            measured=recipe.get("measured", ()),
+            zoo.classes,
+            twins=recipe.parent is not None,
+            weights=zoo.weights or weights_kind(size),
+            own=recipe.columns,
+            measured=recipe.metrics,
         )
 
     @property

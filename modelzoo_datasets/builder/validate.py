@@ -17,17 +17,18 @@ def refuse_mixture(folders: Sequence[ZooFolder]) -> None:
     first = folders[0]
     for folder in folders[1:]:
         for key in ("architecture", "images", "images_sha256", "engine", "versions"):
-            if folder.facts[key] != first.facts[key]:
+            theirs, ours = getattr(first.info, key), getattr(folder.info, key)
+            if theirs != ours:
                 raise FormatError(
-                    f"one dataset is of one {key}: {first.path} has {first.facts[key]}, "
-                    f"{folder.path} has {folder.facts[key]}; build them apart"
+                    f"one dataset is of one {key}: {first.path} has {theirs}, "
+                    f"{folder.path} has {ours}; build them apart"
                 )
-        if folder.facts["layout"] != first.facts["layout"]:
+        if folder.layout != first.layout:
             raise FormatError(
                 f"one dataset is of one layout: the tensors of {folder.path} are not those of {first.path}; "
                 "build them apart"
             )
-    names = [str(folder.facts["recipe"]["config"]) for folder in folders]
+    names = [folder.info.recipe.config for folder in folders]
     for name, folder in zip(names, folders, strict=True):
         refuse_config_name(name, folder.path)
         if f"{name}_index" in names:

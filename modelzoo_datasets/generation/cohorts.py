@@ -3,13 +3,12 @@
 A result is one safetensors file per model, `<model_id>.safetensors`, with all its states in the order of their epochs:
 `weights` (K, P), `recall` (K, C), every metric (K,) and, of twins, `variational` (K, Q). Where that would be too big
 for memory, the first states come before it in `<model_id>.part-000.safetensors` and so on. It is written last, and
-whole, so that what a killed task leaves behind never counts. Every file names the digest of the zoo's facts: what
+whole, so that what a killed task leaves behind never counts. Every file names the digest of the zoo's info: what
 another recipe, engine or version made is never taken in.
 
 The process that owns the zoo folder collects results into it, so that the folder is the same as trained in one place.
 """
 
-import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -32,7 +31,7 @@ from ..errors import FormatError, ModelZooError, RecipeError
 from ..images import Images
 from ..progress import NO_PROGRESS, Progress
 from ..recipes import Member
-from ..zoo import ZooWriter, write_bytes
+from ..zoo import ZooInfo, ZooWriter, write_bytes
 
 _PART_BYTES = 100_000_000  # of states in memory, per model in training
 _COLLECTED_AT_ONCE = 20  # models, whose results lie on disk twice for a while
@@ -59,7 +58,7 @@ class Cohort:
     members: Sequence[Member]
     jobs: Sequence[Job]
     architecture: str
-    facts: Mapping[str, Any]  # of the zoo, see `Plan.facts`
+    info: ZooInfo  # of the zoo, see `Plan.zoo_info`
     url: str
 
 
@@ -69,12 +68,12 @@ def train_cohort(cohort: Cohort, images: Images, engine: Engine, *, progress: Pr
     Raises:
         FormatError: there are results of another zoo.
     """
-    results = Results(cohort.url, cohort.facts)
+    results = Results(cohort.url, cohort.info)
     there = {member.model_id for member in results.of(cohort.members)}
     missing = [i for i, member in enumerate(cohort.members) if member.model_id not in there]
     growing = [_Growing(results, cohort.members[i]) for i in missing]
     jobs = [cohort.jobs[i] for i in missing]
-    what = f"training a cohort of {cohort.facts['name']}"
+    what = f"training a cohort of {cohort.info.name}"
     with (
         progress.start(what, len(cohort.members), initial=len(there)) as task,
         closing(engine.train(cohort.architecture, images, jobs, metrics_on=SPLITS)) as stream,
@@ -113,7 +112,7 @@ def collect(
     writer: ZooWriter,
     members: Sequence[Member],
     url: str,
-    facts: Mapping[str, Any],
+    info: ZooInfo,
     *,
     progress: Progress = NO_PROGRESS,
 ) -> int:
@@ -122,7 +121,7 @@ def collect(
     Raises:
         FormatError: there are results of another zoo, or damaged ones.
     """
-    results = Results(url, facts)
+    results = Results(url, info)
     found = results.of(members)
     if not found:
         return 0
@@ -154,7 +153,7 @@ def take_in(writer: ZooWriter, members: Iterable[Member], results: "Results") ->
 class Results:
     """The results of one zoo, below a URL or in a local folder."""
 
-    def __init__(self, url: str, facts: Mapping[str, Any]) -> None:
+    def __init__(self, url: str, info: ZooInfo) -> None:
         """Nothing is read yet; raises ModelZooError for a URL that cannot be."""
         try:
             self._files, self._root = fsspec.core.url_to_fs(url)
@@ -162,7 +161,7 @@ class Results:
             raise ModelZooError(f"results cannot be at {url}: {error}") from error
         self._local = isinstance(self._files, LocalFileSystem)
         self.url = str(self._root) if self._local else url  # as it is understood in any working directory
-        self._digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+        self._digest = info.digest
 
     def of(self, members: Iterable[Member]) -> list[Member]:
         """Those of these models that have a whole result; raises FormatError where it is another zoo's."""

@@ -48,9 +48,9 @@ def generate_zoo(
     parents = parent or parent_beside(recipe, config, out)
     plan = Plan.of(recipe, config, images_root=images_root, epochs=epochs, parent=parents)
     members, engine = plan.chosen(models), engine.resolve(plan.architecture.name)
-    facts = plan.facts(engine)
-    with ZooWriter(out, {**facts, "storage": storage}) as writer:
-        collect(writer, members, results or results_beside(out), facts, progress=progress)
+    info = plan.zoo_info(engine)
+    with ZooWriter(out, info.with_storage(storage)) as writer:
+        collect(writer, members, results or results_beside(out), info, progress=progress)
         trained = _train_missing(plan, members, writer, engine, progress)
         writer.complete(plan.grid)
         write_statistics(ZooFolder.open(out), engine, plan.images, progress=progress)
@@ -86,7 +86,7 @@ def generate_cohort(
             members=part,
             jobs=jobs,
             architecture=plan.architecture.name,
-            facts=plan.facts(engine),
+            info=plan.zoo_info(engine),
             url=results or results_beside(out),
         )
         trained += train_cohort(cohort, plan.images, engine, progress=progress)

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from .._util import versions
 from ..architectures import Architecture, architecture_for
@@ -12,7 +11,7 @@ from ..engines import Engine, Job, variational_layout
 from ..errors import FormatError, RecipeError
 from ..images import Images, load_images
 from ..recipes import Member, Recipe, chosen_members
-from ..zoo import ZooFolder
+from ..zoo import ParentInfo, RecipeInfo, ZooFolder, ZooInfo
 
 _BYTES_AT_ONCE = 1_000_000_000  # of parents' weights in memory
 
@@ -62,33 +61,29 @@ class Plan:
         if self.parent is None:
             return
         name = self.recipe.config(self.config).parent or ""
-        wanted, found = dict(self.recipe.resolved(name)), dict(self.parent.facts["recipe"])
-        for values in (wanted, found):  # a parent trained for fewer epochs is a parent all the same
-            values["axes"] = [axis for axis in values["axes"].items() if axis[0] != "epochs"]  # their order counts
-        if wanted != found or self.parent.facts["images_sha256"] != self.images.fingerprint:
+        expected, parent = RecipeInfo.from_recipe(self.recipe, name), self.parent.info
+        # A parent zoo of fewer epochs is still the parent.
+        if not expected.equals_but_epochs(parent.recipe) or parent.images_sha256 != self.images.fingerprint:
             raise FormatError(
                 f"{self.parent.path} is not the zoo {self.recipe.name}/{name} whose twins {self.config} are; "
                 "name its folder with --parent"
             )
 
-    def facts(self, engine: Engine) -> dict[str, Any]:
-        """All that decides the weights: equal facts, equal weights."""
-        facts = {
-            "name": f"{self.recipe.name}/{self.config}",
-            "architecture": self.architecture.name,
-            "images": self.images.name,
-            "recipe": self.recipe.resolved(self.config, epochs=self.epochs),
-            "layout": self.architecture.layout.to_json(),
-            "images_sha256": self.images.fingerprint,
-            "classes": self.images.classes,
-            "engine": engine.name,
-            "versions": versions(),
-        }
-        if self.parent is None:
-            return facts
-        lineage = {key: self.parent.facts[key] for key in ("name", "recipe", "engine", "versions")}
-        twins = {"parent": lineage, "variational_layout": variational_layout(self.architecture.name).to_json()}
-        return facts | twins
+    def zoo_info(self, engine: Engine) -> ZooInfo:
+        """Return all that decides the weights: zoos with equal infos have equal weights."""
+        return ZooInfo(
+            name=f"{self.recipe.name}/{self.config}",
+            architecture=self.architecture.name,
+            images=self.images.name,
+            recipe=RecipeInfo.from_recipe(self.recipe, self.config, epochs=self.epochs),
+            layout=self.architecture.layout,
+            images_sha256=self.images.fingerprint,
+            classes=self.images.classes,
+            engine=engine.name,
+            versions=versions(),
+            parent=None if self.parent is None else ParentInfo.from_zoo(self.parent.info),
+            variational_layout=None if self.parent is None else variational_layout(self.architecture.name),
+        )
 
     @cached_property
     def grid(self) -> list[Member]:

@@ -31,7 +31,7 @@ from ..images import Images, Split
 from ..plugins import VARIABLE, load_plugins
 from ..progress import NO_PROGRESS, Progress
 from ..recipes import Member, Recipe
-from ..zoo import ZooFolder, ZooWriter
+from ..zoo import ZooFolder, ZooInfo, ZooWriter
 from .cohorts import Cohort, Results, collect, results_beside, take_in, train_cohort
 from .plan import Plan, parent_beside
 
@@ -84,15 +84,15 @@ def generate_on_ray(
     parents = parent or parent_beside(recipe, config, out)
     plan = Plan.of(recipe, config, images_root=images_root, epochs=epochs, parent=parents)
     members, here = plan.chosen(models), get_engine(engine).resolve(plan.architecture.name)
-    facts = plan.facts(here)
-    store = Results(results or results_beside(out), facts)
-    with _cluster(address, progress) as ray, ZooWriter(out, {**facts, "storage": storage}) as writer:
-        collect(writer, members, store.url, facts, progress=progress)
+    info = plan.zoo_info(here)
+    store = Results(results or results_beside(out), info)
+    with _cluster(address, progress) as ray, ZooWriter(out, info.with_storage(storage)) as writer:
+        collect(writer, members, store.url, info, progress=progress)
         finished = writer.finished(members)
         missing = [member for member in members if member.model_id not in finished]
         what, trained = f"training {recipe.name}/{config}", 0
         tasks = _Tasks(ray, plan.images, cpus, gpus, patience=0.0 if address == "local" else _PATIENCE)
-        outcomes = tasks.outcomes(_cohorts(plan, missing, cohort_size, facts, store.url))
+        outcomes = tasks.outcomes(_cohorts(plan, missing, cohort_size, info, store.url))
         with progress.start(what, len(members), initial=len(finished)) as task:
             for done in _taken_in(outcomes, writer, store):
                 trained += done
@@ -157,11 +157,11 @@ def _cluster(address: str, progress: Progress) -> Iterator[Any]:
         ray.shutdown()
 
 
-def _cohorts(plan: Plan, members: Sequence[Member], size: int, facts: Mapping[str, Any], url: str) -> Iterator[Cohort]:
+def _cohorts(plan: Plan, members: Sequence[Member], size: int, info: ZooInfo, url: str) -> Iterator[Cohort]:
     """One after the other: those of twins are large."""
     for first in range(0, len(members), size):
         for part, jobs in plan.jobs(members[first : first + size]):
-            yield Cohort(members=part, jobs=jobs, architecture=plan.architecture.name, facts=facts, url=url)
+            yield Cohort(members=part, jobs=jobs, architecture=plan.architecture.name, info=info, url=url)
 
 
 class _Tasks:
@@ -247,14 +247,14 @@ def _taken_in(outcomes: Iterable[Outcome], writer: ZooWriter, store: Results) ->
 
 def _train_on_node(cohort: Cohort, images: SharedImages, cpus: int, plugins: str) -> int:
     """What a task does; returns how many models it trained."""
-    if (found := versions()) != cohort.facts["versions"]:
-        wanted = cohort.facts["versions"]
+    if (found := versions()) != cohort.info.versions:
+        wanted = cohort.info.versions
         raise DeviceError(f"node {platform.node()} has {_listed(found)}, but the zoo is of {_listed(wanted)}")
     os.environ[VARIABLE] = plugins
     load_plugins()
-    engine = get_engine(cohort.facts["engine"], cpus).resolve(cohort.architecture)
-    if engine.name != cohort.facts["engine"]:  # another engine, other bits
-        raise DeviceError(f"expected the {cohort.facts['engine']} engine on every node, but it is not to be had on one")
+    engine = get_engine(cohort.info.engine, cpus).resolve(cohort.architecture)
+    if engine.name != cohort.info.engine:  # another engine, other bits
+        raise DeviceError(f"expected the {cohort.info.engine} engine on every node, but it is not to be had on one")
     return train_cohort(cohort, _images(images), engine)
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..zoo import read_json
+from ..zoo import FormatTag
 
 
 @dataclass(frozen=True)
@@ -21,12 +21,11 @@ class FolderKind:
         """Whether a folder is of this kind, complete or not."""
         if not (folder / self.facts).is_file():
             return False
-        found = read_json(folder / self.facts)
-        return isinstance(found, dict) and str(found.get("format")).startswith(self.formats)
+        return str(FormatTag.read(folder / self.facts).format).startswith(self.formats)
 
     def format_of(self, folder: Path) -> str:
         """The version that its facts name."""
-        return str(read_json(folder / self.facts)["format"])
+        return str(FormatTag.read(folder / self.facts).format)
 
 
 _MODEL = ("config.json", "model.safetensors")

@@ -17,7 +17,7 @@ from huggingface_hub import metadata_load
 
 from .._util import file_sha256, is_config_name_on_hub
 from ..errors import FormatError
-from ..zoo import DATASET_FORMAT, read_json
+from ..zoo import DATASET_FORMAT, DatasetInfo, FormatTag
 from .folder_kind import FolderKind, kind_of
 
 CARD = "README.md"
@@ -97,15 +97,14 @@ def read_manifest(folder: Path, repo_id: str) -> UploadManifest:
         return _of_hyperrep(kind, folder, repo_id)
     if not (folder / FACTS).is_file():
         raise FormatError(f"{folder} is no dataset folder: it has no {FACTS}; modelzoo-build makes one")
-    facts = read_json(folder / FACTS)
-    found = facts.get("format") if isinstance(facts, dict) else None
+    found = FormatTag.read(folder / FACTS).format
     if found != DATASET_FORMAT:
         raise FormatError(
             f"{folder} has format {found!r}, but modelzoo-push takes {DATASET_FORMAT!r}; "
             "modelzoo-build makes one from zoo folders"
         )
     files = tuple(sorted(_files(folder), key=lambda file: file.path))
-    configs = _configs(folder, facts, [file.path for file in files])
+    configs = _configs(folder, DatasetInfo.read(folder), [file.path for file in files])
     _refuse_what_the_hub_does(files, repo_id, folder)
     return UploadManifest(folder=folder, repo_type="dataset", format=DATASET_FORMAT, configs=configs, files=files)
 
@@ -131,7 +130,7 @@ def _files(folder: Path) -> Iterator[LocalFile]:
             yield LocalFile(path.as_posix(), source, source.stat().st_size)
 
 
-def _configs(folder: Path, facts: Any, paths: list[str]) -> tuple[str, ...]:
+def _configs(folder: Path, info: DatasetInfo, paths: list[str]) -> tuple[str, ...]:
     """The configs that the card names, all of whose files are there."""
     for name in (CARD, "layout.json"):
         if name not in paths:
@@ -140,14 +139,14 @@ def _configs(folder: Path, facts: Any, paths: list[str]) -> tuple[str, ...]:
     names = tuple(str(entry["config_name"]) for entry in entries)
     for name in names:
         refuse_config_name(name, folder)
-    for config in facts.get("configs") or ():
+    for config in info.configs:
         if missing := [name for name in (config, f"{config}_index") if name not in names]:
             raise FormatError(f"{folder} is incomplete: its {CARD} has no config {missing[0]!r}; {_REMEDY}")
     for entry in entries:
         for part in entry["data_files"]:
             _refuse_missing_shards(folder, str(part["path"]), paths)
-    for config, zoo in (facts.get("configs") or {}).items():
-        if isinstance(zoo, dict) and zoo.get("weights") == "files":
+    for config, zoo in info.configs.items():
+        if zoo.weights == "files":
             _refuse_missing_weights(folder, config, paths)
     return names
 

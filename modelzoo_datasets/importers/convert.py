@@ -20,7 +20,7 @@ from .base import ImportedModel, ImportedState, ModelSource, Overrides
 from .model_zoos import open_model_zoos
 from .safetensors_folder import SafetensorsFolder
 from .small_cnn_zoo import SmallCnnZoo
-from .to_recipe import Parents, parents_of, recipe_of, zoo_facts
+from .to_recipe import Parents, make_zoo_info, parents_of, recipe_of
 from .weightclip import open_weightclip
 
 _OPENERS: dict[str, Callable[[Source, Overrides, Progress], ModelSource]] = {
@@ -95,9 +95,9 @@ def _import(
     chosen = [i for i, model in enumerate(collection.models) if _has_parent(collection, model, parents)]
     models = [collection.models[i] for i in chosen]
     recipe = recipe_of(identity, collection.architecture, models, parents)
-    facts = zoo_facts(recipe, identity, collection, format, images_sha256, parents)
+    info = make_zoo_info(recipe, identity, collection, format, images_sha256, parents)
     members = recipe.members(identity.config)
-    with ZooWriter(out, {**facts, "storage": storage}) as writer:
+    with ZooWriter(out, info.with_storage(storage)) as writer:
         before = writer.epochs()
         kept = {m.model_id: m for m in _finished(writer, members, before)}
         missing = [i for i, m in enumerate(members) if _less(kept.get(m.model_id), models[i])]

@@ -12,7 +12,7 @@ from ..architectures import Architecture
 from ..engines import variational_layout
 from ..errors import FormatError, RecipeError
 from ..recipes import Config, ElsewhereTraining, Published, Recipe, model_id_of, splits_of
-from ..zoo import ZooFolder
+from ..zoo import ImportInfo, ParentInfo, RecipeInfo, ZooFolder, ZooInfo
 from .base import Identity, ImportedModel, ModelSource
 
 _TRAINING = tuple(field.name for field in dataclasses.fields(ElsewhereTraining))
@@ -48,8 +48,9 @@ def parents_of(identity: Identity, out: Path, parent: Path | None) -> Parents | 
     if not folder.imported:
         raise FormatError(f"{path} was not imported, so nothing says which of its models twins come from; name another")
     there = set(folder.models["model_id"])
-    config = folder.facts["recipe"]["config"]
-    ids = {name: model_id_of(config, i) for i, name in enumerate(folder.facts["recipe"]["models"]["origin"], start=1)}
+    recipe = folder.info.recipe
+    origins = recipe.published.models["origin"] if recipe.published is not None else ()
+    ids = {name: model_id_of(recipe.config, i) for i, name in enumerate(origins, start=1)}
     return Parents(folder, {name: model_id for name, model_id in ids.items() if model_id in there})
 
 
@@ -74,7 +75,7 @@ def recipe_of(
     config = Config(
         axes=axes,
         seeds=(),
-        parent=None if parents is None else str(parents.folder.facts["recipe"]["config"]),
+        parent=None if parents is None else parents.folder.info.recipe.config,
         published=Published(
             models=columns,
             kept_epochs=_kept_epochs(models),
@@ -112,33 +113,29 @@ def _kept_epochs(models: Sequence[ImportedModel]) -> tuple[int, ...] | None:
     return None if found == set(range(last + 1)) else tuple(sorted(found))
 
 
-def zoo_facts(
+def make_zoo_info(
     recipe: Recipe,
     identity: Identity,
     collection: ModelSource,
     format: str,
     images_sha256: str,
     parents: Parents | None,
-) -> dict[str, Any]:
-    """What zoo.json says; equal originals, equal facts."""
+) -> ZooInfo:
+    """Return the content of zoo.json; equal originals give equal infos."""
     architecture = collection.architecture
-    facts = {
-        "name": f"{recipe.name}/{identity.config}",
-        "architecture": architecture.name,
-        "images": identity.images,
-        "recipe": recipe.resolved(identity.config),
-        "layout": architecture.layout.to_json(),
-        "images_sha256": images_sha256,
-        "classes": architecture.classes,
-        "engine": _ENGINE,
-        "versions": {"modelzoo-datasets": versions()["modelzoo-datasets"]},
-        "imported": {
-            "format": format,
-            "source": collection.source,
-            "measured_otherwise": list(identity.measured_otherwise),
-        },
-    }
-    if parents is None:
-        return facts
-    lineage = {key: parents.folder.facts[key] for key in ("name", "recipe", "engine", "versions")}
-    return facts | {"parent": lineage, "variational_layout": variational_layout(architecture.name).to_json()}
+    return ZooInfo(
+        name=f"{recipe.name}/{identity.config}",
+        architecture=architecture.name,
+        images=identity.images,
+        recipe=RecipeInfo.from_recipe(recipe, identity.config),
+        layout=architecture.layout,
+        images_sha256=images_sha256,
+        classes=architecture.classes,
+        engine=_ENGINE,
+        versions={"modelzoo-datasets": versions()["modelzoo-datasets"]},
+        imported=ImportInfo(
+            format=format, source=collection.source, measured_otherwise=tuple(identity.measured_otherwise)
+        ),
+        parent=None if parents is None else ParentInfo.from_zoo(parents.folder.info),
+        variational_layout=None if parents is None else variational_layout(architecture.name),
+    )

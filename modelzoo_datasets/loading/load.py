@@ -78,7 +78,7 @@ def zoo_of(dataset: Dataset, weights: torch.Tensor, parts: Sequence[tuple[str, p
         table=pa.concat_tables(named).to_pandas(use_threads=False),  # they were no gain up to 300,000 rows
         layout=dataset.layout,
         architecture=dataset.architecture,
-        images=dataset.facts["images"],
+        images=dataset.info.images,
     )
 
 

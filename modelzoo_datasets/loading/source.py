@@ -1,17 +1,16 @@
-"""A source and a config of it: facts, layout, and the Parquet files of a split, downloaded or not."""
+"""A source and a config of it: zoo.json, layout, and the Parquet files of a split, downloaded or not."""
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from .._util import SPLITS
-from ..architectures import Architecture, architecture_of
+from ..architectures import Architecture
 from ..errors import FormatError
 from ..hub import RemoteFile, cached_file, fetch, remote_files, repo_id_of
 from ..weights import Layout
-from ..zoo import DATASET_FORMAT, read_json
+from ..zoo import DATASET_FORMAT, DatasetInfo, FormatTag, ZooInfo, read_json
 from .query import Query
 from .shard import Selection, Shard, select_rows
 
@@ -27,14 +26,14 @@ class Dataset:
     repo_id: str | None  # None for a folder
     revision: str | None
     config: str
-    facts: dict[str, Any]  # of the config
+    info: ZooInfo  # of the config
     layout: Layout
     cache: bool  # whether to read and keep what is decoded
 
     @property
     def architecture(self) -> Architecture:
         """What all states are of."""
-        return architecture_of(self.facts)
+        return self.info.find_architecture()
 
     def shards(self, split: str, wanted: Query) -> list[Shard]:
         """The Parquet files of a split that may have wanted rows, on this machine: what is missing is downloaded."""
@@ -137,7 +136,7 @@ def open_dataset(source: str | Path, config: str | None, revision: str | None, *
     if repo_id is None and revision is not None:
         raise FormatError(f"{source} is a folder, which has no revision {revision!r}")
     folder = Path(source) if repo_id is None else fetch(repo_id, ["zoo.json", "layout.json"], revision=revision)
-    configs: dict[str, Any] = _read_facts(folder, source, repo_id is not None)["configs"]
+    configs = _read_info(folder, source, repo_id is not None).configs
     config = config if config is not None else next(iter(configs), "")
     if config not in configs:
         if config.removesuffix(_INDEX) in configs:
@@ -149,25 +148,23 @@ def open_dataset(source: str | Path, config: str | None, revision: str | None, *
         repo_id=repo_id,
         revision=revision,
         config=config,
-        facts=configs[config],
+        info=configs[config],
         layout=Layout.from_json(read_json(folder / "layout.json")),
         cache=cache,
     )
 
 
-def _read_facts(folder: Path, source: str | Path, of_the_hub: bool) -> dict[str, Any]:
+def _read_info(folder: Path, source: str | Path, of_the_hub: bool) -> DatasetInfo:
     """zoo.json of a dataset; of what is on the Hub, every format has its tag."""
     if not (folder / "zoo.json").is_file():
         raise FormatError(f"{source} is no dataset folder: it has no zoo.json; modelzoo-build makes one")
-    facts = read_json(folder / "zoo.json")
-    if not isinstance(facts, dict) or ("configs" not in facts and facts.get("format") == DATASET_FORMAT):
-        raise FormatError(f"{folder / 'zoo.json'} is not what modelzoo-build writes; build the dataset again")
-    if facts.get("format") != DATASET_FORMAT:
+    tag = FormatTag.read(folder / "zoo.json")
+    if tag.format not in (None, DATASET_FORMAT):
         raise FormatError(
-            f"{source} has format {facts.get('format')!r}, but load_zoo reads {DATASET_FORMAT!r}; "
-            + _remedy(str(facts.get("format")), of_the_hub)
+            f"{source} has format {tag.format!r}, but load_zoo reads {DATASET_FORMAT!r}; "
+            + _remedy(tag.format or "", of_the_hub)
         )
-    return facts
+    return DatasetInfo.read(folder)
 
 
 def _remedy(found: str, of_the_hub: bool) -> str:

@@ -23,6 +23,11 @@ class Published:
     measured: Sequence[str] = ()  # and what it has measured of states beside the usual
     lacking: Mapping[str, Sequence[int]] = dataclasses.field(default_factory=dict)  # model_id -> epochs without state
 
+    @property
+    def num_models(self) -> int:
+        """The number of models in the list."""
+        return len(self.models["origin"])
+
     def to_json(self) -> dict[str, Any]:
         """What a resolved recipe says of them; `from_json` is the inverse, given what zoo.json says is lacking."""
         kept = {} if self.kept_epochs is None else {"kept_epochs": list(self.kept_epochs)}
@@ -47,7 +52,7 @@ class Published:
             models=models,
             kept_epochs=None if kept is None else tuple(kept),
             columns=recipe.get("columns"),
-            measured=recipe.get("measured", ()),
+            measured=tuple(recipe.get("measured", ())),
             lacking=lacking,
         )
 

@@ -81,25 +81,6 @@ class Recipe:
             return tuple(draws.sample(range(int(seeds[2])), int(seeds[1])))
         return tuple(int(seed) for seed in seeds)
 
-    def resolved(self, config: str, *, epochs: int | None = None) -> dict[str, Any]:
-        """What `zoo.json` keeps: one config with its defaults filled in, as plain JSON values."""
-        chosen = self.config(config)
-        axes = {name: list(values) for name, values in chosen.axes.items()}
-        if epochs is not None:
-            axes["epochs"] = [epochs]
-        values = {
-            "recipe": self.name,
-            "config": config,
-            "images": self.images,
-            "architecture": self.architecture,
-            "seed": self.seed,
-            "axes": axes,
-            "seeds": list(chosen.seeds),
-        }
-        parent = {} if chosen.parent is None else {"parent": chosen.parent}
-        published = {} if chosen.published is None else chosen.published.to_json()
-        return {**values, **parent, **published}
-
 
 def twins_of(parent: str, config: Config, epochs: int) -> Config:
     """The config of the sparsified twins of all models of another one."""

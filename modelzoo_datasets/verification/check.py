@@ -2,7 +2,7 @@
 
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,6 +11,7 @@ from ..engines import Engine, get_engine
 from ..errors import DeviceError
 from ..progress import Progress
 from ..seeds import derive_seed
+from ..zoo import ZooInfo
 
 _T = TypeVar("_T")
 
@@ -43,12 +44,12 @@ class Request:
     parent: Path | None  # zoo folder of the parents of sparsified twins
     progress: Progress
 
-    def engine_for(self, facts: Mapping[str, Any]) -> Engine:
-        """What measures a zoo with these facts; the usual engine where the one that made it is not to be had here."""
+    def engine_for(self, info: ZooInfo) -> Engine:
+        """What measures a zoo; the usual engine where the one that made it is not to be had here."""
         if self.engine is not None:
             return self.engine
         try:
-            return get_engine(str(facts["engine"]), self.threads)
+            return get_engine(info.engine, self.threads)
         except DeviceError:
             return get_engine("auto", self.threads)
 

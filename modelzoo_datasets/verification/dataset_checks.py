@@ -10,14 +10,13 @@ import pyarrow.parquet as pq
 import yaml
 
 from .._util import file_sha256, one_line
-from ..architectures import architecture_of
 from ..builder import CHECKSUMS_FILE, data_files, features, read_checksums
-from ..engines import variational_layout
 from ..errors import FormatError
-from ..zoo import contradictions, read_json
+from ..zoo import LEFT_OUT, read_json
 from .check import Check
 from .dataset_target import REMEDY, DatasetConfig
 from .table_checks import against_arithmetic, against_recipe, missing_epochs, model_columns
+from .zoo_checks import foreign_layouts
 
 
 def check_layouts(path: Path, configs: Sequence[DatasetConfig]) -> Check:
@@ -28,16 +27,12 @@ def check_layouts(path: Path, configs: Sequence[DatasetConfig]) -> Check:
         return Check("layout", 1, [f"{error}; {REMEDY}"])
     problems = []
     for config in configs:
-        facts = config.subject.facts
-        wanted = {"layout": architecture_of(facts).layout.to_json()}
-        if config.subject.twins:
-            wanted["variational_layout"] = variational_layout(facts["architecture"]).to_json()
+        info = config.subject.info
         problems += [
-            f"zoo.json: {key} of {config.name} is not that of architecture {facts['architecture']}; {REMEDY}"
-            for key, layout in wanted.items()
-            if facts[key] != layout
+            f"zoo.json: {name} of {config.name} is not that of architecture {info.architecture}; {REMEDY}"
+            for name in foreign_layouts(info)
         ]
-        if found != facts["layout"]:
+        if found != info.layout.to_json():
             problems.append(f"{path / 'layout.json'} is not the layout of {config.name} in zoo.json; {REMEDY}")
     return Check("layout", len(configs), problems)
 
@@ -64,14 +59,14 @@ def check_rows(config: DatasetConfig, diverged: str) -> Check:
     subject, table = config.subject, config.subject.table
     columns = [name for name in model_columns(twins=subject.twins) if name != "index"] + [*subject.own_columns]
     source = f"config {config.name}"
-    problems = [f"zoo.json: {source}: {what}" for what in contradictions(subject.facts)]
+    problems = [f"zoo.json: {source}: {what}" for what in subject.info.contradictions()]
     problems += against_recipe(table, subject.members, columns, source)
     problems += missing_epochs(table["model_id"].unique(), table, subject.members, source)
     problems += [what for _, what in against_arithmetic(table, source)]
-    if diverged == "left out":
+    if diverged == LEFT_OUT:
         wrong = table.loc[~table["finite"].astype(bool), "model_id"].unique()
         problems += [f"{source}: {model} has weights that are not finite, so it must be left out" for model in wrong]
-    elif not problems and _states_sha256(config) != subject.facts.get("states_sha256"):
+    elif not problems and _states_sha256(config) != subject.info.states_sha256:
         problems.append(f"{source}: its states are not those of the zoo folder that it was built from")
     return Check(f"{config.name}: recipe", table["model_id"].nunique(), [f"{what}; {REMEDY}" for what in problems])
 

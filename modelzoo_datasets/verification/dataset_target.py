@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -15,8 +14,7 @@ from torch import Tensor
 from .._util import SPLITS
 from ..builder import PLACE, Columns
 from ..errors import FormatError
-from ..weights import Layout
-from ..zoo import ZOO_FILE, check_zoo_info, members_of, read_json
+from ..zoo import ZOO_FILE, DatasetInfo, ZooInfo
 from .check import Check
 from .target import Found, Key, Target
 from .trajectory_checks import REMEDY as REMEDY
@@ -37,32 +35,30 @@ class DatasetConfig:
     files: Check  # whether they are there, can be read and have the columns of this format
 
 
-def open_dataset(path: Path) -> tuple[dict[str, Any], list[DatasetConfig]]:
-    """What zoo.json of a dataset folder says, and all its configs; raises FormatError where zoo.json is malformed."""
-    facts = read_json(path / ZOO_FILE)
-    configs = facts.get("configs")
-    if not isinstance(configs, dict) or not configs or facts.get("diverged") not in ("kept", "left out"):
-        raise FormatError(
-            f"{path / ZOO_FILE} is not what modelzoo-build writes: it must have 'configs' and 'diverged'; {REMEDY}"
-        )
-    return facts, [_open_config(path, name, zoo) for name, zoo in configs.items()]
+def open_dataset(path: Path) -> tuple[DatasetInfo, list[DatasetConfig]]:
+    """Open all configs of a dataset folder, with the content of its zoo.json.
+
+    Raises:
+        FormatError: zoo.json is malformed.
+    """
+    info = DatasetInfo.read(path)
+    return info, [_open_config(path, name, zoo) for name, zoo in info.configs.items()]
 
 
-def _open_config(path: Path, name: str, facts: Any) -> DatasetConfig:
-    check_zoo_info(facts, path / ZOO_FILE)
-    if facts["recipe"]["config"] != name:
-        what = f"config {name!r} holds the facts of {facts['recipe']['config']!r}"
-        raise FormatError(f"{path / ZOO_FILE} is not what modelzoo-build writes: {what}; {REMEDY}")
-    if facts.get("weights") not in ("inline", "files"):
-        what = f"'weights' of {name} must be inline or files, got {facts.get('weights')!r}"
-        raise FormatError(f"{path / ZOO_FILE} is not what modelzoo-build writes: {what}; {REMEDY}")
-    layout, columns = Layout.from_json(facts["layout"]), Columns.of(facts)
-    members, shards = members_of(facts, path / ZOO_FILE), _Shards(columns)
+def _open_config(path: Path, name: str, info: ZooInfo) -> DatasetConfig:
+    if info.recipe.config != name:
+        problem = f"config {name!r} holds the values of {info.recipe.config!r}"
+        raise FormatError(f"{path / ZOO_FILE} is not what modelzoo-build writes: {problem}; {REMEDY}")
+    if info.weights is None:
+        problem = f"'weights' of {name} must be inline or files, got None"
+        raise FormatError(f"{path / ZOO_FILE} is not what modelzoo-build writes: {problem}; {REMEDY}")
+    layout, columns = info.layout, Columns.of(info)
+    members, shards = info.members(path / ZOO_FILE), _Shards(columns)
     for split in SPLITS:
         shards.open(path / name, split)
     files = WeightFiles.of(path, name, layout, shards.places_in_files()) if columns.weights == "files" else None
     subject = Target(
-        facts=facts,
+        info=info,
         members=members,
         table=shards.table(),
         parts=files.parts() if files else [partial(shards.states_of, *group) for group in shards.groups],

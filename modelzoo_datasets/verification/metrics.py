@@ -46,17 +46,17 @@ LOOSE = Tolerance(3, 1e-3, "to 3 images")
 
 def same_engine(subject: Target, engine: Engine) -> bool:
     """Whether results must be equal to the bit: same engine, same versions."""
-    return bool(subject.facts["engine"] == engine.name and subject.facts["versions"] == versions())
+    return bool(subject.info.engine == engine.name and subject.info.versions == versions())
 
 
 def check_images(subject: Target, request: Request) -> tuple[Check, Images]:
     """The images are those that the zoo was trained on. Raises MissingImagesError where there are none."""
-    images = load_images(subject.facts["images"], request.images_root)
-    if images.fingerprint == subject.facts["images_sha256"]:
+    images = load_images(subject.info.images, request.images_root)
+    if images.fingerprint == subject.info.images_sha256:
         return Check("images", 1, []), images
     problem = (
         f"images {images.name} below {request.images_root} are not those of {subject.name}: sha256 "
-        f"{short(images.fingerprint)}, recorded {short(subject.facts['images_sha256'])}; name theirs with --images-root"
+        f"{short(images.fingerprint)}, recorded {short(subject.info.images_sha256)}; name theirs with --images-root"
     )
     return Check("images", 1, [problem]), images
 
@@ -69,7 +69,7 @@ def unmeasured(subject: Target) -> Check:
 
 def check_metrics(subject: Target, sound: Sequence[Key], images: Images, request: Request) -> Check:
     """Loss, accuracy and recall of random states, measured again; train metrics are measured at epoch 0 alone."""
-    engine = request.engine_for(subject.facts)
+    engine = request.engine_for(subject.info)
     tolerance = EXACT if same_engine(subject, engine) else LOOSE
     chosen = request.drawn(sound, request.states, subject.name, "states")
     problems = []
@@ -106,7 +106,7 @@ def _compared(
     trainings = [subject.members[model].training for model, _ in keys]
     networks = [NetworkSpec(training.activation, training.dropout) for training in trainings]
     weights = torch.stack([subject.weights(*key) for key in keys])
-    found = engine.evaluate(subject.facts["architecture"], images, weights, networks, split)
+    found = engine.evaluate(subject.info.architecture, images, weights, networks, split)
     name, labels = METRIC_PREFIX[split], images.labels(split)
     for i, key in enumerate(keys):
         row, loss, accuracy = subject.rows[key], found.loss[i].item(), found.accuracy[i].item()

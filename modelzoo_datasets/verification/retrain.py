@@ -22,7 +22,7 @@ _ELSEWHERE = 0.05  # of accuracy
 
 def check_retrained(subject: Target, parent: Target | None, images: Images, request: Request) -> Check:
     """Models trained again; twins from the last state of their parent, from their own epoch 0 where it is not there."""
-    exact, what = same_engine(subject, request.engine_for(subject.facts)), f"training {subject.name} again"
+    exact, what = same_engine(subject, request.engine_for(subject.info)), f"training {subject.name} again"
     models = request.drawn(list(subject.last_epochs), request.retrain, subject.name, "models")
     wrong: dict[str, str] = {}
     with request.progress.start(what, len(models)) as task:
@@ -47,8 +47,8 @@ def _trained(
                 part.append(model)
             except FormatError as error:
                 yield (model, subject.members[model].training.epochs), f"what it starts from cannot be read: {error}"
-        engine = request.engine_for(subject.facts)
-        with closing(engine.train(subject.facts["architecture"], images, jobs, metrics_on=SPLITS)) as trained:
+        engine = request.engine_for(subject.info)
+        with closing(engine.train(subject.info.architecture, images, jobs, metrics_on=SPLITS)) as trained:
             for states in trained:
                 for i, (job, epoch) in enumerate(zip(states.jobs.tolist(), states.epochs.tolist(), strict=True)):
                     yield (part[job], epoch), compare(subject, (part[job], epoch), states, i)

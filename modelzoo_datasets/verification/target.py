@@ -11,9 +11,8 @@ from typing import Any
 import pandas as pd
 from torch import Tensor
 
-from ..architectures import ANY_FORMAT, architecture_of
 from ..recipes import Member
-from ..weights import Layout
+from ..zoo import ZooInfo
 
 _BYTES_AT_ONCE = 1_000_000_000  # of weights in memory
 Key = tuple[str, int]  # of a state: model_id, epoch
@@ -34,7 +33,7 @@ class Found:
 class Target:
     """The states that tables say are there, and how to read them."""
 
-    facts: Mapping[str, Any]
+    info: ZooInfo
     members: Mapping[str, Member]  # of the recipe, by id
     table: pd.DataFrame  # one row per state
     parts: Sequence[Callable[[], Iterator[Found]]]  # all states, to be read in parts by different threads
@@ -45,39 +44,39 @@ class Target:
     @property
     def name(self) -> str:
         """As the recipe names it."""
-        return str(self.facts["name"])
+        return self.info.name
 
     @property
     def twins(self) -> bool:
         """Whether these are sparsified twins."""
-        return "parent" in self.facts["recipe"]
+        return self.info.recipe.parent is not None
 
     @property
     def imported(self) -> bool:
         """Whether these were trained elsewhere: then what was not recorded there is missing."""
-        return "imported" in self.facts
+        return self.info.imported is not None
 
     @property
     def measured_otherwise(self) -> Sequence[str]:
         """Splits and metrics that were recorded elsewhere of something else than is measured here."""
-        return self.facts["imported"].get("measured_otherwise", ()) if self.imported else ()
+        return self.info.imported.measured_otherwise if self.info.imported is not None else ()
 
     @property
     def own_columns(self) -> Sequence[str]:
         """What a population of any kind has a column for beside the usual, by model."""
-        return tuple(self.facts["recipe"].get("columns", ()))
+        return tuple(self.info.recipe.columns)
 
     @property
     def measurable(self) -> bool:
         """Whether there is something to measure with: of populations of any kind there may be nothing."""
-        if not self.imported or self.facts["imported"].get("format") != ANY_FORMAT:
+        if self.info.imported is None or not self.info.imported.any_architecture:
             return True
-        return architecture_of(self.facts).tensors is None and self.facts["images_sha256"] != ""
+        return self.info.find_architecture().tensors is None and self.info.images_sha256 != ""
 
     @property
     def at_once(self) -> int:
         """How many states to have in memory."""
-        return max(1, _BYTES_AT_ONCE // (4 * Layout.from_json(self.facts["layout"]).size))
+        return max(1, _BYTES_AT_ONCE // (4 * self.info.layout.size))
 
     @cached_property
     def rows(self) -> dict[Key, dict[str, Any]]:

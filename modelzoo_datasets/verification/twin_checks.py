@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,11 +15,11 @@ from torch import Tensor
 from ..architectures import PRUNED_FROM
 from ..errors import FormatError
 from ..weights import Layout
+from ..zoo import ParentInfo, ZooInfo
 from .target import Found, Target
 
 _ROUNDING = 1e-4  # of log alpha, whose logarithm is not the same to the bit on all machines
 _TINY = 1e-15  # as in the training: keeps the logarithm of a zero finite
-_LINEAGE = ("name", "recipe", "engine", "versions")
 
 
 @dataclass(frozen=True)
@@ -37,8 +36,9 @@ class Twins:
         """Of a zoo of twins, None of any other."""
         if not subject.twins:
             return None
-        layout, variational = (Layout.from_json(subject.facts[key]) for key in ("layout", "variational_layout"))
-        return cls(layout, variational, parent, subject.imported)
+        variational = subject.info.variational_layout
+        assert variational is not None
+        return cls(subject.info.layout, variational, parent, subject.imported)
 
     def problem(self, found: Found, parent_id: str, sparsity: float) -> str | None:
         """What is wrong with a readable state, None if nothing; `sparsity` is what is recorded."""
@@ -120,12 +120,9 @@ def _same(a: Tensor, b: Tensor) -> Tensor:
     return a.view(torch.int32) == b.view(torch.int32)
 
 
-def is_parent(facts: Mapping[str, Any], parent: Mapping[str, Any]) -> bool:
-    """Whether the facts of a zoo of twins name another zoo, by its facts, as that of their parents."""
-    lineage = facts.get("parent", {})
-    return facts["images_sha256"] == parent.get("images_sha256") and all(
-        lineage.get(key) == parent.get(key) for key in _LINEAGE
-    )
+def is_parent(twins: ZooInfo, other: ZooInfo) -> bool:
+    """Return whether sparsified twins name another zoo as that of their parents."""
+    return twins.images_sha256 == other.images_sha256 and twins.parent == ParentInfo.from_zoo(other)
 
 
 def wrong_parent(parent: Path, name: str) -> FormatError:

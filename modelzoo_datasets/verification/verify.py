@@ -8,7 +8,7 @@ from ..engines import Engine
 from ..errors import FormatError, ModelZooError, RecipeError
 from ..images import Images
 from ..progress import NO_PROGRESS, Progress
-from ..zoo import DATASET_FORMAT, ZOO_FILE, ZooFolder, read_json
+from ..zoo import DATASET_FORMAT, ZOO_FILE, FormatTag, ZooFolder
 from .check import Check, Request
 from .dataset_checks import check_card, check_checksums, check_index, check_layouts, check_rows
 from .dataset_target import DatasetConfig, open_dataset
@@ -64,12 +64,12 @@ def verify_folder(
     )
     if not (path / ZOO_FILE).is_file():
         raise FormatError(f"{path} is no zoo folder and no dataset folder: it has no {ZOO_FILE}")
-    facts = read_json(path / ZOO_FILE)
-    if isinstance(facts, dict) and facts.get("format") == DATASET_FORMAT:
+    tag = FormatTag.read(path / ZOO_FILE)
+    if tag.format == DATASET_FORMAT:
         return _verify_dataset(path, request)
-    if isinstance(facts, dict) and "configs" in facts:  # a dataset, then, of another format
+    if tag.is_dataset:
         raise FormatError(
-            f"{path} has dataset format {facts.get('format')!r}, but this release reads {DATASET_FORMAT!r}; "
+            f"{path} has dataset format {tag.format!r}, but this release reads {DATASET_FORMAT!r}; "
             "build it again from its zoo folders with modelzoo-build"
         )
     return _verify_zoo(path, request)
@@ -108,7 +108,7 @@ def _measured(
 
 
 def _parent_of_zoo(folder: ZooFolder, named: Path | None) -> Target | None:
-    name = folder.facts["recipe"].get("parent")
+    name = folder.info.recipe.parent
     if name is None:
         if named is not None:
             raise RecipeError(f"{folder.path} holds no sparsified twins, so --parent means nothing")
@@ -116,18 +116,18 @@ def _parent_of_zoo(folder: ZooFolder, named: Path | None) -> Target | None:
     if named is None and not (beside := folder.path.absolute().parent / name / ZOO_FILE).is_file():
         return None
     parent_folder, parent = open_zoo(named or beside.parent)
-    if is_parent(folder.facts, parent_folder.facts):
+    if is_parent(folder.info, parent_folder.info):
         return parent
     if named is None:  # another zoo of that name
         return None
-    raise wrong_parent(named, folder.facts["name"])
+    raise wrong_parent(named, folder.info.name)
 
 
 def _verify_dataset(path: Path, request: Request) -> list[Check]:
-    facts, configs = open_dataset(path)
+    info, configs = open_dataset(path)
     parents = _parents_of_configs(path, configs, request.parent)
     layouts = check_layouts(path, configs)
-    checks = [layouts, check_card(path, configs), check_checksums(path), check_viewer(path, facts.get("repo_id"))]
+    checks = [layouts, check_card(path, configs), check_checksums(path), check_viewer(path, info.repo_id)]
     images: Images | None = None
     measurable = all(config.subject.measurable for config in configs)
     if (request.states or request.retrain) and not measurable:
@@ -138,12 +138,12 @@ def _verify_dataset(path: Path, request: Request) -> list[Check]:
     for config in configs:
         _refuse_retraining(config.subject, request)
         subject, parent = config.subject, parents.get(config.name)
-        checks += [config.files, check_rows(config, facts["diverged"]), check_index(config)]
+        checks += [config.files, check_rows(config, info.diverged), check_index(config)]
         if not layouts.passed:  # then no state can be read
             continue
         reading = read_states(subject, Twins.of(subject, parent), request.progress)
         more = reading.checks
-        if images is not None and images.fingerprint == subject.facts["images_sha256"]:
+        if images is not None and images.fingerprint == subject.info.images_sha256:
             more += _measured(subject, parent, reading.sound, images, request)
         checks += [replace(check, name=f"{config.name}: {check.name}") for check in more]
     return checks
@@ -154,12 +154,12 @@ def _parents_of_configs(path: Path, configs: Sequence[DatasetConfig], named: Pat
     folder, parent = open_zoo(named) if named else (None, None)
     parents = {}
     for twins in (config.subject for config in configs if config.subject.twins):
-        name = twins.facts["recipe"]["config"]
-        if folder is not None and parent is not None and is_parent(twins.facts, folder.facts):
+        name = twins.info.recipe.config
+        if folder is not None and parent is not None and is_parent(twins.info, folder.info):
             parents[name] = parent
             continue
         for config in configs:
-            if is_parent(twins.facts, config.subject.facts):
+            if is_parent(twins.info, config.subject.info):
                 parents[name] = config.subject
     if named is not None and parent not in parents.values():
         raise wrong_parent(named, f"the configs of {path}")

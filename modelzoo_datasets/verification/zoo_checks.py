@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from contextlib import suppress
 
-from ..architectures import architecture_of
 from ..engines import variational_layout
 from ..errors import FormatError
 from ..zoo import (
@@ -14,7 +13,7 @@ from ..zoo import (
     VARIATIONAL,
     ZOO_FILE,
     ZooFolder,
-    contradictions,
+    ZooInfo,
     pack_path,
     pack_rows,
     state_path,
@@ -50,7 +49,7 @@ def _missing_files(folder: ZooFolder, subject: Target, models: list[str]) -> Ite
 def _missing_rows(folder: ZooFolder, subject: Target, models: list[str]) -> Iterator[str]:
     found: dict[str, int] = {}
     damaged = set()  # said when its states are read
-    per_file = folder.facts["models_per_file"]
+    per_file = folder.info.models_per_file or 1
     paths = {model: pack_path(folder.path, subject.members[model].index, per_file) for model in models}
     for path in dict.fromkeys(paths.values()):
         try:
@@ -83,7 +82,7 @@ def check_recipe(folder: ZooFolder, subject: Target) -> Check:
     """The tables have the rows, and the rows the values, that the recipe in zoo.json gives."""
     models, states, columns = folder.models, folder.states, (*model_columns(twins=subject.twins), *subject.own_columns)
     anew = f"{_again(folder)}, which writes the table anew"
-    problems = [f"{ZOO_FILE}: {what}; restore it, or make the zoo again" for what in contradictions(folder.facts)]
+    problems = [f"{ZOO_FILE}: {what}; restore it, or make the zoo again" for what in folder.info.contradictions()]
     problems += [f"{what}; {anew}" for what in against_recipe(models, subject.members, columns, MODELS_FILE)]
     twice = models.loc[models["model_id"].duplicated(), "model_id"].unique()
     problems += [f"{MODELS_FILE}: {model} is there more than once; {anew}" for model in twice]
@@ -96,16 +95,19 @@ def check_recipe(folder: ZooFolder, subject: Target) -> Check:
 
 def check_layout(folder: ZooFolder) -> Check:
     """The layouts in zoo.json are those of the architecture."""
-    facts, wrong = folder.facts, "restore it, or make the zoo again with this release"
-    wanted = {"layout": architecture_of(facts).layout.to_json()}
-    if "parent" in facts["recipe"]:
-        wanted["variational_layout"] = variational_layout(facts["architecture"]).to_json()
+    names, remedy = foreign_layouts(folder.info), "restore it, or make the zoo again with this release"
     problems = [
-        f"{ZOO_FILE}: {key} is not that of architecture {facts['architecture']}; {wrong}"
-        for key, value in wanted.items()
-        if facts[key] != value
+        f"{ZOO_FILE}: {name} is not that of architecture {folder.info.architecture}; {remedy}" for name in names
     ]
-    return Check("layout", len(wanted), problems)
+    return Check("layout", 1 if folder.info.variational_layout is None else 2, problems)
+
+
+def foreign_layouts(info: ZooInfo) -> list[str]:
+    """Return the names of the layouts in zoo.json that are not those of the architecture."""
+    names = [] if info.layout == info.find_architecture().layout else ["layout"]
+    if info.variational_layout not in (None, variational_layout(info.architecture)):
+        names.append("variational_layout")
+    return names
 
 
 def undiverged(folder: ZooFolder) -> list[str]:

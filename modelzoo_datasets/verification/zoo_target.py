@@ -7,7 +7,6 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ..architectures import architecture_of
 from ..errors import FormatError
 from ..recipes import Member
 from ..weights import Layout
@@ -17,8 +16,6 @@ from ..zoo import (
     VARIATIONAL,
     ZOO_FILE,
     ZooFolder,
-    check_zoo_info,
-    members_of,
     pack_path,
     pack_rows,
     read_pack,
@@ -30,20 +27,19 @@ from .target import Found, Target
 
 
 def open_zoo(path: Path) -> tuple[ZooFolder, Target]:
-    """A zoo folder whose facts and tables can be read.
+    """A zoo folder whose zoo.json and tables can be read.
 
     Raises:
         FormatError: no complete zoo folder of this format, or keys of zoo.json or columns of a table are missing.
         RecipeError: nobody knows its architecture.
     """
     folder = ZooFolder.open(path)
-    check_zoo_info(folder.facts, path / ZOO_FILE)
-    members, twins = members_of(folder.facts, path / ZOO_FILE), "parent" in folder.facts["recipe"]
+    members, twins = folder.info.members(path / ZOO_FILE), folder.info.recipe.parent is not None
     check_columns(folder.models, path / MODELS_FILE, (*model_columns(twins=twins), "diverged"))
     check_columns(folder.states, path / STATES_FILE, ("epoch", *state_columns(twins=twins)))
     files = _Files.of(folder, members)
     subject = Target(
-        facts=folder.facts,
+        info=folder.info,
         members=members,
         table=folder.states,
         parts=[partial(files.states_of, model) for model in folder.models["model_id"].unique() if model in members],
@@ -65,15 +61,14 @@ class _Files:
 
     @classmethod
     def of(cls, folder: ZooFolder, members: Mapping[str, Member]) -> "_Files":
-        architecture = architecture_of(folder.facts)
+        architecture = folder.architecture
         dropouts = {member.training.dropout for member in members.values()}
         layouts = {d: architecture.layout_with(0.0 if folder.packed else d) for d in dropouts}
-        twins = folder.facts.get("variational_layout")
-        return cls(folder, members, layouts, Layout.from_json(twins) if twins else None)
+        return cls(folder, members, layouts, folder.info.variational_layout)
 
     def path(self, model_id: str, epoch: int, kind: str = "states") -> Path:
         if self.folder.packed:
-            return pack_path(self.folder.path, self.members[model_id].index, self.folder.facts["models_per_file"])
+            return pack_path(self.folder.path, self.members[model_id].index, self.folder.info.models_per_file or 1)
         return state_path(self.folder.path, model_id, epoch, kind)
 
     def remedy(self, model_id: str) -> str:

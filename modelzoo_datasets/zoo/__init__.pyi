@@ -9,9 +9,14 @@ from .atomic_io import write_bytes as write_bytes
 from .atomic_io import write_json as write_json
 from .atomic_io import write_table as write_table
 from .atomic_io import write_tensors as write_tensors
-from .info import check_zoo_info as check_zoo_info
-from .info import contradictions as contradictions
-from .info import members_of as members_of
+from .dataset_info import KEPT as KEPT
+from .dataset_info import LEFT_OUT as LEFT_OUT
+from .dataset_info import CardInfo as CardInfo
+from .dataset_info import DatasetInfo as DatasetInfo
+from .format_tag import FormatTag as FormatTag
+from .info import ZooInfo as ZooInfo
+from .lineage import ImportInfo as ImportInfo
+from .lineage import ParentInfo as ParentInfo
 from .packed import pack_rows as pack_rows
 from .packed import read_pack as read_pack
 from .paths import DATASET_FORMAT as DATASET_FORMAT
@@ -28,6 +33,7 @@ from .paths import pack_path as pack_path
 from .paths import state_path as state_path
 from .reader import ZooFolder as ZooFolder
 from .reader import weights_sha256 as weights_sha256
+from .recipe_info import RecipeInfo as RecipeInfo
 from .trajectory import ByteRange as ByteRange
 from .trajectory import read_state as read_state
 from .trajectory import read_states as read_states

@@ -1,14 +1,25 @@
-"""What zoo.json must say of a zoo, and the recipe that is in it."""
+"""The content of zoo.json as typed records: no other module uses its keys.
 
-from collections.abc import Mapping
+`ZooInfo` is the whole file of a zoo folder, and one config of the file of a dataset folder.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from ..architectures import architecture_of
+from ..architectures import Architecture, find_architecture
 from ..errors import FormatError
-from ..recipes import Config, Member, Published, Recipe
+from ..recipes import Member, Recipe
 from ..weights import Layout
-from .paths import LACKING, STORAGES
+from .atomic_io import read_json
+from .json_checks import check_kinds, malformed
+from .lineage import ImportInfo, ParentInfo
+from .paths import STORAGES, ZOO_FILE, ZOO_FORMAT, models_per_file
+from .recipe_info import RecipeInfo
 
 _KINDS = {
     "name": str,
@@ -21,94 +32,232 @@ _KINDS = {
     "engine": str,
     "versions": dict,
 }
-_RECIPE_KINDS = {
-    "recipe": str,
-    "config": str,
-    "images": str,
-    "architecture": str,
-    "seed": int,
-    "axes": dict,
-    "seeds": list,
-}
-_TWIN_KINDS = {"parent": dict, "variational_layout": list}  # of sparsified twins
-_PARENT_KINDS = {"name": str, "recipe": dict, "engine": str, "versions": dict}
-_WORDS = {str: "a text", dict: "an object", list: "a list", int: "a whole number"}
+_TWIN_KINDS = {"parent": dict, "variational_layout": list}
+_NOT_TRAINING = ("format", "storage", "models_per_file", "lacking", "states_sha256", "weights")
 
 
-def check_zoo_info(facts: Any, path: Path) -> None:
-    """Raise FormatError where the facts of a zoo, read from this file, lack a key or have another kind of value."""
-    _check_kinds(facts, _KINDS, path, "")
-    _check_recipe(facts["recipe"], path, "recipe.")
-    if facts.get("storage", STORAGES[0]) not in STORAGES:
-        raise FormatError(_wrong(path, f"'storage' must be {' or '.join(STORAGES)}, got {facts['storage']!r}"))
-    if facts.get("storage") == "packed":
-        _check_kinds(facts, {"models_per_file": int}, path, "")
-    layouts = ["layout"]
-    if "parent" in facts["recipe"]:
-        _check_kinds(facts, _TWIN_KINDS, path, "")
-        _check_kinds(facts["parent"], _PARENT_KINDS, path, "parent.")
-        _check_recipe(facts["parent"]["recipe"], path, "parent.recipe.")
-        layouts.append("variational_layout")
-    for key in layouts:
-        try:
-            Layout.from_json(facts[key])
-        except (LookupError, TypeError, ValueError) as error:
-            raise FormatError(_wrong(path, f"{key!r} is no layout of weights ({error!r})")) from error
+@dataclass(frozen=True, kw_only=True)
+class ZooInfo:
+    """One zoo: its recipe, and all else that decides its weights and how they are stored."""
 
+    name: str  # RECIPE/CONFIG
+    architecture: str  # the exact variant
+    images: str
+    recipe: RecipeInfo
+    layout: Layout
+    images_sha256: str  # empty for images that are not known here
+    classes: int
+    engine: str
+    versions: Mapping[str, str]
+    imported: ImportInfo | None = None
+    parent: ParentInfo | None = None  # of sparsified twins
+    variational_layout: Layout | None = None  # of sparsified twins: unpruned weights and log sigma²
+    storage: str | None = None  # one of STORAGES
+    models_per_file: int | None = None  # of a packed zoo: models of the grid in one file
+    lacking: Mapping[str, Sequence[int]] = field(default_factory=dict)  # imported: model_id -> epochs of lost states
+    states_sha256: str | None = None  # in a dataset folder: hash of the hashes of all states
+    weights: Literal["inline", "files"] | None = None  # in a dataset folder: inline or files
 
-def _check_recipe(values: Any, path: Path, where: str) -> None:
-    _check_kinds(values, _RECIPE_KINDS, path, where)
-    for axis, choices in values["axes"].items():
-        if not isinstance(choices, list):
-            raise FormatError(_wrong(path, f"'{where}axes.{axis}' must be a list, got {choices!r}"))
+    @classmethod
+    def read(cls, folder: Path) -> "ZooInfo":
+        """Read zoo.json of a zoo folder.
 
+        Raises:
+            FormatError: the file cannot be read, or is of another format, or is malformed.
+        """
+        path, remedy = folder / ZOO_FILE, "make the zoo again with modelzoo-generate"
+        values = read_json(path)
+        if not isinstance(values, dict):
+            raise FormatError(f"{path} is not what modelzoo-generate writes; {remedy}")
+        if "configs" in values:
+            raise FormatError(f"{folder} is a dataset folder; name the zoo folders that it was built from")
+        if (found := values.get("format")) != ZOO_FORMAT:
+            raise FormatError(f"{folder} has zoo format {found!r}, but this release reads {ZOO_FORMAT!r}; {remedy}")
+        return cls.from_json(values, path)
 
-def _check_kinds(values: Any, kinds: Mapping[str, type], path: Path, where: str) -> None:
-    if not isinstance(values, dict):
-        raise FormatError(_wrong(path, f"'{where.rstrip('.')}' must be an object, got {values!r}"))
-    for key, kind in kinds.items():
-        if key not in values:
-            raise FormatError(_wrong(path, f"it has no '{where}{key}'"))
-        if not isinstance(values[key], kind) or isinstance(values[key], bool):
-            raise FormatError(_wrong(path, f"'{where}{key}' must be {_WORDS[kind]}, got {values[key]!r}"))
+    @classmethod
+    def from_json(cls, values: Any, path: Path) -> "ZooInfo":
+        """Check and read what `to_json` wrote.
 
+        Args:
+            values: the JSON value of a zoo folder, or of one config of a dataset folder.
+            path: the file that it was read from, for messages.
 
-def _wrong(path: Path, what: str) -> str:
-    return f"{path} is not what modelzoo-generate and modelzoo-build write: {what}; make its folder again"
-
-
-def members_of(facts: Mapping[str, Any], path: Path) -> dict[str, Member]:
-    """Every model of the recipe that these facts hold, by id; raises FormatError where nothing can be trained by it."""
-    values = facts["recipe"]
-    try:
-        configs = {values["config"]: _config(values, facts.get(LACKING, {}))}
-        if parent := configs[values["config"]].parent:
-            configs[parent] = _config(facts["parent"]["recipe"], {})
-        recipe = Recipe(
-            name=values["recipe"],
-            images=values["images"],
+        Raises:
+            FormatError: a key is missing or has a value of another kind.
+        """
+        check_kinds(values, _KINDS, path)
+        recipe = RecipeInfo.from_json(values["recipe"], path)
+        _check_storage(values, path)
+        if (weights := values.get("weights")) not in (None, "inline", "files"):
+            raise FormatError(malformed(path, f"'weights' must be inline or files, got {weights!r}"))
+        if twins := recipe.parent is not None:
+            check_kinds(values, _TWIN_KINDS, path)
+        return cls(
+            name=values["name"],
             architecture=values["architecture"],
-            seed=values["seed"],
-            configs=configs,
+            images=values["images"],
+            recipe=recipe,
+            layout=_read_layout(values, "layout", path),
+            images_sha256=values["images_sha256"],
+            classes=values["classes"],
+            engine=values["engine"],
+            versions=values["versions"],
+            imported=ImportInfo.from_json(values["imported"], path) if "imported" in values else None,
+            parent=ParentInfo.from_json(values["parent"], path) if twins else None,
+            variational_layout=_read_layout(values, "variational_layout", path) if twins else None,
+            storage=values.get("storage"),
+            models_per_file=values.get("models_per_file"),
+            lacking=values.get("lacking", {}),
+            states_sha256=values.get("states_sha256"),
+            weights=weights,
         )
-        return {member.model_id: member for member in recipe.members(values["config"])}
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
-        raise FormatError(_wrong(path, f"'recipe' cannot be trained ({error})")) from error
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the content of zoo.json, keys in their order there."""
+        imported, parent, variational = self.imported, self.parent, self.variational_layout
+        optional = {
+            "imported": imported.to_json() if imported else None,
+            "parent": parent.to_json() if parent else None,
+            "variational_layout": variational.to_json() if variational else None,
+            "storage": self.storage,
+            "models_per_file": self.models_per_file,
+            "lacking": {model: list(epochs) for model, epochs in self.lacking.items()} or None,
+            "states_sha256": self.states_sha256,
+            "weights": self.weights,
+        }
+        return {
+            "format": ZOO_FORMAT,
+            "name": self.name,
+            "architecture": self.architecture,
+            "images": self.images,
+            "recipe": self.recipe.to_json(),
+            "layout": self.layout.to_json(),
+            "images_sha256": self.images_sha256,
+            "classes": self.classes,
+            "engine": self.engine,
+            "versions": dict(self.versions),
+            **{key: value for key, value in optional.items() if value is not None},
+        }
+
+    def with_storage(self, storage: str) -> "ZooInfo":
+        """Return the same zoo stored as `states` or `packed`, with the number of models that share a packed file."""
+        if storage != "packed":
+            return dataclasses.replace(self, storage=storage, models_per_file=None)
+        size = self.layout.size + (self.variational_layout.size if self.variational_layout else 0)
+        per_file = models_per_file(size, self.recipe.max_epochs)
+        return dataclasses.replace(self, storage=storage, models_per_file=per_file)
+
+    @property
+    def packed(self) -> bool:
+        """Whether the states of many models are stacked in one file."""
+        return self.storage == "packed"
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all that decides the weights, however they are stored; names the results of cohorts."""
+        values = {key: value for key, value in self.to_json().items() if key not in _NOT_TRAINING}
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+    def find_architecture(self) -> Architecture:
+        """Return the architecture of the zoo; of an imported one that nobody registered, its tensors alone.
+
+        Raises:
+            RecipeError: no such architecture is registered, and the zoo is not a population of any architecture.
+        """
+        generic = self.imported is not None and self.imported.any_architecture
+        return find_architecture(self.architecture, self.layout if generic else None)
+
+    def members(self, path: Path) -> dict[str, Member]:
+        """Return every model of the recipe by id.
+
+        Args:
+            path: the file that this was read from, for messages.
+
+        Raises:
+            FormatError: nothing can be trained by this recipe.
+        """
+        recipe = self.recipe
+        try:
+            configs = {recipe.config: recipe.to_config(self.lacking)}
+            if self.parent is not None and recipe.parent is not None:
+                configs[recipe.parent] = self.parent.recipe.to_config({})
+            whole = Recipe(
+                name=recipe.name,
+                images=recipe.images,
+                architecture=recipe.architecture,
+                seed=recipe.seed,
+                configs=configs,
+            )
+            return {member.model_id: member for member in whole.members(recipe.config)}
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            raise FormatError(malformed(path, f"'recipe' cannot be trained ({error})")) from error
+
+    def contradictions(self) -> list[str]:
+        """Return a line for each value that contradicts the recipe."""
+        recipe, architecture = self.recipe, self.find_architecture()
+        checks = (
+            ("name", self.name, f"{recipe.name}/{recipe.config}", {self.name}),
+            ("images", self.images, recipe.images, {self.images}),
+            ("architecture", self.architecture, recipe.architecture, {architecture.name, architecture.family}),
+        )
+        return [
+            f"{key} is {value!r}, the recipe says {expected!r}"
+            for key, value, expected, accepted in checks
+            if expected not in accepted
+        ]
 
 
-def _config(values: Mapping[str, Any], lacking: Mapping[str, Any]) -> Config:
-    axes = {name: tuple(choices) for name, choices in values["axes"].items()}
-    published = Published.from_json(values, lacking)
-    return Config(axes=axes, seeds=tuple(values["seeds"]), parent=values.get("parent"), published=published)
+def _check_storage(values: Mapping[str, Any], path: Path) -> None:
+    storage = values.get("storage", STORAGES[0])
+    if storage not in STORAGES:
+        raise FormatError(malformed(path, f"'storage' must be {' or '.join(STORAGES)}, got {storage!r}"))
+    if storage == "packed":
+        check_kinds(values, {"models_per_file": int}, path)
+        if (per_file := values["models_per_file"]) < 1:
+            raise FormatError(malformed(path, f"'models_per_file' must be at least 1, got {per_file}"))
 
 
-def contradictions(facts: Mapping[str, Any]) -> list[str]:
-    """Where the facts of a zoo say other things than the recipe among them."""
-    recipe, architecture = facts["recipe"], architecture_of(facts)
-    wanted = {
-        "name": (f"{recipe['recipe']}/{recipe['config']}", {facts["name"]}),
-        "images": (recipe["images"], {facts["images"]}),
-        "architecture": (recipe["architecture"], {architecture.name, architecture.family}),
-    }
-    wrong = {key: said for key, (said, found) in wanted.items() if said not in found}
-    return [f"{key} is {facts[key]!r}, the recipe says {said!r}" for key, said in wrong.items()]
+def _read_layout(values: Mapping[str, Any], key: str, path: Path) -> Layout:
+    try:
+        layout = Layout.from_json(values[key])
+        _ = layout.size  # an empty layout has none
+        return layout
+    except (FormatError, LookupError, TypeError, ValueError, AttributeError) as error:
+        raise FormatError(malformed(path, f"{key!r} is no layout of weights ({error!r})")) from error
+
+
+def find_difference(stored: Any, info: ZooInfo) -> tuple[str, Any, Any] | None:
+    """Find the first difference between the zoo.json of a folder and a zoo that is to be written there.
+
+    The format comes first, because it decides the rest, and the storage last.
+
+    Args:
+        stored: the JSON value that the folder has.
+        info: the zoo.
+
+    Returns:
+        The name of the value, the stored one and the other one; None where there is no difference.
+    """
+    values = info.to_json()
+    if not isinstance(stored, dict):
+        return "content", stored, values
+    if difference := _difference(stored.get("format"), values["format"], "format"):
+        return difference
+    storage = ("storage", "models_per_file", "lacking")
+    theirs, ours = ({key: value for key, value in each.items() if key not in storage} for each in (stored, values))
+    return (
+        _difference(theirs, ours)
+        or _difference(stored.get("storage"), values.get("storage"), "storage")
+        or _difference({key: value for key, value in stored.items() if key != "lacking"}, values)
+    )
+
+
+def _difference(stored: Any, value: Any, name: str = "content") -> tuple[str, Any, Any] | None:
+    """See `find_difference`. The order of the keys of an object counts."""
+    if not (isinstance(stored, dict) and isinstance(value, dict)):
+        return None if stored == value else (name, stored, value)
+    for key in sorted(stored.keys() | value.keys()):
+        if difference := _difference(stored.get(key), value.get(key), key):
+            return difference
+    return None if list(stored) == list(value) else (f"order of {name}", list(stored), list(value))

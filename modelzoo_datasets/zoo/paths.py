@@ -22,7 +22,6 @@ PAIRS_FILE = "pairs.parquet"
 PROGRESS = "progress"
 PACKED = "packed"
 VARIATIONAL = "variational"
-LACKING = "lacking"  # key of zoo.json: of an imported zoo, model_id -> epochs whose states turned out to be lost
 STORAGES = ("states", "packed")
 _MODELS_PER_FILE = 100  # at most, in a packed file
 _PACK_BYTES = 1_000_000_000  # of a packed file, if that is more than one model

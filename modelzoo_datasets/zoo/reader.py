@@ -1,23 +1,23 @@
-"""Read a complete zoo folder: facts, tables, and the weights of any state."""
+"""Read a complete zoo folder: zoo.json, tables, and the weights of any state."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from ..architectures import Architecture, architecture_of
+from ..architectures import Architecture
 from ..errors import FormatError
 from ..weights import Layout
-from .atomic_io import read_json, read_table, read_tensors
+from .atomic_io import read_table, read_tensors
 from .bulk_read import fill_from_files, fill_from_pack, match
+from .info import ZooInfo
 from .packed import pack_rows, read_pack
-from .paths import MODELS_FILE, STATES_FILE, VARIATIONAL, ZOO_FILE, ZOO_FORMAT, pack_path, state_name, state_path
+from .paths import MODELS_FILE, STATES_FILE, VARIATIONAL, ZOO_FILE, pack_path, state_name, state_path
 
 
 def weights_sha256(weights: Tensor) -> str:
@@ -38,16 +38,15 @@ class ZooFolder:
         if not (path / ZOO_FILE).is_file():
             raise FormatError(f"{path} is no zoo folder: it has no {ZOO_FILE}")
         folder = cls(path)
-        _check_facts(folder)
+        _ = folder.info  # which checks it
         if not (path / STATES_FILE).is_file():
             raise FormatError(f"{path} is not complete; run its {folder.maker} command again")
         return folder
 
     @cached_property
-    def facts(self) -> dict[str, Any]:
-        """What zoo.json says."""
-        facts: dict[str, Any] = read_json(self.path / ZOO_FILE)
-        return facts
+    def info(self) -> ZooInfo:
+        """The content of zoo.json."""
+        return ZooInfo.read(self.path)
 
     @cached_property
     def models(self) -> pd.DataFrame:
@@ -68,17 +67,17 @@ class ZooFolder:
     @property
     def architecture(self) -> Architecture:
         """The architecture of all its models."""
-        return architecture_of(self.facts)
+        return self.info.find_architecture()
 
     @cached_property
     def layout(self) -> Layout:
         """The layout of all its weight vectors."""
-        return Layout.from_json(self.facts["layout"])
+        return self.info.layout
 
     @property
     def imported(self) -> bool:
         """Whether its models were trained elsewhere."""
-        return "imported" in self.facts
+        return self.info.imported is not None
 
     @property
     def maker(self) -> str:
@@ -88,7 +87,7 @@ class ZooFolder:
     @property
     def packed(self) -> bool:
         """Whether the states are stacked in packed files."""
-        return self.facts.get("storage") == "packed"
+        return self.info.packed
 
     def weights(self, model_id: str, epoch: int) -> Tensor:
         """Weights (P,) of one state, read from its file; raises FormatError if it is unreadable or of other shapes."""
@@ -127,7 +126,7 @@ class ZooFolder:
 
     def variational(self, model_id: str, epoch: int) -> dict[str, Tensor]:
         """Unpruned weights and log sigma² of one state of a sparsified twin, by name; raises FormatError."""
-        if not self.facts.get("variational_layout"):
+        if self.info.variational_layout is None:
             raise FormatError(f"{self.path} holds no sparsified twins")
         state = self._read(self._path(model_id, epoch, VARIATIONAL), model_id, epoch)
         if not self.packed:
@@ -144,7 +143,7 @@ class ZooFolder:
             return state_path(self.path, model_id, epoch, kind)
         if model_id not in self._index:
             raise FormatError(f"{self.path} has no model {model_id!r}")
-        return pack_path(self.path, self._index[model_id], self.facts["models_per_file"])
+        return pack_path(self.path, self._index[model_id], self.info.models_per_file or 1)
 
     @cached_property
     def _index(self) -> dict[str, int]:
@@ -182,38 +181,3 @@ class ZooFolder:
     @cached_property
     def _packs(self) -> dict[Path, dict[str, tuple[int, int]]]:
         return {}
-
-
-_KINDS: Mapping[str, type] = {  # what zoo.json must say
-    **{"name": str, "architecture": str, "images": str, "recipe": dict, "layout": list, "images_sha256": str},
-    **{"classes": int, "engine": str, "versions": dict},
-}
-
-
-def _check_facts(folder: ZooFolder) -> None:
-    """Everything that readers rely on, so that none of them fails halfway."""
-    path, facts = folder.path / ZOO_FILE, folder.facts
-    remedy = "make the zoo again with modelzoo-generate"
-    if not isinstance(facts, dict):
-        raise FormatError(f"{path} is not what modelzoo-generate writes; {remedy}")
-    if "configs" in facts:
-        raise FormatError(f"{folder.path} is a dataset folder; name the zoo folders that it was built from")
-    if facts.get("format") != ZOO_FORMAT:
-        raise FormatError(
-            f"{folder.path} has zoo format {facts.get('format')!r}, but this release reads {ZOO_FORMAT!r}; {remedy}"
-        )
-    kinds = {**_KINDS, **({"models_per_file": int} if folder.packed else {})}
-    for key, kind in kinds.items():
-        if not isinstance(facts.get(key), kind):
-            raise FormatError(f"{path}: expected {key} of type {kind.__name__}, got {facts.get(key)!r}; {remedy}")
-    if folder.packed and facts["models_per_file"] < 1:
-        raise FormatError(
-            f"{path}: expected models_per_file to be at least 1, got {facts['models_per_file']}; {remedy}"
-        )
-    for key in ("recipe", "config", "axes"):
-        if key not in facts["recipe"]:
-            raise FormatError(f"{path}: its recipe has no {key}; {remedy}")
-    try:
-        _ = folder.layout.size
-    except (FormatError, LookupError, TypeError, AttributeError) as error:
-        raise FormatError(f"{path}: its layout cannot be read; {remedy}") from error

@@ -1,5 +1,6 @@
 """Write a zoo folder state by state, so that a kill at any moment loses at most the models in training."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -7,15 +8,14 @@ from typing import Any
 
 from torch import Tensor
 
-from ..architectures import architecture_of
 from ..errors import FolderInUseError
 from ..recipes import Member
-from ..weights import Layout
 from .async_writer import WriterPool
 from .atomic_io import disk_full_told, partial_beside, read_json, write_json, write_table
 from .backends import PackedFiles, StateFiles, Store, StoreFacts
+from .info import ZooInfo, find_difference
 from .lock import FolderLock
-from .paths import LACKING, MODELS_FILE, PROGRESS, STATES_FILE, ZOO_FILE, ZOO_FORMAT, models_per_file
+from .paths import MODELS_FILE, PROGRESS, STATES_FILE, ZOO_FILE
 from .tables import Row, epochs_known, known_epochs, known_states, state_row, tables, write_record
 
 
@@ -25,15 +25,15 @@ class ZooWriter:
     A context manager: within, no other process can write the folder; states are written by threads of their own.
     """
 
-    def __init__(self, folder: Path, facts: Mapping[str, Any]) -> None:
-        """Create the folder, or go on with one of the very same facts.
+    def __init__(self, folder: Path, info: ZooInfo) -> None:
+        """Create the folder, or resume one that holds the very same zoo.
 
         Raises:
             FolderInUseError: the folder holds something else, a zoo of another recipe, images or library version, or
                 another process is writing it.
         """
         self.folder = folder
-        self._facts = _with_format(facts)
+        self._info = info
         with disk_full_told(folder):
             folder.parent.mkdir(parents=True, exist_ok=True)
             if folder.exists() and not folder.is_dir():
@@ -52,11 +52,10 @@ class ZooWriter:
     def _claim(self) -> None:
         zoo_file = self.folder / ZOO_FILE
         if not any(path != partial_beside(zoo_file) for path in self.folder.iterdir()):
-            write_json(zoo_file, self._facts)
+            write_json(zoo_file, self._info.to_json())
         elif not zoo_file.is_file():
             raise FolderInUseError(f"{self.folder} is not empty and no zoo; choose another --out")
-        found = read_json(zoo_file)
-        if difference := _difference_of_zoos(found, self._facts):
+        if difference := find_difference(read_json(zoo_file), self._info):
             what, theirs, ours = difference
             if what == "storage":
                 raise FolderInUseError(
@@ -69,14 +68,12 @@ class ZooWriter:
             )
 
     def _new_store(self) -> Store:
-        packed = self._facts.get("storage") == "packed"
-        twins = self._facts.get("variational_layout")
         facts = StoreFacts(
-            architecture=architecture_of(self._facts),
-            variational=Layout.from_json(twins) if twins else None,
-            per_file=self._facts["models_per_file"] if packed else 1,
+            architecture=self._info.find_architecture(),
+            variational=self._info.variational_layout,
+            per_file=self._info.models_per_file or 1,
         )
-        return (PackedFiles if packed else StateFiles)(self.folder, facts)
+        return (PackedFiles if self._info.packed else StateFiles)(self.folder, facts)
 
     def __enter__(self) -> "ZooWriter":
         return self
@@ -139,9 +136,9 @@ class ZooWriter:
         progress = self.folder / PROGRESS
         if not progress.is_dir() and all((self.folder / name).is_file() for name in (MODELS_FILE, STATES_FILE)):
             return  # nothing was added: a complete zoo is left as it is, on a full disk too
-        facts = {**self._facts, LACKING: {k: list(v) for k, v in lacking.items()}} if lacking else self._facts
-        if read_json(self.folder / ZOO_FILE) != facts:
-            write_json(self.folder / ZOO_FILE, facts)
+        values = dataclasses.replace(self._info, lacking=lacking or {}).to_json()
+        if read_json(self.folder / ZOO_FILE) != values:
+            write_json(self.folder / ZOO_FILE, values)
         states = known_states(self.folder)
         known = epochs_known(states)
         present = [member for member in members if _has_rows(member, known)]
@@ -155,43 +152,8 @@ class ZooWriter:
             progress.rmdir()
 
 
-def _with_format(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """What zoo.json says: the facts given, and what follows from them."""
-    more: dict[str, Any] = {}
-    if facts.get("storage") == "packed":
-        layouts = [Layout.from_json(facts[key]) for key in ("layout", "variational_layout") if key in facts]
-        epochs = max(facts["recipe"]["axes"]["epochs"])
-        more["models_per_file"] = models_per_file(sum(layout.size for layout in layouts), epochs)
-    return {"format": ZOO_FORMAT, **facts, **more}
-
-
 def _has_rows(member: Member, known: Mapping[str, int]) -> bool:
     return known.get(member.model_id) == len(member.epochs)
-
-
-def _difference_of_zoos(found: Any, wanted: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
-    """See `_difference`: the format first, as it decides the rest, and how states are stored last."""
-    if not isinstance(found, dict):
-        return "content", found, wanted
-    if difference := _difference(found.get("format"), wanted["format"], "format"):
-        return difference
-    stored = ("storage", "models_per_file", LACKING)
-    theirs, ours = ({key: value for key, value in facts.items() if key not in stored} for facts in (found, wanted))
-    return (
-        _difference(theirs, ours)
-        or _difference(found.get("storage"), wanted.get("storage"), "storage")
-        or _difference({key: value for key, value in found.items() if key != LACKING}, wanted)
-    )
-
-
-def _difference(found: Any, wanted: Any, what: str = "content") -> tuple[str, Any, Any] | None:
-    """The first fact in which two JSON values differ, by name, with both values; the order of an object counts."""
-    if not (isinstance(found, dict) and isinstance(wanted, dict)):
-        return None if found == wanted else (what, found, wanted)
-    for key in sorted(found.keys() | wanted.keys()):
-        if difference := _difference(found.get(key), wanted.get(key), key):
-            return difference
-    return None if list(found) == list(wanted) else (f"order of {what}", list(found), list(wanted))
 
 
 def _short(value: Any) -> str:

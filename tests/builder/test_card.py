@@ -23,7 +23,7 @@ from modelzoo_datasets import build_dataset, load_zoo, read_recipe
 from modelzoo_datasets.architectures import architecture_names, get_architecture, module_from_vector
 from modelzoo_datasets.builder import schema
 from modelzoo_datasets.builder.card.code import module_code
-from modelzoo_datasets.builder.card.known_issues import defects_of, grid_size
+from modelzoo_datasets.builder.card.known_issues import defects_of
 from modelzoo_datasets.builder.card_metadata import CardMetadata
 from modelzoo_datasets.builder.checksums import read_checksums
 from modelzoo_datasets.errors import FormatError, RecipeError
@@ -32,7 +32,7 @@ from modelzoo_datasets.recipes import find_recipe, recipe_names
 from modelzoo_datasets.verification import Check
 from modelzoo_datasets.verification.dataset_checks import check_checksums
 from modelzoo_datasets.verification.viewer import check_viewer
-from modelzoo_datasets.zoo import ZooFolder
+from modelzoo_datasets.zoo import DatasetInfo, RecipeInfo, ZooFolder
 
 # What a block of a card leaves behind, compared with what load_zoo gives.
 SAME = """
@@ -307,7 +307,7 @@ def test_defects_of_a_card_are_those_of_its_table(tiny_dataset: Path) -> None:
     last = load_zoo(tiny_dataset, "hyp", epochs=[1]).table
     if n := int((last["test_acc"] <= 0.11).sum()):
         assert f"* `hyp`: {n} of 8 models at chance level after the last epoch" in card
-    assert grid_size(ZooFolder(tiny_dataset).facts["configs"]["hyp"]["recipe"]) == 8
+    assert DatasetInfo.read(tiny_dataset).configs["hyp"].recipe.num_models == 8
 
 
 # Checksums.
@@ -419,7 +419,7 @@ def test_a_builder_of_ones_own_names_title_licence_text_repo_and_citation(
 def test_a_part_of_a_published_zoo_does_not_point_to_the_whole_one(tiny_hyp_zoo: Path, tmp_path: Path) -> None:
     folder = ZooFolder(Path(shutil.copytree(tiny_hyp_zoo, tmp_path / "zoo")))
     shipped = read_recipe("fashion-mnist-cnn-s")
-    facts = folder.facts | {"recipe": shipped.resolved("seed")}
+    facts = folder.info.to_json() | {"recipe": RecipeInfo.from_recipe(shipped, "seed").to_json()}
     (folder.path / "zoo.json").write_text(json.dumps(facts))
     found = CardMetadata.of([ZooFolder(folder.path)])
     assert (found.title, found.repo_id) == ("Fashion-MNIST, small CNN", None)

@@ -19,7 +19,7 @@ from modelzoo_datasets.engines.torch.torch_engine import TorchEngine
 from modelzoo_datasets.errors import FormatError, RecipeError
 from modelzoo_datasets.images import Images
 from modelzoo_datasets.recipes import Recipe
-from modelzoo_datasets.zoo import ZooFolder
+from modelzoo_datasets.zoo import ParentInfo, RecipeInfo, ZooFolder
 
 TWINS = """\
 images = "fashion-mnist-5k"
@@ -83,8 +83,8 @@ def test_twins_are_their_parents_models_with_epochs_of_their_own(tmp_path: Path)
         assert (twin.index, twin.seed, twin.split) == (parent.index, parent.seed, parent.split)
         assert (parent.training.epochs, twin.training.epochs) == (1, 2)
         assert twin.training.dropout == parent.training.dropout
-    assert recipe.resolved("seed-sparse") == {
-        **recipe.resolved("seed", epochs=2),
+    assert RecipeInfo.from_recipe(recipe, "seed-sparse").to_json() == {
+        **RecipeInfo.from_recipe(recipe, "seed", epochs=2).to_json(),
         "config": "seed-sparse",
         "parent": "seed",
     }
@@ -274,7 +274,7 @@ def test_a_parent_means_nothing_to_models_that_have_none(zoos: Path, engine: Eng
 
 def test_the_folder_of_twins_says_whose_they_are(zoos: Path, twins: ZooFolder) -> None:
     parents = ZooFolder.open(zoos / "seed")
-    assert twins.facts["parent"] == {key: parents.facts[key] for key in ("name", "recipe", "engine", "versions")}
+    assert twins.info.parent == ParentInfo.from_zoo(parents.info)
     assert list(twins.models["parent_id"]) == [f"seed-{model}" for model in MODELS]
 
 

@@ -1,6 +1,7 @@
 """Zoo folders of random states: written by the real writer, without training anything."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from modelzoo_datasets.architectures import get_architecture
 from modelzoo_datasets.engines import METRICS, SPARSITY, variational_layout
 from modelzoo_datasets.recipes import Config, Member, Recipe
 from modelzoo_datasets.seeds import keyed_generator
-from modelzoo_datasets.zoo import ZooWriter
+from modelzoo_datasets.zoo import ParentInfo, RecipeInfo, ZooInfo, ZooWriter
 
 ARCHITECTURE = "cnn-s"
 CLASSES = 10
@@ -28,14 +29,23 @@ def recipe(models: int, epochs: int) -> Recipe:
     return Recipe(name="random", images="none", architecture=ARCHITECTURE, seed=1, configs=configs)
 
 
-def facts(chosen: Recipe, storage: str, config: str = "seed") -> dict[str, Any]:
-    """What zoo.json says of such a zoo."""
-    twins = {"variational_layout": variational_layout(ARCHITECTURE).to_json()} if config == "seed-sparse" else {}
-    return {
-        **{"name": f"random/{config}", "architecture": ARCHITECTURE, "images": "none"},
-        **{"recipe": chosen.resolved(config), "layout": get_architecture(ARCHITECTURE).layout.to_json()},
-        **{"images_sha256": "", "classes": CLASSES, "engine": "none", "versions": {}, **twins, "storage": storage},
-    }
+def zoo_info(chosen: Recipe, storage: str, config: str = "seed") -> ZooInfo:
+    """The content of zoo.json of such a zoo."""
+    info = ZooInfo(
+        name=f"random/{config}",
+        architecture=ARCHITECTURE,
+        images="none",
+        recipe=RecipeInfo.from_recipe(chosen, config),
+        layout=get_architecture(ARCHITECTURE).layout,
+        images_sha256="",
+        classes=CLASSES,
+        engine="none",
+        versions={},
+    )
+    if config == "seed-sparse":
+        parent = ParentInfo.from_zoo(zoo_info(chosen, storage))
+        info = replace(info, parent=parent, variational_layout=variational_layout(ARCHITECTURE))
+    return info.with_storage(storage)
 
 
 def weights_of(member: Member, epoch: int, size: int) -> Tensor:
@@ -60,7 +70,7 @@ def write_zoo(
     """Make sure that the models at these places of the grid are there, all if None; returns those it had to write."""
     grid = chosen.members(config)
     wanted: Sequence[Member] = grid if places is None else [grid[place - 1] for place in places]
-    with ZooWriter(folder, facts(chosen, storage, config)) as writer:
+    with ZooWriter(folder, zoo_info(chosen, storage, config)) as writer:
         finished = writer.finished(wanted)
         missing = [member for member in wanted if member.model_id not in finished]
         for member in missing:

@@ -197,7 +197,7 @@ def _twin(twins: Path, number: int) -> str:
 
 def test_models_are_in_the_order_of_their_numbers(originals: Path, tmp_path: Path) -> None:
     imported(originals, tmp_path / "zoo")
-    facts = ZooFolder.open(tmp_path / "zoo").facts
+    facts = ZooFolder.open(tmp_path / "zoo").info.to_json()
     assert facts["recipe"]["models"]["origin"] == [trial_name(i, i) for i in range(1, 21)]
     assert facts["imported"] == {"format": "model-zoos", "source": NAME, "measured_otherwise": []}
 

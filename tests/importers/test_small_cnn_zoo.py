@@ -133,7 +133,7 @@ def test_weights_come_back_in_our_order_and_do_what_is_claimed(
         1e-6,
         512,
     )
-    more = theirs.facts["recipe"]["models"]
+    more = theirs.info.recipe.to_json()["models"]
     assert (more["init_std"][0], more["train_fraction"][0], more["origin"][0]) == (0.05, 0.25, "/cns/models/hyp-00001")
     checks = verify_folder(tmp_path / "zoo", engine=engine, images_root=tmp_path / "images", states=18)
     assert [problem for check in checks for problem in check.problems] == []

@@ -134,7 +134,7 @@ def test_epochs_percents_and_classes_become_ours(
     assert theirs.states["sha256"].tolist() == published["sha256"].tolist()
     for name in ("train_acc", "val_acc", "test_acc"):
         assert theirs.states[name].tolist() == pytest.approx(published[name].tolist(), abs=1e-12)
-    assert theirs.facts["architecture"] == f"cnn-m-{CLASSES}"
+    assert theirs.info.architecture == f"cnn-m-{CLASSES}"
     assert set(theirs.models["schedule"]) == {"cosine"}
     checks = verify_folder(tmp_path / "zoo", engine=engine, images_root=tmp_path, states=4)
     assert [problem for check in checks for problem in check.problems] == []

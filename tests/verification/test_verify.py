@@ -716,7 +716,7 @@ def test_a_malformed_dataset_is_an_error(dataset: Path) -> None:
     with pytest.raises(FormatError) as caught:
         checked(dataset)
     assert str(caught.value) == (
-        f"{dataset / 'zoo.json'} is not what modelzoo-build writes: config 'seed' holds the facts of 'hyp'; "
+        f"{dataset / 'zoo.json'} is not what modelzoo-build writes: config 'seed' holds the values of 'hyp'; "
         "build the dataset again"
     )
     _changed_facts(dataset, _with({"hyp": {}}, "configs"))

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ import torch
 from helpers.full_disk import files_no_larger_than
 from helpers.paths import TESTS
 from helpers.processes import BIN, hashes, run
-from helpers.random_zoos import add_model, facts, recipe, write_zoo
+from helpers.random_zoos import add_model, recipe, write_zoo, zoo_info
 
 from modelzoo_datasets import generate_zoo, read_recipe
 from modelzoo_datasets.engines import Engine
@@ -170,7 +171,7 @@ def test_a_write_that_fails_is_the_failure_of_the_command_and_the_zoo_goes_on_fr
     write_zoo(tmp_path / "whole", chosen, storage)
     with (
         pytest.raises(OSError, match=r"^\[Errno 27\] File too large: '.*seed-00002.*safetensors'$"),
-        ZooWriter(out, facts(chosen, storage)) as writer,
+        ZooWriter(out, zoo_info(chosen, storage)) as writer,
     ):
         add_model(writer, grid[0])
         writer.pool.flush()
@@ -205,11 +206,11 @@ def test_a_record_that_is_damaged_counts_as_none(tmp_path: Path) -> None:
     grid = chosen.members("seed")
     for damage in ("", "[", "{}", "[3]", "[]", '[{"model_id": "seed-00002", "epoch": "none"}]'):
         shutil.rmtree(out, ignore_errors=True)
-        with ZooWriter(out, facts(chosen, "states")) as writer:
+        with ZooWriter(out, zoo_info(chosen, "states")) as writer:
             for member in grid[:2]:
                 add_model(writer, member)
         (out / "progress" / "seed-00002.json").write_text(damage)
-        with ZooWriter(out, facts(chosen, "states")) as writer:
+        with ZooWriter(out, zoo_info(chosen, "states")) as writer:
             assert writer.finished(grid) == {"seed-00001"}
 
 
@@ -229,10 +230,10 @@ def test_a_lock_ends_with_its_release_and_a_refused_one_leaves_it_alone(tmp_path
 
 def test_a_folder_is_let_go_whatever_goes_wrong_with_it(tmp_path: Path) -> None:
     chosen = recipe(models=1, epochs=1)
-    with pytest.raises(Broken), ZooWriter(tmp_path / "zoo", facts(chosen, "states")):
+    with pytest.raises(Broken), ZooWriter(tmp_path / "zoo", zoo_info(chosen, "states")):
         fail()
     with pytest.raises(FolderInUseError, match="holds another zoo"):
-        ZooWriter(tmp_path / "zoo", facts(chosen, "states") | {"images": "others"})
+        ZooWriter(tmp_path / "zoo", replace(zoo_info(chosen, "states"), images="others"))
     write_zoo(tmp_path / "zoo", chosen, "states")
 
 
@@ -279,7 +280,7 @@ def test_losses_that_are_no_numbers_leave_records_that_are_strict_json(tmp_path:
     chosen, out = recipe(models=1, epochs=1), tmp_path / "zoo"
     (member,) = chosen.members("seed")
     infinite = {"train_loss": float("inf"), "train_acc": 0.25, "test_loss": float("nan"), "test_acc": 0.125}
-    with ZooWriter(out, facts(chosen, "states")) as writer:
+    with ZooWriter(out, zoo_info(chosen, "states")) as writer:
         for epoch in range(2):
             writer.add(member, epoch, torch.full((2464,), float("-inf")), infinite, torch.ones(10))
         writer.pool.flush()

@@ -3,6 +3,7 @@
 import json
 import shutil
 import weakref
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 import safetensors.torch
 import torch
 from helpers.processes import hashes
-from helpers.random_zoos import ARCHITECTURE, add_model, facts, recipe, weights_of, write_zoo
+from helpers.random_zoos import ARCHITECTURE, add_model, recipe, weights_of, write_zoo, zoo_info
 from torch import Tensor
 
 from modelzoo_datasets import build_dataset, generate_zoo, read_recipe
@@ -150,7 +151,7 @@ def test_both_layouts_hold_the_same_weights_and_tables(packed_zoo: Path, tiny_hy
     assert (one.packed, two.packed) == (False, True)
     for name in ("models.parquet", "states.parquet", "statistics.json", "pairs.parquet"):
         assert (one.path / name).read_bytes() == (two.path / name).read_bytes()
-    assert two.facts == one.facts | {"storage": "packed", "models_per_file": 100}
+    assert two.info == replace(one.info, storage="packed", models_per_file=100)
     assert set(one.models["dropout"]) == {0.0, 0.2}, "whose state files differ in their keys"
     for model, epoch in zip(one.states["model_id"], one.states["epoch"], strict=True):
         assert torch.equal(one.weights(model, epoch), two.weights(model, epoch))
@@ -209,7 +210,7 @@ def test_every_packed_file_is_looked_into_once_however_many_models_it_holds(
     chosen, out, looked = recipe(models=10, epochs=1), tmp_path / "zoo", list[Path]()
     write_zoo(out, chosen, "packed")
     monkeypatch.setattr(backends, "pack_rows", lambda path: looked.append(path) or pack_rows(path))
-    with ZooWriter(out, facts(chosen, "packed")) as writer:
+    with ZooWriter(out, zoo_info(chosen, "packed")) as writer:
         assert len(writer.finished(chosen.members("seed"))) == 10
     assert sorted(looked) == sorted((out / "packed").iterdir())
 
@@ -234,7 +235,7 @@ def test_a_file_for_one_big_model_is_moved_into_place_not_copied(
 ) -> None:
     monkeypatch.setattr(paths, "_PACK_BYTES", 1)
     chosen, out = recipe(models=2, epochs=1), tmp_path / "zoo"
-    with ZooWriter(out, facts(chosen, "packed")) as writer:
+    with ZooWriter(out, zoo_info(chosen, "packed")) as writer:
         for member in chosen.members("seed"):
             add_model(writer, member)
         writer.pool.flush()
@@ -248,7 +249,7 @@ def test_a_file_for_one_big_model_is_moved_into_place_not_copied(
 def test_states_of_an_unfinished_model_are_on_disk_not_in_memory(tmp_path: Path) -> None:
     chosen, out = recipe(models=1, epochs=3), tmp_path / "zoo"
     (member,), metrics = chosen.members("seed"), {"train_acc": 0.5, "test_acc": 0.5}
-    with ZooWriter(out, facts(chosen, "packed")) as writer:
+    with ZooWriter(out, zoo_info(chosen, "packed")) as writer:
         for epoch in range(3):
             weights = weights_of(member, epoch, 2464)
             kept = weakref.ref(weights)
@@ -332,7 +333,7 @@ def test_missing_metrics_are_missing_in_the_table_whatever_the_rows_were_read_fr
     nothing = torch.full((10,), float("nan"))
     for out, parts in ((tmp_path / "one", [[first, second]]), (tmp_path / "two", [[second], [first]])):
         for part in parts:
-            with ZooWriter(out, facts(chosen, "packed")) as writer:
+            with ZooWriter(out, zoo_info(chosen, "packed")) as writer:
                 for member in part:
                     for epoch in range(2):
                         lost = {"train_acc": 0.5, "test_acc": 0.25, "val_acc": float("nan"), "test_loss": float("inf")}

@@ -18,7 +18,9 @@ from modelzoo_datasets.engines import Engine
 from modelzoo_datasets.errors import FolderInUseError, FormatError
 from modelzoo_datasets.images import Images
 from modelzoo_datasets.zoo import (
+    RecipeInfo,
     ZooFolder,
+    ZooInfo,
     ZooWriter,
     read_json,
     read_tensors,
@@ -182,7 +184,7 @@ def test_zoo_json_says_what_the_weights_depend_on(tiny_recipe: Path, tiny_zoo: P
     facts = json.loads((tiny_zoo / "zoo.json").read_text())
     assert facts["format"] == "modelzoo-zoo-2"
     assert facts["images_sha256"] == images.fingerprint
-    assert facts["recipe"] == read_recipe(str(tiny_recipe)).resolved("seed")
+    assert facts["recipe"] == RecipeInfo.from_recipe(read_recipe(str(tiny_recipe)), "seed").to_json()
     assert facts["versions"]["torch"] == torch.__version__.partition("+")[0]
 
 
@@ -322,7 +324,7 @@ def test_a_table_that_is_no_parquet_is_named(zoo: Path) -> None:
         f"{cause}; remove it and run modelzoo-generate again to make it anew"
     )
     assert str(cause) == f"cannot read table {zoo / 'states.parquet'}: {cause.__cause__}"
-    with pytest.raises(FormatError) as caught, ZooWriter(zoo, read_json(zoo / "zoo.json")) as writer:
+    with pytest.raises(FormatError) as caught, ZooWriter(zoo, ZooInfo.read(zoo)) as writer:
         writer.finished([])
     assert str(caught.value) == f"{cause}; remove it, and its models are trained again"
 
@@ -334,15 +336,15 @@ REMEDY = "make the zoo again with modelzoo-generate"
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"images": ABSENT}, "expected images of type str, got None"),
-        ({"architecture": 7}, "expected architecture of type str, got 7"),
-        ({"recipe": []}, "expected recipe of type dict, got []"),
-        ({"recipe": {"recipe": "tiny", "config": "seed"}}, "its recipe has no axes"),
-        ({"layout": [{"name": "weight"}]}, "its layout cannot be read"),
-        ({"layout": [3]}, "its layout cannot be read"),
-        ({"layout": []}, "its layout cannot be read"),
-        ({"storage": "packed", "models_per_file": 0}, "expected models_per_file to be at least 1, got 0"),
-        ({"storage": "packed"}, "expected models_per_file of type int, got None"),
+        ({"images": ABSENT}, "it has no 'images'"),
+        ({"architecture": 7}, "'architecture' must be a text, got 7"),
+        ({"recipe": []}, "'recipe' must be an object, got []"),
+        ({"recipe": {"recipe": "tiny", "config": "seed"}}, "it has no 'recipe.images'"),
+        ({"layout": [{"name": "weight"}]}, "'layout' is no layout of weights (KeyError('shape'))"),
+        ({"layout": [3]}, "'layout' is no layout of weights (TypeError(\"'int' object is not subscriptable\"))"),
+        ({"layout": []}, "'layout' is no layout of weights (IndexError('tuple index out of range'))"),
+        ({"storage": "packed", "models_per_file": 0}, "'models_per_file' must be at least 1, got 0"),
+        ({"storage": "packed"}, "it has no 'models_per_file'"),
     ],
 )
 def test_a_zoo_json_that_lacks_something_is_named_with_what_it_lacks(
@@ -352,7 +354,8 @@ def test_a_zoo_json_that_lacks_something_is_named_with_what_it_lacks(
     write_json(zoo / "zoo.json", {key: value for key, value in facts.items() if value is not ABSENT})
     with pytest.raises(FormatError) as caught:
         ZooFolder.open(zoo)
-    assert str(caught.value) == f"{zoo / 'zoo.json'}: {told}; {REMEDY}"
+    what = f"{zoo / 'zoo.json'} is not what modelzoo-generate and modelzoo-build write"
+    assert str(caught.value) == f"{what}: {told}; make its folder again"
 
 
 def test_a_zoo_json_of_something_else_is_named(zoo: Path) -> None:

@@ -1,18 +1,17 @@
 """What is wrong with a zoo, as far as its tables tell; a line for each, none where nothing is."""
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import pandas as pd
 
 from ...engines import METRICS
+from ...zoo import ZooInfo
 
 _CHANCE = 1.1  # times the accuracy of guessing all classes equally often
 
 
 def defects_of(
-    zoo: Mapping[str, Any],
+    zoo: ZooInfo,
     rows: pd.DataFrame,
     diverged: int,
     missing: Mapping[str, Sequence[int]],
@@ -32,25 +31,17 @@ def defects_of(
         *_missing_models(zoo, rows["model_id"].nunique() + (0 if kept_diverged else diverged)),
         *_diverged(diverged, kept_diverged),
         *_missing_states(missing),
-        *_accuracy(last, zoo["classes"]),
+        *_accuracy(last, zoo.classes),
         *_twice(rows[rows["finite"].astype(bool)]),
         *_unrecorded(rows),
     ]
-    if otherwise := zoo.get("imported", {}).get("measured_otherwise"):
+    if zoo.imported is not None and (otherwise := zoo.imported.measured_otherwise):
         found.append(f"recorded elsewhere of something else than the column names say: {', '.join(otherwise)}")
     return found
 
 
-def grid_size(recipe: Mapping[str, Any]) -> int:
-    """How many models a resolved recipe has, or an import has listed."""
-    if "models" in recipe:
-        return len(recipe["models"]["origin"])
-    seeds = recipe["seeds"]
-    return math.prod(len(axis) for axis in recipe["axes"].values()) * (seeds[1] if seeds[0] == "random" else len(seeds))
-
-
-def _missing_models(zoo: Mapping[str, Any], models: int) -> Iterator[str]:
-    if models < (all_of_them := grid_size(zoo["recipe"])):
+def _missing_models(zoo: ZooInfo, models: int) -> Iterator[str]:
+    if models < (all_of_them := zoo.recipe.num_models):
         yield f"{models:,} of the {all_of_them:,} models of its recipe are here"
 
 

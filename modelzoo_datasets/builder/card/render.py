@@ -14,7 +14,7 @@ from ..._util import SPLITS
 from ...architectures import ACTIVATION_MODULES, architecture_names, get_architecture
 from ...engines import METRICS
 from ...images import get_image_dataset, image_dataset_names
-from ...weights import Layout
+from ...zoo import ZooInfo
 from ..card_metadata import CardMetadata as CardMetadata
 from ..checksums import CHECKSUMS_FILE
 from ..schema import Columns, features
@@ -33,7 +33,7 @@ class ConfigFacts:
     """What the card says of one config, all of it measured or recorded."""
 
     name: str
-    zoo: dict[str, Any]  # its zoo.json
+    zoo: ZooInfo
     rows: pd.DataFrame  # one per published state, with split
     columns: Columns
     diverged: int  # models with weights that are not finite
@@ -64,12 +64,12 @@ def render_card(
         configs=[_summary(config, kept_diverged=kept_diverged) for config in configs],
         metrics=[name for name in METRICS if any(config.rows[name].notna().any() for config in configs)],
         zoo=first.zoo,
-        images=_images(first.zoo["images"]),
+        images=_images(first.zoo.images),
         kept=kept_diverged,
         own={**first.columns.own, **dict.fromkeys(first.columns.measured, "float")},
         inline=inline,
-        layout=Layout.from_json(first.zoo["layout"]),
-        module=_module(first.zoo["architecture"], configs),
+        layout=first.zoo.layout,
+        module=_module(first.zoo.architecture, configs),
         activations={name: kind.__name__ for name, kind in ACTIVATION_MODULES.items()},
         queries=_queries(repo_id, configs, inline=inline),
         checksums=CHECKSUMS_FILE,
@@ -154,7 +154,7 @@ def _own_settings(facts: ConfigFacts) -> list[str]:
     return [name for name in facts.columns.own if name != ORIGIN]
 
 
-def _few(axis: list[Any]) -> list[Any]:
+def _few(axis: Sequence[Any]) -> list[Any]:
     """The values of an axis; of very many, which only imported zoos have, the ends."""
     known = [value for value in axis if not pd.isna(value)]
     missing = ["not recorded"] if len(known) < len(axis) else []
@@ -180,7 +180,7 @@ def _own_values(facts: ConfigFacts, last: pd.DataFrame) -> dict[str, list[Any]]:
 
 
 def _summary(facts: ConfigFacts, *, kept_diverged: bool) -> dict[str, Any]:
-    rows, axes = facts.rows, facts.zoo["recipe"]["axes"]
+    rows, axes = facts.rows, facts.zoo.recipe.axes
     last = last_states(rows)
     accuracy = pd.to_numeric(last["test_acc"], errors="coerce").astype("float64")
     return {
@@ -194,7 +194,7 @@ def _summary(facts: ConfigFacts, *, kept_diverged: bool) -> dict[str, Any]:
         "fixed": {name: axis[0] for name, axis in axes.items() if len(axis) == 1 and axis[0] is not None},
         "varied": {name: _few(axis) for name, axis in axes.items() if len(axis) > 1} | _own_values(facts, last),
         "epochs": int(rows["epoch"].max()),
-        "parent": facts.zoo["recipe"].get("parent"),
+        "parent": facts.zoo.recipe.parent,
         "sparsity": _mean_and_std(last["sparsity"]) if "sparsity" in last else None,
         "ggap": _mean_and_std(last["ggap"]),
         "statistics": facts.statistics,

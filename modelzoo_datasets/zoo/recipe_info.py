@@ -1,0 +1,151 @@
+"""The recipe as zoo.json keeps it: one config with its defaults filled in, as plain values."""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import FormatError, RecipeError
+from ..recipes import Config, Published, Recipe
+from .json_checks import check_kinds, malformed
+
+_KINDS = {
+    "recipe": str,
+    "config": str,
+    "images": str,
+    "architecture": str,
+    "seed": int,
+    "axes": dict,
+    "seeds": list,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecipeInfo:
+    """One config of a recipe: all that decides which models a zoo has and how each of them is trained."""
+
+    name: str  # of the recipe
+    config: str
+    images: str
+    architecture: str  # as the recipe names it: a variant, or a family of variants
+    seed: int
+    axes: Mapping[str, tuple[Any, ...]]  # field of `Training` -> its values; the order of the axes is that of the grid
+    seeds: tuple[Any, ...]  # fixed ones, or ("random", how many, below)
+    parent: str | None = None  # the config whose sparsified twins these models are
+    published: Published | None = None  # the models of an imported zoo, one by one
+
+    @classmethod
+    def from_recipe(cls, recipe: Recipe, config: str, *, epochs: int | None = None) -> "RecipeInfo":
+        """Resolve one config of a recipe.
+
+        Args:
+            recipe: the recipe.
+            config: the name of the config.
+            epochs: replaces the epochs of the recipe.
+
+        Raises:
+            RecipeError: the recipe has no such config.
+        """
+        values = recipe.config(config)
+        axes = dict(values.axes) | ({} if epochs is None else {"epochs": (epochs,)})
+        return cls(
+            name=recipe.name,
+            config=config,
+            images=recipe.images,
+            architecture=recipe.architecture,
+            seed=recipe.seed,
+            axes=axes,
+            seeds=tuple(values.seeds),
+            parent=values.parent,
+            published=values.published,
+        )
+
+    @classmethod
+    def from_json(cls, values: Any, path: Path, where: str = "recipe.") -> "RecipeInfo":
+        """Check and read what `to_json` wrote.
+
+        Args:
+            values: the JSON value.
+            path: the file that it was read from, for messages.
+            where: the key of the recipe in that file, with a dot behind it, for messages.
+
+        Raises:
+            FormatError: a key is missing or has a value of another kind.
+        """
+        check_kinds(values, _KINDS, path, where)
+        for axis, choices in values["axes"].items():
+            if not isinstance(choices, list):
+                raise FormatError(malformed(path, f"'{where}axes.{axis}' must be a list, got {choices!r}"))
+        try:
+            published = Published.from_json(values, {})
+        except (RecipeError, TypeError) as error:
+            raise FormatError(malformed(path, f"'{where.rstrip('.')}' cannot be trained ({error})")) from error
+        return cls(
+            name=values["recipe"],
+            config=values["config"],
+            images=values["images"],
+            architecture=values["architecture"],
+            seed=values["seed"],
+            axes={name: tuple(choices) for name, choices in values["axes"].items()},
+            seeds=tuple(values["seeds"]),
+            parent=values.get("parent"),
+            published=published,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the values that zoo.json keeps, in their order there."""
+        values = {
+            "recipe": self.name,
+            "config": self.config,
+            "images": self.images,
+            "architecture": self.architecture,
+            "seed": self.seed,
+            "axes": {name: list(choices) for name, choices in self.axes.items()},
+            "seeds": list(self.seeds),
+        }
+        parent = {} if self.parent is None else {"parent": self.parent}
+        published = {} if self.published is None else self.published.to_json()
+        return {**values, **parent, **published}
+
+    @property
+    def num_models(self) -> int:
+        """The number of models in the grid, or in the list of an imported zoo."""
+        if self.published is not None:
+            return self.published.num_models
+        seeds = self.seeds[1] if self.seeds[0] == "random" else len(self.seeds)
+        return math.prod(len(axis) for axis in self.axes.values()) * int(seeds)
+
+    @property
+    def max_epochs(self) -> int:
+        """The epochs of the longest training."""
+        return int(max(self.axes["epochs"]))
+
+    @property
+    def columns(self) -> Mapping[str, str]:
+        """Columns that only this zoo has, with their kinds; only imported zoos have any."""
+        return (self.published.columns or {}) if self.published is not None else {}
+
+    @property
+    def metrics(self) -> Sequence[str]:
+        """Metrics of states that only this zoo has; only imported zoos have any."""
+        return self.published.measured if self.published is not None else ()
+
+    def equals_but_epochs(self, other: "RecipeInfo") -> bool:
+        """Return whether two recipes differ at most in their epochs. The order of the axes counts."""
+        return _without_epochs(self) == _without_epochs(other)
+
+    def to_config(self, lacking: Mapping[str, Sequence[int]]) -> Config:
+        """Return the config that this was resolved from.
+
+        Args:
+            lacking: model_id -> epochs whose states are lost, of an imported zoo.
+        """
+        published = self.published and dataclasses.replace(self.published, lacking=lacking)
+        return Config(axes=self.axes, seeds=self.seeds, parent=self.parent, published=published)
+
+
+def _without_epochs(recipe: RecipeInfo) -> tuple[RecipeInfo, list[tuple[str, tuple[Any, ...]]]]:
+    axes = [axis for axis in recipe.axes.items() if axis[0] != "epochs"]
+    return dataclasses.replace(recipe, axes={}), axes
