@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy, normalize
 from torch.utils.data import Dataset
 
 from modelzoo_datasets.weights.layout import Layout
-from modelzoo_datasets.weights.symmetry import Symmetry, permute, random_permutations
+from modelzoo_datasets.weights.symmetry import Symmetry, permute_units, sample_permutations
 
 PERMUTATIONS = 10  # made before learning, as its code does when nobody says how many
 
@@ -130,8 +130,8 @@ class Views(Dataset[tuple[Tensor, Tensor]]):
 
 def index_lists(size: int, symmetry: Symmetry) -> list[list[int]]:
     """Where each weight of a permuted model comes from: the numbers 0 to P - 1, permuted as a model is."""
-    orders = random_permutations(symmetry, PERMUTATIONS, torch.Generator().manual_seed(0))
-    places = permute(torch.arange(size).float().repeat(PERMUTATIONS, 1), symmetry, orders)
+    orders = sample_permutations(symmetry, PERMUTATIONS, torch.Generator().manual_seed(0))
+    places = permute_units(torch.arange(size).float().repeat(PERMUTATIONS, 1), symmetry, orders)
     lists: list[list[int]] = places.long().tolist()
     return lists
 

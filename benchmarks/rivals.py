@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
 from modelzoo_datasets.architectures import get_architecture
-from modelzoo_datasets.architectures.modules import initialise
+from modelzoo_datasets.architectures.modules import initialize_weights
 from modelzoo_datasets.engines import Job, get_engine
 from modelzoo_datasets.engines.chain import Stage, chain_of
 from modelzoo_datasets.images import Images, Split
@@ -152,7 +152,7 @@ def fresh_module(architecture: str, seed: int) -> nn.Sequential:
             layers.append(nn.Flatten())
         layers += _written(stage)
     module = nn.Sequential(*layers)
-    initialise(module, "kaiming_uniform", torch.Generator().manual_seed(seed))
+    initialize_weights(module, "kaiming_uniform", torch.Generator().manual_seed(seed))
     return module
 
 

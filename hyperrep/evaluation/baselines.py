@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from modelzoo_datasets.architectures import get_architecture, initialise
+from modelzoo_datasets.architectures import get_architecture, initialize_weights
 from modelzoo_datasets.errors import FormatError, ModelZooError
 from modelzoo_datasets.loading import Zoo
 from modelzoo_datasets.seeds import keyed_generator
@@ -195,8 +195,8 @@ def fresh_weights(architecture: str, activation: str, init: str, seeds: Sequence
     rows = []
     for seed in seeds:
         module = get_architecture(architecture).module(activation)
-        initialise(module, init, keyed_generator(seed, "init"))
-        rows.append(Layout.of(module).pack(module.state_dict()))
+        initialize_weights(module, init, keyed_generator(seed, "init"))
+        rows.append(Layout.from_module(module).pack(module.state_dict()))
     return torch.stack(rows)
 
 

@@ -15,9 +15,9 @@ from torch import Tensor
 from modelzoo_datasets.analysis import (
     agreement,
     ensemble_curve,
-    error_similarity,
+    find_error_overlap,
     fine_tune,
-    pair_summary,
+    summarize_pairs,
     weight_distances,
 )
 from modelzoo_datasets.engines import Engine, NetworkSpec
@@ -89,7 +89,7 @@ def judge(population: Population, bench: Evaluator, *, progress: Progress = NO_P
     logits = bench.logits(weights)
     predictions = logits.argmax(dim=2)
     distance, nearest_state = measure_novelty(bench.rep, weights, bench.aligned)
-    overlap, _ = error_similarity(predictions != labels, bench.train_errors)
+    overlap, _ = find_error_overlap(predictions != labels, bench.train_errors)
     rows = bench.train.table.iloc[nearest_state.tolist()]
     count = min(population.fine_tuned, len(weights))
     curves: list[list[float]] = []
@@ -123,7 +123,7 @@ def judge(population: Population, bench: Evaluator, *, progress: Progress = NO_P
 
 
 def _summary(matrix: Tensor) -> dict[str, float | None]:
-    return {name: value if value == value else None for name, value in pair_summary(matrix).items()}
+    return {name: value if value == value else None for name, value in summarize_pairs(matrix).items()}
 
 
 def _ensembles(logits: Tensor, labels: Tensor, name: str, recipe: EvaluationRecipe) -> dict[str, Any]:

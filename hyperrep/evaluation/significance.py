@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from modelzoo_datasets.analysis import compare
+from modelzoo_datasets.analysis import compare_means
 
 from ..recipe import EvaluationRecipe
 from .populations import MEMBERS
@@ -115,7 +115,7 @@ def _row(
     """One comparison, unless a side has no values."""
     if not len(mine) or not len(theirs):
         return
-    found = compare(mine, theirs, paired=paired)
+    found = compare_means(mine, theirs, paired=paired)
     values = {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in dataclasses.asdict(found).items()}
     yield {
         "question": question,

@@ -12,7 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from modelzoo_datasets.architectures import get_architecture
 from modelzoo_datasets.errors import FormatError, ModelZooError
-from modelzoo_datasets.weights import align, apply_moves
+from modelzoo_datasets.weights import align_weights, apply_permutations
 
 from .bottlenecks import DenseBottleneck, LinearPath, PooledPart, StatisticsPart, TokenBottleneck
 from .hub_mixin import HubMixin
@@ -167,8 +167,8 @@ class HyperRepresentation(nn.Module, HubMixin):
         if not self.aligned:
             return weights
         symmetry = self.architecture.symmetry
-        moves = align(weights, self.reference, symmetry, scale=self.scale, signs=self.signs)
-        return apply_moves(weights, symmetry, moves)
+        moves = align_weights(weights, self.reference, symmetry, scale=self.scale, signs=self.signs)
+        return apply_permutations(weights, symmetry, moves)
 
     @torch.no_grad()
     def embed(self, weights: Tensor) -> Tensor:

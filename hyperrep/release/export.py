@@ -245,7 +245,7 @@ def _write(out: Path, weights: Tensor, rep: HyperRepresentation, configs: list[d
     """All files, which appear whole."""
     partial = partial_beside(out)
     shutil.rmtree(partial, ignore_errors=True)
-    layout = Layout.of(rep.architecture.module(rep.activation, rep.dropout))
+    layout = Layout.from_module(rep.architecture.module(rep.activation, rep.dropout))
     for vector, config in zip(weights, configs, strict=True):
         name = _name(config)
         write_tensors(partial / name / "model.safetensors", layout.unpack(vector))

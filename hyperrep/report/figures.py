@@ -7,23 +7,23 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from modelzoo_datasets.plots import COLOURS, new_figure, to_png
+from modelzoo_datasets.plots import COLORS, new_figure, to_png
 
 _COLOUR_OF = {
-    "kde": COLOURS[0],
-    "kde-principal": COLOURS[3],
-    "kde-shared": COLOURS[4],
+    "kde": COLORS[0],
+    "kde-principal": COLORS[3],
+    "kde-shared": COLORS[4],
     "uniform": "#F0E442",
     "neighbour": "#8B4513",
     "gan": "#6A3D9A",
     "normal": "#D81B60",
     "interpolation": "#66A61E",
-    "zoo members": COLOURS[7],
+    "zoo members": COLORS[7],
     "training members": "#6E6E6E",
-    "average of pairs": COLOURS[1],
-    "average of all": COLOURS[1],
-    "scratch": COLOURS[6],
-    "random init": COLOURS[6],
+    "average of pairs": COLORS[1],
+    "average of all": COLORS[1],
+    "scratch": COLORS[6],
+    "random init": COLORS[6],
 }
 _MARK_OF = {
     "zoo members": "s",
@@ -36,8 +36,8 @@ _MARK_OF = {
 }
 # Populations of one kind at several distances: how their names begin, and their colour.
 _CURVES = {
-    "noise ": ("training states with noise", COLOURS[5]),
-    "mixture ": ("mixtures of two training states", COLOURS[1]),
+    "noise ": ("training states with noise", COLORS[5]),
+    "mixture ": ("mixtures of two training states", COLORS[1]),
     "move ": ("training states moved by the decoder", "#00BFC4"),
 }
 
@@ -108,7 +108,7 @@ def colour_and_mark(name: str) -> tuple[str, str]:
         if name.startswith(prefix):
             return colour, "."
     base = name.partition("@")[0]
-    return _COLOUR_OF.get(base, COLOURS[2]), "D" if "@" in name else _MARK_OF.get(name, "o")
+    return _COLOUR_OF.get(base, COLORS[2]), "D" if "@" in name else _MARK_OF.get(name, "o")
 
 
 def embedding_map(found: Mapping[str, Mapping[str, Any]]) -> bytes:

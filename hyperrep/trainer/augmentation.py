@@ -8,7 +8,7 @@ B models per batch, P weights.
 import torch
 from torch import Tensor
 
-from modelzoo_datasets.weights import Symmetry, permute, random_permutations
+from modelzoo_datasets.weights import Symmetry, permute_units, sample_permutations
 
 _ERASED = (
     0.02,
@@ -18,8 +18,8 @@ _ERASED = (
 
 def permuted(weights: Tensor, symmetry: Symmetry, draws: torch.Generator) -> Tensor:
     """Every model (B, P) with its units in a random order of its own; its function is unchanged."""
-    orders = random_permutations(symmetry, len(weights), draws)
-    return permute(weights, symmetry, [order.to(weights.device) for order in orders])
+    orders = sample_permutations(symmetry, len(weights), draws)
+    return permute_units(weights, symmetry, [order.to(weights.device) for order in orders])
 
 
 def mixed_pairs(weights: Tensor, share: float, draws: torch.Generator) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 _ROWS = 256  # models compared at once: bounds memory at any population size
 
 
-def nearest(weights: Tensor, others: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+def find_nearest(weights: Tensor, others: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
     """For each model (N, P) the distance (N,) to, and index (N,) of, the nearest of the others (M, P).
 
     Distance = sqrt(mean over weights of ((w - w') / scale)²), scale (P,) being the standard deviation of each weight's

@@ -11,7 +11,7 @@ from ..errors import FormatError
 _NUMBERS = 2**25  # numbers of the others that are turned to float32 at once
 
 
-def error_similarity(wrong: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
+def find_error_overlap(wrong: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
     """For each model the largest overlap of its errors with those of one of the others, (n,), and whose, (n,).
 
     Overlap = |E ∩ E'| / |E ∪ E'|, the intersection over union of the sets of images that two models get wrong, as in

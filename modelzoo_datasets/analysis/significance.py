@@ -33,7 +33,7 @@ class Comparison:
         return "above" if self.low > 0 else "below" if self.high < 0 else "level with"
 
 
-def compare(one: Sequence[float], other: Sequence[float], *, paired: bool = False) -> Comparison:
+def compare_means(one: Sequence[float], other: Sequence[float], *, paired: bool = False) -> Comparison:
     """Welch's t-test of two groups, or the paired t-test of values that belong together one by one.
 
     Raises:

@@ -90,8 +90,8 @@ def weight_distances(
     distance to a model of zeros is NaN, its own included.
 
     The vectors are compared as they are: align them first (`symmetry`) where a permuted copy is to count as near. With
-    weights / scale, the l2 divided by sqrt(P) is in the layer standard deviations of `nearest`; the l2 of unit vectors
-    is sqrt(2 cosine).
+    weights / scale, the l2 divided by sqrt(P) is in the layer standard deviations of `find_nearest`; the l2 of unit
+    vectors is sqrt(2 cosine).
 
     Args:
         at_once: models per block; memory and speed, never the result.
@@ -107,7 +107,7 @@ def weight_distances(
     return l2, _all_pairs(weights, n, _unit, lambda a, b: _euclidean(a, b).square() / 2)
 
 
-def pair_summary(matrix: Tensor) -> dict[str, float]:
+def summarize_pairs(matrix: Tensor) -> dict[str, float]:
     """The unordered pairs of two different models in a symmetric matrix (N, N), in numbers.
 
     Returns:

@@ -14,7 +14,7 @@ from ..engines import Engine, NetworkSpec, get_engine, one_thread
 from ..images import Images
 from ..progress import NO_PROGRESS, Progress
 from ..zoo import PAIRS_FILE, STATISTICS_FILE, ZooFolder, read_json, read_table, write_json, write_table
-from .similarity import agreement, cka, pair_summary, weight_distances
+from .similarity import agreement, cka, summarize_pairs, weight_distances
 from .statistics import accuracy_spread, layer_statistics
 
 MEASURES = ("agreement", "cka", "l2", "cosine")
@@ -60,7 +60,7 @@ def _statistics(
     outputs = _outputs(zoo, engine, images, weights, chosen, progress)
     l2, cosine = weight_distances(weights)
     matrices = {"agreement": agreement(outputs.argmax(dim=2)), "cka": cka(outputs), "l2": l2, "cosine": cosine}
-    summary = {name: _plain(pair_summary(matrix)) for name, matrix in matrices.items()}
+    summary = {name: _plain(summarize_pairs(matrix)) for name, matrix in matrices.items()}
     layers = _records(layer_statistics(weights, zoo.layout))
     return _pairs(list(chosen["model_id"]), matrices), {**found, "layers": layers, "pairs": summary}
 

@@ -18,8 +18,8 @@ class ResCNN(ModuleListCNN):
     """The small CNN with a branch around each of its three convolution blocks: max-pooling, then a 1x1 convolution.
 
     Under `module_list.*` are exactly the tensors of the small CNN, and they come first in the layout: the first 2,464
-    numbers of a vector are a small CNN. The 98 others, of the branches, are new: `initialise` draws their weights
-    `kaiming_uniform` whatever the init of the zoo is, after those of the small CNN, and sets their biases to 0.01.
+    numbers of a vector are a small CNN. The 98 others, of the branches, are new: `initialize_weights` draws their
+    weights `kaiming_uniform` whatever the init of the zoo is, after those of the small CNN, and their biases are 0.01.
     """
 
     def __init__(self, activation: str) -> None:
@@ -139,12 +139,12 @@ def _residual_symmetry(layout: Layout) -> Symmetry:
 
 
 def _register(
-    name: str, network: Callable[[str], nn.Module], symmetry_of: Callable[[Layout], Symmetry]
+    name: str, network: Callable[[str], nn.Module], build_symmetry: Callable[[Layout], Symmetry]
 ) -> Architecture:
     def build(activation: str, dropout: float) -> nn.Module:
         return network(activation)
 
-    return add_architecture(Architecture(name, (1, 28, 28), 10, build, symmetry_of, takes_dropout=False))
+    return add_architecture(Architecture(name, (1, 28, 28), 10, build, build_symmetry, takes_dropout=False))
 
 
 res_cnn = _register("res-cnn", ResCNN, _res_cnn_symmetry)

@@ -32,7 +32,7 @@ _INITIAL_BIAS = 0.01
 _CONSTANT = (nn.BatchNorm1d, nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm)
 
 
-def initialise(module: nn.Module, init: str, draws: torch.Generator) -> None:
+def initialize_weights(module: nn.Module, init: str, draws: torch.Generator) -> None:
     """Set all weights of linear and convolution layers by `init` and their biases to 0.01 (2209.14764's own code).
 
     Normalisations begin as torch has them: weight 1, bias 0, mean 0, variance 1, no batch seen. Other buffers stay.
@@ -41,7 +41,7 @@ def initialise(module: nn.Module, init: str, draws: torch.Generator) -> None:
         RecipeError: there are other parameters, whose first values would not depend on `draws`.
     """
     parameters = dict(module.named_parameters())
-    if unknown := [name for name in left_as_built(module) if name in parameters]:
+    if unknown := [name for name in uninitialized_names(module) if name in parameters]:
         raise RecipeError(
             f"{unknown[0]} belongs to no linear, 2-d convolution or normalisation layer: no init says how it begins"
         )
@@ -54,8 +54,8 @@ def initialise(module: nn.Module, init: str, draws: torch.Generator) -> None:
             layer.reset_parameters()
 
 
-def left_as_built(module: nn.Module) -> list[str]:
-    """Names of the parameters and buffers that `initialise` does not set."""
+def uninitialized_names(module: nn.Module) -> list[str]:
+    """Names of the parameters and buffers that `initialize_weights` does not set."""
     names: list[str] = []
     for prefix, layer in module.named_modules():
         if not isinstance(layer, (nn.Conv2d, nn.Linear, *_CONSTANT)):
@@ -102,7 +102,7 @@ class SeededDropout(nn.Dropout):
         return x * keep / (1 - self.p)
 
 
-def keyed_dropout(module: nn.Module) -> nn.Module:
+def make_dropout_seedable(module: nn.Module) -> nn.Module:
     """Let plain dropout layers take a generator, so that masks depend on the model's seed alone; returns the module.
 
     Raises:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import RecipeError
-from ..recipes import Recipe, chosen_members, parse_range, read_recipe, recipe_names
+from ..recipes import Recipe, parse_range, read_recipe, recipe_names, select_members
 from .app import (
     DEFAULT_IMAGES_ROOT,
     Engine,
@@ -121,7 +121,7 @@ def _check(recipe: Recipe, configs: list[str], models: range | None, epochs: int
     if layout not in ("states", "packed"):
         raise RecipeError(f"--layout must be states or packed, got {layout!r}")
     for config in configs:
-        members = chosen_members(recipe.members(config, epochs=epochs), models)
+        members = select_members(recipe.members(config, epochs=epochs), models)
         per_state = 1 if recipe.config(config).parent is None else 2
         files = per_state * sum(member.training.epochs + 1 for member in members)
         if layout == "states" and files >= _MANY_FILES:

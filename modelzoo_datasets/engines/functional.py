@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.func import functional_call, vmap
 from torch.nn.functional import log_softmax
 
-from ..architectures import get_architecture, module_from_vector
+from ..architectures import build_module, get_architecture
 from .base import Engine, NetworkSpec
 from .native.bindings import CompiledNetwork, Pixels
 from .native.native_engine import NativeEngine
@@ -46,7 +46,7 @@ class TorchBatchedNetwork:
     def __init__(self, architecture: str, network: NetworkSpec) -> None:
         self._architecture = get_architecture(architecture)
         start = torch.zeros(self._architecture.layout.size)
-        module = module_from_vector(self._architecture, start, activation=network.activation, dropout=network.dropout)
+        module = build_module(self._architecture, start, activation=network.activation, dropout=network.dropout)
         self._module = module.requires_grad_(False)
 
     def compute_logits(self, weights: Tensor, inputs: Tensor) -> Tensor:

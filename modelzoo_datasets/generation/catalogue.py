@@ -8,7 +8,7 @@ from functools import cache
 import safetensors.torch
 import torch
 
-from ..architectures import Architecture, architecture_for, get_architecture
+from ..architectures import Architecture, get_architecture, resolve_architecture
 from ..engines import variational_layout
 from ..images import ImageDataset, get_image_dataset
 from ..recipes import Member, Recipe, read_recipe, recipe_names
@@ -91,7 +91,7 @@ def all_zoos() -> list[ZooFacts]:
 def zoos_of(recipe: Recipe, config: str = "") -> list[ZooFacts]:
     """One zoo of a recipe, or every one if no config is named; raises RecipeError for what is not known."""
     images = get_image_dataset(recipe.images)
-    architecture = architecture_for(recipe.architecture, images.input_shape, images.classes)
+    architecture = resolve_architecture(recipe.architecture, images.input_shape, images.classes)
     return [
         ZooFacts(
             recipe=recipe,
@@ -106,7 +106,7 @@ def zoos_of(recipe: Recipe, config: str = "") -> list[ZooFacts]:
 
 @cache
 def _state_bytes(architecture: str, dropout: float) -> int:
-    return _file_bytes(Layout.of(get_architecture(architecture).module("relu", dropout)))
+    return _file_bytes(Layout.from_module(get_architecture(architecture).module("relu", dropout)))
 
 
 @cache

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ..architectures import initialise
+from ..architectures import initialize_weights
 from ..engines import Engine, Job, NetworkSpec
 from ..images import Images, Split
 from ..progress import NO_PROGRESS, Progress
@@ -105,7 +105,7 @@ def _per_image(run: Callable[[Images, int], None], zoo: ZooFacts, seconds: float
 
 def _fresh(zoo: ZooFacts, training: Training) -> dict[str, torch.Tensor]:
     module = zoo.architecture.module(training.activation)
-    initialise(module, "kaiming_uniform", keyed_generator(0, "estimate"))
+    initialize_weights(module, "kaiming_uniform", keyed_generator(0, "estimate"))
     return dict(module.state_dict())
 
 

@@ -2,9 +2,9 @@ from .augmentation import CropFlip as CropFlip
 from .augmentation import FlipRotate as FlipRotate
 from .augmentation import augment as augment
 from .augmentation import crop_flip as crop_flip
-from .augmentation import draw_crop_flip as draw_crop_flip
-from .augmentation import draw_flip_rotate as draw_flip_rotate
 from .augmentation import flip_rotate as flip_rotate
+from .augmentation import sample_crop_flip as sample_crop_flip
+from .augmentation import sample_flip_rotate as sample_flip_rotate
 from .image_data import Images as Images
 from .image_data import Split as Split
 from .registry import ImageDataset as ImageDataset

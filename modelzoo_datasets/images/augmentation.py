@@ -52,13 +52,13 @@ def augment(pixels: Tensor, kind: str, draws: torch.Generator) -> Tensor:
     return _KINDS[kind](pixels, draws)
 
 
-def draw_crop_flip(n: int, draws: torch.Generator) -> CropFlip:
+def sample_crop_flip(n: int, draws: torch.Generator) -> CropFlip:
     """Parameters of n images, on the device of the generator."""
     top, left = torch.randint(2 * PADDING + 1, (2, n), generator=draws, device=draws.device)
     return CropFlip(top, left, _coins(n, draws))
 
 
-def draw_flip_rotate(n: int, draws: torch.Generator) -> FlipRotate:
+def sample_flip_rotate(n: int, draws: torch.Generator) -> FlipRotate:
     """Parameters of n images, on the device of the generator."""
     flip = _coins(n, draws)
     angle = torch.empty(n, device=draws.device).uniform_(-LARGEST_ANGLE, LARGEST_ANGLE, generator=draws)
@@ -104,6 +104,6 @@ def _coins(n: int, draws: torch.Generator) -> Tensor:
 
 _KINDS: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {
     "none": lambda pixels, draws: pixels,
-    "crop-flip": lambda pixels, draws: crop_flip(pixels, draw_crop_flip(len(pixels), draws)),
-    "flip-rotate": lambda pixels, draws: flip_rotate(pixels, draw_flip_rotate(len(pixels), draws)),
+    "crop-flip": lambda pixels, draws: crop_flip(pixels, sample_crop_flip(len(pixels), draws)),
+    "flip-rotate": lambda pixels, draws: flip_rotate(pixels, sample_flip_rotate(len(pixels), draws)),
 }

@@ -41,14 +41,14 @@ class Images:
         channels, height, width = self.splits["train"].pixels.shape[1:]
         return channels, height, width
 
-    def normalise(self, pixels: Tensor) -> Tensor:
+    def normalize(self, pixels: Tensor) -> Tensor:
         """Pixels (B, C, H, W) uint8 -> inputs (B, C, H, W) float32, on the device that the pixels are on."""
         mean, std = (_per_channel(values, pixels.device) for values in (self.mean, self.std))
         return (pixels.float() / 255 - mean) / std
 
     def inputs(self, split: str) -> Tensor:
         """Normalised float32 images (N, C, H, W) of one split."""
-        return self.normalise(self.splits[split].pixels)
+        return self.normalize(self.splits[split].pixels)
 
     def labels(self, split: str) -> Tensor:
         """Class numbers (N,), int64."""

@@ -139,7 +139,7 @@ def _finished(writer: ZooWriter, members: Sequence[Member], before: Mapping[str,
 
 
 def _with(member: Member, epochs: Sequence[int]) -> Member:
-    return member if list(member.epochs) == list(epochs) else dataclasses.replace(member, kept=tuple(epochs))
+    return member if list(member.epochs) == list(epochs) else dataclasses.replace(member, state_epochs=tuple(epochs))
 
 
 def _less(kept: Member | None, model: ImportedModel) -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..architectures import Architecture
 from ..progress import Progress
-from ..recipes import ElsewhereTraining, Training
+from ..recipes import ExternalTraining, Training
 from .archives import Source
 from .base import Identity, Overrides
 from .naming import augmentation_of, identify
@@ -34,7 +34,7 @@ def _training(params: Mapping[str, Any], last_epoch: int, images: str) -> Traini
     epochs = number_of(params.get("training::epochs_train")) or 0
     optimizer, schedule = str(known(params, "optim::optimizer")), params.get("optim::scheduler")
     momentum = number_of(params.get("optim::momentum"))
-    return ElsewhereTraining(
+    return ExternalTraining(
         epochs=max(int(epochs), last_epoch),
         batch_size=int(known_number(params, "training::batchsize")),
         activation=str(known(params, "model::nlin")),

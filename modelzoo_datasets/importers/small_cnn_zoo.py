@@ -20,11 +20,11 @@ import torch
 from torch import Tensor
 
 from .._util import one_line
-from ..architectures import architecture_for, get_architecture
+from ..architectures import get_architecture, resolve_architecture
 from ..errors import FormatError
 from ..images import get_image_dataset
 from ..progress import Progress
-from ..recipes import ElsewhereTraining
+from ..recipes import ExternalTraining
 from ..weights import Layout
 from .archives import DAMAGED, Source
 from .base import ImportedModel, ImportedState, Overrides
@@ -67,7 +67,7 @@ class SmallCnnZoo:
         self.architecture = (
             get_architecture(claims.architecture)
             if claims.architecture
-            else architecture_for(_FAMILY, described.input_shape, described.classes)
+            else resolve_architecture(_FAMILY, described.input_shape, described.classes)
         )
         check_images(images, self.architecture)
         self.identity = named(claims.name or f"{dataset.replace('_', '-')}-{_FAMILY}/hyp", images, _MEASURED_OTHERWISE)
@@ -170,7 +170,7 @@ def _original(
 ) -> ImportedModel:
     row = next(iter(records.values()))
     config = {key.removeprefix("config."): value for key, value in row.items() if key.startswith("config.")}
-    training = ElsewhereTraining(
+    training = ExternalTraining(
         epochs=epochs[-1],
         batch_size=_BATCH_SIZE,
         activation=str(config["activation"]),

@@ -12,7 +12,7 @@ from ..architectures import Architecture
 from ..errors import FormatError
 from ..images import image_dataset_names
 from ..progress import Progress
-from ..recipes import ElsewhereTraining, Training
+from ..recipes import ExternalTraining, Training
 from .archives import Source
 from .base import Identity, Overrides
 from .naming import check_images, named
@@ -35,7 +35,7 @@ def _kind(params: Mapping[str, Any]) -> str:
 
 def _training(params: Mapping[str, Any], last_epoch: int, images: str) -> Training:
     """Adam with a cosine schedule and a warm-up, as all of them were trained."""
-    return ElsewhereTraining(
+    return ExternalTraining(
         epochs=max(int(number_of(params.get("num_epochs")) or 0), last_epoch),
         batch_size=int(known_number(params, "batch_size")),
         activation=str(params.get("model::nlin")),

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .._util import one_line
-from ..architectures import ACTIVATION_MODULES, Architecture, module_from_vector
+from ..architectures import ACTIVATION_MODULES, Architecture, build_module
 from ..errors import FormatError
 from ..recipes import Training
 from ..weights import Layers, Layout, Tokens
@@ -56,7 +56,7 @@ class Zoo:
         row = self._row(i, ("activation", "dropout"), "a module")
         activation, dropout = (None if pd.isna(row[name]) else row[name] for name in ("activation", "dropout"))
         try:
-            return module_from_vector(
+            return build_module(
                 self.architecture, self.weights[i], activation=str(activation), dropout=float(dropout or 0)
             )
         except KeyError as error:
@@ -98,11 +98,11 @@ class Zoo:
 
     def tokens(self) -> Tokens:
         """One token per neuron (N, T, W), padded, with mask and positions, as SANE has them (2406.09997)."""
-        return Tokens.of(self.layout, self.weights)
+        return Tokens.from_weights(self.layout, self.weights)
 
     def layers(self) -> Layers:
         """Weights and biases layer by layer, as NFN (2302.14040) and DWSNets (2301.12780) take them."""
-        return Layers.of(self.layout, self.weights)
+        return Layers.from_weights(self.layout, self.weights)
 
     def _row(self, i: int, needed: tuple[str, ...], what: str) -> pd.Series:
         if missing := [name for name in needed if name not in self.table]:

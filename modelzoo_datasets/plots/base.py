@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 # Okabe and Ito's palette: told apart by colour-blind readers too.
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#999999", "#000000")
+COLORS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#999999", "#000000")
 
 
 def accuracy_over_epochs(zoos: Mapping[str, pd.DataFrame]) -> bytes:
@@ -22,8 +22,8 @@ def accuracy_over_epochs(zoos: Mapping[str, pd.DataFrame]) -> bytes:
         curves = table.pivot(index="epoch", columns="model_id", values="test_acc")
         ax.plot(curves.index, curves, color="#999999", linewidth=0.5, alpha=0.5)
         low, middle, high = (curves.quantile(q, axis=1) for q in (0.25, 0.5, 0.75))
-        ax.fill_between(curves.index, low, high, color=COLOURS[0], alpha=0.3, label="quartiles")
-        ax.plot(curves.index, middle, color=COLOURS[0], linewidth=2, label="median")
+        ax.fill_between(curves.index, low, high, color=COLORS[0], alpha=0.3, label="quartiles")
+        ax.plot(curves.index, middle, color=COLORS[0], linewidth=2, label="median")
         ax.set(title=f"{name}: {curves.shape[1]} models", xlabel="epoch", ylim=(0, 1))
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes[0].set_ylabel("test accuracy")
@@ -45,7 +45,7 @@ def probe_bars(probes: Sequence[Mapping[str, Any]]) -> bytes:
         rows = [(place, found[name, kind]) for place, name in enumerate(properties) if (name, kind) in found]
         places = np.array([place + width * (i - (len(kinds) - 1) / 2) for place, _ in rows])
         scores = np.array([_score(probe) for _, probe in rows], dtype=float)
-        ax.bar(places, np.clip(scores[:, 0], 0, 1), 0.92 * width, label=kind, color=COLOURS[i % len(COLOURS)])
+        ax.bar(places, np.clip(scores[:, 0], 0, 1), 0.92 * width, label=kind, color=COLORS[i % len(COLORS)])
         low, high = np.clip(scores[:, 1:], 0, 1).T
         ax.vlines(places, low, high, color="black", linewidth=0.8)
         for place, value, top in zip(places, scores[:, 0], high, strict=True):
@@ -71,7 +71,7 @@ def reconstruction_bars(found: Mapping[str, Mapping[str, Any]], layers: Sequence
     for i, (split, label) in enumerate((("train", "training models"), ("test", "unseen models"))):
         values = [*found[split]["layers"], found[split]["total"]]
         places = np.arange(len(values)) + 0.4 * (i - 0.5)
-        bars = ax.bar(places, np.clip(values, 0, 1), 0.38, label=label, color=COLOURS[i])
+        bars = ax.bar(places, np.clip(values, 0, 1), 0.38, label=label, color=COLORS[i])
         ax.bar_label(bars, [f"{v:.2f}" for v in values], fontsize=8)
     ax.set_xticks(np.arange(len(layers) + 1), [*layers, "all"])
     ax.set(ylabel="R² of the reconstruction", ylim=(0, 1.1))

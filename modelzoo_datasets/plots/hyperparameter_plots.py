@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from .base import COLOURS, to_png
+from .base import COLORS, to_png
 
 _PER_ROW = 3
 _MOST_BOXES = 12  # of more numbers than these, each model is a dot at its own
@@ -29,7 +29,7 @@ _WORDS = {
 }
 
 
-def accuracy_by_hyper_parameter(last: pd.DataFrame, varied: Sequence[str]) -> bytes:
+def plot_accuracy_by_hyperparameter(last: pd.DataFrame, varied: Sequence[str]) -> bytes:
     """Test accuracy by the values of each hyper-parameter, all others mixed: a box of quartiles over a dot per model.
 
     Args:
@@ -45,7 +45,7 @@ def accuracy_by_hyper_parameter(last: pd.DataFrame, varied: Sequence[str]) -> by
         if place >= len(varied):
             ax.set_visible(False)
             continue
-        _panel(ax, known, varied[place], COLOURS[place % len(COLOURS)])
+        _panel(ax, known, varied[place], COLORS[place % len(COLORS)])
         ax.set_ylim(*_limits(known["test_acc"]))
         if place % _PER_ROW == 0:
             ax.set_ylabel("test accuracy")

@@ -9,12 +9,12 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from .base import COLOURS, new_figure, to_png
+from .base import COLORS, new_figure, to_png
 
 _FAR = 50  # times the quartiles of a usual tensor
 
 
-def accuracy_boxes(spread: pd.DataFrame) -> bytes:
+def plot_accuracy_boxes(spread: pd.DataFrame) -> bytes:
     """Test accuracy over epochs: a box of the quartiles with its median, whiskers to the worst and the best model.
 
     Args:
@@ -25,18 +25,18 @@ def accuracy_boxes(spread: pd.DataFrame) -> bytes:
     places = rows["epoch"].to_numpy(dtype=float)
     boxes = [_box(row, low="min", high="max") for row in rows.to_dict("records")]
     width = 0.6 * min(np.diff(places), default=1.0)
-    _draw_boxes(ax, boxes, places, width, COLOURS[0])
-    (mean,) = ax.plot(places, rows["mean"], color=COLOURS[3], linewidth=1.2, label="mean")
+    _draw_boxes(ax, boxes, places, width, COLORS[0])
+    (mean,) = ax.plot(places, rows["mean"], color=COLORS[3], linewidth=1.2, label="mean")
     title = f"{int(rows['models'].max())} models" if len(rows) else "no models"
     ax.set(title=title, xlabel="epoch", ylabel="test accuracy", ylim=(0, 1))
     _whole_epochs(ax)
     # Above the axes: there is no corner in which no zoo has a box.
-    handles = [_patch(COLOURS[0], "median, quartiles, worst and best"), mean]
+    handles = [_patch(COLORS[0], "median, quartiles, worst and best"), mean]
     figure.legend(handles=handles, loc="outside upper center", ncols=2)
     return to_png(figure)
 
 
-def similarity_histograms(measures: Mapping[str, Any]) -> bytes:
+def plot_similarity_histograms(measures: Mapping[str, Any]) -> bytes:
     """How alike two models are: per measure, a histogram over all unordered pairs; pairs that are NaN are left out.
 
     Args:
@@ -50,13 +50,13 @@ def similarity_histograms(measures: Mapping[str, Any]) -> bytes:
         ax.set(xlabel=name, title=f"{len(pairs):,} pairs{mean}")
         if len(pairs):
             # Few bins for few pairs: shares of images are steps, which many bins would show as a comb.
-            ax.hist(pairs, bins=int(np.clip(len(pairs) ** 0.5, 5, 50)), color=COLOURS[i % len(COLOURS)], alpha=0.8)
+            ax.hist(pairs, bins=int(np.clip(len(pairs) ** 0.5, 5, 50)), color=COLORS[i % len(COLORS)], alpha=0.8)
             ax.axvline(pairs.mean(), color="black", linestyle="--", linewidth=1)
     axes[0].set_ylabel("pairs of models")
     return to_png(figure)
 
 
-def layer_ranges(layers: pd.DataFrame) -> bytes:
+def plot_layer_ranges(layers: pd.DataFrame) -> bytes:
     """The weights of all models, tensor by tensor: median and quartiles, whiskers to percentiles 1 and 99, extremes.
 
     Args:
@@ -68,19 +68,19 @@ def layer_ranges(layers: pd.DataFrame) -> bytes:
         places = np.flatnonzero(layers["kind"] == kind)
         rows = layers.iloc[places].to_dict("records")
         boxes = [{**_box(row, low="p1", high="p99"), "fliers": [row["min"], row["max"]]} for row in rows]
-        _draw_boxes(ax, boxes, places, 0.6, COLOURS[i % len(COLOURS)])
+        _draw_boxes(ax, boxes, places, 0.6, COLORS[i % len(COLORS)])
     names = [f"{row.layer}.{row.kind}".lstrip(".") for row in layers.itertuples()]
     slant = {"rotation": 90} if len(names) > 20 else {"rotation": 30, "ha": "right"}
     ax.set_xticks(np.arange(len(names)), names, fontsize=8, **slant)
     ax.axhline(0, color="black", linewidth=0.5)
     ax.set(ylabel="value", xlim=(-0.7, len(names) - 0.3))
     _compress_far_ends(ax, layers)
-    handles = [_patch(COLOURS[i % len(COLOURS)], kind) for i, kind in enumerate(kinds)]
+    handles = [_patch(COLORS[i % len(COLORS)], kind) for i, kind in enumerate(kinds)]
     figure.legend(handles=handles, loc="outside upper center", ncols=len(kinds))
     return to_png(figure)
 
 
-def sparsity_curves(states: pd.DataFrame) -> bytes:
+def plot_sparsity_curves(states: pd.DataFrame) -> bytes:
     """Test accuracy, sparsity and generalization gap over epochs of sparsification: median and quartiles over models.
 
     Args:
@@ -91,8 +91,8 @@ def sparsity_curves(states: pd.DataFrame) -> bytes:
     for i, (ax, (column, label)) in enumerate(zip(axes, panels, strict=True)):
         groups = states.astype({column: "float64"}).dropna(subset=column).groupby("epoch")[column]
         low, middle, high = (groups.quantile(q) for q in (0.25, 0.5, 0.75))
-        ax.fill_between(middle.index, low, high, color=COLOURS[i], alpha=0.3, linewidth=0, label="quartiles")
-        ax.plot(middle.index, middle, color=COLOURS[i], linewidth=2, label="median")
+        ax.fill_between(middle.index, low, high, color=COLORS[i], alpha=0.3, linewidth=0, label="quartiles")
+        ax.plot(middle.index, middle, color=COLORS[i], linewidth=2, label="median")
         ax.set(xlabel="epoch of sparsification", ylabel=label)
         _whole_epochs(ax)
         ax.legend(fontsize=8)

@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import RecipeError
-from .hyperparameters import ElsewhereTraining, RecordedTraining
+from .hyperparameters import ExternalTraining, RecordedTraining
 from .members import Member
 
 _IDENTITY = ("origin", "seed", "split")
-_TRAINING = tuple(field.name for field in dataclasses.fields(ElsewhereTraining))
+_TRAINING = tuple(field.name for field in dataclasses.fields(ExternalTraining))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Published:
+class ExternalModels:
     """The models of an imported zoo. What all have in common is in the axes of their config."""
 
     models: Mapping[str, Sequence[Any]]  # origin, seed, split, parent_id of twins, hyper-parameters that differ
@@ -35,7 +35,7 @@ class Published:
         return {**kept, **own, "models": {name: list(values) for name, values in self.models.items()}}
 
     @classmethod
-    def from_json(cls, recipe: Mapping[str, Any], lacking: Mapping[str, Sequence[int]]) -> "Published | None":
+    def from_json(cls, recipe: Mapping[str, Any], lacking: Mapping[str, Sequence[int]]) -> "ExternalModels | None":
         """Read what a resolved recipe says of published models; None where it says nothing.
 
         Raises:
@@ -57,21 +57,21 @@ class Published:
         )
 
 
-def model_id_of(config: str, index: int) -> str:
+def format_model_id(config: str, index: int) -> str:
     """The id of the model at this place of the list, from 1."""
     return f"{config}-{index:05d}"
 
 
-def published_members(config: str, published: Published, axes: Mapping[str, Sequence[Any]]) -> list[Member]:
+def published_members(config: str, published: ExternalModels, axes: Mapping[str, Sequence[Any]]) -> list[Member]:
     """Every model of the list, with the epochs of the states that there are."""
     columns = published.models
     shared = {name: values[0] for name, values in axes.items() if name not in columns}
     varied = [name for name in _TRAINING if name in columns]
-    kind = ElsewhereTraining if published.columns is None else RecordedTraining
+    kind = ExternalTraining if published.columns is None else RecordedTraining
     members = []
     for row, (seed, split) in enumerate(zip(columns["seed"], columns["split"], strict=True)):
         training = kind(**shared, **{name: columns[name][row] for name in varied})
-        model_id = model_id_of(config, row + 1)
+        model_id = format_model_id(config, row + 1)
         members.append(
             Member(
                 index=row + 1,
@@ -80,8 +80,8 @@ def published_members(config: str, published: Published, axes: Mapping[str, Sequ
                 split=split,
                 training=training,
                 parent_id=columns["parent_id"][row] if "parent_id" in columns else None,
-                more={name: columns[name][row] for name in published.columns or ()},
-                kept=_kept(training.epochs, published.kept_epochs, published.lacking.get(model_id, ())),
+                extra={name: columns[name][row] for name in published.columns or ()},
+                state_epochs=_kept(training.epochs, published.kept_epochs, published.lacking.get(model_id, ())),
             )
         )
     return members

@@ -68,7 +68,7 @@ class Training:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ElsewhereTraining(Training):
+class ExternalTraining(Training):
     """How a model was trained by other code, in its words: init, optimizer, schedule may be none that we train with."""
 
     def _choices(self) -> dict[str, tuple[str, ...]]:
@@ -76,7 +76,7 @@ class ElsewhereTraining(Training):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RecordedTraining(ElsewhereTraining):
+class RecordedTraining(ExternalTraining):
     """How a model of any kind was trained, as far as somebody wrote it down, in any words; the rest is None."""
 
     def _choices(self) -> dict[str, tuple[str, ...]]:

@@ -9,7 +9,7 @@ from typing import Any
 from .._util import is_config_name
 from ..errors import RecipeError, unknown
 from .hyperparameters import Training
-from .recipe import Config, Recipe, twins_of
+from .recipe import Config, Recipe, make_twin_config
 from .validators import check_keys, check_type, parse_range
 
 
@@ -106,7 +106,7 @@ def _twins(name: str, own: Mapping[str, Any], trained: Mapping[str, Config]) -> 
         raise RecipeError(f"[configs.{name}] {unknown('parent', str(own['parent']), trained)}")
     if "epochs" not in own:
         raise RecipeError(f"[configs.{name}] has no epochs of sparsification; say for example epochs = 25")
-    return twins_of(own["parent"], trained[own["parent"]], own["epochs"])
+    return make_twin_config(own["parent"], trained[own["parent"]], own["epochs"])
 
 
 def _config(name: str, defaults: Mapping[str, Any], own: Mapping[str, Any]) -> Config:

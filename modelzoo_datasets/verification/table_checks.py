@@ -57,7 +57,7 @@ def against_recipe(
 
 def _values(member: Member) -> dict[str, object]:
     values = {name: getattr(member, name) for name in ("index", "seed", "split", "parent_id")}
-    return {**values, **dataclasses.asdict(member.training), **member.more}
+    return {**values, **dataclasses.asdict(member.training), **member.extra}
 
 
 def missing_epochs(

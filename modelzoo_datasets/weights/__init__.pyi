@@ -1,12 +1,12 @@
 from .layout import Layout as Layout
 from .layout import Slot as Slot
 from .symmetry import Symmetry as Symmetry
-from .symmetry import align as align
-from .symmetry import apply_moves as apply_moves
+from .symmetry import align_weights as align_weights
+from .symmetry import apply_permutations as apply_permutations
 from .symmetry import chain_symmetry as chain_symmetry
 from .symmetry import no_symmetry as no_symmetry
-from .symmetry import permute as permute
-from .symmetry import random_permutations as random_permutations
+from .symmetry import permute_units as permute_units
+from .symmetry import sample_permutations as sample_permutations
 from .symmetry import unit_group as unit_group
 from .tokens import Layers as Layers
 from .tokens import Tokens as Tokens

@@ -42,7 +42,7 @@ class Slot:
         """Name of the module that the tensor belongs to, empty for the whole network."""
         return self.name.rpartition(".")[0]
 
-    def of(self, weights: Tensor) -> Tensor:
+    def select(self, weights: Tensor) -> Tensor:
         """Weights (N, P) -> the numbers of this tensor (N, size), a view."""
         return weights[:, self.start : self.stop]
 
@@ -83,7 +83,7 @@ class Layout:
     slots: tuple[Slot, ...]
 
     @classmethod
-    def of(cls, module: nn.Module) -> "Layout":
+    def from_module(cls, module: nn.Module) -> "Layout":
         """The layout of a module's state dict."""
         tensors: list[tuple[str, Tensor, bool]] = [(name, p, False) for name, p in module.named_parameters()]
         kept = module.state_dict().keys()  # a buffer can be left out of it
@@ -158,7 +158,7 @@ class Layout:
         """
         tokens = []
         for layer in self.layers:
-            columns = [slot.of(weights).unflatten(1, (layer.units, -1)) for slot in layer.slots]
+            columns = [slot.select(weights).unflatten(1, (layer.units, -1)) for slot in layer.slots]
             tokens.append(torch.cat(columns, dim=2))
         return tokens
 

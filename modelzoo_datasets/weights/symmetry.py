@@ -90,7 +90,7 @@ def _place(slot: Slot, *, before: int, units: int) -> UnitAxis:
     return UnitAxis(slot.start, before, units, after)
 
 
-def random_permutations(symmetry: Symmetry, n: int, draws: torch.Generator) -> list[Tensor]:
+def sample_permutations(symmetry: Symmetry, n: int, draws: torch.Generator) -> list[Tensor]:
     """For every group n uniform permutations of its units, (n, S) each."""
     return [torch.rand(n, g.units, generator=draws).argsort(dim=1) for g in symmetry]
 
@@ -103,16 +103,16 @@ class UnitPermutation:
     sign: Tensor  # (N, S), 1 or -1
 
 
-def permute(weights: Tensor, symmetry: Symmetry, orders: Sequence[Tensor]) -> Tensor:
+def permute_units(weights: Tensor, symmetry: Symmetry, orders: Sequence[Tensor]) -> Tensor:
     """Reorder the units of every model: weights (N, P), orders per group (N, S); the functions stay the same.
 
     Unit j of the result is unit `orders[g][n, j]` of model n (2110.15288, section 3: permutation equivariance).
     """
     moves = [UnitPermutation(order, torch.ones_like(order, dtype=weights.dtype)) for order in orders]
-    return apply_moves(weights, symmetry, moves)
+    return apply_permutations(weights, symmetry, moves)
 
 
-def apply_moves(weights: Tensor, symmetry: Symmetry, moves: Sequence[UnitPermutation]) -> Tensor:
+def apply_permutations(weights: Tensor, symmetry: Symmetry, moves: Sequence[UnitPermutation]) -> Tensor:
     """Reorder and negate units: weights (N, P), one move per group; a new tensor."""
     moved = weights.clone()
     for group, move in zip(symmetry, moves, strict=True):
@@ -128,7 +128,7 @@ def _move_group(weights: Tensor, group: Group, move: UnitPermutation) -> None:
         weights[:, place.start : stop] = moved.flatten(1)
 
 
-def align(
+def align_weights(
     weights: Tensor,  # (N, P)
     reference: Tensor,  # (P,)
     symmetry: Symmetry,
@@ -140,7 +140,7 @@ def align(
     """The move per group that brings each model closest to the reference: weight matching.
 
     Coordinate descent over the groups, each step an exact assignment, until nothing moves (Git Re-Basin, 2209.04836,
-    section 3.2). `apply_moves(weights, symmetry, align(...))` gives the aligned models.
+    section 3.2). `apply_permutations(weights, symmetry, align_weights(...))` gives the aligned models.
 
     Args:
         signs: units of signed groups may also be negated; keeps the function only where the activation is odd.

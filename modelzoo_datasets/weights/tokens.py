@@ -24,7 +24,7 @@ class Tokens:
     layout: Layout
 
     @classmethod
-    def of(cls, layout: Layout, weights: Tensor) -> "Tokens":
+    def from_weights(cls, layout: Layout, weights: Tensor) -> "Tokens":
         """Weights (N, P) -> tokens.
 
         Raises:
@@ -51,7 +51,7 @@ class Tokens:
             layout=layout,
         )
 
-    def weights(self) -> Tensor:
+    def to_weights(self) -> Tensor:
         """The inverse: (N, P); what lies in the padding is not looked at."""
         rows = self.values.split([layer.units for layer in self.layout.layers], dim=1)
         found = self.layout.from_tokens(
@@ -71,13 +71,13 @@ class Layers:
     layout: Layout
 
     @classmethod
-    def of(cls, layout: Layout, weights: Tensor) -> "Layers":
+    def from_weights(cls, layout: Layout, weights: Tensor) -> "Layers":
         """Weights (N, P) -> lists.
 
         Raises:
             FormatError: the layout has a tensor that belongs to no layer.
         """
-        tensors = {slot.name: slot.of(weights).unflatten(1, slot.shape or (1,)) for slot in layout.slots}
+        tensors = {slot.name: slot.select(weights).unflatten(1, slot.shape or (1,)) for slot in layout.slots}
         return cls(
             weights=[tensors.pop(layer.weight.name) for layer in layout.layers],
             biases=[tensors.pop(layer.bias.name) if layer.bias else None for layer in layout.layers],
@@ -85,7 +85,7 @@ class Layers:
             layout=layout,
         )
 
-    def vectors(self) -> Tensor:
+    def to_weights(self) -> Tensor:
         """The inverse: weights (N, P).
 
         Raises:

@@ -63,7 +63,7 @@ def model_row(member: Member, diverged: bool) -> Row:
         "split": member.split,
         **parent,
         **dataclasses.asdict(member.training),
-        **member.more,
+        **member.extra,
         "diverged": diverged,
     }
 

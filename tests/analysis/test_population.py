@@ -8,7 +8,7 @@ import torch
 from helpers.steps import StepProgress
 
 from modelzoo_datasets import load_zoo
-from modelzoo_datasets.analysis import fine_tune, nearest
+from modelzoo_datasets.analysis import find_nearest, fine_tune
 from modelzoo_datasets.engines import Engine, Job, NetworkSpec
 from modelzoo_datasets.images import Images
 from modelzoo_datasets.recipes import Training
@@ -28,7 +28,7 @@ def test_the_nearest_is_what_trying_all_pairs_finds() -> None:
     draws = keyed_generator(0, "weights")
     weights, others = (torch.randn(n, 40, generator=draws) for n in (300, 17))  # 300: two chunks
     scale = torch.rand(40, generator=draws) + 0.5
-    distance, index = nearest(weights, others, scale)
+    distance, index = find_nearest(weights, others, scale)
     for i, w in enumerate(weights):
         tried = [(((w - other) / scale).double() ** 2).mean().sqrt().item() for other in others]
         assert index[i] == min(range(17), key=tried.__getitem__)
@@ -37,13 +37,13 @@ def test_the_nearest_is_what_trying_all_pairs_finds() -> None:
 
 def test_a_copy_is_at_distance_exactly_zero() -> None:
     others = torch.randn(9, 40, generator=keyed_generator(1, "weights"))
-    distance, index = nearest(others[[4, 2]], others, torch.full((40,), 0.3))
+    distance, index = find_nearest(others[[4, 2]], others, torch.full((40,), 0.3))
     assert index.tolist() == [4, 2] and distance.tolist() == [0, 0]
 
 
 def test_a_step_of_one_standard_deviation_in_every_weight_is_at_distance_one() -> None:
     scale = torch.rand(40, generator=keyed_generator(2, "scale")) + 0.5
-    distance, _ = nearest(scale[None].clone(), torch.zeros(1, 40), scale)
+    distance, _ = find_nearest(scale[None].clone(), torch.zeros(1, 40), scale)
     assert distance.item() == pytest.approx(1)
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy import stats
 
-from modelzoo_datasets.analysis import compare, ensemble_curve, error_similarity
+from modelzoo_datasets.analysis import compare_means, ensemble_curve, find_error_overlap
 from modelzoo_datasets.errors import FormatError
 from modelzoo_datasets.seeds import keyed_generator
 
@@ -21,7 +21,7 @@ def groups() -> tuple[list[float], list[float]]:
 @pytest.mark.parametrize("paired", [False, True])
 def test_the_tests_are_scipys(paired: bool) -> None:
     one, other = groups()
-    found = compare(one, other if paired else other[:5], paired=paired)
+    found = compare_means(one, other if paired else other[:5], paired=paired)
     slow = stats.ttest_rel(one, other) if paired else stats.ttest_ind(one, other[:5], equal_var=False)
     interval = slow.confidence_interval(0.95)
     assert found.p == pytest.approx(slow.pvalue)
@@ -32,17 +32,17 @@ def test_the_tests_are_scipys(paired: bool) -> None:
 
 def test_the_word_follows_the_interval() -> None:
     one, other = groups()
-    assert compare(one, one).word == "level with"
-    assert compare([v + 10 for v in one], other).word == "above"
-    assert compare([v - 10 for v in one], other).word == "below"
+    assert compare_means(one, one).word == "level with"
+    assert compare_means([v + 10 for v in one], other).word == "above"
+    assert compare_means([v - 10 for v in one], other).word == "below"
 
 
 def test_groups_that_do_not_vary_or_are_too_small_need_no_statistics() -> None:
-    equal = compare([0.5, 0.5], [0.5, 0.5])
+    equal = compare_means([0.5, 0.5], [0.5, 0.5])
     assert (equal.low, equal.high, equal.p, equal.word) == (0, 0, 1, "level with")
-    shifted = compare([0.7, 0.6], [0.5, 0.4], paired=True)
+    shifted = compare_means([0.7, 0.6], [0.5, 0.4], paired=True)
     assert shifted.low == pytest.approx(0.2) and shifted.p == pytest.approx(0, abs=1e-12)
-    alone = compare([0.7], [0.5, 0.4])
+    alone = compare_means([0.7], [0.5, 0.4])
     assert alone.difference == pytest.approx(0.25)
     assert math.isnan(alone.low) and math.isnan(alone.p) and alone.word == "level with"
 
@@ -53,7 +53,7 @@ def test_groups_that_cannot_be_compared_are_refused() -> None:
         ([1.0, 2.0], [1.0], True, "paired groups need as many values each, got 2 and 1"),
     ):
         with pytest.raises(FormatError) as caught:
-            compare(one, other, paired=paired)
+            compare_means(one, other, paired=paired)
         assert str(caught.value) == told
 
 
@@ -65,18 +65,18 @@ def test_error_similarity_is_the_overlap_of_sets(monkeypatch: pytest.MonkeyPatch
     slow = [[len(a & b) / len(a | b) if a | b else 1.0 for b in sets[1]] for a in sets[0]]
     for numbers in (2**25, 80):  # all at once, and two at a time
         monkeypatch.setattr("modelzoo_datasets.analysis.error_overlap._NUMBERS", numbers)
-        values, index = error_similarity(wrong, others)
+        values, index = find_error_overlap(wrong, others)
         assert values.tolist() == pytest.approx([max(row) for row in slow])
         assert index.tolist() == [row.index(max(row)) for row in slow]
     assert values[0] == 1 and index[0] == 2
     with pytest.raises(FormatError) as caught:
-        error_similarity(wrong, others[:, :3])
+        find_error_overlap(wrong, others[:, :3])
     assert str(caught.value) == "expected errors on the same images, got (5, 40) and (7, 3)"
 
 
 def test_a_copy_errs_exactly_where_its_original_does() -> None:
     wrong = torch.rand(6, 100, generator=keyed_generator(0, "copies")) < 0.2
-    values, index = error_similarity(wrong, wrong)
+    values, index = find_error_overlap(wrong, wrong)
     assert values.tolist() == [1.0] * 6 and index.tolist() == [0, 1, 2, 3, 4, 5]
 
 

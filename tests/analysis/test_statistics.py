@@ -11,7 +11,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from modelzoo_datasets.analysis import accuracy_spread, agreement, cka, layer_statistics, pair_summary, weight_distances
+from modelzoo_datasets.analysis import (
+    accuracy_spread,
+    agreement,
+    cka,
+    layer_statistics,
+    summarize_pairs,
+    weight_distances,
+)
 from modelzoo_datasets.architectures import get_architecture
 from modelzoo_datasets.errors import FormatError
 from modelzoo_datasets.seeds import keyed_generator
@@ -161,16 +168,16 @@ def test_the_summary_of_pairs_is_that_of_the_pairs_listed_by_hand() -> None:
     matrix = agreement(torch.randint(3, (6, 20), generator=keyed_generator(11, "predictions")))
     matrix[1, 4] = matrix[4, 1] = float("nan")
     pairs = [matrix[i, j].item() for i, j in itertools.combinations(range(6), 2) if (i, j) != (1, 4)]
-    found = pair_summary(matrix)
+    found = summarize_pairs(matrix)
     assert (found["pairs"], found["left_out"]) == (14, 1)
     assert (found["min"], found["max"]) == (min(pairs), max(pairs))
     assert found["mean"] == pytest.approx(np.mean(pairs)) and found["std"] == pytest.approx(np.std(pairs, ddof=1))
 
 
 def test_the_summary_of_too_few_pairs_is_nan() -> None:
-    one = pair_summary(torch.tensor([[0.0, 3.0], [3.0, 0.0]]))
+    one = summarize_pairs(torch.tensor([[0.0, 3.0], [3.0, 0.0]]))
     assert (one["pairs"], one["mean"], one["min"], one["max"]) == (1, 3, 3, 3) and math.isnan(one["std"])
-    none = pair_summary(torch.full((3, 3), float("nan")))
+    none = summarize_pairs(torch.full((3, 3), float("nan")))
     assert (none["pairs"], none["left_out"]) == (0, 3)
     assert all(math.isnan(none[key]) for key in ("mean", "std", "min", "max"))
 
@@ -199,7 +206,7 @@ def test_shapes_and_types_that_mean_something_else_are_refused() -> None:
     with pytest.raises(FormatError, match=r"^weights must be of shape \(models, weights\), got \(3,\)$"):
         weight_distances(torch.zeros(3))
     with pytest.raises(FormatError, match=r"^a matrix of pairs must be square, got \(2, 3\)$"):
-        pair_summary(torch.zeros(2, 3))
+        summarize_pairs(torch.zeros(2, 3))
     with pytest.raises(FormatError, match=r"^expected weights of shape \(models, 7\), got \(2, 6\)$"):
         layer_statistics(torch.zeros(2, 6), Layout((Slot("0.weight", (7,), 0),)))
     with pytest.raises(FormatError, match="^a table of states has columns epoch, test_acc, ggap; ggap missing$"):
@@ -214,7 +221,7 @@ def linear_percentile(values: list[float], percent: int) -> float:
 
 
 def test_layer_statistics_are_those_of_each_tensor_of_the_state_dicts() -> None:
-    layout = Layout.of(get_architecture("cnn-s").module("tanh"))
+    layout = Layout.from_module(get_architecture("cnn-s").module("tanh"))
     weights = torch.randn(5, layout.size, generator=keyed_generator(12, "weights"))
     table = layer_statistics(weights, layout)
     states = [layout.unpack(row) for row in weights]

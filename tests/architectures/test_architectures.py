@@ -5,7 +5,7 @@ import torch
 from helpers.networks import ALL, KINDS, SMALL
 from torch import Tensor, nn
 
-from modelzoo_datasets.architectures import get_architecture, initialise
+from modelzoo_datasets.architectures import get_architecture, initialize_weights
 from modelzoo_datasets.architectures.modules import SeededDropout
 from modelzoo_datasets.recipes import ACTIVATIONS
 from modelzoo_datasets.seeds import keyed_generator
@@ -206,7 +206,7 @@ def test_the_state_dict_has_the_published_keys_and_shapes(name: str, dropout: fl
 def test_an_architecture_maps_its_input_shape_to_its_classes(name: str) -> None:
     architecture = get_architecture(name)
     module = architecture.module("relu")
-    initialise(module, "kaiming_normal", keyed_generator(0, "init"))
+    initialize_weights(module, "kaiming_normal", keyed_generator(0, "init"))
     logits = module(torch.zeros(2, *architecture.input_shape))
     assert logits.shape == (2, architecture.classes)
     assert logits.isfinite().all()

@@ -8,7 +8,7 @@ import torch
 from helpers.networks import KINDS, SMALL
 from torch import Tensor, nn
 
-from modelzoo_datasets.architectures import get_architecture, initialise
+from modelzoo_datasets.architectures import get_architecture, initialize_weights
 from modelzoo_datasets.architectures.modules import SeededDropout, seed_dropout
 from modelzoo_datasets.errors import RecipeError
 from modelzoo_datasets.recipes import INITS
@@ -27,7 +27,7 @@ def begun(name: str, init: str, seed: int, activation: str = "tanh", dropout: fl
     with torch.no_grad():
         for tensor in module.state_dict().values():
             tensor.fill_(77)  # what memory may hold
-    initialise(module, init, keyed_generator(seed, "init"))
+    initialize_weights(module, init, keyed_generator(seed, "init"))
     return module
 
 
@@ -71,7 +71,7 @@ def test_first_weights_are_distributed_as_published(
     init: str, low: float, high: float, mean: float, deviation: float
 ) -> None:
     network, fan_in = nn.Sequential(nn.Linear(100, 400, bias=False)), 100
-    initialise(network, init, keyed_generator(0, "init"))
+    initialize_weights(network, init, keyed_generator(0, "init"))
     weights = network[0].weight.detach().double().flatten() * (fan_in**0.5 if init.startswith("kaiming") else 1)
     n = len(weights)
     assert weights.min() >= low and weights.max() <= high + 1e-6
@@ -118,7 +118,7 @@ def test_building_and_initialising_touch_no_global_generator(name: str) -> None:
 )
 def test_parameters_whose_beginning_no_init_says_are_refused(module: nn.Module, named: str) -> None:
     with pytest.raises(RecipeError) as caught:
-        initialise(module, "normal", keyed_generator(0, "init"))
+        initialize_weights(module, "normal", keyed_generator(0, "init"))
     assert str(caught.value) == (
         f"{named} belongs to no linear, 2-d convolution or normalisation layer: no init says how it begins"
     )

@@ -9,7 +9,7 @@ from helpers.networks import ALL, KINDS, SMALL, random_states
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from modelzoo_datasets.architectures import get_architecture, module_from_vector
+from modelzoo_datasets.architectures import build_module, get_architecture
 from modelzoo_datasets.recipes import ACTIVATIONS
 from modelzoo_datasets.seeds import keyed_generator
 from modelzoo_datasets.weights.layout import Layout
@@ -105,8 +105,8 @@ def test_a_published_state_loads_and_computes_the_same(
     architecture = get_architecture(name)
     ours = architecture.module(activation, dropout)
     ours.load_state_dict(state, strict=True)
-    through_a_vector = module_from_vector(
-        architecture, Layout.of(ours).pack(state), activation=activation, dropout=dropout
+    through_a_vector = build_module(
+        architecture, Layout.from_module(ours).pack(state), activation=activation, dropout=dropout
     )
     x = torch.randn(2, *architecture.input_shape, generator=keyed_generator(0, "x"))
     with torch.no_grad():
@@ -124,14 +124,14 @@ def test_a_small_cnn_with_branches_that_give_nothing_is_the_small_cnn() -> None:
     weights[small.layout.size :] = 0
     x = torch.randn(4, 1, 28, 28, generator=keyed_generator(0, "x"))
     with torch.no_grad():
-        without = module_from_vector(small, weights[: small.layout.size], activation="gelu")(x)
-        assert torch.equal(module_from_vector(changed, weights, activation="gelu")(x), without)
+        without = build_module(small, weights[: small.layout.size], activation="gelu")(x)
+        assert torch.equal(build_module(changed, weights, activation="gelu")(x), without)
 
 
 @pytest.mark.parametrize("name", ["res-cnn", "cnn-more-layers-residual", "cnn-residual"])
 def test_changed_cnns_compute_what_their_descriptions_say(name: str) -> None:
     architecture = get_architecture(name)
-    module = module_from_vector(architecture, random_states(name, 1)[0], activation="tanh").double()
+    module = build_module(architecture, random_states(name, 1)[0], activation="tanh").double()
     x = torch.randn(3, 1, 28, 28, generator=keyed_generator(0, "x")).double()
     pool = nn.functional.max_pool2d
     with torch.no_grad():
@@ -158,9 +158,9 @@ def test_changed_cnns_compute_what_their_descriptions_say(name: str) -> None:
 def test_a_module_from_a_vector_has_its_weights_and_shares_no_memory(name: str, dropout: float) -> None:
     architecture, vector = get_architecture(name), random_states(name, 1)[0]
     before = vector.clone()
-    module = module_from_vector(architecture, vector, activation="relu", dropout=dropout)
+    module = build_module(architecture, vector, activation="relu", dropout=dropout)
     assert not module.training
-    assert torch.equal(Layout.of(module).pack(module.state_dict()), vector)
+    assert torch.equal(Layout.from_module(module).pack(module.state_dict()), vector)
     with torch.no_grad():
         for tensor in module.state_dict().values():
             tensor.zero_()

@@ -9,13 +9,13 @@ from torch import Tensor, nn
 
 from modelzoo_datasets.architectures import (
     Architecture,
-    architecture_for,
     architecture_names,
+    build_module,
     get_architecture,
-    initialise,
-    module_from_vector,
+    initialize_weights,
     register_architecture,
     registry,
+    resolve_architecture,
 )
 from modelzoo_datasets.architectures.modules import seed_dropout
 from modelzoo_datasets.errors import RecipeError
@@ -46,17 +46,17 @@ def own(name: str = "own", family: str = "") -> Architecture:
 def test_an_exact_name_means_itself_for_its_own_images(name: str) -> None:
     architecture = get_architecture(name)
     assert architecture.name == name
-    assert architecture_for(name, architecture.input_shape, architecture.classes) is architecture
+    assert resolve_architecture(name, architecture.input_shape, architecture.classes) is architecture
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_a_family_means_the_variant_for_the_images(name: str) -> None:
     architecture = get_architecture(name)
-    assert architecture_for(architecture.family, architecture.input_shape, architecture.classes) is architecture
+    assert resolve_architecture(architecture.family, architecture.input_shape, architecture.classes) is architecture
 
 
 def test_shapes_may_come_as_any_sequence() -> None:
-    assert architecture_for("cnn-s", torch.zeros(5, 3, 28, 28).shape[1:], 10).name == "cnn-s-rgb"
+    assert resolve_architecture("cnn-s", torch.zeros(5, 3, 28, 28).shape[1:], 10).name == "cnn-s-rgb"
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_images_that_no_variant_is_made_for_are_refused(
     name: str, shape: tuple[int, ...], classes: int, message: str
 ) -> None:
     with pytest.raises(RecipeError) as caught:
-        architecture_for(name, shape, classes)
+        resolve_architecture(name, shape, classes)
     assert str(caught.value) == message
 
 
@@ -115,11 +115,11 @@ def test_dropout_is_refused_where_there_is_none(name: str) -> None:
 def test_ones_own_architecture_is_known_after_one_call() -> None:
     mine = register_architecture(own())
     assert mine.family == "own" and mine.symmetry == ()
-    assert get_architecture("own") is mine is architecture_for("own", (1, 8, 8), 4)
+    assert get_architecture("own") is mine is resolve_architecture("own", (1, 8, 8), 4)
     assert "own" in architecture_names()
     module = mine.module("relu")
-    initialise(module, "xavier_normal", keyed_generator(0, "init"))
-    again = module_from_vector(mine, mine.layout.pack(module.state_dict()), activation="relu")
+    initialize_weights(module, "xavier_normal", keyed_generator(0, "init"))
+    again = build_module(mine, mine.layout.pack(module.state_dict()), activation="relu")
     x = torch.randn(2, 1, 8, 8, generator=keyed_generator(0, "x"))
     assert torch.equal(again(x), module(x))
 
@@ -127,14 +127,14 @@ def test_ones_own_architecture_is_known_after_one_call() -> None:
 @pytest.mark.usefixtures("own_registry")
 def test_ones_own_variant_joins_a_family() -> None:
     mine = register_architecture(own(family="cnn-s"))
-    assert architecture_for("cnn-s", (1, 8, 8), 4) is mine is architecture_for("own", (1, 8, 8), 4)
-    assert architecture_for("cnn-s", (1, 28, 28), 10).name == "cnn-s"
+    assert resolve_architecture("cnn-s", (1, 8, 8), 4) is mine is resolve_architecture("own", (1, 8, 8), 4)
+    assert resolve_architecture("cnn-s", (1, 28, 28), 10).name == "cnn-s"
 
 
 @pytest.mark.usefixtures("own_registry")
 def test_an_exact_name_comes_before_a_family_of_the_same_name() -> None:
     register_architecture(Architecture("own", (3, 28, 28), 10, build_own, family="cnn-s-rgb"))
-    assert architecture_for("cnn-s-rgb", (3, 28, 28), 10).name == "cnn-s-rgb"
+    assert resolve_architecture("cnn-s-rgb", (3, 28, 28), 10).name == "cnn-s-rgb"
 
 
 @pytest.mark.usefixtures("own_registry")
@@ -170,11 +170,11 @@ def test_constants_of_a_network_are_there_whether_the_state_dict_has_them_or_not
     architecture = Architecture("constants", (1, 2, 2), 3, lambda activation, dropout: WithConstants())
     before = torch.get_rng_state()
     module = architecture.module("relu")
-    initialise(module, "normal", keyed_generator(0, "init"))
+    initialize_weights(module, "normal", keyed_generator(0, "init"))
     assert torch.equal(torch.get_rng_state(), before)
     assert module.mean == 0.5 and torch.equal(module.mask, torch.arange(4.0))
     assert [slot.name for slot in architecture.layout.slots] == ["layer.weight", "layer.bias", "mean"]
-    again = module_from_vector(architecture, architecture.layout.pack(module.state_dict()), activation="relu")
+    again = build_module(architecture, architecture.layout.pack(module.state_dict()), activation="relu")
     x = torch.randn(5, 4, generator=keyed_generator(0, "x"))
     assert torch.equal(again(x), module(x))
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torchvision.models.resnet import BasicBlock
 
-from modelzoo_datasets.architectures import get_architecture, initialise
+from modelzoo_datasets.architectures import get_architecture, initialize_weights
 from modelzoo_datasets.architectures.variational import (
     VariationalConv2d,
     VariationalLinear,
@@ -241,7 +241,7 @@ def test_a_variance_rounded_to_below_zero_is_no_noise() -> None:
 def small_cnn() -> nn.Module:
     """A freshly initialised network in eval mode."""
     module = get_architecture("cnn-s").module("tanh")
-    initialise(module, "kaiming_uniform", keyed_generator(0, "init"))
+    initialize_weights(module, "kaiming_uniform", keyed_generator(0, "init"))
     return module.eval()
 
 

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hyperrep.trainer.objective import Draws, Learner, losses, weighted
 from modelzoo_datasets.seeds import keyed_generator
-from modelzoo_datasets.weights.symmetry import permute, random_permutations
+from modelzoo_datasets.weights.symmetry import permute_units, sample_permutations
 
 FOLDER = ROOT / "benchmarks"
 
@@ -84,7 +84,7 @@ def test_lists_of_indices_permute_as_networks_are_permuted(learning: Any) -> Non
     symmetry, size = architecture.symmetry, architecture.layout.size
     state = torch.randn(size, generator=keyed_generator(0, "state"))
     lists = learning.published.index_lists(size, symmetry)
-    orders = random_permutations(symmetry, len(lists), torch.Generator().manual_seed(0))
-    expected = permute(state.repeat(len(lists), 1), symmetry, orders)
+    orders = sample_permutations(symmetry, len(lists), torch.Generator().manual_seed(0))
+    expected = permute_units(state.repeat(len(lists), 1), symmetry, orders)
     assert torch.equal(torch.stack([state[indices] for indices in lists]), expected)
     assert len(expected.unique(dim=0)) == len(lists) == 10

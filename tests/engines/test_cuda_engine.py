@@ -180,7 +180,7 @@ def test_a_resnet_trains_as_the_reference_with_its_statistics(
     assert wrong.norm() < 1e-3 * moved.norm() and (found[0].weights[1] != found[1].weights[1]).any()
     layout = get_architecture("resnet18").layout
     counters = [slot for slot in layout.slots if slot.name.endswith("num_batches_tracked")]
-    assert counters and all(slot.of(found[1].weights).flatten().tolist() == [0, 3] for slot in counters)
+    assert counters and all(slot.select(found[1].weights).flatten().tolist() == [0, 3] for slot in counters)
 
 
 def _normed(activation: str, dropout: float) -> nn.Module:
@@ -394,7 +394,7 @@ def test_runs_are_the_longest_slices_of_equals() -> None:
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_stacked_weights_are_given_back_to_the_bit(channels_last: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("modelzoo_datasets.engines.cuda.stacking._LARGE", 0 if channels_last else 10**9)
-    layout = Layout.of(_normed("relu", 0.0))
+    layout = Layout.from_module(_normed("relu", 0.0))
     vectors = torch.randn(3, layout.size, generator=keyed_generator(0, "weights"))
     vectors[:, -1] = torch.arange(3)  # batches seen, an integer
     stack = Stack.of(layout, vectors, torch.device("cpu"))

@@ -21,7 +21,7 @@ from helpers.training_by_hand import JOBS, MIXED, SPLITS, TRAINING, collected
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from modelzoo_datasets.architectures import Architecture, get_architecture, module_from_vector, registry
+from modelzoo_datasets.architectures import Architecture, build_module, get_architecture, registry
 from modelzoo_datasets.architectures.modules import seed_dropout
 from modelzoo_datasets.engines import CudaEngine, Job, States, one_thread
 from modelzoo_datasets.engines.chain import chain_of
@@ -122,7 +122,7 @@ def gradients(architecture: str, images: Images, jobs: list[Job], compile_: Comp
     for place, (job, vector) in enumerate(zip(jobs, vectors, strict=True)):
         found = get_architecture(architecture)
         t = job.training
-        module = module_from_vector(found, vector, activation=t.activation, dropout=t.dropout).double().train()
+        module = build_module(found, vector, activation=t.activation, dropout=t.dropout).double().train()
         seed_dropout(module, keyed_generator(job.seed, "dropout", 1))
         order = torch.randperm(len(images.labels("train")), generator=keyed_generator(job.seed, "order", 1))
         logits, y = module(images.inputs("train")[order].double()), images.labels("train")[order]

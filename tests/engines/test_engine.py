@@ -21,7 +21,7 @@ from helpers.training_by_hand import (
 )
 from torch import nn
 
-from modelzoo_datasets.architectures import get_architecture, initialise
+from modelzoo_datasets.architectures import get_architecture, initialize_weights
 from modelzoo_datasets.engines import ENGINES, Job, NetworkSpec, get_engine, one_thread
 from modelzoo_datasets.engines.torch.reference import Inputs, train_one
 from modelzoo_datasets.engines.torch.torch_engine import TorchEngine
@@ -59,7 +59,7 @@ def test_training_is_the_plain_loop(changes: dict[str, Any], engine: TorchEngine
 def test_epoch_0_is_the_initialisation_of_the_seed(engine: TorchEngine, few_images: Images) -> None:
     for job, states in zip(JOBS, collected(engine, few_images, JOBS, ()).values(), strict=True):
         module = get_architecture("cnn-s").module("tanh")
-        initialise(module, job.training.init, keyed_generator(job.seed, "init"))
+        initialize_weights(module, job.training.init, keyed_generator(job.seed, "init"))
         initial = nn.utils.parameters_to_vector(module.parameters())
         assert torch.equal(states.weights[0], initial)
 
@@ -262,7 +262,7 @@ def test_a_resnet_trains_and_counts_its_steps(engine: TorchEngine) -> None:
     counters = [slot for slot in architecture.layout.slots if slot.name.endswith("num_batches_tracked")]
     assert counters
     for slot in counters:
-        assert slot.of(states.weights).flatten().tolist() == [0, 3]
+        assert slot.select(states.weights).flatten().tolist() == [0, 3]
     assert states.weights.isfinite().all() and states.metrics["train_loss"][1] > 0
     assert not torch.equal(states.weights[0], states.weights[1])
 

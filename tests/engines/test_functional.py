@@ -7,7 +7,7 @@ import torch
 from helpers.networks import random_states
 from torch import Tensor
 
-from modelzoo_datasets.architectures import get_architecture, module_from_vector
+from modelzoo_datasets.architectures import get_architecture, build_module
 from modelzoo_datasets.engines import BatchedNetwork, NetworkSpec, get_engine, make_batched_network
 from modelzoo_datasets.engines.functional import NativeBatchedNetwork, TorchBatchedNetwork
 from modelzoo_datasets.seeds import keyed_generator
@@ -30,7 +30,7 @@ def _case(architecture: str) -> tuple[Tensor, Tensor, Tensor]:
 
 def _plain(architecture: str, activation: str, weights: Tensor, inputs: Tensor, targets: Tensor) -> tuple[Any, ...]:
     """Logits, divergence and its gradient of one model in float64."""
-    module = module_from_vector(get_architecture(architecture), weights, activation=activation, dropout=0.0).double()
+    module = build_module(get_architecture(architecture), weights, activation=activation, dropout=0.0).double()
     logits = module(inputs.double())
     loss = -(targets.double() * logits.log_softmax(dim=1)).sum(dim=1).mean()
     gradients = torch.autograd.grad(loss, list(module.parameters()))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from modelzoo_datasets.architectures import get_architecture, initialise
+from modelzoo_datasets.architectures import get_architecture, initialize_weights
 from modelzoo_datasets.engines.chain import stages_of
 from modelzoo_datasets.engines.native.bindings import CompiledNetwork, Model, Pixels, Steps
 from modelzoo_datasets.engines.native.compiler import AVX2, AVX512, PORTABLE, instructions
@@ -58,7 +58,7 @@ def made(name: str, activation: str, init: str = "kaiming_uniform") -> tuple[nn.
         module: nn.Module = build(ACTIVATIONS[activation])
     else:
         module, shape = get_architecture(name).module(activation), _shape(name)
-    initialise(module, init, keyed_generator(1, "init"))
+    initialize_weights(module, init, keyed_generator(1, "init"))
     classes = [layer for layer in module.modules() if isinstance(layer, nn.Linear)][-1].out_features
     draws = keyed_generator(0, "images")
     images = torch.randn(N, *shape, generator=draws)
@@ -66,7 +66,7 @@ def made(name: str, activation: str, init: str = "kaiming_uniform") -> tuple[nn.
     labels = torch.randint(classes, (N,), generator=draws)
     return (
         module,
-        CompiledNetwork(stages_of(module, shape, classes), Layout.of(module), HERE),
+        CompiledNetwork(stages_of(module, shape, classes), Layout.from_module(module), HERE),
         Pixels.of(images, labels),
     )
 
@@ -198,7 +198,7 @@ def test_instruction_sets_agree(name: str) -> None:
     found: dict[str, Tensor] = {}
     for target in TARGETS:
         module, network, pixels = made(name, "tanh")
-        network = CompiledNetwork(stages_of(module, *_shape_and_classes(name)), Layout.of(module), target)
+        network = CompiledNetwork(stages_of(module, *_shape_and_classes(name)), Layout.from_module(module), target)
         model = Model(network, training("adam", lr=1e-3), vector(module))
         model.train(pixels, steps(N, 4, 1e-3, 0.9))
         found[target.name] = model.vector()
@@ -224,9 +224,9 @@ def test_where_a_vector_begins_changes_nothing() -> None:
             return logits
 
     module = Backwards()
-    initialise(module, "kaiming_uniform", keyed_generator(1, "init"))
+    initialize_weights(module, "kaiming_uniform", keyed_generator(1, "init"))
     pixels = made("linear", "tanh")[2]
-    network = CompiledNetwork(stages_of(module, (2, 5, 5), 5), Layout.of(module), HERE)
+    network = CompiledNetwork(stages_of(module, (2, 5, 5), 5), Layout.from_module(module), HERE)
     _, expected = exact(module, inputs(pixels, (2, 5, 5)), pixels.labels)
     assert (gradient(module, network, pixels) - expected).norm() < 1e-6 * expected.norm()
 

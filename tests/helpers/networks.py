@@ -5,7 +5,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from modelzoo_datasets.architectures import architecture_names, get_architecture, initialise
+from modelzoo_datasets.architectures import architecture_names, get_architecture, initialize_weights
 from modelzoo_datasets.seeds import keyed_generator
 
 ALL = architecture_names()
@@ -24,13 +24,13 @@ def _random_states(name: str, n: int) -> Tensor:
     module, layout = architecture.module("tanh"), architecture.layout
     rows = []
     for seed in range(n):
-        initialise(module, "kaiming_normal", keyed_generator(seed, "init"))
+        initialize_weights(module, "kaiming_normal", keyed_generator(seed, "init"))
         rows.append(layout.pack(module.state_dict()))
     weights = torch.stack(rows)
     weights += 0.1 * torch.randn(weights.shape, generator=keyed_generator(0, "noise"))
     for slot in layout.slots:
         if slot.name.endswith("running_var"):
-            slot.of(weights).abs_().add_(0.5)
+            slot.select(weights).abs_().add_(0.5)
         if slot.name.endswith("num_batches_tracked"):
-            slot.of(weights).copy_(torch.randint(1, 100_000, (n, 1), generator=keyed_generator(0, slot.name)))
+            slot.select(weights).copy_(torch.randint(1, 100_000, (n, 1), generator=keyed_generator(0, slot.name)))
     return weights

@@ -140,7 +140,7 @@ def trained_by_hand(images: Images, job: Job, start: Tensor) -> tuple[list[Tenso
         for first in range(0, len(labels), t.batch_size):
             index = order[first : first + t.batch_size]
             optimizer.zero_grad()
-            logits = module(images.normalise(augment(pixels[index], t.augmentation, views)))
+            logits = module(images.normalize(augment(pixels[index], t.augmentation, views)))
             loss = cross_entropy(logits, labels[index])
             loss.backward()
             optimizer.step()

@@ -7,7 +7,7 @@ from typing import Any
 from helpers.originals import Style, params_of, trial_name, write_checkpoint
 from torch import Tensor
 
-from modelzoo_datasets.architectures import get_architecture, initialise
+from modelzoo_datasets.architectures import get_architecture, initialize_weights
 from modelzoo_datasets.importers import Imported, import_zoo
 from modelzoo_datasets.importers.base import Overrides
 from modelzoo_datasets.seeds import keyed_generator
@@ -23,7 +23,7 @@ MODEL = {
 
 def state_of(seed: int, epoch: int, name: str = "cnn-s") -> dict[str, Tensor]:
     module = get_architecture(name).module("tanh")
-    initialise(module, "kaiming_uniform", keyed_generator(seed, "faults", epoch))
+    initialize_weights(module, "kaiming_uniform", keyed_generator(seed, "faults", epoch))
     return dict(module.state_dict())
 
 

@@ -17,9 +17,9 @@ from modelzoo_datasets.images.augmentation import (
     FlipRotate,
     augment,
     crop_flip,
-    draw_crop_flip,
-    draw_flip_rotate,
     flip_rotate,
+    sample_crop_flip,
+    sample_flip_rotate,
 )
 from modelzoo_datasets.recipes import AUGMENTATIONS
 from modelzoo_datasets.seeds import keyed_generator
@@ -61,13 +61,13 @@ def flip_rotate_one_by_one(pixels: Tensor, drawn: FlipRotate) -> Tensor:
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_crop_flip_is_what_torchvision_does_to_each_image(shape: tuple[int, ...]) -> None:
-    pixels, drawn = noise(shape), draw_crop_flip(shape[0], keyed_generator(0, "draws"))
+    pixels, drawn = noise(shape), sample_crop_flip(shape[0], keyed_generator(0, "draws"))
     assert torch.equal(crop_flip(pixels, drawn), crop_flip_one_by_one(pixels, drawn))
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_flip_rotate_is_what_torchvision_does_to_each_image(shape: tuple[int, ...]) -> None:
-    pixels, drawn = noise(shape), draw_flip_rotate(shape[0], keyed_generator(0, "draws"))
+    pixels, drawn = noise(shape), sample_flip_rotate(shape[0], keyed_generator(0, "draws"))
     assert torch.equal(flip_rotate(pixels, drawn), flip_rotate_one_by_one(pixels, drawn))
 
 
@@ -80,11 +80,11 @@ def test_turning_by_nothing_or_half_way_moves_every_pixel_to_where_it_belongs() 
 
 def test_what_is_drawn_is_spread_as_torchvision_spreads_it() -> None:
     n = 20_000
-    crops = draw_crop_flip(n, keyed_generator(0, "crops"))
+    crops = sample_crop_flip(n, keyed_generator(0, "crops"))
     for offset in (crops.top, crops.left):
         shares = torch.bincount(offset, minlength=2 * PADDING + 1) / n
         torch.testing.assert_close(shares, torch.full((9,), 1 / 9), rtol=0, atol=0.01)
-    turns = draw_flip_rotate(n, keyed_generator(0, "turns"))
+    turns = sample_flip_rotate(n, keyed_generator(0, "turns"))
     rotation = transforms.RandomRotation(LARGEST_ANGLE)
     assert list(rotation.degrees) == [-LARGEST_ANGLE, LARGEST_ANGLE]
     assert turns.angle.abs().max() <= LARGEST_ANGLE
@@ -134,8 +134,8 @@ def test_an_unknown_kind_is_answered_with_the_nearest() -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_gpu_gives_the_same_views(shape: tuple[int, ...]) -> None:
-    pixels, turns = noise(shape), draw_flip_rotate(shape[0], keyed_generator(0, "turns"))
-    crops = draw_crop_flip(shape[0], keyed_generator(0, "crops"))
+    pixels, turns = noise(shape), sample_flip_rotate(shape[0], keyed_generator(0, "turns"))
+    crops = sample_crop_flip(shape[0], keyed_generator(0, "crops"))
     assert torch.equal(crop_flip(pixels.cuda(), crops).cpu(), crop_flip(pixels, crops))
     # At ties between two neighbours the last bit of the arithmetic decides.
     different = flip_rotate(pixels.cuda(), turns).cpu() != flip_rotate(pixels, turns)

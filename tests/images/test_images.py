@@ -60,8 +60,8 @@ def test_inputs_are_what_torchvision_transforms_give(images: Images, split: str)
 
 def test_normalising_a_batch_is_what_inputs_does_and_fits_any_shape(images: Images) -> None:
     picked = images.splits["test"].pixels[10:20]
-    assert torch.equal(images.normalise(picked), images.inputs("test")[10:20])
-    assert images.normalise(picked[:0]).shape == (0, 1, 28, 28)
+    assert torch.equal(images.normalize(picked), images.inputs("test")[10:20])
+    assert images.normalize(picked[:0]).shape == (0, 1, 28, 28)
     assert images.input_shape == (1, 28, 28)
     with pytest.raises(FrozenInstanceError):
         images.input_shape = (3, 28, 28)  # type: ignore[misc]
@@ -72,18 +72,18 @@ def test_images_normalised_in_inference_mode_first_can_be_trained_on_later(image
     other = dataclasses.replace(images, mean=mean)
     picked = images.splits["test"].pixels[:4]
     with torch.inference_mode():
-        before = other.normalise(picked)
+        before = other.normalize(picked)
     weight = torch.ones(1, requires_grad=True)
-    (other.normalise(picked) * weight).sum().backward()
+    (other.normalize(picked) * weight).sum().backward()
     torch.testing.assert_close(weight.grad, before.sum().view(1))
 
 
 @pytest.mark.gpu
 def test_pixels_are_normalised_where_they_are(images: Images) -> None:
     picked = images.splits["test"].pixels[:100]
-    found = images.normalise(picked.to("cuda"))
+    found = images.normalize(picked.to("cuda"))
     assert found.device.type == "cuda"
-    torch.testing.assert_close(found.cpu(), images.normalise(picked))
+    torch.testing.assert_close(found.cpu(), images.normalize(picked))
 
 
 def test_images_without_validation_stay_in_their_order(images: Images) -> None:

@@ -16,7 +16,7 @@ from helpers.processes import hashes
 from torch import nn
 
 from modelzoo_datasets import build_dataset, generate_zoo, load_zoo, read_recipe
-from modelzoo_datasets.architectures import get_architecture, module_from_vector
+from modelzoo_datasets.architectures import build_module, get_architecture
 from modelzoo_datasets.engines.torch.torch_engine import TorchEngine
 from modelzoo_datasets.errors import FormatError, ModelZooError
 from modelzoo_datasets.images import Images
@@ -303,7 +303,7 @@ def test_a_header_that_ends_in_the_middle_is_told(original: Path, tmp_path: Path
 def test_the_network_is_that_of_the_paper(name: str, channels: int, images: Images) -> None:
     architecture = get_architecture(name)
     weights = torch.randn(4970, generator=torch.Generator().manual_seed(0)) * 0.2
-    module = module_from_vector(architecture, weights, activation="tanh", dropout=0.5)
+    module = build_module(architecture, weights, activation="tanh", dropout=0.5)
     x = torch.randn(2, *architecture.input_shape, generator=torch.Generator().manual_seed(1))
     state = list(module.state_dict().values())
     h = x.mean(dim=1, keepdim=True)

@@ -57,7 +57,7 @@ def test_a_model_of_a_row_is_that_of_its_activation_and_dropout(tiny_dataset: Pa
         assert {"tanh": "Tanh", "relu": "ReLU"}[training.activation] in kinds
         assert ("SeededDropout" in kinds) == (training.dropout > 0)
         assert training.epochs == 1 and type(training.epochs) is int
-        assert torch.equal(Layout.of(zoo.model(i)).pack(zoo.model(i).state_dict()), zoo.weights[i])
+        assert torch.equal(Layout.from_module(zoo.model(i)).pack(zoo.model(i).state_dict()), zoo.weights[i])
 
 
 @pytest.mark.parametrize("split", ["train", "validation", "test"])

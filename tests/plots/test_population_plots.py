@@ -10,12 +10,12 @@ import torch
 
 from modelzoo_datasets.analysis import accuracy_spread, agreement, layer_statistics, weight_distances
 from modelzoo_datasets.architectures import get_architecture
-from modelzoo_datasets.plots.base import COLOURS
+from modelzoo_datasets.plots.base import COLORS
 from modelzoo_datasets.plots.population_plots import (
-    accuracy_boxes,
-    layer_ranges,
-    similarity_histograms,
-    sparsity_curves,
+    plot_accuracy_boxes,
+    plot_layer_ranges,
+    plot_similarity_histograms,
+    plot_sparsity_curves,
 )
 from modelzoo_datasets.seeds import keyed_generator
 from modelzoo_datasets.weights.layout import Layout
@@ -45,14 +45,14 @@ def pixels_of(picture: bytes, colour: str) -> int:
 
 
 def test_boxes_show_epochs_in_order_and_skip_those_without_accuracy(states: pd.DataFrame) -> None:
-    picture = accuracy_boxes(accuracy_spread(states))
-    assert accuracy_boxes(accuracy_spread(states).iloc[::-1]) == picture
+    picture = plot_accuracy_boxes(accuracy_spread(states))
+    assert plot_accuracy_boxes(accuracy_spread(states).iloc[::-1]) == picture
     empty = pd.DataFrame({"epoch": [9], "test_acc": [None], "ggap": [None]})
-    assert accuracy_boxes(accuracy_spread(pd.concat([states, empty.astype(float)]))) == picture
+    assert plot_accuracy_boxes(accuracy_spread(pd.concat([states, empty.astype(float)]))) == picture
     better = accuracy_spread(states).assign(max=1.0)
-    assert accuracy_boxes(better) != picture
-    legend = pixels_of(accuracy_boxes(accuracy_spread(empty)), COLOURS[3])
-    assert pixels_of(picture, COLOURS[3]) > 2 * legend  # the line of the mean
+    assert plot_accuracy_boxes(better) != picture
+    legend = pixels_of(plot_accuracy_boxes(accuracy_spread(empty)), COLORS[3])
+    assert pixels_of(picture, COLORS[3]) > 2 * legend  # the line of the mean
 
 
 def pairs_of(matrix: torch.Tensor) -> np.ndarray:
@@ -64,26 +64,28 @@ def test_histograms_show_the_pairs_whatever_their_order() -> None:
     draws = keyed_generator(0, "models")
     shares = pairs_of(agreement(torch.randint(3, (12, 30), generator=draws)))
     l2, cosine = (pairs_of(matrix) for matrix in weight_distances(torch.randn(12, 20, generator=draws)))
-    picture = similarity_histograms({"agreement": shares, "l2": l2, "cosine": cosine})
-    assert picture == similarity_histograms({"agreement": shares[::-1], "l2": l2[::-1], "cosine": cosine[::-1]})
-    assert picture != similarity_histograms({"agreement": shares, "l2": l2, "cosine": 2 * cosine})
+    picture = plot_similarity_histograms({"agreement": shares, "l2": l2, "cosine": cosine})
+    assert picture == plot_similarity_histograms({"agreement": shares[::-1], "l2": l2[::-1], "cosine": cosine[::-1]})
+    assert picture != plot_similarity_histograms({"agreement": shares, "l2": l2, "cosine": 2 * cosine})
 
 
 def test_histograms_leave_out_pairs_that_are_nan() -> None:
     shares = pairs_of(agreement(torch.randint(3, (12, 30), generator=keyed_generator(0, "models"))))
     missing = np.full(5, np.nan)
-    picture = similarity_histograms({"agreement": shares})
-    assert similarity_histograms({"agreement": np.concatenate([missing, shares])}) == picture
-    assert similarity_histograms({"agreement": missing}) == similarity_histograms({"agreement": []}) != picture
+    picture = plot_similarity_histograms({"agreement": shares})
+    assert plot_similarity_histograms({"agreement": np.concatenate([missing, shares])}) == picture
+    assert (
+        plot_similarity_histograms({"agreement": missing}) == plot_similarity_histograms({"agreement": []}) != picture
+    )
 
 
 def test_layer_ranges_have_a_colour_for_weights_and_one_for_biases() -> None:
-    layout = Layout.of(get_architecture("cnn-s").module("tanh"))
+    layout = Layout.from_module(get_architecture("cnn-s").module("tanh"))
     table = layer_statistics(torch.randn(5, layout.size, generator=keyed_generator(0, "weights")), layout)
-    picture = layer_ranges(table)
-    assert picture == layer_ranges(table.copy()) != layer_ranges(table.assign(max=9.0))
-    assert pixels_of(picture, COLOURS[0]) and pixels_of(picture, COLOURS[1])
-    assert not pixels_of(layer_ranges(table[table["kind"] == "weight"]), COLOURS[1])
+    picture = plot_layer_ranges(table)
+    assert picture == plot_layer_ranges(table.copy()) != plot_layer_ranges(table.assign(max=9.0))
+    assert pixels_of(picture, COLORS[0]) and pixels_of(picture, COLORS[1])
+    assert not pixels_of(plot_layer_ranges(table[table["kind"] == "weight"]), COLORS[1])
 
 
 def _rows_with(picture: bytes, colour: str) -> int:
@@ -94,25 +96,25 @@ def _rows_with(picture: bytes, colour: str) -> int:
 
 
 def test_boxes_stay_visible_beside_weights_that_grew_a_thousandfold() -> None:
-    layout = Layout.of(get_architecture("cnn-s").module("tanh"))
+    layout = Layout.from_module(get_architecture("cnn-s").module("tanh"))
     weights = torch.randn(5, layout.size, generator=keyed_generator(0, "weights"))
-    usual = _rows_with(layer_ranges(layer_statistics(weights, layout)), COLOURS[0])
+    usual = _rows_with(plot_layer_ranges(layer_statistics(weights, layout)), COLORS[0])
     weights[0, :9] *= 10_000
     assert usual > 20
-    assert _rows_with(layer_ranges(layer_statistics(weights, layout)), COLOURS[0]) > usual / 2
+    assert _rows_with(plot_layer_ranges(layer_statistics(weights, layout)), COLORS[0]) > usual / 2
 
 
 def test_many_tensors_still_fit_one_picture() -> None:
-    layout = Layout.of(get_architecture("cnn-s").module("tanh"))
+    layout = Layout.from_module(get_architecture("cnn-s").module("tanh"))
     table = layer_statistics(torch.randn(2, layout.size, generator=keyed_generator(0, "weights")), layout)
-    width = matplotlib.image.imread(io.BytesIO(layer_ranges(pd.concat([table] * 9)))).shape[1]
+    width = matplotlib.image.imread(io.BytesIO(plot_layer_ranges(pd.concat([table] * 9)))).shape[1]
     assert width <= 18 * 120
 
 
 def test_sparsity_curves_show_three_panels_and_skip_what_is_missing(states: pd.DataFrame) -> None:
-    picture = sparsity_curves(states)
-    assert sparsity_curves(states.iloc[::-1]) == picture
+    picture = plot_sparsity_curves(states)
+    assert plot_sparsity_curves(states.iloc[::-1]) == picture
     gaps = pd.DataFrame({"epoch": [2, 7], "test_acc": [None] * 2, "sparsity": [None] * 2, "ggap": [None] * 2})
-    assert sparsity_curves(pd.concat([states, gaps.astype(float)])) == picture
+    assert plot_sparsity_curves(pd.concat([states, gaps.astype(float)])) == picture
     for column in ("test_acc", "sparsity", "ggap"):
-        assert sparsity_curves(states.assign(**{column: states[column] / 2})) != picture
+        assert plot_sparsity_curves(states.assign(**{column: states[column] / 2})) != picture

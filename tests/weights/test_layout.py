@@ -8,7 +8,7 @@ import torch
 from helpers.networks import ALL, KINDS, random_states
 from torch import Tensor, nn
 
-from modelzoo_datasets.architectures import get_architecture, initialise
+from modelzoo_datasets.architectures import get_architecture, initialize_weights
 from modelzoo_datasets.errors import FormatError
 from modelzoo_datasets.seeds import keyed_generator
 from modelzoo_datasets.weights.layout import Layout
@@ -24,7 +24,7 @@ STATES = dict.fromkeys(KINDS, 3) | {"resnet18": 1}
 
 def drawn(name: str, dropout: float = 0.0) -> nn.Module:
     module = get_architecture(name).module("tanh", dropout)
-    initialise(module, "uniform", keyed_generator(1, "init"))
+    initialize_weights(module, "uniform", keyed_generator(1, "init"))
     return module
 
 
@@ -50,7 +50,7 @@ def normalised() -> nn.Sequential:
 @with_and_without_dropout
 def test_packing_is_parameters_to_vector_then_buffers(name: str, dropout: float) -> None:
     module = drawn(name, dropout)
-    packed = Layout.of(module).pack(module.state_dict())
+    packed = Layout.from_module(module).pack(module.state_dict())
     parameters = nn.utils.parameters_to_vector(module.parameters()).detach()
     assert packed.dtype == torch.float32
     assert torch.equal(packed, torch.cat([parameters, *(b.flatten().float() for b in module.buffers())]))
@@ -59,7 +59,7 @@ def test_packing_is_parameters_to_vector_then_buffers(name: str, dropout: float)
 @with_and_without_dropout
 def test_unpacking_inverts_packing(name: str, dropout: float) -> None:
     module = drawn(name, dropout)
-    state, layout = module.state_dict(), Layout.of(module)
+    state, layout = module.state_dict(), Layout.from_module(module)
     back = layout.unpack(layout.pack(state))
     assert set(back) == set(state)
     assert all(back[key].dtype == state[key].dtype for key in state)
@@ -75,7 +75,7 @@ def test_packing_inverts_unpacking_of_a_population(name: str) -> None:
 
 
 def test_unpacked_tensors_of_the_vectors_dtype_are_views() -> None:
-    layout = Layout.of(normalised())
+    layout = Layout.from_module(normalised())
     vector = population(layout, 1)[0]
     for key, tensor in layout.unpack(vector).items():
         same = tensor.untyped_storage().data_ptr() == vector.untyped_storage().data_ptr()
@@ -111,7 +111,7 @@ def test_a_token_is_the_incoming_weights_of_a_unit_and_its_bias(name: str) -> No
 def test_a_token_of_a_normalised_unit_ends_with_its_scale_shift_mean_and_variance() -> None:
     module = normalised()
     conv, norm, plain, _, linear, last = module
-    layout = Layout.of(module)
+    layout = Layout.from_module(module)
     tokens = layout.to_tokens(layout.pack(module.state_dict())[None])
     assert [la.width for la in layout.layers] == [9 + 1 + 4, 27, 2 + 4]
 
@@ -139,14 +139,14 @@ def test_every_layer_of_a_resnet_has_the_normalisation_that_its_name_says() -> N
 
 
 def test_tokens_of_layers_without_bias_come_back_too() -> None:
-    layout = Layout.of(nn.Sequential(nn.Linear(3, 4, bias=False), nn.Linear(4, 2)))
+    layout = Layout.from_module(nn.Sequential(nn.Linear(3, 4, bias=False), nn.Linear(4, 2)))
     weights = population(layout)
     assert [la.width for la in layout.layers] == [3, 5]
     assert torch.equal(layout.from_tokens(layout.to_tokens(weights)), weights)
 
 
 def test_several_weights_and_biases_of_one_module_are_paired_by_name() -> None:
-    recurrent = Layout.of(nn.GRU(3, 2))  # two weights, then two biases, in one module
+    recurrent = Layout.from_module(nn.GRU(3, 2))  # two weights, then two biases, in one module
     assert [(la.weight.name, la.bias and la.bias.name, la.norm) for la in recurrent.layers] == [
         ("weight_ih_l0", "bias_ih_l0", ()),
         ("weight_hh_l0", "bias_hh_l0", ()),
@@ -184,7 +184,7 @@ def test_a_layout_survives_json(name: str) -> None:
 
 
 def test_json_says_a_dtype_only_where_it_is_not_float32() -> None:
-    values = Layout.of(normalised()).to_json()
+    values = Layout.from_module(normalised()).to_json()
     assert {v["name"]: v["dtype"] for v in values if "dtype" in v} == {
         "1.num_batches_tracked": "int64",
         "5.num_batches_tracked": "int64",
@@ -194,7 +194,7 @@ def test_json_says_a_dtype_only_where_it_is_not_float32() -> None:
 
 @pytest.mark.parametrize("dtype", ["int65", "Tensor", 3])
 def test_a_dtype_that_torch_does_not_have_is_refused(dtype: object) -> None:
-    values = Layout.of(nn.Linear(3, 4)).to_json()
+    values = Layout.from_module(nn.Linear(3, 4)).to_json()
     values[1]["dtype"] = dtype
     with pytest.raises(FormatError) as caught:
         Layout.from_json(values)
@@ -202,7 +202,7 @@ def test_a_dtype_that_torch_does_not_have_is_refused(dtype: object) -> None:
 
 
 def test_buffers_come_after_all_parameters() -> None:
-    layout = Layout.of(normalised())
+    layout = Layout.from_module(normalised())
     assert [slot.buffer for slot in layout.slots] == [False] * 8 + [True] * 6
     assert [slot.start for slot in layout.slots[1:]] == [slot.stop for slot in layout.slots[:-1]]
 
@@ -211,7 +211,7 @@ def test_buffers_that_are_not_in_the_state_dict_are_not_in_the_layout() -> None:
     module = nn.Linear(3, 4)
     module.register_buffer("kept", torch.zeros(2, 2))
     module.register_buffer("left_out", torch.zeros(2, 2), persistent=False)
-    layout = Layout.of(module)
+    layout = Layout.from_module(module)
     assert [slot.name for slot in layout.slots] == ["weight", "bias", "kept"]
     assert set(layout.unpack(layout.pack(module.state_dict()))) == set(module.state_dict())
 
@@ -219,7 +219,7 @@ def test_buffers_that_are_not_in_the_state_dict_are_not_in_the_layout() -> None:
 def test_a_state_keeps_its_dtypes_through_a_vector_and_counts_are_exact() -> None:
     module = normalised()
     module[1].num_batches_tracked.fill_(2**24)
-    state, layout = module.state_dict(), Layout.of(module)
+    state, layout = module.state_dict(), Layout.from_module(module)
     back = layout.unpack(layout.pack(state))
     assert {k: t.dtype for k, t in back.items()} == {k: t.dtype for k, t in state.items()}
     assert back["1.num_batches_tracked"].dtype == torch.int64
@@ -230,40 +230,40 @@ def test_a_count_that_float32_cannot_hold_is_refused() -> None:
     module = normalised()
     module[5].num_batches_tracked.fill_(2**24 + 1)
     with pytest.raises(FormatError) as caught:
-        Layout.of(module).pack(module.state_dict())
+        Layout.from_module(module).pack(module.state_dict())
     assert str(caught.value) == (
         "5.num_batches_tracked: expected integers up to 2^24, which float32 holds exactly, got larger"
     )
 
 
 def test_a_decoded_count_is_rounded() -> None:
-    layout = Layout.of(normalised())
+    layout = Layout.from_module(normalised())
     vector = torch.full((layout.size,), 6.7)
     assert layout.unpack(vector)["1.num_batches_tracked"].item() == 7
 
 
 def test_dropout_changes_names_but_not_shapes() -> None:
-    plain, dropped = (Layout.of(drawn("cnn-s", p)) for p in (0.0, 0.2))
+    plain, dropped = (Layout.from_module(drawn("cnn-s", p)) for p in (0.0, 0.2))
     assert plain != dropped
     assert [slot.shape for slot in plain.slots] == [slot.shape for slot in dropped.slots]
 
 
 def test_a_missing_tensor_is_named() -> None:
-    layout = Layout.of(nn.Linear(3, 4))
+    layout = Layout.from_module(nn.Linear(3, 4))
     with pytest.raises(FormatError) as caught:
         layout.pack({"weight": torch.zeros(4, 3)})
     assert str(caught.value) == "bias: expected shape (4,), got None"
 
 
 def test_a_tensor_of_another_shape_is_named() -> None:
-    layout = Layout.of(nn.Linear(3, 4))
+    layout = Layout.from_module(nn.Linear(3, 4))
     with pytest.raises(FormatError) as caught:
         layout.pack({"weight": torch.zeros(3, 4), "bias": torch.zeros(4)})
     assert str(caught.value) == "weight: expected shape (4, 3), got (3, 4)"
 
 
 def test_tensors_too_many_are_named() -> None:
-    layout = Layout.of(nn.Linear(3, 4, bias=False))
+    layout = Layout.from_module(nn.Linear(3, 4, bias=False))
     with pytest.raises(FormatError) as caught:
         layout.pack({"weight": torch.zeros(4, 3), "z": torch.zeros(1), "a": torch.zeros(1)})
     assert str(caught.value) == "unexpected tensors a, z"
@@ -272,7 +272,7 @@ def test_tensors_too_many_are_named() -> None:
 @pytest.mark.parametrize("shape", [(15,), (2, 17)])
 def test_a_vector_of_another_length_is_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(FormatError) as caught:
-        Layout.of(nn.Linear(3, 4)).unpack(torch.zeros(shape))
+        Layout.from_module(nn.Linear(3, 4)).unpack(torch.zeros(shape))
     assert str(caught.value) == f"expected 16 weights per model, got {shape[-1]}"
 
 
@@ -307,7 +307,7 @@ class Scaled(nn.Linear):
     ],
 )
 def test_tensors_that_tokens_would_lose_are_refused(build: Callable[[], nn.Module], message: str) -> None:
-    layout = Layout.of(build())
+    layout = Layout.from_module(build())
     with pytest.raises(FormatError) as caught:
         _ = layout.layers
     assert str(caught.value) == message

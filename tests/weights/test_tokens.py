@@ -85,11 +85,11 @@ def test_tokens_are_the_neurons_one_by_one(name: str) -> None:
 @pytest.mark.parametrize("name", KINDS)
 def test_tokens_and_layers_give_the_rows_back_to_the_bit(name: str) -> None:
     zoo = zoo_of(name)
-    assert torch.equal(zoo.tokens().weights(), zoo.weights)
-    assert torch.equal(zoo.layers().vectors(), zoo.weights)
+    assert torch.equal(zoo.tokens().to_weights(), zoo.weights)
+    assert torch.equal(zoo.layers().to_weights(), zoo.weights)
     tokens = zoo.tokens()
     noisy = torch.where(tokens.mask, tokens.values, torch.inf)
-    assert torch.equal(replace(tokens, values=noisy).weights(), zoo.weights), "padding is not looked at"
+    assert torch.equal(replace(tokens, values=noisy).to_weights(), zoo.weights), "padding is not looked at"
     assert (tokens.scalars.shape[1] > 0) == (name == "resnet18"), "its counts of batches are of no neuron"
 
 
@@ -111,8 +111,8 @@ def test_a_layer_of_another_shape_is_named() -> None:
     layers = zoo_of("cnn-s").layers()
     bent = replace(layers, weights=[layers.weights[0][:, :, :, :4], *layers.weights[1:]])
     with pytest.raises(FormatError) as caught:
-        bent.vectors()
+        bent.to_weights()
     assert str(caught.value) == ("module_list.0.weight: expected shape (3, 8, 1, 5, 5), got (3, 8, 1, 4, 5)")
-    unknown = Layout.of(torch.nn.LayerNorm(3))
+    unknown = Layout.from_module(torch.nn.LayerNorm(3))
     with pytest.raises(FormatError, match="^weight belongs to no layer"):
         type(layers).of(unknown, torch.zeros(2, 6))

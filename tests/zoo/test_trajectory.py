@@ -17,7 +17,7 @@ from modelzoo_datasets.zoo.trajectory import read_state, read_states, trajectory
 
 # Names whose alphabetical order is not that of the layout, an integer buffer, and a scalar among them.
 NETWORK = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(12, 2))
-LAYOUT = Layout.of(NETWORK)
+LAYOUT = Layout.from_module(NETWORK)
 EPOCHS = (0, 1, 7, 12)
 
 

@@ -7,7 +7,13 @@ from typing import Any
 import pandas as pd
 
 from ...analysis import MEASURES, accuracy_spread
-from ...plots import accuracy_boxes, accuracy_by_hyper_parameter, layer_ranges, similarity_histograms, sparsity_curves
+from ...plots import (
+    plot_accuracy_boxes,
+    plot_accuracy_by_hyperparameter,
+    plot_layer_ranges,
+    plot_similarity_histograms,
+    plot_sparsity_curves,
+)
 from ...recipes import Training
 
 _TITLES = {
@@ -36,16 +42,16 @@ def pictures(
     statistics, pairs = found or ({}, pd.DataFrame())
     spread = pd.DataFrame(statistics.get("epochs") or accuracy_spread(rows)).astype("float64")
     if spread["p50"].notna().any():
-        drawn["accuracy"] = accuracy_boxes(spread)
+        drawn["accuracy"] = plot_accuracy_boxes(spread)
         last = last_states(rows)
         if varied := varied_columns(last, more):
-            drawn["hyper-parameters"] = accuracy_by_hyper_parameter(last, varied)
+            drawn["hyper-parameters"] = plot_accuracy_by_hyperparameter(last, varied)
     if len(pairs):
-        drawn["similarity"] = similarity_histograms({_LABELS[name]: pairs[name].to_numpy() for name in MEASURES})
+        drawn["similarity"] = plot_similarity_histograms({_LABELS[name]: pairs[name].to_numpy() for name in MEASURES})
     if statistics.get("layers"):
-        drawn["layers"] = layer_ranges(pd.DataFrame(statistics["layers"]))
+        drawn["layers"] = plot_layer_ranges(pd.DataFrame(statistics["layers"]))
     if "sparsity" in rows:
-        drawn["sparsity"] = sparsity_curves(rows)
+        drawn["sparsity"] = plot_sparsity_curves(rows)
     return {name: (_TITLES[name], picture) for name, picture in drawn.items()}
 
 

@@ -85,7 +85,7 @@ class BlockTrainer:
         self.jobs, self._resident = jobs, resident
         self._trainings = [job.training for job in jobs]
         device = self._device = resident.labels["train"].device
-        self._places = block.places(Layout.of(module_of(architecture, jobs[0]))).to(device)
+        self._places = block.places(Layout.from_module(module_of(architecture, jobs[0]))).to(device)
         self._weights = vectors.to(device)[:, self._places]
         self._first, self._second = torch.zeros_like(self._weights), torch.zeros_like(self._weights)
         self._pixels, self._labels = resident.pixels["train"].contiguous(), resident.labels["train"].int()
@@ -152,7 +152,7 @@ def _table(resident: DeviceImages) -> Tensor:
     """What each value of a pixel is for the network, (channels, 256), by the images' own arithmetic."""
     channels = resident.images.input_shape[0]
     values = torch.arange(256).to(torch.uint8).view(256, 1, 1, 1).expand(-1, channels, 1, 1)
-    return resident.images.normalise(values).view(256, channels).T.contiguous()
+    return resident.images.normalize(values).view(256, channels).T.contiguous()
 
 
 def _kinds(trainings: Sequence[Training]) -> tuple[list[Training], list[int]]:

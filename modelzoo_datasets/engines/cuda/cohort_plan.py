@@ -37,7 +37,7 @@ def module_of(architecture: str, job: Job) -> nn.Module:
 def key_of(architecture: str, job: Job) -> Key:
     """See `Key`."""
     training = job.training
-    shapes = tuple(slot.shape for slot in Layout.of(module_of(architecture, job)).slots)
+    shapes = tuple(slot.shape for slot in Layout.from_module(module_of(architecture, job)).slots)
     return Key(training.batch_size, training.epochs, training.augmentation, job.sparsify, shapes)
 
 

@@ -126,7 +126,7 @@ class CudaEngine:
                 size = cohort_size(free_bytes(self.device), 0, 8 * weights.shape[1] + 4 * held, run.stop - run.start)
             for first in range(run.start, run.stop, size):
                 index = order[first : min(first + size, run.stop)]
-                stack = Stack.of(Layout.of(module), weights[index], self.device)
+                stack = Stack.of(Layout.from_module(module), weights[index], self.device)
                 yield index, [Population(module.to(self.device), slice(0, len(index)))], stack, held
 
     def _cohort_size(self, architecture: str, resident: DeviceImages, jobs: Sequence[Job]) -> int:
@@ -178,6 +178,8 @@ def _bytes_of_one(architecture: str, images: Images, jobs: Sequence[Job]) -> int
     for job in {job.training.dropout: job for job in jobs}.values():
         module = module_of(architecture, job)
         needed = demand(module, (batch, *images.input_shape))
-        numbers = _COPIES * Layout.of(module).size + _HELD * needed.activations + needed.uniforms + needed.normals
+        numbers = (
+            _COPIES * Layout.from_module(module).size + _HELD * needed.activations + needed.uniforms + needed.normals
+        )
         most = max(most, 4 * (numbers + len(images.labels("train"))))  # and the order of the images
     return most

@@ -50,7 +50,7 @@ def logits_of(
         buffers = [buffer[population.models] for buffer in stack.buffers.values()]
         for first in range(0, n, batch):
             part = slice(first, first + batch)
-            x = resident.images.normalise(resident.pixels[split][part])
+            x = resident.images.normalize(resident.pixels[split][part])
             if stack.channels_last:
                 x = x.contiguous(memory_format=torch.channels_last)
             yield population, part, population.logits(parameters, buffers, x)

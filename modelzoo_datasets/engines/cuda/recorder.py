@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..._util import METRIC_PREFIX
-from ...architectures import get_architecture, initialise, make_variational, pruned_state, sparsity
+from ...architectures import get_architecture, initialize_weights, make_variational, pruned_state, sparsity
 from ...seeds import keyed_generator
 from ...weights import Layout
 from ..base import METRICS, SPARSITY, Job, States
@@ -30,7 +30,7 @@ class StateRecorder:
         kinds = [(job.training.activation, job.training.dropout) for job in jobs]
         device, shape = resident.labels["train"].device, resident.images.input_shape
         first = get_architecture(architecture).module(*kinds[0])
-        self._layout = Layout.of(first)
+        self._layout = Layout.from_module(first)
         slices = called_together(first, kinds, shape)
         plain = [get_architecture(architecture).module(*kinds[s.start]).to(device) for s in slices]
         self._populations = [Population(module, s) for module, s in zip(plain, slices, strict=True)]
@@ -59,12 +59,12 @@ class StateRecorder:
         kept, shares = [], []
         for job, vector in zip(self._jobs, vectors, strict=True):
             module = module_of(self._architecture, job)
-            state = Layout.of(module).unpack(vector)
+            state = Layout.from_module(module).unpack(vector)
             module.load_state_dict(state)
             pruned = pruned_state(module)
             plain = pruned if epoch > 0 else {name: state[name] for name in pruned}
             kept.append(
-                Layout.of(
+                Layout.from_module(
                     get_architecture(self._architecture).module(job.training.activation, job.training.dropout)
                 ).pack(plain)
             )
@@ -76,9 +76,9 @@ def started(architecture: str, job: Job) -> Tensor:
     """The weights of a job before its first step (P,); of a twin with log sigma² (Q,)."""
     module = get_architecture(architecture).module(job.training.activation, job.training.dropout)
     # BatchNorm's own start is part of it, so a given start is put over a fresh one.
-    initialise(module, job.training.init, keyed_generator(job.seed, "init"))
+    initialize_weights(module, job.training.init, keyed_generator(job.seed, "init"))
     if job.initial_weights is not None:
-        module.load_state_dict(Layout.of(module).unpack(job.initial_weights.clone()))
+        module.load_state_dict(Layout.from_module(module).unpack(job.initial_weights.clone()))
     if job.sparsify:
         make_variational(module)
-    return Layout.of(module).pack(module.state_dict())
+    return Layout.from_module(module).pack(module.state_dict())

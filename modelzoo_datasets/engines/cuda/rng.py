@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ...architectures import seed_dropout, seed_noise
-from ...images import draw_crop_flip, draw_flip_rotate
+from ...images import sample_crop_flip, sample_flip_rotate
 from ...seeds import keyed_generator
 from ..base import Job
 
@@ -119,7 +119,7 @@ class Stream:
 
     def views(self, out: Tensor, kind: str) -> None:
         """Fill out (K, F, B) with the parameters of random views."""
-        draw: Callable[[int, torch.Generator], Any] = draw_crop_flip if kind == "crop-flip" else draw_flip_rotate
+        draw: Callable[[int, torch.Generator], Any] = sample_crop_flip if kind == "crop-flip" else sample_flip_rotate
         for step in out:
             for row, field in zip(step, vars(draw(step.shape[1], self._views)).values(), strict=True):
                 row.copy_(field)

@@ -138,7 +138,7 @@ class Population:
         return found
 
     def _state(self, parameters: list[Tensor], buffers: list[Tensor]) -> dict[str, Tensor]:
-        slots = Layout.of(self.module).slots  # the names differ with dropout
+        slots = Layout.from_module(self.module).slots  # the names differ with dropout
         values = [*parameters, *buffers]
         return {f"network.{slot.name}": value for slot, value in zip(slots, values, strict=True)}
 
@@ -165,7 +165,7 @@ def called_together(module: nn.Module, kinds: Sequence[object], shape: tuple[int
 
 def is_alone(module: nn.Module, shape: tuple[int, ...]) -> bool:
     """Whether models are called one by one: large ones, and those that vmap does not take (images of that shape)."""
-    return is_large(Layout.of(module)) or not _stacks(module, shape)
+    return is_large(Layout.from_module(module)) or not _stacks(module, shape)
 
 
 def _stacks(module: nn.Module, shape: tuple[int, ...]) -> bool:
@@ -174,7 +174,7 @@ def _stacks(module: nn.Module, shape: tuple[int, ...]) -> bool:
     def two(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.empty(2, *shape, dtype=dtype, device="meta")
 
-    needed, slots = demand(module, (2, *shape)), Layout.of(module).slots
+    needed, slots = demand(module, (2, *shape)), Layout.from_module(module).slots
     parameters, buffers = (
         [two(*s.shape, dtype=s.dtype) for s in slots if s.buffer == which] for which in (False, True)
     )

@@ -36,7 +36,7 @@ class Trainer:
         self._labels = resident.labels["train"]
         self._device = device = self._labels.device
         first = module_of(architecture, jobs[0])
-        self.stack = Stack.of(Layout.of(first), vectors, device)
+        self.stack = Stack.of(Layout.from_module(first), vectors, device)
         kinds = [(t.activation, t.dropout) for t in self._trainings]
         slices = called_together(first, kinds, resident.images.input_shape)
         modules = [module_of(architecture, jobs[s.start]).to(device) for s in slices]
@@ -188,7 +188,7 @@ class Trainer:
         models = population.models
         leaves = [p.detach().requires_grad_() for p in self.stack.parameters(models)]
         buffers = [buffer[models] for buffer in self.stack.buffers.values()]
-        x = self._resident.images.normalise(step.pixels[models].flatten(0, 1))
+        x = self._resident.images.normalize(step.pixels[models].flatten(0, 1))
         if self.stack.channels_last:
             x = x.contiguous(memory_format=torch.channels_last)
         x = x.unflatten(0, (population.count, step.batch))

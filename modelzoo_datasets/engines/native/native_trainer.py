@@ -45,7 +45,7 @@ def network_of(architecture: str, activation: str, dropout: float, *, variationa
     """
     stages = chain_of(architecture, activation, dropout)
     module = get_architecture(architecture).module(activation, dropout)  # whose layers dropout may name otherwise
-    return CompiledNetwork(stages, Layout.of(make_variational(module) if variational else module))
+    return CompiledNetwork(stages, Layout.from_module(make_variational(module) if variational else module))
 
 
 def train_model(
@@ -54,7 +54,7 @@ def train_model(
     """The states after epochs 0 to E as `single.train_one` gives them; fewer once `stopped` says so."""
     training, classes = job.training, inputs.images.classes
     twin = started_module(architecture, job)
-    start = Layout.of(twin).pack(twin.state_dict())
+    start = Layout.from_module(twin).pack(twin.state_dict())
     plain = network_of(architecture, training.activation, training.dropout)
     network = network_of(architecture, training.activation, training.dropout, variational=job.sparsify)
     model = Model(network, training, start, variational=job.sparsify)
@@ -70,9 +70,9 @@ def train_model(
         vector = model.vector() if epoch > 0 else start
         weights = vector
         if job.sparsify:
-            twin.load_state_dict(Layout.of(twin).unpack(vector.clone()))
+            twin.load_state_dict(Layout.from_module(twin).unpack(vector.clone()))
             kept = kept_module(architecture, twin, job, epoch)
-            weights = Layout.of(kept).pack(kept.state_dict())
+            weights = Layout.from_module(kept).pack(kept.state_dict())
             metrics[SPARSITY] = sparsity(twin) if epoch > 0 else 0.0
         for split in (s for s in metrics_on if s in inputs.pixels and (s != "train" or epoch == 0)):
             loss, accuracy, found_classes = measured(plain, weights, inputs.pixels[split], classes)
@@ -123,7 +123,7 @@ def _augmented(images: Images, order: Tensor, training: Training, draws: torch.G
     """Training images at these places as they are in this epoch, drawn batch by batch as the reference does."""
     split = images.splits["train"]
     views = [augment(split.pixels[part], training.augmentation, draws) for part in order.split(training.batch_size)]
-    return Pixels.of(images.normalise(torch.cat(views)), split.labels[order])
+    return Pixels.of(images.normalize(torch.cat(views)), split.labels[order])
 
 
 @lru_cache(maxsize=64)

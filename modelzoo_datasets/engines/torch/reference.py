@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 from ..._util import METRIC_PREFIX
 from ...architectures import (
     get_architecture,
-    initialise,
+    initialize_weights,
     make_variational,
     penalty,
     penalty_weight,
@@ -53,7 +53,7 @@ class Inputs:
 
     def prepared(self, pixels: Tensor) -> Tensor:
         """Pixels (B, C, H, W) uint8 -> what a model takes."""
-        return _channels_last(self.images.normalise(pixels))
+        return _channels_last(self.images.normalize(pixels))
 
 
 def _channels_last(x: Tensor) -> Tensor:
@@ -127,7 +127,7 @@ def outputs_one(architecture: str, inputs: Inputs, weights: Tensor, network: Net
 
 def variational_layout(architecture: str) -> Layout:
     """The layout of what `States.variational` holds: unpruned weights, then log sigma² of each, layer by layer."""
-    return Layout.of(make_variational(get_architecture(architecture).module("relu")))
+    return Layout.from_module(make_variational(get_architecture(architecture).module("relu")))
 
 
 def _module(architecture: str, job: Job) -> nn.Module:
@@ -138,9 +138,9 @@ def started_module(architecture: str, job: Job) -> nn.Module:
     """The module before its first step."""
     module = _module(architecture, job)
     # BatchNorm's own start is part of it, so a given start is put over a fresh one.
-    initialise(module, job.training.init, keyed_generator(job.seed, "init"))
+    initialize_weights(module, job.training.init, keyed_generator(job.seed, "init"))
     if job.initial_weights is not None:
-        module.load_state_dict(Layout.of(module).unpack(job.initial_weights.clone()))
+        module.load_state_dict(Layout.from_module(module).unpack(job.initial_weights.clone()))
     return make_variational(module) if job.sparsify else module
 
 
@@ -157,12 +157,12 @@ def kept_module(architecture: str, module: nn.Module, job: Job, epoch: int) -> n
 
 def _vector(module: nn.Module) -> Tensor:
     """All of its state (P,), in the order of its layout."""
-    return Layout.of(module).pack(module.state_dict())
+    return Layout.from_module(module).pack(module.state_dict())
 
 
 def _loaded(architecture: str, weights: Tensor, network: NetworkSpec) -> nn.Module:
     module = get_architecture(architecture).module(network.activation, network.dropout)
-    module.load_state_dict(Layout.of(module).unpack(weights.clone()))
+    module.load_state_dict(Layout.from_module(module).unpack(weights.clone()))
     return module.to(memory_format=torch.channels_last)
 
 

@@ -19,7 +19,7 @@ from hyperrep.evaluation.significance import comparisons
 from hyperrep.evaluation.transfer import check_fits, require_images
 from hyperrep.recipe import DataRecipe, EvaluationRecipe, HyperRecipe
 from hyperrep.trainer.loop import reconstruction_r2
-from modelzoo_datasets.analysis import compare, fine_tune
+from modelzoo_datasets.analysis import compare_means, fine_tune
 from modelzoo_datasets.engines import NetworkSpec
 from modelzoo_datasets.engines.torch.torch_engine import TorchEngine
 from modelzoo_datasets.errors import FolderInUseError, FormatError, ModelZooError
@@ -128,10 +128,10 @@ def test_comparisons_are_the_tests_that_they_are_called(
     assert len(found) == len(report["comparisons"])
     by_name = {population["name"]: population for population in report["populations"]}
     mine, noise, from_scratch = (by_name[name] for name in ("kde", "noise like kde", "scratch"))
-    paired = compare(mine["zero_shot"], noise["zero_shot"], paired=True)
+    paired = compare_means(mine["zero_shot"], noise["zero_shot"], paired=True)
     row = found["zero-shot", "", "kde", "noise like kde", 0]
     assert (row["difference"], row["p"], row["test"]) == (paired.difference, paired.p, "paired")
-    tuned = compare([c[1] for c in mine["curves"]], [c[1] for c in from_scratch["curves"]])
+    tuned = compare_means([c[1] for c in mine["curves"]], [c[1] for c in from_scratch["curves"]])
     row = found["fine-tuning", "", "kde", "scratch", 1]
     assert (row["difference"], row["low"], row["n"], row["m"]) == (tuned.difference, tuned.low, 2, 20)
     # The zoo has 2 epochs and was learned from up to the second: there is none 2 epochs behind the first.
@@ -139,7 +139,7 @@ def test_comparisons_are_the_tests_that_they_are_called(
     judged = dataclasses.replace(protocol.evaluation, fine_tune=(1,))
     shifted = comparisons(by_name, {}, {}, judged, offset=1)
     row = next(r for r in shifted if r["where"] == "+1")
-    later = compare([c[1] for c in mine["curves"]], [c[2] for c in from_scratch["curves"]])
+    later = compare_means([c[1] for c in mine["curves"]], [c[2] for c in from_scratch["curves"]])
     assert (row["difference"], row["other_mean"]) == (later.difference, row["mean"] - later.difference)
     row = found["ensembles", "zero-shot, 2 and 3 models", "kde", "zoo members", 0]
     assert row["test"] == "paired" and row["n"] == 1000

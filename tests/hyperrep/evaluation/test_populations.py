@@ -15,7 +15,7 @@ from hyperrep.model.samplers import best_states
 from hyperrep.recipe import HyperRecipe
 from modelzoo_datasets.loading import Zoo
 from modelzoo_datasets.seeds import keyed_generator
-from modelzoo_datasets.weights.symmetry import permute, random_permutations
+from modelzoo_datasets.weights.symmetry import permute_units, sample_permutations
 
 # Of the barely trained representation of these tests: no average is as far from training states as samples of kde.
 SAMPLED = ["kde", "noise like kde", "kde-shared", "noise like kde-shared", "average like kde-shared"]
@@ -131,7 +131,7 @@ def test_training_states_and_their_permuted_copies_are_no_new_models(
     symmetry = rep.architecture.symmetry
     # Near the reference, where weight matching cannot miss.
     near = rep.reference + 0.2 * (aligned - rep.reference)
-    copies = permute(near, symmetry, random_permutations(symmetry, len(near), keyed_generator(0, "copies")))
+    copies = permute_units(near, symmetry, sample_permutations(symmetry, len(near), keyed_generator(0, "copies")))
     assert float(distances(copies[:3], near, rep.scale).min()) > 0.1
     distance, nearest = measure_novelty(rep, copies, near)
     assert distance.tolist() == [0] * len(near) and nearest.tolist() == list(range(len(near)))

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from hyperrep import HyperRepresentation
 from hyperrep.model.samplers import SAMPLERS
-from modelzoo_datasets.architectures import cnn_s, module_from_vector
+from modelzoo_datasets.architectures import build_module, cnn_s
 from modelzoo_datasets.errors import FormatError, ModelZooError
 from modelzoo_datasets.seeds import keyed_generator
-from modelzoo_datasets.weights.symmetry import permute, random_permutations
+from modelzoo_datasets.weights.symmetry import permute_units, sample_permutations
 
 LAYOUT = cnn_s.layout
 STATES = 12
@@ -137,7 +137,7 @@ def test_normalising_is_undone_by_denormalising() -> None:
 def test_a_permuted_copy_of_a_model_embeds_to_the_same_vector() -> None:
     rep, weights = representation(), models()
     draws = keyed_generator(0, "copies")
-    copies = permute(weights, cnn_s.symmetry, random_permutations(cnn_s.symmetry, STATES, draws))
+    copies = permute_units(weights, cnn_s.symmetry, sample_permutations(cnn_s.symmetry, STATES, draws))
     assert not torch.equal(copies, weights)
     assert torch.equal(rep.align(copies), weights)
     assert torch.equal(rep.embed(copies), rep.embed(weights))
@@ -153,7 +153,7 @@ def test_alignment_moves_units_but_not_functions() -> None:
     inputs = torch.randn(5, 1, 28, 28, generator=keyed_generator(0, "inputs"))
     for before, after in zip(weights, moved, strict=True):
         assert not torch.equal(before, after)
-        runs = [module_from_vector(cnn_s, w, activation="tanh")(inputs) for w in (before, after)]
+        runs = [build_module(cnn_s, w, activation="tanh")(inputs) for w in (before, after)]
         torch.testing.assert_close(runs[0], runs[1], rtol=1e-4, atol=1e-4)
 
 
@@ -172,7 +172,7 @@ def test_decoded_weights_run_as_a_network() -> None:
     rep = representation()
     inputs = torch.randn(5, 1, 28, 28, generator=keyed_generator(0, "inputs"))
     for vector in rep.decode(rep.embed(models()[:2])):
-        logits = module_from_vector(cnn_s, vector, activation="tanh")(inputs)
+        logits = build_module(cnn_s, vector, activation="tanh")(inputs)
         assert logits.shape == (5, 10)
         assert logits.isfinite().all()
 
@@ -180,8 +180,8 @@ def test_decoded_weights_run_as_a_network() -> None:
 def test_embedding_and_decoding_write_into_nothing_they_are_given() -> None:
     rep = representation()
     draws = keyed_generator(0, "copies")
-    orders = random_permutations(cnn_s.symmetry, STATES, draws)
-    weights = permute(models(), cnn_s.symmetry, orders)
+    orders = sample_permutations(cnn_s.symmetry, STATES, draws)
+    weights = permute_units(models(), cnn_s.symmetry, orders)
     before = weights.clone()
     z = rep.embed(weights)
     z_before = z.clone()

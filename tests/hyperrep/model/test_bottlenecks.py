@@ -13,7 +13,7 @@ from hyperrep.model import compute_layer_statistics
 from hyperrep.trainer.initialize import new_representation
 from modelzoo_datasets.loading import Zoo, load_zoo
 from modelzoo_datasets.seeds import keyed_generator
-from modelzoo_datasets.weights.symmetry import permute, random_permutations
+from modelzoo_datasets.weights.symmetry import permute_units, sample_permutations
 
 WITH = {"statistics": True}
 
@@ -46,8 +46,8 @@ def test_the_last_numbers_of_z_are_the_statistics_of_the_layers(rep: HyperRepres
 
 def test_they_do_not_depend_on_the_order_of_units(rep: HyperRepresentation, zoo: dict[str, Zoo]) -> None:
     weights = zoo["test"].weights
-    orders = random_permutations(rep.architecture.symmetry, len(weights), keyed_generator(0, "orders"))
-    found = rep.encode(rep.normalise(permute(weights, rep.architecture.symmetry, orders)))
+    orders = sample_permutations(rep.architecture.symmetry, len(weights), keyed_generator(0, "orders"))
+    found = rep.encode(rep.normalise(permute_units(weights, rep.architecture.symmetry, orders)))
     assert_close(found[:, -70:], rep.encode(rep.normalise(weights))[:, -70:], atol=1e-3, rtol=1e-3)
 
 

@@ -23,7 +23,7 @@ from hyperrep.evaluation.baselines import SamplingContext, draw
 from hyperrep.evaluation.novelty import measure_novelty
 from hyperrep.release.export import Draw, Measuring, export_embeddings, export_samples
 from hyperrep.release.lineage import model_card
-from modelzoo_datasets.analysis import fine_tune, nearest
+from modelzoo_datasets.analysis import find_nearest, fine_tune
 from modelzoo_datasets.engines import NetworkSpec
 from modelzoo_datasets.engines.torch.torch_engine import TorchEngine
 from modelzoo_datasets.errors import FolderInUseError, FormatError, ModelZooError
@@ -122,7 +122,7 @@ def test_with_the_dataset_a_sample_knows_its_nearest_row_and_what_it_is_worth(
     out, _ = measured
     train = learned["train"]
     weights = torch.stack([rep.layout.pack(load_file(p)) for p in sorted(out.glob("*/model.safetensors"))])
-    distance, index = nearest(weights, rep.align(train.weights), rep.scale)
+    distance, index = find_nearest(weights, rep.align(train.weights), rep.scale)
     accuracy = engine.evaluate("cnn-s", images, weights, [NetworkSpec("tanh")] * 3, "test").accuracy.tolist()
     training = dataclasses.replace(train.training(0), epochs=1)
     seeds = [derive_seed(4, "fine-tuning", i) for i in range(3)]
@@ -193,7 +193,7 @@ def test_the_table_has_a_row_per_sample_with_its_distance_and_embedding(
     weights = rep.sample(3, sampler="kde-shared", generator=draws)
     np.testing.assert_array_equal(np.stack(table["z"].tolist()), rep.embed(weights).numpy())
     decoded = rep.decode(rep.embeddings)
-    as_it_is = nearest(weights, decoded, rep.scale)[0].numpy()
+    as_it_is = find_nearest(weights, decoded, rep.scale)[0].numpy()
     assert (table["distance"].to_numpy() <= as_it_is + 1e-6).all()
     assert (table["distance"] > 0).all()
     assert table[["nearest_model_id", "test_acc", "tuned_test_acc"]].isna().all().all()

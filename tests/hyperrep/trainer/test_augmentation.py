@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from hyperrep.trainer.augmentation import erased, mixed_pairs, noisy, permuted
-from modelzoo_datasets.architectures import cnn_s, module_from_vector
+from modelzoo_datasets.architectures import build_module, cnn_s
 from modelzoo_datasets.seeds import keyed_generator
 
 SIZE = cnn_s.layout.size
@@ -32,7 +32,7 @@ def test_a_permuted_view_is_the_same_function(activation: str) -> None:
     for model, view in zip(weights, views, strict=True):
         assert not torch.equal(model, view)
         assert torch.equal(model.sort().values, view.sort().values)
-        runs = [module_from_vector(cnn_s, w, activation=activation)(inputs) for w in (model, view)]
+        runs = [build_module(cnn_s, w, activation=activation)(inputs) for w in (model, view)]
         torch.testing.assert_close(runs[0], runs[1], rtol=1e-4, atol=1e-5)
 
 

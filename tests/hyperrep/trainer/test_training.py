@@ -22,7 +22,7 @@ from hyperrep.trainer.metrics_log import EpochMetrics
 from modelzoo_datasets.errors import FormatError, ModelZooError
 from modelzoo_datasets.loading import Zoo, load_zoo
 from modelzoo_datasets.seeds import keyed_generator
-from modelzoo_datasets.weights.symmetry import permute, random_permutations
+from modelzoo_datasets.weights.symmetry import permute_units, sample_permutations
 
 
 @pytest.fixture(scope="module")
@@ -216,8 +216,8 @@ def test_permuted_copies_of_one_model_become_that_model(states: Zoo) -> None:
     rep = new_representation(recipe(), states)
     model = states.weights[:1].repeat(9, 1)
     symmetry = rep.architecture.symmetry
-    orders = random_permutations(symmetry, 9, keyed_generator(0, "copies"))
-    copies = permute(model, symmetry, orders)
+    orders = sample_permutations(symmetry, 9, keyed_generator(0, "copies"))
+    copies = permute_units(model, symmetry, orders)
     assert len(copies.unique(dim=0)) == 9
     fit_reference(rep, copies)
     aligned = rep.align(copies)
