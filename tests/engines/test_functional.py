@@ -7,7 +7,7 @@ import torch
 from helpers.networks import random_states
 from torch import Tensor
 
-from modelzoo_datasets.architectures import get_architecture, build_module
+from modelzoo_datasets.architectures import build_module, get_architecture
 from modelzoo_datasets.engines import BatchedNetwork, NetworkSpec, get_engine, make_batched_network
 from modelzoo_datasets.engines.functional import NativeBatchedNetwork, TorchBatchedNetwork
 from modelzoo_datasets.seeds import keyed_generator

@@ -115,4 +115,4 @@ def test_a_layer_of_another_shape_is_named() -> None:
     assert str(caught.value) == ("module_list.0.weight: expected shape (3, 8, 1, 5, 5), got (3, 8, 1, 4, 5)")
     unknown = Layout.from_module(torch.nn.LayerNorm(3))
     with pytest.raises(FormatError, match="^weight belongs to no layer"):
-        type(layers).of(unknown, torch.zeros(2, 6))
+        type(layers).from_weights(unknown, torch.zeros(2, 6))
