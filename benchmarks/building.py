@@ -36,7 +36,7 @@ from modelzoo_datasets.engines import METRICS, Job, get_engine
 from modelzoo_datasets.images import load_images
 from modelzoo_datasets.recipes import read_recipe
 from modelzoo_datasets.seeds import keyed_generator
-from modelzoo_datasets.weights.symmetry import permute, random_permutations
+from modelzoo_datasets.weights.symmetry import permute_units, sample_permutations
 from modelzoo_datasets.zoo import STORAGES, RecipeInfo, ZooFolder, ZooInfo, ZooWriter
 
 RECIPE, IMAGES, ARCHITECTURE = "fashion-mnist-cnn-s", "fashion-mnist-5k", "cnn-s"
@@ -72,9 +72,9 @@ def write_zoo(folder: Path, storage: str, models: int, weights: Tensor) -> None:
     metrics, recall = dict.fromkeys(METRICS, 0.5), torch.full((CLASSES,), 0.5, dtype=torch.float64)
     with ZooWriter(folder, info.with_storage(storage)) as writer:
         for number, member in enumerate(grid):
-            orders = random_permutations(symmetry, 1, keyed_generator(member.seed, "benchmark"))
+            orders = sample_permutations(symmetry, 1, keyed_generator(member.seed, "benchmark"))
             same = [order.expand(epochs + 1, -1) for order in orders]
-            for epoch, state in enumerate(permute(weights[number % len(weights)], symmetry, same)):
+            for epoch, state in enumerate(permute_units(weights[number % len(weights)], symmetry, same)):
                 writer.add(member, epoch, state, metrics, recall)
         writer.complete(grid)
 

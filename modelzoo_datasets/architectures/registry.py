@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..errors import RecipeError, unknown
 from ..plugins import load_plugins
 from ..weights import Layout, Symmetry, no_symmetry
-from .modules import keyed_dropout, left_as_built
+from .modules import make_dropout_seedable, uninitialized_names
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Architecture:
     input_shape: tuple[int, int, int]  # channels, height, width
     classes: int
     build: Callable[[str, float], nn.Module]
-    symmetry_of: Callable[[Layout], Symmetry] = no_symmetry
+    build_symmetry: Callable[[Layout], Symmetry] = no_symmetry
     family: str = ""  # shared by variants for other images and classes; its own name if not given
     takes_dropout: bool = True
     tensors: Layout | None = None  # of one of which nothing but the tensors is known
@@ -35,17 +35,17 @@ class Architecture:
         object.__setattr__(self, "family", self.family or self.name)
 
     def module(self, activation: str, dropout: float = 0.0) -> nn.Module:
-        """A module on the CPU; its state is uninitialised memory, to be set by `initialise` or `load_state_dict`.
+        """A module on the CPU; its memory is uninitialised, to be set by `initialize_weights` or `load_state_dict`.
 
         The global random state stays as it is. Raises RecipeError as `check_dropout` does.
         """
         self.check_dropout(dropout)
         with torch.device("meta"):
-            empty = keyed_dropout(self.build(activation, dropout))
-        if not left_as_built(empty):
+            empty = make_dropout_seedable(self.build(activation, dropout))
+        if not uninitialized_names(empty):
             return empty.to_empty(device="cpu")
         with torch.random.fork_rng(devices=[]):  # constants need a real one, which may draw other weights on the way
-            return keyed_dropout(self.build(activation, dropout))
+            return make_dropout_seedable(self.build(activation, dropout))
 
     def check_dropout(self, dropout: float) -> None:
         """Raise RecipeError where the architecture has no dropout but some is asked for."""
@@ -67,12 +67,12 @@ class Architecture:
 
         Where nobody knows the dropout, names are those of the variant without.
         """
-        return Layout.of(self.module("relu", dropout or 0.0)) if self.tensors is None else self.tensors
+        return Layout.from_module(self.module("relu", dropout or 0.0)) if self.tensors is None else self.tensors
 
     @cached_property
     def symmetry(self) -> Symmetry:
         """The groups of units that may be permuted."""
-        return self.symmetry_of(self.layout)
+        return self.build_symmetry(self.layout)
 
 
 ANY_FORMAT = "safetensors"  # of imported populations of any architecture
@@ -161,11 +161,11 @@ def find_architecture(name: str, tensors: Layout | None = None) -> Architecture:
     """
     load_builtin()
     if tensors is not None and name not in _ARCHITECTURES:
-        return tensors_alone(name, tensors)
+        return unregistered_architecture(name, tensors)
     return get_architecture(name)
 
 
-def tensors_alone(name: str, layout: Layout) -> Architecture:
+def unregistered_architecture(name: str, layout: Layout) -> Architecture:
     """An architecture of which no module is known."""
 
     def build(activation: str, dropout: float) -> nn.Module:
@@ -177,7 +177,7 @@ def tensors_alone(name: str, layout: Layout) -> Architecture:
     return Architecture(name, (0, 0, 0), 0, build, tensors=layout)
 
 
-def architecture_for(name: str, input_shape: tuple[int, ...], classes: int) -> Architecture:
+def resolve_architecture(name: str, input_shape: tuple[int, ...], classes: int) -> Architecture:
     """The architecture that a recipe means: of this name or family, made for such images.
 
     Args:
@@ -205,10 +205,8 @@ def images_in_words(shape: tuple[int, ...], classes: int) -> str:
     return f"{'×'.join(map(str, shape))} images of {classes} classes"
 
 
-def module_from_vector(
-    architecture: Architecture, vector: Tensor, *, activation: str, dropout: float = 0.0
-) -> nn.Module:
+def build_module(architecture: Architecture, vector: Tensor, *, activation: str, dropout: float = 0.0) -> nn.Module:
     """A plain module in eval mode with the weights (P,) of one state."""
     module = architecture.module(activation, dropout)
-    module.load_state_dict(Layout.of(module).unpack(vector.clone()))
+    module.load_state_dict(Layout.from_module(module).unpack(vector.clone()))
     return module.eval()

@@ -6,11 +6,11 @@ from functools import cached_property
 from pathlib import Path
 
 from .._util import versions
-from ..architectures import Architecture, architecture_for
+from ..architectures import Architecture, resolve_architecture
 from ..engines import Engine, Job, variational_layout
 from ..errors import FormatError, RecipeError
 from ..images import Images, load_images
-from ..recipes import Member, Recipe, chosen_members
+from ..recipes import Member, Recipe, select_members
 from ..zoo import ParentInfo, RecipeInfo, ZooFolder, ZooInfo
 
 _BYTES_AT_ONCE = 1_000_000_000  # of parents' weights in memory
@@ -43,7 +43,7 @@ class Plan:
         """
         recipe.members(config, epochs=epochs)  # refuses what is not there, or cannot be trained
         images = load_images(recipe.images, images_root)
-        architecture = architecture_for(recipe.architecture, images.input_shape, images.classes)
+        architecture = resolve_architecture(recipe.architecture, images.input_shape, images.classes)
         for dropout in recipe.config(config).axes.get("dropout", ()):
             architecture.check_dropout(dropout)
         plan = cls(
@@ -96,7 +96,7 @@ class Plan:
         Raises:
             RecipeError: the grid ends before, or a parent is not there.
         """
-        members = chosen_members(self.grid, models)
+        members = select_members(self.grid, models)
         if self.parent is None:
             return members
         ready = [member for member in members if member.parent_id in self._last_epoch]

@@ -11,11 +11,11 @@ from .._util import versions
 from ..architectures import Architecture
 from ..engines import variational_layout
 from ..errors import FormatError, RecipeError
-from ..recipes import Config, ElsewhereTraining, Published, Recipe, model_id_of, splits_of
+from ..recipes import Config, ExternalModels, ExternalTraining, Recipe, format_model_id, iterate_splits
 from ..zoo import ImportInfo, ParentInfo, RecipeInfo, ZooFolder, ZooInfo
 from .base import Identity, ImportedModel, ModelSource
 
-_TRAINING = tuple(field.name for field in dataclasses.fields(ElsewhereTraining))
+_TRAINING = tuple(field.name for field in dataclasses.fields(ExternalTraining))
 _ENGINE = "elsewhere"
 
 
@@ -50,7 +50,7 @@ def parents_of(identity: Identity, out: Path, parent: Path | None) -> Parents | 
     there = set(folder.models["model_id"])
     recipe = folder.info.recipe
     origins = recipe.published.models["origin"] if recipe.published is not None else ()
-    ids = {name: model_id_of(recipe.config, i) for i, name in enumerate(origins, start=1)}
+    ids = {name: format_model_id(recipe.config, i) for i, name in enumerate(origins, start=1)}
     return Parents(folder, {name: model_id for name, model_id in ids.items() if model_id in there})
 
 
@@ -76,7 +76,7 @@ def recipe_of(
         axes=axes,
         seeds=(),
         parent=None if parents is None else parents.folder.info.recipe.config,
-        published=Published(
+        published=ExternalModels(
             models=columns,
             kept_epochs=_kept_epochs(models),
             columns=identity.columns,
@@ -102,7 +102,7 @@ def _splits(identity: Identity, models: Sequence[ImportedModel], parents: Parent
     if parents is not None:
         of_parents = dict(zip(parents.folder.models["model_id"], parents.folder.models["split"], strict=True))
         return [str(of_parents[parents.ids[model.parent or ""]]) for model in models]
-    ours = islice(splits_of(0, identity.config), len(models))
+    ours = islice(iterate_splits(0, identity.config), len(models))
     return [model.split or split for model, split in zip(models, ours, strict=True)]
 
 

@@ -9,9 +9,9 @@ from typing import Any
 
 from ..errors import RecipeError, unknown
 from ..seeds import derive_seed
-from .external_models import Published, published_members
+from .external_models import ExternalModels, published_members
 from .hyperparameters import Training
-from .members import Member, splits_of
+from .members import Member, iterate_splits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +21,7 @@ class Config:
     axes: Mapping[str, tuple[Any, ...]]  # field of Training -> its values
     seeds: tuple[int, ...] | tuple[str, int, int]  # fixed, or ("random", how many, below)
     parent: str | None = None  # config whose models these are the sparsified twins of
-    published: Published | None = None  # of a zoo that was imported: its models one by one, instead of seeds
+    published: ExternalModels | None = None  # of a zoo that was imported: its models one by one, instead of seeds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +61,7 @@ class Recipe:
                 parent_id=f"{parent}-{index:05d}" if parent else None,
             )
             for index, ((training, seed), split) in enumerate(
-                zip(self._grid(config, grid, epochs), splits_of(self.seed, grid), strict=False), start=1
+                zip(self._grid(config, grid, epochs), iterate_splits(self.seed, grid), strict=False), start=1
             )
         ]
 
@@ -82,12 +82,12 @@ class Recipe:
         return tuple(int(seed) for seed in seeds)
 
 
-def twins_of(parent: str, config: Config, epochs: int) -> Config:
+def make_twin_config(parent: str, config: Config, epochs: int) -> Config:
     """The config of the sparsified twins of all models of another one."""
     return dataclasses.replace(config, axes={**config.axes, "epochs": (epochs,)}, parent=parent)
 
 
-def chosen_members(grid: Sequence[Member], models: range | None) -> list[Member]:
+def select_members(grid: Sequence[Member], models: range | None) -> list[Member]:
     """The members at these places of the grid, from 1; all if None. Raises RecipeError where the grid ends before."""
     if models is None:
         return list(grid)

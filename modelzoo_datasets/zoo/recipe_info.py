@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import FormatError, RecipeError
-from ..recipes import Config, Published, Recipe
+from ..recipes import Config, ExternalModels, Recipe
 from .json_checks import check_kinds, malformed
 
 _KINDS = {
@@ -34,7 +34,7 @@ class RecipeInfo:
     axes: Mapping[str, tuple[Any, ...]]  # field of `Training` -> its values; the order of the axes is that of the grid
     seeds: tuple[Any, ...]  # fixed ones, or ("random", how many, below)
     parent: str | None = None  # the config whose sparsified twins these models are
-    published: Published | None = None  # the models of an imported zoo, one by one
+    published: ExternalModels | None = None  # the models of an imported zoo, one by one
 
     @classmethod
     def from_recipe(cls, recipe: Recipe, config: str, *, epochs: int | None = None) -> "RecipeInfo":
@@ -79,7 +79,7 @@ class RecipeInfo:
             if not isinstance(choices, list):
                 raise FormatError(malformed(path, f"'{where}axes.{axis}' must be a list, got {choices!r}"))
         try:
-            published = Published.from_json(values, {})
+            published = ExternalModels.from_json(values, {})
         except (RecipeError, TypeError) as error:
             raise FormatError(malformed(path, f"'{where.rstrip('.')}' cannot be trained ({error})")) from error
         return cls(

@@ -20,7 +20,7 @@ from huggingface_hub import DatasetCard, DatasetCardData, constants
 from torch import nn
 
 from modelzoo_datasets import build_dataset, load_zoo, read_recipe
-from modelzoo_datasets.architectures import architecture_names, get_architecture, module_from_vector
+from modelzoo_datasets.architectures import architecture_names, build_module, get_architecture
 from modelzoo_datasets.builder import schema
 from modelzoo_datasets.builder.card.code import module_code
 from modelzoo_datasets.builder.card.known_issues import defects_of
@@ -101,7 +101,7 @@ print(row["model_id"], row["epoch"], module(torch.ones(1, 1, 28, 28)).tolist())
     printed = output_of(f"{plain}\n{module}\n{check}", tmp_path / "dataset", offline, HF_HUB_OFFLINE="1")
     model, epoch, *_ = printed.split()
     weights = ZooFolder.open(tiny_zoo).weights(model, int(epoch))
-    wanted = module_from_vector(get_architecture("cnn-s"), weights, activation="tanh")
+    wanted = build_module(get_architecture("cnn-s"), weights, activation="tanh")
     assert printed == f"{model} {epoch} {wanted(torch.ones(1, 1, 28, 28)).tolist()}\n"
     assert len(blocks(card, "sql")) == 1 and "list_inner_product" not in card
     assert check_viewer(tmp_path / "dataset").problems == []

@@ -9,7 +9,7 @@ import pytest
 from helpers.paths import ROOT
 
 from modelzoo_datasets import read_recipe
-from modelzoo_datasets.architectures import architecture_for
+from modelzoo_datasets.architectures import resolve_architecture
 from modelzoo_datasets.errors import ModelZooError, RecipeError
 from modelzoo_datasets.images import get_image_dataset
 from modelzoo_datasets.recipes import Recipe, Training, find_recipe, parse_range, recipe_names
@@ -63,7 +63,7 @@ def many(folder: Path, how_many: int, **changes: str) -> Recipe:
 def test_every_shipped_recipe_can_be_trained(name: str) -> None:
     recipe = read_recipe(name)
     images = get_image_dataset(recipe.images)
-    architecture = architecture_for(recipe.architecture, images.input_shape, images.classes)
+    architecture = resolve_architecture(recipe.architecture, images.input_shape, images.classes)
     assert recipe.configs
     for config in recipe.configs:
         members = recipe.members(config)
