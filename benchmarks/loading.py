@@ -185,7 +185,7 @@ class Jobs:
         return len(torch.stack([_LAYOUT.pack(torch.load(path, weights_only=True)) for path in paths]))  # noqa: TID251
 
     def _stream(self, cache: bool) -> int:
-        return sum(len(zoo.weights) for zoo in stream_zoo(self._source, "seed", batch=_BATCH, cache=cache))
+        return sum(len(zoo.weights) for zoo in stream_zoo(self._source, "seed", batch_size=_BATCH, cache=cache))
 
     def _plain_stream(self) -> int:
         return sum(len(batch["weights"]) for batch in self._plain(streaming=True).iter(_BATCH))

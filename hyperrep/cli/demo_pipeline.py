@@ -81,7 +81,7 @@ def _check_dataset(dataset: Path, recipe: Recipe, engine: Engine) -> None:
     images = load_images(recipe.images, DEFAULT_IMAGES_ROOT)
     for config in recipe.configs:
         zoo = load_zoo(dataset, config, split="test")
-        trainings = [zoo.training(i) for i in range(len(zoo))]
+        trainings = [zoo.hyperparameters(i) for i in range(len(zoo))]
         networks = [NetworkSpec(training.activation, training.dropout) for training in trainings]
         measured = engine.evaluate(zoo.architecture.name, images, zoo.weights, networks, "test").accuracy
         differs = measured.numpy() != zoo.table["test_acc"].to_numpy()

@@ -132,7 +132,7 @@ def kde_weights(source: SamplingContext, n: int, draws: torch.Generator) -> Tens
 
 def fresh(source: SamplingContext, n: int, draws: torch.Generator) -> Tensor:
     """Untrained models, initialised as those of the zoo were."""
-    init = source.states.training(0).init
+    init = source.states.hyperparameters(0).init
     seeds = torch.randint(2**62, (n,), generator=draws).tolist()
     return fresh_weights(source.rep.architecture.name, source.rep.activation, init, seeds)
 

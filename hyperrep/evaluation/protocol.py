@@ -103,7 +103,7 @@ def _setting(
         aligned=source.aligned,
         engine=engine,
         images=load_images(learned["train"].images, images_root),
-        training=learned["train"].training(0),
+        training=learned["train"].hyperparameters(0),
         recipe=recipe.evaluation,
     )
     others = [load_images(name, images_root) for name in recipe.evaluation.transfer]

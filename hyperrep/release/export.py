@@ -220,7 +220,7 @@ def _measured(
         aligned=source.aligned,
         engine=measuring.engine,
         images=load_images(zoo.images, measuring.images_root),
-        training=zoo.training(0),
+        training=zoo.hyperparameters(0),
         recipe=EvaluationRecipe(fine_tune=(max(1, asked.epochs),), seed=asked.seed),
     )
     count = asked.n if asked.epochs else 0

@@ -1,12 +1,12 @@
-"""Parquet files, kept decoded: reading one costs many times what copying its numbers does, but only once.
+"""The cache of decoded Parquet files: decoding a file costs many times a copy of its numbers, so it is done once.
 
-A Parquet file that was read whole lies as one safetensors file in a cache folder, under the name of what it was decoded
-from: path, size and times of the file. It holds `table`, all columns but the weights as an Arrow stream, and `weights`;
-both are mapped, so no more is read than the rows that are wanted. A file that was changed has another name; what is
-kept under the old one is never read again, and goes with what was used longest ago when the cache is full.
+Every Parquet file that was read whole has one safetensors file in the cache folder, named by a hash of the path, size
+and times of its source. The file holds two memory-mapped tensors: `table`, an Arrow stream of all columns except the
+weights, and `weights`. A changed source hashes to another name, so a stale entry is never read; when the cache is full,
+the least recently used entries are deleted.
 
-MODELZOO_CACHE         the folder; `modelzoo-datasets/weights` in the user's cache folder if not set
-MODELZOO_CACHE_BYTES   how much may lie there, 20 GB if not set; 0 keeps nothing
+MODELZOO_CACHE         the folder; `modelzoo-datasets/weights` in the user's cache folder by default
+MODELZOO_CACHE_BYTES   the maximum size of the cache in bytes; 20 GB by default, and 0 turns the cache off
 """
 
 import contextlib
@@ -25,44 +25,54 @@ import numpy as np
 import pyarrow as pa
 
 from .._util import user_cache_folder
-from ..errors import DiskFullError, FormatError
+from ..errors import ArgumentError, DiskFullError
 from ..zoo import NewFile
 
-_FORMAT = "table and weights"  # part of the names: what another release kept in another way is not taken for it
-_OWN = re.compile(r"[0-9a-f]{32}\.safetensors|[0-9a-f]{32}-[0-9a-f]{32}|\.[0-9a-f]{32}-[0-9a-f]{32}\.partial")
-_SMALLEST = 8_000_000  # bytes: less than this is decoded sooner than a file is found and opened
-_MOST = 20_000_000_000
-_SPARE = 5_000_000_000  # bytes of the disk that are left to others
-_ABANDONED = 24 * 3600.0  # seconds after which a file in the making is of a process that was killed
+_FORMAT = "table and weights"  # part of every hash, so that releases with another format do not read these files
+_FILE_NAME = re.compile(r"[0-9a-f]{32}\.safetensors|[0-9a-f]{32}-[0-9a-f]{32}|\.[0-9a-f]{32}-[0-9a-f]{32}\.partial")
+_MIN_BYTES = 8_000_000  # smaller weights are decoded faster than a cache file is found and opened
+_DEFAULT_MAX_BYTES = 20_000_000_000
+_RESERVED_BYTES = 5_000_000_000  # left free on the disk for other programs
+_ABANDONED_SECONDS = 24 * 3600.0  # an unfinished file of this age belongs to a process that was killed
 
 
 def cache_folder() -> Path:
-    """Where decoded weights are kept."""
+    """Return the folder of the cache, which may not exist yet."""
     return Path(os.environ.get("MODELZOO_CACHE") or user_cache_folder("weights"))
 
 
 def max_cache_bytes() -> int:
-    """How many bytes may be kept.
+    """Return the maximum size of the cache in bytes.
 
     Raises:
-        FormatError: MODELZOO_CACHE_BYTES is not a number of bytes.
+        ArgumentError: MODELZOO_CACHE_BYTES is not a number of bytes.
     """
     text = os.environ.get("MODELZOO_CACHE_BYTES", "").strip()
     if text and not text.isdecimal():
-        raise FormatError(f"MODELZOO_CACHE_BYTES must be a number of bytes, got {text!r}")
-    return int(text) if text else _MOST
+        raise ArgumentError(f"MODELZOO_CACHE_BYTES must be a number of bytes, e.g. 20000000000; got {text!r}")
+    return int(text) if text else _DEFAULT_MAX_BYTES
 
 
-def make_room(size: int) -> bool:
-    """Whether so many bytes more may be kept, when what was used longest ago has gone; raises OSError."""
+def make_room(nbytes: int) -> bool:
+    """Delete the least recently used entries until the cache has room for a new file.
+
+    Args:
+        nbytes: the size of the new file.
+
+    Returns:
+        False if the file does not fit into the cache or onto the disk.
+
+    Raises:
+        OSError: the folder cannot be made or listed.
+    """
     folder = cache_folder()
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    return shutil.disk_usage(folder).free >= size + _SPARE and _made_room(folder, size)
+    return shutil.disk_usage(folder).free >= nbytes + _RESERVED_BYTES and _evict_entries(folder, nbytes)
 
 
 @dataclass(frozen=True)
 class CachedShard:
-    """One Parquet file decoded, mapped: rows are to be copied from it, as other processes may delete it."""
+    """A decoded Parquet file, memory-mapped; copy rows out of it, because other processes may delete the file."""
 
     table: pa.Table  # all columns but the weights
     weights: np.ndarray  # (n, P) float32
@@ -70,89 +80,104 @@ class CachedShard:
 
 @dataclass(frozen=True)
 class CacheEntry:
-    """The place in the cache of one Parquet file, whether or not there is anything."""
+    """The place of a Parquet file in the cache, whether or not its entry exists."""
 
     source: Path
-    identity: str  # of its content, as long as nobody sets a clock back
+    identity: str  # identifies the content of the source, unless somebody sets a clock back
 
     @classmethod
-    def of(cls, source: Path) -> "CacheEntry | None":
-        """The place of a file as it is now; None where nothing is kept."""
-        return cls(source, _identity(source)) if max_cache_bytes() else None
+    def from_file(cls, source: Path) -> "CacheEntry | None":
+        """Return the entry of a file as it is now, or None if the cache is turned off."""
+        return cls(source, _identify_content(source)) if max_cache_bytes() else None
 
     @property
     def path(self) -> Path:
-        """The file in the cache."""
+        """The path of the entry in the cache."""
         return cache_folder() / f"{hashlib.sha256(f'{_FORMAT} {self.identity}'.encode()).hexdigest()[:32]}.safetensors"
 
     def read(self) -> CachedShard | None:
-        """What is kept, which counts as used now; None where there is nothing, or it is not whole."""
+        """Map the entry and mark it as recently used; return None if it is missing or not intact."""
         try:
             with self.path.open("rb") as file:
                 content = pa.py_buffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
             begin = 8 + int.from_bytes(content[:8], "little")
             table, weights = (json.loads(content[8:begin].to_pybytes())[name] for name in ("table", "weights"))
-            places = [[begin + offset for offset in tensor["data_offsets"]] for tensor in (table, weights)]
-            numbers = np.frombuffer(content[slice(*places[1])], "<f4").reshape(weights["shape"])
-            rows = pa.ipc.open_stream(content[slice(*places[0])]).read_all()
+            ranges = [[begin + offset for offset in tensor["data_offsets"]] for tensor in (table, weights)]
+            numbers = np.frombuffer(content[slice(*ranges[1])], "<f4").reshape(weights["shape"])
+            rows = pa.ipc.open_stream(content[slice(*ranges[0])]).read_all()
             rows.validate()
             os.utime(self.path)
         except (OSError, ValueError, LookupError, TypeError, pa.ArrowException):
             return None
-        return CachedShard(rows, numbers) if len(rows) == len(numbers) and places[1][1] == len(content) else None
+        return CachedShard(rows, numbers) if len(rows) == len(numbers) and ranges[1][1] == len(content) else None
 
-    def begin(self, table: pa.Table, parameters: int) -> "CacheWriter | None":
-        """Begin to write it, the weights (n, P) of all rows of the table to come; None where it is not worth it.
+    def open_writer(self, table: pa.Table, num_parameters: int) -> "CacheWriter | None":
+        """Create the entry of a table, to which all weights (n, P) are added later.
 
-        That is where it is too small to gain anything, or there is no room.
+        Args:
+            table: all rows of the source, without their weights.
+            num_parameters: P, the numbers of a state.
+
+        Returns:
+            The writer, or None if the weights are too small for a gain or the cache has no room for them.
         """
-        nbytes = 4 * len(table) * parameters
-        if nbytes < _SMALLEST:
+        nbytes = 4 * len(table) * num_parameters
+        if nbytes < _MIN_BYTES:
             return None
         try:
-            begin = _begin(self.identity, table, parameters)
-            return CacheWriter(self, begin, len(table)) if make_room(len(begin) + nbytes) else None
+            head = _encode_head(self.identity, table, num_parameters)
+            return CacheWriter(self, head, len(table)) if make_room(len(head) + nbytes) else None
         except (OSError, DiskFullError):
             return None
 
 
-def _begin(identity: str, table: pa.Table, parameters: int) -> bytes:
-    """All of a safetensors file but the weights, which follow at a multiple of 64 bytes, as does the table in it."""
+def _encode_head(identity: str, table: pa.Table, num_parameters: int) -> bytes:
+    """Return the safetensors file up to the weights; the table and the weights begin at multiples of 64 bytes."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as stream:
         stream.write_table(table.combine_chunks())
     rows = sink.getvalue().to_pybytes()
-    rows += bytes(-len(rows) % 64)  # behind its end mark, where no reader looks
-    end = len(rows) + 4 * len(table) * parameters
+    rows += bytes(-len(rows) % 64)  # readers of the stream stop at its end mark
+    end = len(rows) + 4 * len(table) * num_parameters
     tensors = {
         "__metadata__": {"decoded from": identity},
         "table": {"dtype": "U8", "shape": [len(rows)], "data_offsets": [0, len(rows)]},
-        "weights": {"dtype": "F32", "shape": [len(table), parameters], "data_offsets": [len(rows), end]},
+        "weights": {"dtype": "F32", "shape": [len(table), num_parameters], "data_offsets": [len(rows), end]},
     }
-    text = json.dumps(tensors).encode()
-    text += b" " * (-(8 + len(text)) % 64)
-    start: bytes = len(text).to_bytes(8, "little") + text + rows
-    return start
+    header = json.dumps(tensors).encode()
+    header += b" " * (-(8 + len(header)) % 64)
+    head: bytes = len(header).to_bytes(8, "little") + header + rows
+    return head
 
 
 class CacheWriter:
-    """Decoded weights on their way into the cache, in place once all are there; what fails here fails no load."""
+    """Writes an entry of the cache, visible to readers once all rows are there; its errors never fail a load."""
 
-    def __init__(self, entry: CacheEntry, begin: bytes, rows: int) -> None:
-        """Begin a file with all that comes before the weights of so many rows; raises OSError or DiskFullError."""
-        self._entry, self._lock, self._missing, self._first = entry, threading.Lock(), rows, len(begin)
-        # Two processes may be at it: each writes a file of its own, and the last one stays.
+    def __init__(self, entry: CacheEntry, head: bytes, num_rows: int) -> None:
+        """Begin the file of an entry.
+
+        Args:
+            entry: the entry to write.
+            head: the file up to the weights.
+            num_rows: the number of rows of weights to come.
+
+        Raises:
+            OSError: the file cannot be created.
+            DiskFullError: the disk has no room for the head.
+        """
+        self._entry, self._lock, self._missing, self._weights_offset = entry, threading.Lock(), num_rows, len(head)
+        # Two processes may write the same entry: each writes its own file, and the last one to finish replaces it.
         self._path = entry.path.with_name(f"{entry.path.stem}-{uuid.uuid4().hex}")
         self._file: NewFile | None = NewFile(self._path)
-        self._write(0, begin)
+        self._write(0, head)
 
-    def add(self, first: int, rows: np.ndarray) -> None:
-        """Write rows (n, P) that begin with this one; every row once."""
+    def add(self, first_row: int, rows: np.ndarray) -> None:
+        """Write rows (n, P) from `first_row` on; every row must be written exactly once."""
         with self._lock:
-            self._write(self._first + 4 * first * rows.shape[1], np.ascontiguousarray(rows).data.cast("B"))
+            self._write(self._weights_offset + 4 * first_row * rows.shape[1], np.ascontiguousarray(rows).data.cast("B"))
             self._missing -= len(rows)
             if not self._missing:
-                self._place()
+                self._publish()
 
     def _write(self, offset: int, content: bytes | memoryview) -> None:
         if self._file is not None:
@@ -161,10 +186,10 @@ class CacheWriter:
             except (OSError, DiskFullError):
                 self.discard()
 
-    def _place(self) -> None:
-        """Unless the file that it was decoded from is another one by now."""
+    def _publish(self) -> None:
+        """Move the file into place, unless its source was replaced while it was decoded."""
         try:
-            if self._file is None or _identity(self._entry.source) != self._entry.identity:
+            if self._file is None or _identify_content(self._entry.source) != self._entry.identity:
                 return self.discard()
             self._file.place()
             self._file = None
@@ -173,7 +198,7 @@ class CacheWriter:
             self.discard()
 
     def discard(self) -> None:
-        """Leave nothing behind of what is not in place."""
+        """Delete everything that was not published."""
         file, self._file = self._file, None
         with contextlib.suppress(OSError):
             if file is not None:
@@ -181,31 +206,31 @@ class CacheWriter:
             self._path.unlink(missing_ok=True)
 
 
-def _identity(source: Path) -> str:
-    """Which content a path has: one of the Hub's cache leads to a file that is named by its content."""
+def _identify_content(source: Path) -> str:
+    """Return a text that changes with the content of a file; links of the Hub's cache resolve to a content hash."""
     real = source.resolve()
-    found = real.stat()
-    # The time of the last change of any kind is nothing that copying tools set.
-    return f"{real} {found.st_size} {found.st_mtime_ns} {found.st_ctime_ns} {found.st_ino}"
+    stat = real.stat()
+    # Copying tools may set the time of modification (mtime), but not that of the last change of any kind (ctime).
+    return f"{real} {stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns} {stat.st_ino}"
 
 
-def _made_room(folder: Path, size: int) -> bool:
-    """Whether that many bytes more may be kept, when what was used longest ago has gone.
+def _evict_entries(folder: Path, nbytes: int) -> bool:
+    """Delete the least recently used entries until `nbytes` more fit; return False if they never will.
 
-    Nothing goes that has no name of this cache: the folder may be one that holds other things.
+    Only files with a name of this cache are deleted: the user may have chosen a folder that holds other files.
     """
-    own = (path for path in folder.iterdir() if _OWN.fullmatch(path.name))
+    own = (path for path in folder.iterdir() if _FILE_NAME.fullmatch(path.name))
     entries = sorted(((path.stat(), path) for path in own), key=lambda entry: entry[0].st_mtime)
-    room = max_cache_bytes() - size
+    room = max_cache_bytes() - nbytes
     if room < 0:
         return False
     newest = max((stat.st_mtime for stat, _ in entries), default=0.0)
     total = sum(stat.st_size for stat, _ in entries)
     for stat, path in entries:
-        in_the_making = path.suffix != ".safetensors"
-        if in_the_making and newest - stat.st_mtime < _ABANDONED:
+        unfinished = path.suffix != ".safetensors"
+        if unfinished and newest - stat.st_mtime < _ABANDONED_SECONDS:
             continue
-        if total > room or in_the_making:
+        if total > room or unfinished:
             path.unlink(missing_ok=True)
             total -= stat.st_size
     return total <= room

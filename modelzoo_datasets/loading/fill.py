@@ -1,4 +1,7 @@
-"""The weights of chosen rows into one tensor, by as many threads as there are cores, a row group in each."""
+"""Copies the weights of selected rows into one tensor, a row group per thread.
+
+N states of P numbers; n of them in a row group.
+"""
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,54 +17,60 @@ from ..hub import RemoteFile
 from ..zoo import read_states
 from .cache import CacheWriter
 from .query import WEIGHTS
-from .shard import Selection, Shard, weights_of
+from .shard import Selection, Shard
 
-_PIECE = 16_000_000  # bytes of decoded weights that a thread copies at once
-_LITTLE = 2_000_000  # bytes that are copied sooner than a thread has begun
-_MOST_THREADS = 8  # memory is no faster for more
+_CHUNK_BYTES = 16_000_000  # one task copies this many bytes of decoded weights
+_MIN_TASK_BYTES = 2_000_000  # fewer bytes are copied before a thread has started
+_MAX_THREADS = 8  # memory is no faster for more
 
 _Task = Callable[[], None]
 
 
-def fill(parts: Sequence[Selection], out: Tensor, files: Mapping[str, Path | RemoteFile], *, keep: bool) -> None:
-    """Fill a contiguous float32 tensor (N, P) with the weights of all parts, one behind the other.
+def fill_weights(
+    selections: Sequence[Selection], out: Tensor, files: Mapping[str, Path | RemoteFile], *, cache: bool
+) -> None:
+    """Fill a tensor with the weights of all selected rows, one selection after the other.
 
     Args:
-        files: where those files are that rows name, of weights that lie in files of their own.
-        keep: what has to be decoded whole.
+        selections: the rows, N in all.
+        out: a contiguous float32 tensor (N, P).
+        files: name -> file, for weights that are stored outside of the Parquet files.
+        cache: whether to add Parquet files that are decoded whole to the cache.
 
     Raises:
         FormatError: a file is damaged.
+        HubError: a file is on the Hub, and the Hub cannot be reached.
     """
-    rows, begin, keeping = out.numpy(), 0, []
+    rows, begin = out.numpy(), 0
     tasks: list[_Task] = []
-    for part in parts:
-        target = rows[begin : begin + len(part)]
-        begin += len(part)
-        if part.places is not None:
-            tasks += _reads(part, files, out[begin - len(part) : begin])
-        elif len(part):
-            kept = part.shard.kept
-            if kept is not None and kept.weights.shape[1] == out.shape[1]:
-                tasks += _copies(kept.weights, part.rows, target)
-            else:
-                new = _begun(part, out.shape[1]) if keep else None
-                keeping += [new] if new is not None else []
-                tasks += _decodes(part, target, new)
+    writers: list[CacheWriter] = []
+    for selection in selections:
+        target = slice(begin, begin + len(selection))
+        begin = target.stop
+        if selection.locations is not None:
+            tasks += _read_tasks(selection, files, out[target])
+        elif len(selection):
+            cached = selection.shard.cache_content
+            if cached is not None and cached.weights.shape[1] == out.shape[1]:
+                tasks += _copy_tasks(cached.weights, selection.rows, rows[target])
+                continue
+            writer = _open_writer(selection, out.shape[1]) if cache else None
+            writers += [writer] if writer is not None else []
+            tasks += _decode_tasks(selection, rows[target], writer)
     try:
-        _run(tasks)
+        _run_tasks(tasks)
     finally:
-        for new in keeping:
-            new.discard()
+        for writer in writers:
+            writer.discard()
 
 
-def _run(tasks: Sequence[_Task]) -> None:
+def _run_tasks(tasks: Sequence[_Task]) -> None:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if min(cores, len(tasks)) < 2:
         for task in tasks:
             task()
         return
-    with ThreadPoolExecutor(min(cores, len(tasks), _MOST_THREADS)) as pool:
+    with ThreadPoolExecutor(min(cores, len(tasks), _MAX_THREADS)) as pool:
         running = [pool.submit(task) for task in tasks]
         try:
             for future in running:
@@ -70,55 +79,58 @@ def _run(tasks: Sequence[_Task]) -> None:
             pool.shutdown(cancel_futures=True)
 
 
-def _reads(part: Selection, files: Mapping[str, Path | RemoteFile], out: Tensor) -> Iterator[_Task]:
-    """Of weights in files of their own, one state at a time."""
-    assert part.places is not None
-    for i, (name, offset, nbytes) in enumerate(part.places.itertuples(index=False)):
-        yield partial(_read, files[name], int(offset), int(nbytes), out[i : i + 1])
+def _read_tasks(selection: Selection, files: Mapping[str, Path | RemoteFile], out: Tensor) -> Iterator[_Task]:
+    """Yield one task per state that is stored outside of the Parquet file."""
+    assert selection.locations is not None
+    for i, (name, offset, nbytes) in enumerate(selection.locations.itertuples(index=False)):
+        yield partial(_read_state, files[name], int(offset), int(nbytes), out[i : i + 1])
 
 
-def _read(file: Path | RemoteFile, offset: int, nbytes: int, out: Tensor) -> None:
+def _read_state(file: Path | RemoteFile, offset: int, nbytes: int, out: Tensor) -> None:
     if isinstance(file, Path):
         return read_states([(file, offset, nbytes)], out)
     if nbytes != out.nbytes:
-        raise FormatError(f"{file.path}: expected states of {out.nbytes} bytes, got {nbytes}")
+        raise FormatError(
+            f"{file.path} of {file.repo_id}: expected states of {out.nbytes} bytes, as layout.json says, but its table "
+            f"says {nbytes}; try another revision, or ask its authors to build it again"
+        )
     out.numpy()[0] = np.frombuffer(file.read(offset, offset + nbytes), "<f4")
 
 
-def _begun(part: Selection, parameters: int) -> CacheWriter | None:
-    """Where to keep the weights; None where that is nowhere, or not all of them are going to be decoded."""
-    shard, groups = part.shard, int(part.shard.metadata.num_row_groups)
-    if shard.entry is None or len(list(part.by_group())) < groups:
+def _open_writer(selection: Selection, num_parameters: int) -> CacheWriter | None:
+    """Return a writer for the cache, or None if not all row groups will be decoded or the cache does not take them."""
+    shard, num_groups = selection.shard, int(selection.shard.metadata.num_row_groups)
+    if shard.entry is None or len(list(selection.iter_groups())) < num_groups:
         return None
     columns = [name for name in shard.schema.names if name != WEIGHTS]
-    return shard.entry.begin(shard.read(range(groups), columns), parameters)
+    return shard.entry.open_writer(shard.read(range(num_groups), columns), num_parameters)
 
 
-def _copies(weights: np.ndarray, rows: np.ndarray, target: np.ndarray) -> Iterator[_Task]:
-    if target.nbytes < _LITTLE:
-        return copy(weights, rows, target)
-    step = max(1, _PIECE // target[0].nbytes)
+def _copy_tasks(weights: np.ndarray, rows: np.ndarray, target: np.ndarray) -> Iterator[_Task]:
+    if target.nbytes < _MIN_TASK_BYTES:
+        return _copy_rows(weights, rows, target)
+    step = max(1, _CHUNK_BYTES // target[0].nbytes)
     for begin in range(0, len(rows), step):
-        piece = slice(begin, begin + step)
-        yield partial(copy, weights, rows[piece], target[piece])
+        chunk = slice(begin, begin + step)
+        yield partial(_copy_rows, weights, rows[chunk], target[chunk])
 
 
-def copy(weights: np.ndarray, rows: np.ndarray, out: np.ndarray) -> None:
-    """Fill `out` (n, P) with rows of weights, by their ascending numbers."""
+def _copy_rows(weights: np.ndarray, rows: np.ndarray, out: np.ndarray) -> None:
+    """Fill `out` (n, P) with the rows of these ascending indices."""
     if len(rows) == rows[-1] - rows[0] + 1:
         out[:] = weights[rows[0] : rows[-1] + 1]
     else:
-        np.take(weights, rows, axis=0, out=out, mode="clip")  # the usual mode makes a copy first
+        np.take(weights, rows, axis=0, out=out, mode="clip")  # the default mode copies into a buffer first
 
 
-def _decodes(part: Selection, target: np.ndarray, keeping: CacheWriter | None) -> Iterator[_Task]:
-    for group, where, within in part.by_group():
-        yield partial(decode, part.shard, group, within, target[where], keeping)
+def _decode_tasks(selection: Selection, target: np.ndarray, writer: CacheWriter | None) -> Iterator[_Task]:
+    for group, part, rows in selection.iter_groups():
+        yield partial(_decode_group, selection.shard, group, rows, target[part], writer)
 
 
-def decode(shard: Shard, group: int, within: np.ndarray, out: np.ndarray, keeping: CacheWriter | None = None) -> None:
-    """Fill `out` (n, P) with the weights of rows of one row group, given by their ascending numbers within it."""
-    weights = weights_of(shard.clone(), group, out.shape[1])
-    copy(weights, within, out)
-    if keeping is not None:
-        keeping.add(int(shard.begins[group]), weights)
+def _decode_group(shard: Shard, group: int, rows: np.ndarray, out: np.ndarray, writer: CacheWriter | None) -> None:
+    """Fill `out` (n, P) with rows of one row group, given by their ascending indices within it."""
+    weights = shard.clone().read_weights(group, out.shape[1])
+    _copy_rows(weights, rows, out)
+    if writer is not None:
+        writer.add(int(shard.row_offsets[group]), weights)

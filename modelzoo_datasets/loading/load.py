@@ -1,6 +1,6 @@
-"""`load_zoo`: what was asked for of a dataset, as one tensor and one table."""
+"""`load_zoo`: load the requested states of a dataset as one tensor and one table."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +9,8 @@ import pyarrow as pa
 import torch
 
 from .._util import SPLITS
-from ..errors import FormatError, nearest_hint
-from .fill import fill
+from ..errors import ArgumentError, nearest_hint
+from .fill import fill_weights
 from .query import Filter, Query
 from .shard import Selection, select_rows
 from .source import Dataset, open_dataset
@@ -29,88 +29,115 @@ def load_zoo(
     revision: str | None = None,
     cache: bool = True,
 ) -> Zoo:
-    """Load states of a dataset; only the files and rows that were asked for are read, or downloaded.
+    """Load states of a dataset; only the requested files and rows are read or downloaded.
 
-    Memory peaks at the weights and, for each core, what decoding a row group of 10 MB takes, about 50 MB. Parquet files
-    that were read whole are kept decoded, their table too, in `~/.cache/modelzoo-datasets/weights`, from where the next
-    time any rows of them are copied as fast as the disk or memory is; see `decoded.py` for where and how much. Weights
-    that are in files of their own need no decoding: of a repo, files of which a quarter or more is wanted are
-    downloaded, of others the states are read one by one.
+    Filters are pushed down to Parquet statistics, so row groups that cannot match are never read, and on the Hub files
+    that cannot match are never downloaded. Memory peaks at the weights plus about 50 MB per core for decoding.
+
+    Fully read Parquet files are cached in decoded form in `~/.cache/modelzoo-datasets/weights`, so that the next load
+    runs at the speed of the disk or of memory; set MODELZOO_CACHE to another folder and MODELZOO_CACHE_BYTES to another
+    maximum size. Weights of large networks are stored in separate files, which need no decoding: of a repo, a file of
+    which a quarter or more is needed is downloaded, and of other files single states are fetched.
 
     Args:
-        source: a folder that `modelzoo-build` wrote, or a dataset repo such as `modelzoos/mnist-cnn-s`. Where
-            there is a folder of that name, `hf://datasets/modelzoos/mnist-cnn-s` is the repo.
-        config: the first one of the dataset if not given.
-        split: train, validation or test; all if not given.
-        epochs: epochs to keep; all if not given.
-        models: names of models, or how many: the first ones of which there is something; all if not given.
-        filters: all of which must hold, as pyarrow and `datasets` have them: `[("activation", "==", "tanh"),
-            ("lr", "<", 1e-3)]`; operators are ==, !=, <, <=, >, >=, in, not in. Row groups and, on the Hub, files
-            that cannot have such rows are not read.
-        columns: of the table; all if not given. `model_id`, `epoch` and `split` are always there; `Zoo.model` needs
-            `activation` and `dropout`.
-        revision: a branch, tag or commit of the repo; main if not given.
-        cache: whether to read and keep decoded files.
+        source: a folder that `modelzoo-build` wrote, or a dataset repo on the Hub, e.g. `modelzoos/mnist-cnn-s`. If a
+            folder has the same name, write `hf://datasets/modelzoos/mnist-cnn-s` for the repo.
+        config: the name of the config; the first one of the dataset by default.
+        split: `train`, `validation` or `test`; all by default.
+        epochs: the epochs to load, e.g. `[5]` or `range(21, 26)`; all by default.
+        models: names of models, or a number n for the first n models with a matching state; all by default.
+        filters: conditions that must all hold, as pyarrow and `datasets` take them, e.g. `[("activation", "==",
+            "tanh"), ("lr", "<", 1e-3)]`. The operators are ==, !=, <, <=, >, >=, `in` and `not in`.
+        columns: the columns of the table to load; all by default. `model_id`, `epoch` and `split` are always loaded;
+            `Zoo.model` needs `activation` and `dropout`.
+        revision: a branch, tag or commit of the repo; `main` by default.
+        cache: whether to read decoded files from the cache, and to add them.
+
+    Returns:
+        The N matching states, in the order of the dataset, with `weights` (N, P) float32 and N rows of `table`.
 
     Raises:
-        FormatError: no dataset, or nothing in it matches, or no state has one of the epochs or models.
-        HubError: the repo is not there, may not be seen, or cannot be reached and is not in the cache.
-        DiskFullError: there is no room for what was to be downloaded.
+        FormatError: the source is no dataset of this format, or is damaged.
+        ArgumentError: an argument is wrong, or no state matches.
+        HubError: the repo does not exist, needs a token, or cannot be reached and is not in the cache.
+        DiskFullError: the disk has no room for the download.
+
+    Example:
+        >>> zoo = load_zoo(dataset, split="train", epochs=[1], filters=[("test_acc", ">", 0.0)])
+        >>> zoo.weights.shape == (len(zoo), zoo.layout.size)
+        True
+        >>> sorted(set(zoo.table["epoch"]))
+        [1]
     """
-    wanted = Query.of(epochs, models, filters, columns)
+    query = Query.from_arguments(epochs, models, filters, columns)
     dataset = open_dataset(source, config, revision, cache=cache)
-    splits = dataset.splits(split)
-    wanted = dataset.named(splits, wanted)
-    chosen = {name: [select_rows(shard, wanted) for shard in dataset.shards(name, wanted)] for name in splits}
-    _refuse_nothing(dataset, chosen, wanted)
-    parts = [part for of_split in chosen.values() for part in of_split]
-    # Of NumPy's memory, which for large arrays has large pages: those of torch take longer to come than to be filled.
-    weights = torch.from_numpy(np.empty((sum(map(len, parts)), dataset.layout.size), np.float32))
-    fill(parts, weights, dataset.weight_files(parts, download=True), keep=True)
-    return zoo_of(dataset, weights, [(name, part.table) for name, of_split in chosen.items() for part in of_split])
+    splits = dataset.select_splits(split)
+    query = dataset.resolve_models(splits, query)
+    selections = {name: [select_rows(shard, query) for shard in dataset.shards(name, query)] for name in splits}
+    _check_matches(dataset, selections, query)
+    parts = [(name, part) for name in splits for part in selections[name]]
+    num_states = sum(len(part) for _, part in parts)
+    # NumPy allocates large arrays in large pages, and torch does not: without them, the page faults take longer than
+    # the copy of the weights.
+    weights = torch.from_numpy(np.empty((num_states, dataset.layout.size), np.float32))
+    files = dataset.weight_files([part for _, part in parts], download=True)
+    fill_weights([part for _, part in parts], weights, files, cache=True)
+    return assemble_zoo(dataset, weights, [(name, part.table) for name, part in parts])
 
 
-def zoo_of(dataset: Dataset, weights: torch.Tensor, parts: Sequence[tuple[str, pa.Table]]) -> Zoo:
-    """Weights (N, P) with one row per state: of each part the split, which comes behind all other columns, and rows."""
-    named = [rows.append_column("split", pa.array([name] * len(rows), pa.string())) for name, rows in parts]
+def assemble_zoo(dataset: Dataset, weights: torch.Tensor, tables: Sequence[tuple[str, pa.Table]]) -> Zoo:
+    """Make a zoo of weights and tables.
+
+    Args:
+        dataset: the config that all states are from.
+        weights: (N, P) float32.
+        tables: (split, rows) with N rows in all; the split becomes the last column.
+    """
+    with_split = [rows.append_column("split", pa.array([name] * len(rows), pa.string())) for name, rows in tables]
     return Zoo(
         weights=weights,
-        table=pa.concat_tables(named).to_pandas(use_threads=False),  # they were no gain up to 300,000 rows
+        table=pa.concat_tables(with_split).to_pandas(use_threads=False),  # threads gain nothing up to 300,000 rows
         layout=dataset.layout,
         architecture=dataset.architecture,
         images=dataset.info.images,
+        dataset=dataset.source,
+        config=dataset.config,
     )
 
 
-def _refuse_nothing(dataset: Dataset, chosen: dict[str, list[Selection]], wanted: Query) -> None:
-    """Say what is not there of what was asked for; that some models lack an epoch that others have is no error."""
-    where, tables = f"{dataset.source}/{dataset.config}", [part.table for parts in chosen.values() for part in parts]
+def _check_matches(dataset: Dataset, selections: Mapping[str, Sequence[Selection]], query: Query) -> None:
+    """Raise ArgumentError if nothing matches, or if an epoch or model requested by name does not exist.
+
+    An epoch that only some of the models have is no error.
+    """
+    tables = [part.table for parts in selections.values() for part in parts]
     if not tables:
-        raise FormatError(f"{where} has no split {' or '.join(chosen)}; it has {', '.join(_splits_of(dataset))}")
+        present = ", ".join(split for split in SPLITS if dataset.shards_in_place(split))
+        raise ArgumentError(f"{dataset.name} has no split {' or '.join(selections)}; it has {present}")
     for column in ("epoch", "model_id"):
-        missing = {*(wanted.asked(column) or ())} - {value for table in tables for value in _values(table, column)}
-        known = _known(dataset, chosen, column) if missing else set()
-        if absent := sorted(missing - known):
-            raise FormatError(f"{where} has no {_absent_in_words(column, absent, known)}")
+        unmatched = {*query.key_values(column)} - {value for table in tables for value in _unique(table, column)}
+        known = _read_values(dataset, selections, column) if unmatched else set()
+        if absent := sorted(unmatched - known):
+            raise ArgumentError(f"{dataset.name} has no {_describe_absent(column, absent, known)}")
     if not sum(map(len, tables)):
-        raise FormatError(f"{where} has no states of the split, epochs, models and filters asked for")
+        raise ArgumentError(
+            f"no state of {dataset.name} matches the given split, epochs, models and filters; loosen one of them"
+        )
 
 
-def _absent_in_words(column: str, absent: Sequence[Any], known: set[Any]) -> str:
-    named = ", ".join(map(str, absent[:5])) + (f" and {len(absent) - 5} more" if len(absent) > 5 else "")
+def _describe_absent(column: str, absent: Sequence[Any], known: set[Any]) -> str:
+    names = ", ".join(map(str, absent[:5])) + (f" and {len(absent) - 5} more" if len(absent) > 5 else "")
     if column == "epoch":
-        return f"state of epoch {named}; its epochs are {min(known)} to {max(known)}"
-    return f"model {named} in the split asked for; {nearest_hint(str(absent[0]), sorted(known))}"
+        return f"state of epoch {names}; its epochs are {min(known)} to {max(known)}"
+    return f"model {names} in the requested split; {nearest_hint(str(absent[0]), sorted(known))}"
 
 
-def _known(dataset: Dataset, splits: Iterable[str], column: str) -> set[Any]:
-    tables = [select_rows(shard, Query((), (column,))).table for split in splits for shard in dataset.index(split)]
-    return {value for table in tables for value in _values(table, column)}
+def _read_values(dataset: Dataset, splits: Iterable[str], column: str) -> set[Any]:
+    """Return all values of a column in some splits."""
+    query = Query(columns=(column,))
+    tables = [select_rows(shard, query).table for split in splits for shard in dataset.index_shards(split)]
+    return {value for table in tables for value in _unique(table, column)}
 
 
-def _values(table: pa.Table, column: str) -> list[Any]:
+def _unique(table: pa.Table, column: str) -> list[Any]:
     return table[column].unique().to_pylist()  # type: ignore[no-any-return]
-
-
-def _splits_of(dataset: Dataset) -> list[str]:
-    return [split for split in SPLITS if dataset.remote(split)]

@@ -1,4 +1,4 @@
-"""One Parquet file of a split, on this machine or on the Hub: its rows by row group, no more read than is asked for."""
+"""One Parquet file of a split, local or on the Hub: reads only the requested row groups and columns."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,22 +11,23 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from .._util import one_line
 from ..errors import FormatError, ModelZooError
 from ..hub import RangeReader, RemoteFile
 from .cache import CachedShard, CacheEntry
-from .query import PLACE, WEIGHTS, Query, ranges_of
+from .query import LOCATION_COLUMNS, WEIGHTS, Query, column_ranges
 
 
 @dataclass
 class Shard:
-    """A Parquet file; its footer is read once. Threads take a `clone` each."""
+    """A Parquet file whose footer is read once; it is not thread-safe, so every thread takes its own `clone()`."""
 
     file: Path | RemoteFile
-    name: str  # of the files it is one of, for messages
-    cache: bool = False  # whether to read and keep it decoded
+    name: str  # to name the file in messages
+    cache: bool = False  # whether to read the decoded file from the cache, and to add it
 
     def clone(self) -> "Shard":
-        """The same file, opened anew, with the footer that is known already; on the Hub itself, for one thread."""
+        """Return the same file, opened again without reading its footer; a file on the Hub is returned itself."""
         if not isinstance(self.file, Path):
             return self
         other = Shard(self.file, self.name)
@@ -35,18 +36,18 @@ class Shard:
 
     @cached_property
     def entry(self) -> CacheEntry | None:
-        """Its place in the cache; None where it has none. To be asked before anything is read: of what is read then."""
-        return CacheEntry.of(self.file) if self.cache and isinstance(self.file, Path) else None
+        """The entry in the cache, or None; ask for it before anything is read, because it identifies the content."""
+        return CacheEntry.from_file(self.file) if self.cache and isinstance(self.file, Path) else None
 
     @cached_property
-    def kept(self) -> CachedShard | None:
-        """What the cache has of it."""
+    def cache_content(self) -> CachedShard | None:
+        """The decoded file in the cache, if it is there."""
         return self.entry.read() if self.entry is not None else None
 
     @cached_property
     def metadata(self) -> pq.FileMetaData:
-        """The footer: where each column of each row group lies, and between which values."""
-        with self._told():
+        """The footer: offsets and statistics of every column of every row group."""
+        with self._translate_errors():
             if isinstance(self.file, Path):
                 return pq.read_metadata(self.file)
             return pq.ParquetFile(self._source).metadata
@@ -57,39 +58,65 @@ class Shard:
         return self.metadata.schema.to_arrow_schema()
 
     @cached_property
-    def begins(self) -> np.ndarray:
-        """Number of the first row of each row group, and behind them the number of rows."""
+    def row_offsets(self) -> np.ndarray:
+        """The index of the first row of each row group, followed by the number of rows."""
         counts = [self.metadata.row_group(i).num_rows for i in range(self.metadata.num_row_groups)]
         return np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
 
-    def groups(self, wanted: Query) -> list[int]:
-        """The row groups that may have a row that is wanted, by the ranges of their values."""
-        wanted.check(self.schema)
-        names = [name for name, _, _ in wanted.filters]
-        every = range(self.metadata.num_row_groups)
-        return (
-            [i for i in every if wanted.may_be_in(ranges_of(self.metadata.row_group(i), names))] if names else [*every]
-        )
+    def matching_groups(self, query: Query) -> list[int]:
+        """Return the row groups that may have a matching row, judged by their statistics."""
+        query.check(self.schema)
+        names = [name for name, _, _ in query.filters]
+        groups = range(self.metadata.num_row_groups)
+        if not names:
+            return [*groups]
+        return [i for i in groups if query.may_match(column_ranges(self.metadata.row_group(i), names))]
 
     def read(self, groups: Sequence[int], columns: Sequence[str]) -> pa.Table:
-        """Some columns of some row groups.
+        """Read some columns of some row groups.
 
         Raises:
             FormatError: the file is damaged.
-            HubError: it is on the Hub, which cannot be reached.
+            HubError: the file is on the Hub, and the Hub cannot be reached.
         """
-        with self._told():
+        with self._translate_errors():
             if len(groups):
                 self.fetch_ahead(groups, columns)
-            # Threads of pyarrow that call into Python can hang the interpreter when it ends (apache/arrow#45214): it
-            # gets none where a file is read through Python.
+            # If pyarrow's threads call into Python, they can hang the interpreter at its exit (apache/arrow#45214), so
+            # remote files, which are read through Python, are read without them.
             table = self._reader.read_row_groups(list(groups), list(columns), use_threads=isinstance(self.file, Path))
         return table.replace_schema_metadata(None)
 
+    def read_weights(self, group: int, num_parameters: int) -> np.ndarray:
+        """Read the weights (n, P) of a row group as a view of Arrow's memory.
+
+        Args:
+            group: the index of the row group.
+            num_parameters: P, the numbers of a state.
+
+        Raises:
+            FormatError: the file is damaged, or its weights do not have P float32 numbers each.
+            HubError: the file is on the Hub, and the Hub cannot be reached.
+        """
+        kind = self.schema.field(WEIGHTS).type if WEIGHTS in self.schema.names else None
+        shape = (kind.list_size, kind.value_type) if kind is not None and pa.types.is_fixed_size_list(kind) else None
+        if shape != (num_parameters, pa.float32()):
+            raise FormatError(
+                f"{self.name}: expected weights of {num_parameters} float32 numbers, as layout.json says, "
+                f"got {'no weights' if kind is None else kind}; build the dataset again"
+            )
+        column = self.read([group], [WEIGHTS])[WEIGHTS]
+        numbers = (column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()).flatten()
+        if column.null_count or numbers.null_count:
+            count = column.null_count or numbers.null_count
+            raise FormatError(f"{self.name}: expected weights in every row, got {count} nulls; build the dataset again")
+        rows: np.ndarray = numbers.to_numpy(zero_copy_only=True).reshape(-1, num_parameters)
+        return rows
+
     def fetch_ahead(self, groups: Sequence[int], columns: Sequence[str]) -> None:
-        """Of a file on the Hub, get the bytes of these columns of these row groups in one request."""
+        """Fetch the bytes of these columns of these row groups in one request, if the file is on the Hub."""
         if isinstance(self._source, RangeReader):
-            self._source.fetch_ahead(*self._stretch(groups, columns))
+            self._source.fetch_ahead(*self._byte_range(groups, columns))
 
     @cached_property
     def _source(self) -> Path | RangeReader:
@@ -97,96 +124,84 @@ class Shard:
 
     @cached_property
     def _reader(self) -> pq.ParquetFile:
-        # Weights have no redundancy: what is damaged would be decoded to other numbers, without the checksums.
+        # Weights have no redundancy: without checksums, a flipped bit would decode to another number unnoticed.
         return pq.ParquetFile(self._source, metadata=self.metadata, pre_buffer=False, page_checksum_verification=True)
 
-    def _stretch(self, groups: Sequence[int], columns: Sequence[str]) -> tuple[int, int]:
-        """The bytes [begin, end) of the file that hold these columns of these row groups, and what lies between."""
-        places = []
+    def _byte_range(self, groups: Sequence[int], columns: Sequence[str]) -> tuple[int, int]:
+        """Return the smallest range [begin, end) of bytes that holds these columns of these row groups."""
+        ranges = []
         for group in (self.metadata.row_group(i) for i in groups):
             for column in (group.column(i) for i in range(group.num_columns)):
                 if column.path_in_schema.split(".")[0] in columns:
-                    begin = column.dictionary_page_offset or column.data_page_offset
-                    begin = min(begin, column.data_page_offset)
-                    places.append((begin, begin + column.total_compressed_size))
-        return min(begin for begin, _ in places), max(end for _, end in places)
+                    begin = min(column.dictionary_page_offset or column.data_page_offset, column.data_page_offset)
+                    ranges.append((begin, begin + column.total_compressed_size))
+        return min(begin for begin, _ in ranges), max(end for _, end in ranges)
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _translate_errors(self) -> Iterator[None]:
         try:
             yield
         except ModelZooError:
             raise
         except (OSError, pa.ArrowException) as error:
-            raise FormatError(f"cannot read {self.name}: {error}") from error
+            again = "build the dataset again" if isinstance(self.file, Path) else "load it again"
+            raise FormatError(
+                f"cannot read {self.name}: expected an intact Parquet file, got {one_line(error)!r}; "
+                f"{again}, or copy the file again"
+            ) from error
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Rows of a shard that are wanted."""
+    """The selected rows of a shard."""
 
     shard: Shard
-    rows: np.ndarray  # their numbers in the file, ascending
-    table: pa.Table  # of each the columns that were asked for
-    places: pd.DataFrame | None = None  # of weights that are in files of their own: `PLACE` of each row
+    rows: np.ndarray  # their indices in the file, ascending
+    table: pa.Table  # their requested columns
+    locations: pd.DataFrame | None = None  # `LOCATION_COLUMNS` of each row, if the weights are in other files
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def part(self, which: slice) -> "Selection":
-        """Some of these rows."""
-        begin, end, _ = which.indices(len(self))
-        places = None if self.places is None else self.places[begin:end]
-        return Selection(self.shard, self.rows[begin:end], self.table.slice(begin, end - begin), places)
+    def slice_rows(self, rows: slice) -> "Selection":
+        """Return some of these rows."""
+        begin, end, _ = rows.indices(len(self))
+        locations = None if self.locations is None else self.locations[begin:end]
+        return Selection(self.shard, self.rows[begin:end], self.table.slice(begin, end - begin), locations)
 
-    def by_group(self) -> Iterator[tuple[int, slice, np.ndarray]]:
-        """Row groups that have any: number, which of the rows chosen, and their numbers within the row group."""
-        begins = self.shard.begins
-        cuts = np.searchsorted(self.rows, begins)
+    def iter_groups(self) -> Iterator[tuple[int, slice, np.ndarray]]:
+        """Iterate over the row groups with selected rows.
+
+        Yields:
+            The index of the row group, the part of the selection in it, and the indices of its rows in the row group.
+        """
+        offsets = self.shard.row_offsets
+        cuts = np.searchsorted(self.rows, offsets)
         for group in np.flatnonzero(np.diff(cuts)).tolist():
             part = slice(int(cuts[group]), int(cuts[group + 1]))
-            yield group, part, self.rows[part] - begins[group]
+            yield group, part, self.rows[part] - offsets[group]
 
 
-def select_rows(shard: Shard, wanted: Query, group: int | None = None) -> Selection:
-    """The wanted rows of a shard, or of one row group of it, without their weights."""
-    if shard.kept is not None:
-        return _choose_kept(shard, shard.kept.table, wanted, group)
-    among = shard.groups(wanted) if group is None else [group]
-    read = shard.read(among, wanted.columns_of(shard.schema))
-    kept = wanted.rows(read)
-    counts = np.diff(shard.begins)[among]
-    first = np.concatenate([[0], np.cumsum(counts)])[:-1]
-    numbers = np.arange(read.num_rows) + np.repeat(shard.begins[:-1][among] - first, counts)
-    rows = read if len(kept) == read.num_rows else read.take(kept)
-    places = rows.select(PLACE).to_pandas() if {*PLACE} <= {*rows.column_names} else None
-    return Selection(shard, numbers[kept], wanted.shown(rows), places)
+def select_rows(shard: Shard, query: Query, group: int | None = None) -> Selection:
+    """Select the matching rows of a shard, or of one of its row groups, without reading weights."""
+    if shard.cache_content is not None:
+        return _select_cached(shard, shard.cache_content.table, query, group)
+    groups = shard.matching_groups(query) if group is None else [group]
+    table = shard.read(groups, query.columns_to_read(shard.schema))
+    matches = query.matching_rows(table)
+    # Row i of the table that was read is row indices[i] of the file: row groups between may have been skipped.
+    counts = np.diff(shard.row_offsets)[groups]
+    table_offsets = np.concatenate([[0], np.cumsum(counts)])[:-1]
+    indices = np.arange(table.num_rows) + np.repeat(shard.row_offsets[:-1][groups] - table_offsets, counts)
+    rows = table if len(matches) == table.num_rows else table.take(matches)
+    has_locations = {*LOCATION_COLUMNS} <= {*rows.column_names}
+    locations = rows.select(LOCATION_COLUMNS).to_pandas() if has_locations else None
+    return Selection(shard, indices[matches], query.project(rows), locations)
 
 
-def _choose_kept(shard: Shard, table: pa.Table, wanted: Query, group: int | None) -> Selection:
-    """Of a table in the cache: what is given is a copy."""
-    wanted.check(table.schema)
-    begin, end = (0, len(table)) if group is None else shard.begins[group : group + 2].tolist()
-    numbers = begin + wanted.rows(table.slice(begin, end - begin))
-    return Selection(shard, numbers, wanted.shown(table).take(numbers))
-
-
-def weights_of(shard: Shard, group: int, parameters: int) -> np.ndarray:
-    """The weights (n, P) of a row group, a view of Arrow's memory.
-
-    Raises:
-        FormatError: the file is damaged, or its weights are not P numbers each.
-    """
-    kind = shard.schema.field(WEIGHTS).type if WEIGHTS in shard.schema.names else None
-    found = (kind.list_size, kind.value_type) if kind is not None and pa.types.is_fixed_size_list(kind) else None
-    if found != (parameters, pa.float32()):
-        raise FormatError(
-            f"{shard.name}: expected weights of {parameters} float32 numbers, as layout.json has them, "
-            f"got {'no weights' if kind is None else kind}; build the dataset again"
-        )
-    column = shard.read([group], [WEIGHTS])[WEIGHTS]
-    numbers = (column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()).flatten()
-    if column.null_count or numbers.null_count:
-        raise FormatError(f"{shard.name}: some weights are missing; build the dataset again")
-    rows: np.ndarray = numbers.to_numpy(zero_copy_only=True).reshape(-1, parameters)
-    return rows
+def _select_cached(shard: Shard, table: pa.Table, query: Query, group: int | None) -> Selection:
+    """Select rows of a table in the cache; the selection holds copies."""
+    query.check(table.schema)
+    begin, end = (0, len(table)) if group is None else shard.row_offsets[group : group + 2].tolist()
+    indices = begin + query.matching_rows(table.slice(begin, end - begin))
+    return Selection(shard, indices, query.project(table).take(indices))

@@ -1,21 +1,21 @@
-"""A source and a config of it: zoo.json, layout, and the Parquet files of a split, downloaded or not."""
+"""The source of a dataset, a folder or a repo on the Hub: the info of one config, its layout and its files."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from .._util import SPLITS
 from ..architectures import Architecture
-from ..errors import FormatError
+from ..errors import ArgumentError, FormatError
 from ..hub import RemoteFile, cached_file, fetch, remote_files, repo_id_of
 from ..weights import Layout
 from ..zoo import DATASET_FORMAT, DatasetInfo, FormatTag, ZooInfo, read_json
 from .query import Query
 from .shard import Selection, Shard, select_rows
 
-_MUCH = 0.25  # of a file, from which it is downloaded whole, and kept
-_INDEX = "_index"  # behind the name of a config: the same rows without weights
+_MIN_DOWNLOAD_FRACTION = 0.25  # if more of a file is needed, the whole file is downloaded into the cache
+_INDEX_SUFFIX = "_index"  # names the config with the same rows without weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,123 +26,155 @@ class Dataset:
     repo_id: str | None  # None for a folder
     revision: str | None
     config: str
-    info: ZooInfo  # of the config
+    info: ZooInfo  # what zoo.json says about the config
     layout: Layout
-    cache: bool  # whether to read and keep what is decoded
+    cache: bool  # whether to read decoded files from the cache, and to add them
 
     @property
     def architecture(self) -> Architecture:
-        """What all states are of."""
+        """The architecture of all states."""
         return self.info.find_architecture()
 
-    def shards(self, split: str, wanted: Query) -> list[Shard]:
-        """The Parquet files of a split that may have wanted rows, on this machine: what is missing is downloaded."""
-        if self.repo_id is not None and wanted.of_every_model:
+    @property
+    def name(self) -> str:
+        """The source with its config, for messages."""
+        return f"{self.source}/{self.config}"
+
+    def shards(self, split: str, query: Query) -> list[Shard]:
+        """Return the local Parquet files of a split; files that may have matching rows are downloaded first."""
+        if self.repo_id is not None and query.selects_every_model:
             self._fetch([f"{self.config}/{split}-*.parquet"])
         elif self.repo_id is not None:
-            index = [select_rows(shard, wanted).table for shard in self.index(split)]
-            if sum(map(len, index)) > sum(len(select_rows(shard, wanted)) for shard in self._local(self.config, split)):
-                ids = tuple({model for table in index for model in table["model_id"].to_pylist()})
-                among = Query().more(("model_id", "in", ids))
-                self._fetch([f"{self.config}/{Path(s.name).name}" for s in self.remote(split) if s.groups(among)])
-        return self._local(self.config, split)
+            tables = [select_rows(shard, query).table for shard in self.index_shards(split)]
+            num_local = sum(len(select_rows(shard, query)) for shard in self._local_shards(self.config, split))
+            if sum(map(len, tables)) > num_local:
+                ids = tuple({model for table in tables for model in table["model_id"].to_pylist()})
+                model_query = Query(filters=(("model_id", "in", ids),))
+                needed = [shard for shard in self.shards_in_place(split) if shard.matching_groups(model_query)]
+                self._fetch([f"{self.config}/{Path(shard.name).name}" for shard in needed])
+        return self._local_shards(self.config, split)
 
-    def index(self, split: str) -> list[Shard]:
-        """All rows of a split in the smallest files that have them: on the Hub they are apart from the weights."""
+    def index_shards(self, split: str) -> list[Shard]:
+        """Return the smallest files with all rows of a split: on the Hub, a separate config has no weights."""
         if self.repo_id is None:
-            return self._local(self.config, split)
-        self._fetch([f"{self.config}{_INDEX}/{split}-*.parquet"])
-        return self._local(f"{self.config}{_INDEX}", split)
+            return self._local_shards(self.config, split)
+        self._fetch([f"{self.config}{_INDEX_SUFFIX}/{split}-*.parquet"])
+        return self._local_shards(f"{self.config}{_INDEX_SUFFIX}", split)
 
-    def named(self, splits: Sequence[str], wanted: Query) -> Query:
-        """The same with names where the first few models are wanted: in the order of the dataset."""
-        if wanted.first is None:
-            return wanted
-        found: dict[str, None] = {}
-        for shard in (shard for split in splits for shard in self.index(split)):
-            found |= dict.fromkeys(select_rows(shard, wanted).table["model_id"].to_pylist())
-            if len(found) >= wanted.first:
-                break
-        return wanted.more(("model_id", "in", tuple(found)[: wanted.first]))
-
-    def remote(self, split: str) -> list[Shard]:
-        """The Parquet files of a split, those that were not downloaded left on the Hub."""
-        if self.repo_id is None:
-            return self._local(self.config, split)
-        here = self._local(self.config, split)
-        if here and Path(here[0].name).stem.endswith(f"-of-{len(here):05d}"):  # all of them
-            return here
+    def shards_in_place(self, split: str) -> list[Shard]:
+        """Return the Parquet files of a split without downloading any: local copies, otherwise files on the Hub."""
+        local = self._local_shards(self.config, split)
+        if self.repo_id is None or (local and Path(local[0].name).stem.endswith(f"-of-{len(local):05d}")):
+            return local
         files = remote_files(self.repo_id, self.config, revision=self.revision)
         shards = [f for f in files if f.path.startswith(f"{self.config}/{split}-") and f.path.endswith(".parquet")]
-        return [Shard(self._cached(file.path) or file, f"{self.source}/{file.path}", self.cache) for file in shards]
+        return [Shard(self._cache_path(f.path) or f, f"{self.source}/{f.path}", self.cache) for f in shards]
 
-    def weight_files(self, parts: Sequence[Selection], *, download: bool) -> dict[str, Path | RemoteFile]:
-        """The files that rows name, of weights that lie in files of their own; none where they are in the table.
+    def resolve_models(self, splits: Sequence[str], query: Query) -> Query:
+        """Replace a number of models in a query by the names of the first models that have matching rows."""
+        if query.max_models is None:
+            return query
+        names: dict[str, None] = {}
+        for shard in (shard for split in splits for shard in self.index_shards(split)):
+            names |= dict.fromkeys(select_rows(shard, query).table["model_id"].to_pylist())
+            if len(names) >= query.max_models:
+                break
+        return query.with_filters(("model_id", "in", tuple(names)[: query.max_models]))
+
+    def weight_files(self, selections: Sequence[Selection], *, download: bool) -> dict[str, Path | RemoteFile]:
+        """Return the files that hold the weights of selected rows outside of the Parquet files.
 
         Args:
-            download: of a repo those files of which much is wanted; of the others states are read one by one.
-        """
-        wanted: dict[str, int] = {}  # bytes by file
-        for places in (part.places for part in parts if part.places is not None):
-            for name, nbytes in zip(places["weights_file"], places["nbytes"], strict=True):
-                wanted[name] = wanted.get(name, 0) + nbytes
-        if outside := [name for name in wanted if name.startswith("/") or ".." in name.split("/")]:
-            raise FormatError(f"{self.source}/{self.config} names a file outside of the dataset: {outside[0]}")
-        if self.repo_id is None:
-            return {name: Path(self.source) / name for name in wanted}
-        found: dict[str, Path | RemoteFile] = {}
-        for folder in sorted({name.rpartition("/")[0] for name in wanted if not self._cached(name)}):
-            remote = remote_files(self.repo_id, folder, revision=self.revision)
-            found |= {file.path: file for file in remote if file.path in wanted}
-        much = [f.path for f in found.values() if isinstance(f, RemoteFile) and wanted[f.path] > _MUCH * f.size]
-        if download and much:
-            self._fetch(much)
-        found |= {name: path for name in wanted if (path := self._cached(name))}
-        if missing := sorted({*wanted} - {*found}):
-            raise FormatError(f"{self.source} is incomplete: it has no {missing[0]}")
-        return found
+            selections: the rows; nothing is returned for rows with their weights in the Parquet file.
+            download: whether to download a file of a repo of which a quarter or more is needed. All other files stay
+                on the Hub, and their states are read one by one.
 
-    def _cached(self, path: str) -> Path | None:
-        return cached_file(self.repo_id or "", path, revision=self.revision)
-
-    def splits(self, split: str | None) -> Sequence[str]:
-        """The splits that are meant.
+        Returns:
+            name -> file.
 
         Raises:
-            FormatError: there is none of that name.
+            FormatError: a row names a file that is missing or outside of the dataset.
+            HubError: the Hub cannot be reached.
+        """
+        needed = _count_bytes(selections)
+        if outside := [name for name in needed if name.startswith("/") or ".." in name.split("/")]:
+            raise FormatError(
+                f"{self.name} names the weights file {outside[0]!r}, but weights files must lie inside the dataset; "
+                "do not trust it, or build it again"
+            )
+        if self.repo_id is None:
+            return {name: Path(self.source) / name for name in needed}
+        files: dict[str, Path | RemoteFile] = {}
+        for folder in sorted({name.rpartition("/")[0] for name in needed if not self._cache_path(name)}):
+            remote = remote_files(self.repo_id, folder, revision=self.revision)
+            files |= {file.path: file for file in remote if file.path in needed}
+        remote = [file for file in files.values() if isinstance(file, RemoteFile)]
+        large = [file.path for file in remote if needed[file.path] > _MIN_DOWNLOAD_FRACTION * file.size]
+        if download and large:
+            self._fetch(large)
+        files |= {name: path for name in needed if (path := self._cache_path(name))}
+        if missing := sorted({*needed} - {*files}):
+            raise FormatError(
+                f"{self.source} is incomplete: its table names {missing[0]}, which the repo does not have; "
+                "try another revision, or ask its authors to push it again"
+            )
+        return files
+
+    def select_splits(self, split: str | None) -> Sequence[str]:
+        """Return the requested splits, all of them for None.
+
+        Raises:
+            ArgumentError: there is no split of this name.
         """
         if split not in (None, *SPLITS):
-            raise FormatError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
+            raise ArgumentError(f"split must be one of {', '.join(SPLITS)}; got {split!r}")
         return [split] if split else SPLITS
+
+    def _cache_path(self, path: str) -> Path | None:
+        return cached_file(self.repo_id or "", path, revision=self.revision)
 
     def _fetch(self, patterns: Sequence[str]) -> Path:
         assert self.repo_id is not None
         return fetch(self.repo_id, patterns, revision=self.revision)
 
-    def _local(self, config: str, split: str) -> list[Shard]:
-        """The files that are on this machine."""
+    def _local_shards(self, config: str, split: str) -> list[Shard]:
         folder = Path(self.source) if self.repo_id is None else self._fetch(["zoo.json"])
         return [Shard(path, str(path), self.cache) for path in sorted((folder / config).glob(f"{split}-*.parquet"))]
 
 
+def _count_bytes(selections: Iterable[Selection]) -> dict[str, int]:
+    """Return the bytes that selected rows need of each file with weights."""
+    needed: dict[str, int] = {}
+    for locations in (part.locations for part in selections if part.locations is not None):
+        for name, nbytes in zip(locations["weights_file"], locations["nbytes"], strict=True):
+            needed[name] = needed.get(name, 0) + nbytes
+    return needed
+
+
 def open_dataset(source: str | Path, config: str | None, revision: str | None, *, cache: bool) -> Dataset:
-    """Read what a source says of itself, and check that it has the config.
+    """Open one config of a dataset folder or repo.
+
+    Args:
+        source: a folder or a repo on the Hub, as `load_zoo` takes it.
+        config: the name of the config; the first one if None.
+        revision: a branch, tag or commit of the repo.
+        cache: whether to read decoded files from the cache, and to add them.
 
     Raises:
-        FormatError: it is no dataset of this format, or has no such config.
-        HubError: it is on the Hub, which does not serve it.
+        FormatError: the source is no dataset of this format, or is damaged.
+        ArgumentError: the dataset has no such config, or a folder is given a revision.
+        HubError: the repo does not exist or cannot be reached.
     """
     repo_id = repo_id_of(source)
     if repo_id is None and revision is not None:
-        raise FormatError(f"{source} is a folder, which has no revision {revision!r}")
+        raise ArgumentError(f"revision must be None for a folder; got {revision!r} for {source}")
     folder = Path(source) if repo_id is None else fetch(repo_id, ["zoo.json", "layout.json"], revision=revision)
-    configs = _read_info(folder, source, repo_id is not None).configs
+    configs = _read_info(folder, source, is_repo=repo_id is not None).configs
     config = config if config is not None else next(iter(configs), "")
     if config not in configs:
-        if config.removesuffix(_INDEX) in configs:
-            base = config.removesuffix(_INDEX)
-            raise FormatError(f"{source}: {config!r} is the table of {base!r} without weights; load {base!r}")
-        raise FormatError(f"{source} has no config {config!r}; it has {', '.join(configs) or 'none'}")
+        if (base := config.removesuffix(_INDEX_SUFFIX)) in configs:
+            raise ArgumentError(f"{source}: config {config!r} is {base!r} without weights; load {base!r}")
+        raise ArgumentError(f"{source} has no config {config!r}; it has {', '.join(configs) or 'none'}")
     return Dataset(
         source=str(source),
         repo_id=repo_id,
@@ -154,26 +186,27 @@ def open_dataset(source: str | Path, config: str | None, revision: str | None, *
     )
 
 
-def _read_info(folder: Path, source: str | Path, of_the_hub: bool) -> DatasetInfo:
-    """zoo.json of a dataset; of what is on the Hub, every format has its tag."""
+def _read_info(folder: Path, source: str | Path, *, is_repo: bool) -> DatasetInfo:
+    """Read zoo.json of a dataset and check its format."""
     if not (folder / "zoo.json").is_file():
         raise FormatError(f"{source} is no dataset folder: it has no zoo.json; modelzoo-build makes one")
-    tag = FormatTag.read(folder / "zoo.json")
-    if tag.format not in (None, DATASET_FORMAT):
+    tag = FormatTag.read(folder / "zoo.json").format
+    if tag not in (None, DATASET_FORMAT):
         raise FormatError(
-            f"{source} has format {tag.format!r}, but load_zoo reads {DATASET_FORMAT!r}; "
-            + _remedy(tag.format or "", of_the_hub)
+            f"{source} has format {tag!r}, but load_zoo reads {DATASET_FORMAT!r}; "
+            + _suggest_format(tag or "", is_repo=is_repo)
         )
     return DatasetInfo.read(folder)
 
 
-def _remedy(found: str, of_the_hub: bool) -> str:
+def _suggest_format(tag: str, *, is_repo: bool) -> str:
+    """Return what to do about a dataset of another format."""
     kind, _, version = DATASET_FORMAT.rpartition("-")
-    number = re.fullmatch(rf"{kind}-(\d+)", found)
-    if of_the_hub:
+    number = re.fullmatch(rf"{kind}-(\d+)", tag)
+    if is_repo:  # every repo has a tag for each format that it was published in
         return f"try revision={DATASET_FORMAT!r}"
     if number is None:
         return "modelzoo-build makes one from zoo folders"
     if int(number[1]) > int(version):
-        return "it was built by a later release: update modelzoo-datasets"
-    return "it was built by an earlier release: modelzoo-build makes it anew from the zoo folders"
+        return "a later release built it: update modelzoo-datasets"
+    return "an earlier release built it: build it again from its zoo folders with modelzoo-build"

@@ -1,4 +1,4 @@
-"""`stream_zoo`: a zoo of any size in batches, a row group at a time, from a folder or over HTTP."""
+"""`stream_zoo`: read a dataset of any size in batches, a row group at a time, from a folder or over HTTP."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from .._util import prefetch
-from ..errors import FormatError
+from ..errors import ArgumentError
 from ..hub import RemoteFile
-from .fill import fill
-from .load import zoo_of
+from .fill import fill_weights
+from .load import assemble_zoo
 from .query import WEIGHTS, Filter, Query
 from .shard import Selection, select_rows
 from .source import Dataset, open_dataset
@@ -22,7 +22,7 @@ def stream_zoo(
     source: str | Path,
     config: str | None = None,
     *,
-    batch: int = 256,
+    batch_size: int = 256,
     split: str | None = None,
     epochs: Iterable[int] | None = None,
     models: int | Iterable[str] | None = None,
@@ -31,72 +31,88 @@ def stream_zoo(
     revision: str | None = None,
     cache: bool = True,
 ) -> Iterator[Zoo]:
-    """The states that `load_zoo` would load, in the same order, as zoos of `batch` states; the last may be smaller.
+    """Iterate over the states that `load_zoo` would load, in the same order, in batches.
 
-    No more is held than a batch and two row groups (about 10 MB each): one is read while the other is used. Of a repo
-    the row groups that are needed are fetched one by one, in one request each, or two where filters decide whether
-    there is anything to fetch, and nothing is stored; files that were downloaded before are read from where they are.
-    It may be left at any time.
+    Memory holds one batch and two row groups of about 10 MB: one is read while the other is used. From a repo, each
+    needed row group is fetched in one request, or in two if filters decide whether it is needed, and nothing is stored;
+    files that were downloaded before are read locally. You can stop iterating at any time.
 
     Args:
-        batch: states of each zoo.
-        cache: whether to read decoded files that `load_zoo` kept; none are kept here.
-        source, config, split, epochs, models, filters, columns, revision: as `load_zoo` has them.
+        source: a folder or a dataset repo on the Hub, as `load_zoo` takes it.
+        config: the name of the config; the first one of the dataset by default.
+        batch_size: the number of states of each batch; the last batch may be smaller.
+        split: `train`, `validation` or `test`; all by default.
+        epochs: the epochs to load; all by default.
+        models: names of models, or a number n for the first n models with a matching state; all by default.
+        filters: conditions (column, operator, value) that must all hold, as `load_zoo` takes them.
+        columns: the columns of the table to load; all by default.
+        revision: a branch, tag or commit of the repo; `main` by default.
+        cache: whether to read files that `load_zoo` cached in decoded form; none are added.
+
+    Returns:
+        An iterator of zoos of `batch_size` states, with `weights` (batch_size, P). It is empty if no state matches.
 
     Raises:
-        FormatError, HubError: as `load_zoo` does; where nothing matches there is no batch, and no error.
+        FormatError: the source is no dataset of this format, or is damaged.
+        ArgumentError: an argument is wrong, e.g. the dataset has no such config or column.
+        HubError: the repo does not exist, needs a token, or cannot be reached.
+
+    Example:
+        >>> total = sum(len(batch) for batch in stream_zoo(dataset, split="test", batch_size=2))
+        >>> total == len(load_zoo(dataset, split="test"))
+        True
     """
-    if batch < 1:
-        raise FormatError(f"batch must be at least 1 state, got {batch}")
-    wanted = Query.of(epochs, models, filters, columns)
+    if batch_size < 1:
+        raise ArgumentError(f"batch_size must be at least 1; got {batch_size}")
+    query = Query.from_arguments(epochs, models, filters, columns)
     dataset = open_dataset(source, config, revision, cache=cache)
-    splits = dataset.splits(split)
-    wanted = dataset.named(splits, wanted)
-    return _batches(dataset, prefetch(_groups(dataset, splits, wanted, cache)), batch)
+    splits = dataset.select_splits(split)
+    query = dataset.resolve_models(splits, query)
+    return _iter_batches(dataset, prefetch(_iter_groups(dataset, splits, query)), batch_size)
 
 
 @dataclass(frozen=True)
 class _Group:
-    """The chosen rows of a row group, with their weights (n, P) unless these are in files of their own."""
+    """The selected rows of a row group; their weights (n, P), unless these are stored in other files."""
 
     split: str
-    chosen: Selection
+    selection: Selection
     files: Mapping[str, Path | RemoteFile]
     weights: Tensor | None
 
-    def copy(self, which: slice, out: Tensor) -> None:
-        """Give the weights of some of the rows."""
+    def copy_weights(self, rows: slice, out: Tensor) -> None:
+        """Copy the weights of some of the rows."""
         if self.weights is None:
-            fill([self.chosen.part(which)], out, self.files, keep=False)
+            fill_weights([self.selection.slice_rows(rows)], out, self.files, cache=False)
         else:
-            out[:] = self.weights[which]
+            out[:] = self.weights[rows]
 
 
-def _groups(dataset: Dataset, splits: Iterable[str], wanted: Query, cache: bool) -> Iterator[_Group]:
+def _iter_groups(dataset: Dataset, splits: Iterable[str], query: Query) -> Iterator[_Group]:
     for split in splits:
-        for shard in dataset.remote(split):
-            for group in shard.groups(wanted):
-                if wanted.of_every_model:  # else there may be nothing to fetch but what the filters need
-                    shard.fetch_ahead([group], [*wanted.columns_of(shard.schema), WEIGHTS])
-                chosen = select_rows(shard, wanted, group)
-                files = dataset.weight_files([chosen], download=False)
-                weights = torch.empty(len(chosen), dataset.layout.size) if chosen.places is None else None
+        for shard in dataset.shards_in_place(split):
+            for group in shard.matching_groups(query):
+                if query.selects_every_model:  # otherwise the filters may match no row, and need no weights
+                    shard.fetch_ahead([group], [*query.columns_to_read(shard.schema), WEIGHTS])
+                selection = select_rows(shard, query, group)
+                files = dataset.weight_files([selection], download=False)
+                weights = torch.empty(len(selection), dataset.layout.size) if selection.locations is None else None
                 if weights is not None:
-                    fill([chosen], weights, files, keep=False)
-                yield _Group(split, chosen, files, weights)
+                    fill_weights([selection], weights, files, cache=False)
+                yield _Group(split, selection, files, weights)
 
 
-def _batches(dataset: Dataset, groups: Iterable[_Group], batch: int) -> Iterator[Zoo]:
-    weights, tables, filled = torch.empty(batch, dataset.layout.size), [], 0
+def _iter_batches(dataset: Dataset, groups: Iterable[_Group], batch_size: int) -> Iterator[Zoo]:
+    weights, tables, filled = torch.empty(batch_size, dataset.layout.size), [], 0
     for group in groups:
         begin = 0
-        while begin < len(group.chosen):
-            end = min(begin + batch - filled, len(group.chosen))
-            group.copy(slice(begin, end), weights[filled : filled + end - begin])
-            tables.append((group.split, group.chosen.table.slice(begin, end - begin)))
+        while begin < len(group.selection):
+            end = min(begin + batch_size - filled, len(group.selection))
+            group.copy_weights(slice(begin, end), weights[filled : filled + end - begin])
+            tables.append((group.split, group.selection.table.slice(begin, end - begin)))
             filled, begin = filled + end - begin, end
-            if filled == batch:
-                yield zoo_of(dataset, weights, tables)
-                weights, tables, filled = torch.empty(batch, dataset.layout.size), [], 0
+            if filled == batch_size:
+                yield assemble_zoo(dataset, weights, tables)
+                weights, tables, filled = torch.empty(batch_size, dataset.layout.size), [], 0
     if filled:
-        yield zoo_of(dataset, weights[:filled].clone(), tables)
+        yield assemble_zoo(dataset, weights[:filled].clone(), tables)

@@ -102,6 +102,6 @@ def bench(
         aligned=rep.align(learned["train"].weights),
         engine=engine,
         images=few_images,
-        training=learned["train"].training(0),
+        training=learned["train"].hyperparameters(0),
         recipe=dataclasses.replace(protocol.evaluation, fine_tune=(2,)),
     )

@@ -16,7 +16,7 @@ from helpers.shards import cut, spoil
 from safetensors.torch import load_file
 
 from modelzoo_datasets import load_zoo
-from modelzoo_datasets.errors import FormatError
+from modelzoo_datasets.errors import ArgumentError, FormatError
 from modelzoo_datasets.loading import cache, stream_zoo
 
 SPLIT = 14 * 3 * 2464 * 4  # bytes of the weights of the training models
@@ -25,14 +25,14 @@ SPLIT = 14 * 3 * 2464 * 4  # bytes of the weights of the training models
 @pytest.fixture
 def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of the cache, in which even tiny zoos are kept."""
-    monkeypatch.setattr(cache, "_SMALLEST", 0)
+    monkeypatch.setattr(cache, "_MIN_BYTES", 0)
     monkeypatch.setenv("MODELZOO_CACHE", str(tmp_path / "kept"))
     return tmp_path / "kept"
 
 
 def place(path: Path) -> Path:
     """Where in the cache a file has its place, as it is now."""
-    entry = cache.Entry.of(path)
+    entry = cache.CacheEntry.from_file(path)
     assert entry is not None
     return entry.path
 
@@ -65,7 +65,7 @@ def test_what_was_decoded_once_is_read_from_the_cache(kept: Path, dataset: Path)
         found, expected = load_zoo(dataset, "seed", split="train", **options), whole.select(rows)  # type: ignore[arg-type]
         assert len(found) > 0 and torch.equal(found.weights, expected.weights)
         assert found.table.equals(expected.table[found.table.columns])
-        parts = list(stream_zoo(dataset, "seed", split="train", batch=4, **options))  # type: ignore[arg-type]
+        parts = list(stream_zoo(dataset, "seed", split="train", batch_size=4, **options))  # type: ignore[arg-type]
         assert torch.equal(torch.cat([part.weights for part in parts]), expected.weights)
         assert pd.concat([part.table for part in parts], ignore_index=True).equals(found.table)
     with pytest.raises(FormatError):
@@ -140,14 +140,14 @@ def test_an_entry_that_is_not_whole_is_not_used(damage: Callable[[bytes], bytes]
 
 
 def test_an_entry_that_goes_meanwhile_is_still_read(kept: Path, dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole, read = load_zoo(dataset, "seed", split="train"), cache.Entry.read
+    whole, read = load_zoo(dataset, "seed", split="train"), cache.CacheEntry.read
 
-    def then_gone(entry: cache.Entry) -> cache.Kept | None:
+    def then_gone(entry: cache.CacheEntry) -> cache.CachedShard | None:
         found = read(entry)
         entry.path.unlink()
         return found
 
-    monkeypatch.setattr(cache.Entry, "read", then_gone)
+    monkeypatch.setattr(cache.CacheEntry, "read", then_gone)
     again = load_zoo(dataset, "seed", split="train", epochs=[1])
     expected = whole.select(whole.table["epoch"] == 1)
     assert torch.equal(again.weights, expected.weights) and again.table.equals(expected.table)
@@ -173,13 +173,13 @@ def test_nothing_is_kept_if_so_asked_or_if_it_is_small(
     load_zoo(dataset, "seed", split="train")
     assert files(kept) == [], "with its header it is larger"
     monkeypatch.delenv("MODELZOO_CACHE_BYTES")
-    monkeypatch.setattr(cache, "_SMALLEST", SPLIT + 1)
+    monkeypatch.setattr(cache, "_MIN_BYTES", SPLIT + 1)
     load_zoo(dataset, "seed")
     assert files(kept) == []
     monkeypatch.setenv("MODELZOO_CACHE_BYTES", "20 GB")
-    with pytest.raises(FormatError) as caught:
+    with pytest.raises(ArgumentError) as caught:
         load_zoo(dataset, "seed")
-    assert str(caught.value) == "MODELZOO_CACHE_BYTES must be a number of bytes, got '20 GB'"
+    assert str(caught.value) == "MODELZOO_CACHE_BYTES must be a number of bytes, e.g. 20000000000; got '20 GB'"
 
 
 def test_what_was_used_longest_ago_goes_first(kept: Path, dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,7 +205,7 @@ def test_a_cache_that_cannot_be_written_fails_no_load(
     kept.write_bytes(b"a file where the folder should be")
     assert torch.equal(load_zoo(dataset, "seed").weights, expected.weights)
     kept.unlink()
-    monkeypatch.setattr(cache, "_SPARE", 10**18)
+    monkeypatch.setattr(cache, "_RESERVED_BYTES", 10**18)
     assert torch.equal(load_zoo(dataset, "seed").weights, expected.weights)
     assert files(kept) == [], "the disk has other uses for its last room"
 

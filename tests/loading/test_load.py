@@ -3,15 +3,20 @@
 import contextlib
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
 
+import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 
 from modelzoo_datasets import load_zoo
-from modelzoo_datasets.errors import FormatError, nearest_hint
+from modelzoo_datasets.errors import ArgumentError, FormatError, nearest_hint
 from modelzoo_datasets.images import Images
 from modelzoo_datasets.weights.layout import Layout
 from modelzoo_datasets.zoo import DATASET_FORMAT, ZooFolder
@@ -53,7 +58,7 @@ def test_a_model_can_be_changed_without_changing_the_zoo(tiny_dataset: Path) -> 
 def test_a_model_of_a_row_is_that_of_its_activation_and_dropout(tiny_dataset: Path) -> None:
     zoo = load_zoo(tiny_dataset, "hyp")
     for i in range(len(zoo)):
-        training, kinds = zoo.training(i), [type(m).__name__ for m in zoo.model(i).modules()]
+        training, kinds = zoo.hyperparameters(i), [type(m).__name__ for m in zoo.model(i).modules()]
         assert {"tanh": "Tanh", "relu": "ReLU"}[training.activation] in kinds
         assert ("SeededDropout" in kinds) == (training.dropout > 0)
         assert training.epochs == 1 and type(training.epochs) is int
@@ -97,9 +102,100 @@ def test_selecting_keeps_weights_and_rows_together(tiny_dataset: Path) -> None:
         assert torch.equal(chosen.weights[i], zoo.weights[where[digest]])
 
 
-def test_a_zoo_is_told_in_one_line(tiny_dataset: Path) -> None:
+@pytest.mark.parametrize(
+    "step", [slice(2, 9), slice(None, None, 5), slice(-3, None), slice(None, None, -1), slice(9, 2)]
+)
+def test_slices_are_those_of_arrays(step: slice, tiny_dataset: Path) -> None:
     zoo = load_zoo(tiny_dataset, "hyp")
-    assert repr(zoo) == f"Zoo(16 states of 8 models, cnn-s: {zoo.weights.shape[1]:,} numbers each)"
+    part, rows = zoo[step], list(range(len(zoo)))[step]
+    assert torch.equal(part.weights, zoo.weights[rows])
+    assert part.table.equals(zoo.table.iloc[rows].reset_index(drop=True))
+    assert (part.layout, part.dataset, part.config) == (zoo.layout, str(tiny_dataset), "hyp")
+
+
+def test_slices_share_memory_and_other_selections_copy(tiny_dataset: Path) -> None:
+    zoo = load_zoo(tiny_dataset, "hyp")
+    zoo[2:4].weights.zero_()
+    assert not zoo.weights[2:4].any() and zoo.weights[4].any()
+    zoo[[4, 5]].weights.zero_()
+    assert zoo.weights[4].any()
+
+
+@pytest.mark.parametrize("make", [list, np.array, torch.tensor, pd.Series])
+def test_masks_and_indices_of_any_kind_select(make: Callable[[list[Any]], Any], tiny_dataset: Path) -> None:
+    zoo = load_zoo(tiny_dataset, "hyp")
+    for rows, expected in (([3, 0, -1, 3], [3, 0, 15, 3]), ([i % 3 == 0 for i in range(16)], range(0, 16, 3))):
+        part = zoo[make(rows)]
+        assert torch.equal(part.weights, zoo.weights[list(expected)])
+        assert part.table.equals(zoo.table.iloc[list(expected)].reset_index(drop=True))
+        assert zoo.select(make(rows)).table.equals(part.table)
+    assert len(zoo[make([])]) == 0
+
+
+def test_one_integer_gives_the_zoo_of_one_state(tiny_dataset: Path) -> None:
+    zoo = load_zoo(tiny_dataset, "hyp")
+    for i in (0, 5, -1, np.int64(-16)):
+        assert torch.equal(zoo[int(i)].weights, zoo.weights[int(i)][None])
+        assert zoo[int(i)].table.equals(zoo.table.iloc[[i]].reset_index(drop=True))
+    assert [state.table["sha256"][0] for state in zoo] == zoo.table["sha256"].tolist(), "so a zoo can be iterated"
+    assert torch.equal(next(zoo[-1].model(0).parameters()), next(zoo.model(15).parameters()))
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (16, "index 16 is out of range for a zoo of 16 states"),
+        (-17, "index -17 is out of range for a zoo of 16 states"),
+        ([0, 99, 3], "index 99 is out of range for a zoo of 16 states"),
+        ([0, -99, 3], "index -99 is out of range for a zoo of 16 states"),
+        ([True, False], "a mask must have one value for each of the 16 states; got 2"),
+        ("test", "rows must be an int, a slice, a boolean mask or a sequence of ints; got 'test'"),
+        ([0.5], "rows must be an int, a slice, a boolean mask or a sequence of ints; got [0.5]"),
+        ([[0]], "rows must be an int, a slice, a boolean mask or a sequence of ints; got [[0]]"),
+    ],
+)
+def test_an_index_that_means_nothing_is_an_error(rows: Any, message: str, tiny_dataset: Path) -> None:
+    with pytest.raises(IndexError) as caught:
+        load_zoo(tiny_dataset, "hyp")[rows]
+    assert str(caught.value) == message
+
+
+def test_printing_a_zoo_summarizes_it_in_six_lines(tiny_dataset: Path) -> None:
+    zoo = load_zoo(tiny_dataset, "seed", columns=["lr", "test_acc"])
+    nbytes = 60 * 2464 * 4
+    assert str(zoo).splitlines() == [
+        "Zoo of 60 states: 20 models x 3 epochs (0 to 2)",
+        f"  dataset  {tiny_dataset}, config seed",
+        "  images   fashion-mnist-5k; train 42, validation 9, test 9",
+        "  network  cnn-s, 2,464 numbers in 10 tensors",
+        f"  weights  (60, 2464) float32, {nbytes / 1e3:.3g} kB",
+        "  columns  model_id, epoch, lr, test_acc, split",
+    ]
+    one = zoo[zoo.table["epoch"] == 2][0]
+    assert str(one).splitlines()[0] == "Zoo of 1 state: 1 model x 1 epoch (2)"
+    assert str(zoo[1:]).splitlines()[0] == "Zoo of 59 states: 20 models x up to 3 epochs (0 to 2)"
+    assert str(zoo[[]]).splitlines()[0] == "Zoo of 0 states: no states"
+    every = load_zoo(tiny_dataset, "seed")
+    lines = str(every).splitlines()
+    names, _, more = lines[5].removeprefix("  columns  ").partition(" and ")
+    assert len(lines) == 6 and len(names) <= 100
+    assert int(more.split()[0]) + len(names.split(", ")) == len(every.table.columns)
+
+
+def test_notebooks_show_the_summary_with_a_picture_of_accuracy(tiny_dataset: Path) -> None:
+    zoo = load_zoo(tiny_dataset, "seed")
+    page = ElementTree.fromstring(zoo._repr_html_())
+    cells = [(row[0].text, row[1].text) for row in page.iter("tr")]
+    assert [f"  {name}  {value}" for name, value in cells] == str(zoo).splitlines()[1:]
+    (line,) = page.iter("{http://www.w3.org/2000/svg}polyline")
+    points = [tuple(map(float, point.split(","))) for point in line.attrib["points"].split()]
+    median = zoo.table.groupby("epoch")["test_acc"].median()
+    low, high = (zoo.table.groupby("epoch")["test_acc"].quantile(q) for q in (0.1, 0.9))
+    assert [x for x, _ in points] == [24.0, 130.0, 236.0]
+    heights = 86 - 62 * (median - low.min()) / (high.max() - low.min())
+    assert [y for _, y in points] == pytest.approx(heights.tolist(), abs=0.06)
+    for without in (zoo[zoo.table["epoch"] == 1], load_zoo(tiny_dataset, "seed", columns=["lr"])):
+        assert "<svg" not in without._repr_html_()
 
 
 def test_the_first_config_is_the_default(tiny_dataset: Path) -> None:
@@ -122,34 +218,36 @@ def test_a_zoo_folder_is_no_dataset_folder(tiny_zoo: Path) -> None:
 
 
 def test_an_unknown_config_is_answered_with_those_there_are(tiny_dataset: Path) -> None:
-    with pytest.raises(FormatError) as caught:
+    with pytest.raises(ArgumentError) as caught:
         load_zoo(tiny_dataset, "hyper")
     assert str(caught.value) == f"{tiny_dataset} has no config 'hyper'; it has seed, hyp"
 
 
 def test_an_unknown_split_is_answered_with_those_there_are(tiny_dataset: Path) -> None:
-    with pytest.raises(FormatError) as caught:
+    with pytest.raises(ArgumentError) as caught:
         load_zoo(tiny_dataset, "seed", split="val")
-    assert str(caught.value) == "split must be one of train, validation, test, got 'val'"
+    assert str(caught.value) == "split must be one of train, validation, test; got 'val'"
 
 
 def test_nothing_that_matches_is_an_error(tiny_dataset: Path) -> None:
-    with pytest.raises(FormatError) as caught:
+    with pytest.raises(ArgumentError) as caught:
         load_zoo(tiny_dataset, "hyp", epochs=[])
-    assert str(caught.value) == f"{tiny_dataset}/hyp has no states of the split, epochs, models and filters asked for"
+    assert str(caught.value) == (
+        f"no state of {tiny_dataset}/hyp matches the given split, epochs, models and filters; loosen one of them"
+    )
 
 
 def test_an_index_has_no_weights_to_load(tiny_dataset: Path) -> None:
-    with pytest.raises(FormatError) as caught:
+    with pytest.raises(ArgumentError) as caught:
         load_zoo(tiny_dataset, "hyp_index")
-    assert str(caught.value) == f"{tiny_dataset}: 'hyp_index' is the table of 'hyp' without weights; load 'hyp'"
+    assert str(caught.value) == f"{tiny_dataset}: config 'hyp_index' is 'hyp' without weights; load 'hyp'"
 
 
 @pytest.mark.parametrize(
     ("number", "remedy"),
     [
-        (1, "it was built by an earlier release: modelzoo-build makes it anew from the zoo folders"),
-        (99, "it was built by a later release: update modelzoo-datasets"),
+        (1, "an earlier release built it: build it again from its zoo folders with modelzoo-build"),
+        (99, "a later release built it: update modelzoo-datasets"),
     ],
 )
 def test_a_dataset_of_another_release_is_told_with_the_remedy(number: int, remedy: str, dataset: Path) -> None:
@@ -169,13 +267,15 @@ def test_weights_that_are_not_those_of_the_layout_are_refused(dataset: Path) -> 
     with pytest.raises(FormatError) as caught:
         load_zoo(dataset, "hyp")
     assert str(caught.value) == (
-        f"{path}: expected weights of 2464 float32 numbers, as layout.json has them, "
+        f"{path}: expected weights of 2464 float32 numbers, as layout.json says, "
         "got fixed_size_list<element: float>[7]; build the dataset again"
     )
     values = [None, *table["weights"].to_pylist()[1:]]
     holed = pa.array(values, pa.list_(pa.float32(), 2464))
     pq.write_table(table.set_column(table.num_columns - 1, "weights", holed), path)
-    with pytest.raises(FormatError, match=f"^{path}: some weights are missing; build the dataset again$"):
+    with pytest.raises(
+        FormatError, match=f"^{path}: expected weights in every row, got 1 nulls; build the dataset again$"
+    ):
         load_zoo(dataset, "hyp")
     pq.write_table(table.drop_columns("weights"), path)
     with pytest.raises(FormatError, match=f"^{path}: expected weights of 2464 .*, got no weights; build the dataset"):
@@ -213,8 +313,11 @@ def test_damaged_files_are_named(tiny_dataset: Path, tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(FormatError) as caught:
         load_zoo(folder, "hyp")
-    told = f"cannot read {path}: "
-    assert str(caught.value) == f"{told}{caught.value.__cause__}"
+    reason = " ".join(str(caught.value.__cause__).split())
+    assert str(caught.value) == (
+        f"cannot read {path}: expected an intact Parquet file, got {reason!r}; build the dataset again, or copy the "
+        "file again"
+    )
     assert len(load_zoo(folder, "hyp", split="train")) == 8, "the other splits are whole"
     (folder / "layout.json").write_text(json.dumps([])[:1])
     with pytest.raises(FormatError, match=f"^cannot read {folder}/layout.json: "):

@@ -15,7 +15,7 @@ from helpers.processes import run
 from helpers.shards import cut, spoil
 
 from modelzoo_datasets import load_zoo
-from modelzoo_datasets.errors import FormatError
+from modelzoo_datasets.errors import ArgumentError, FormatError
 from modelzoo_datasets.loading import Zoo
 from modelzoo_datasets.loading.query import Query
 
@@ -84,9 +84,9 @@ def test_models_can_be_the_first_few(tiny_dataset: Path) -> None:
     two = expected.table["model_id"].unique()[:2]
     found = load_zoo(tiny_dataset, "seed", models=2, filters=[("test_acc", ">", everything.table["test_acc"].median())])
     assert same(found, expected.select(expected.table["model_id"].isin(two)))
-    with pytest.raises(FormatError) as caught:
+    with pytest.raises(ArgumentError) as caught:
         load_zoo(tiny_dataset, "seed", models=0)
-    assert str(caught.value) == "models must be names of models, or how many, from 1, got 0"
+    assert str(caught.value) == "models must be a number of models >= 1, or names of models; got 0"
 
 
 def test_columns_are_those_asked_for_and_the_keys(tiny_dataset: Path, dataset: Path) -> None:
@@ -96,12 +96,16 @@ def test_columns_are_those_asked_for_and_the_keys(tiny_dataset: Path, dataset: P
     assert found.table.columns.tolist() == ["model_id", "epoch", "lr", "test_acc", "split"]
     assert found.table.equals(expected.table[found.table.columns])
     assert torch.equal(found.weights, expected.weights)
-    with pytest.raises(FormatError) as caught:
+    with pytest.raises(ArgumentError) as caught:
         found.model(0)
-    told = "a module needs the columns activation, dropout: name them in load_zoo(columns=...) too"
+    told = (
+        "zoo.model(i) needs the columns activation, dropout, which were not loaded; add them to load_zoo(columns=...)"
+    )
     assert str(caught.value) == told
-    with pytest.raises(FormatError, match="^its training needs the columns epochs, batch_size, activation, "):
-        found.training(0)
+    with pytest.raises(
+        FormatError, match=r"^zoo.hyperparameters\(i\) needs the columns epochs, batch_size, activation, "
+    ):
+        found.hyperparameters(0)
     named = load_zoo(tiny_dataset, "hyp", columns=["activation", "dropout"])
     assert torch.equal(next(named.model(3).parameters()), next(everything.model(3).parameters()))
 
@@ -117,38 +121,41 @@ def test_columns_are_those_asked_for_and_the_keys(tiny_dataset: Path, dataset: P
         ),
         (
             {"filters": ["lr < 1"]},
-            "a filter is (column, operator, value), such as ('lr', '<', 1e-3), got 'lr < 1'",
+            "a filter must be (column, operator, value), e.g. ('lr', '<', 1e-3); got 'lr < 1'",
         ),
-        ({"filters": [("lr", "<", "1")]}, "column 'lr' holds numbers, and cannot be compared with '1'"),
-        ({"filters": [("lr", "<", True)]}, "column 'lr' holds numbers, and cannot be compared with True"),
-        ({"filters": [("activation", "in", [1])]}, "column 'activation' holds text, and cannot be compared with 1"),
+        ({"filters": [("lr", "<", "1")]}, "cannot compare column 'lr' with '1': it holds numbers"),
+        ({"filters": [("lr", "<", True)]}, "cannot compare column 'lr' with True: it holds numbers"),
+        ({"filters": [("activation", "in", [1])]}, "cannot compare column 'activation' with 1: it holds strings"),
         (
             {"filters": [("finite", "==", None)]},
-            "column 'finite' holds true or false, and cannot be compared with None",
+            "cannot compare column 'finite' with None: it holds booleans",
         ),
         (
             {"filters": [("activation", "in", "tanh")]},
-            "filter ('activation', 'in', 'tanh'): 'in' takes several values, got 'tanh'",
+            "filter ('activation', 'in', 'tanh'): 'in' needs a sequence of values, got 'tanh'",
         ),
         (
             {"filters": [("test_recall", "==", 1)]},
-            "column 'test_recall' holds fixed_size_list<element: double>[10] and cannot be filtered by; only single "
-            "values can",
+            "cannot filter by column 'test_recall': it holds fixed_size_list<element: double>[10], and filters need "
+            "single values",
         ),
-        ({"filters": [("lr", "<", 0)]}, "{where} has no states of the split, epochs, models and filters asked for"),
-        ({"columns": "test_acc"}, "columns must be several, such as ['test_acc'], got 'test_acc'"),
-        ({"epochs": 1}, "epochs must be several, such as [1] or range(21, 26), got 1"),
+        (
+            {"filters": [("lr", "<", 0)]},
+            "no state of {where} matches the given split, epochs, models and filters; loosen one of them",
+        ),
+        ({"columns": "test_acc"}, "columns must be a sequence of names, e.g. ['test_acc']; got 'test_acc'"),
+        ({"epochs": 1}, "epochs must be a sequence of ints, e.g. [1] or range(21, 26); got 1"),
         ({"epochs": [0, 7, 9]}, "{where} has no state of epoch 7, 9; its epochs are 0 to 1"),
         (
             {"epochs": range(1, 100)},
             "{where} has no state of epoch 2, 3, 4, 5, 6 and 93 more; its epochs are 0 to 1",
         ),
-        ({"models": ["hyp-1"]}, "{where} has no model hyp-1 in the split asked for; did you mean '{first}'?"),
-        ({"models": []}, "{where} has no states of the split, epochs, models and filters asked for"),
+        ({"models": ["hyp-1"]}, "{where} has no model hyp-1 in the requested split; did you mean '{first}'?"),
+        ({"models": []}, "no state of {where} matches the given split, epochs, models and filters; loosen one of them"),
     ],
 )
 def test_what_cannot_be_asked_for_is_told(options: dict[str, Any], told: str, tiny_dataset: Path) -> None:
-    with pytest.raises(FormatError) as caught:
+    with pytest.raises(ArgumentError) as caught:
         load_zoo(tiny_dataset, "hyp", **options)
     found = re.sub(r"did you mean 'hyp-\S+'\?", "did you mean '{first}'?", str(caught.value))
     assert found.replace(f"{tiny_dataset}/hyp", "{where}") == told
@@ -157,7 +164,7 @@ def test_what_cannot_be_asked_for_is_told(options: dict[str, Any], told: str, ti
 def test_a_split_that_is_not_there_is_answered_with_those_that_are(dataset: Path) -> None:
     for path in (dataset / "hyp").glob("validation-*"):
         path.unlink()
-    with pytest.raises(FormatError) as caught:
+    with pytest.raises(ArgumentError) as caught:
         load_zoo(dataset, "hyp", split="validation")
     assert str(caught.value) == f"{dataset}/hyp has no split validation; it has train, test"
     assert set(load_zoo(dataset, "hyp").table["split"]) == {"train", "test"}
@@ -168,7 +175,7 @@ def test_an_epoch_that_only_some_models_have_is_no_error(tiny_dataset: Path, dat
     table = pq.read_table(path)
     pq.write_table(table.filter(pq.filters_to_expression([("epoch", "!=", 2)])), path)
     assert set(load_zoo(dataset, "seed", epochs=[2]).table["split"]) == {"train", "validation"}
-    with pytest.raises(FormatError) as caught:
+    with pytest.raises(ArgumentError) as caught:
         load_zoo(dataset, "seed", split="test", epochs=[2])
     assert str(caught.value) == f"{dataset}/seed has no state of epoch 2; its epochs are 0 to 1"
 
@@ -207,6 +214,6 @@ def test_large_integers_are_compared_with_fractions_as_pandas_compares_them() ->
         table, column = pa.table({"seed": pa.array(values, kind)}), pd.Series(values[:-1])
         for value in (2.5, 2.0**31 - 1, np.float32(5), -3.0):
             for how in ("==", "!=", "<", "<=", ">", ">="):
-                found = Query.of(None, None, [("seed", how, value)], None).rows(table).tolist()
+                found = Query.from_arguments(filters=[("seed", how, value)]).matching_rows(table).tolist()
                 expected = pd.eval(f"column {how} {float(value)!r}", local_dict={"column": column})
                 assert found == np.flatnonzero(expected).tolist(), (kind, how, value)

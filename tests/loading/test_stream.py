@@ -13,7 +13,7 @@ from helpers.processes import run
 from helpers.shards import cut, spoil
 
 from modelzoo_datasets import load_zoo
-from modelzoo_datasets.errors import FormatError
+from modelzoo_datasets.errors import ArgumentError, FormatError
 from modelzoo_datasets.loading import stream_zoo
 
 
@@ -22,7 +22,7 @@ from modelzoo_datasets.loading import stream_zoo
 def test_batches_one_behind_the_other_are_the_zoo(batch: int, options: dict[str, Any], dataset: Path) -> None:
     cut(dataset, "seed", "train", shards=2, models_per_group=3)
     whole, begin = load_zoo(dataset, "seed", **options), 0
-    for zoo in stream_zoo(dataset, "seed", batch=batch, **options):
+    for zoo in stream_zoo(dataset, "seed", batch_size=batch, **options):
         assert len(zoo) == len(zoo.table) == min(batch, len(whole) - begin)
         rows = slice(begin, begin + len(zoo))
         assert torch.equal(zoo.weights, whole.weights[rows])
@@ -37,19 +37,19 @@ def test_row_groups_are_read_when_their_turn_comes(dataset: Path) -> None:
     (path,) = cut(dataset, "seed", "train", shards=1, models_per_group=2)
     expected = load_zoo(dataset, "seed", split="train")
     spoil(path, [1, 2, 3, 4, 5, 6])
-    stream = stream_zoo(dataset, "seed", split="train", batch=3)
+    stream = stream_zoo(dataset, "seed", split="train", batch_size=3)
     assert torch.equal(torch.cat([next(stream).weights, next(stream).weights]), expected.weights[:6])
     with pytest.raises(FormatError, match=f"^cannot read {path}: "):
         next(stream)
 
 
 def test_what_cannot_be_streamed_is_told_before_the_first_batch(tiny_dataset: Path) -> None:
-    with pytest.raises(FormatError) as caught:
-        stream_zoo(tiny_dataset, "seed", batch=0)
-    assert str(caught.value) == "batch must be at least 1 state, got 0"
-    with pytest.raises(FormatError, match="has no config 'sed'"):
+    with pytest.raises(ArgumentError) as caught:
+        stream_zoo(tiny_dataset, "seed", batch_size=0)
+    assert str(caught.value) == "batch_size must be at least 1; got 0"
+    with pytest.raises(ArgumentError, match="has no config 'sed'"):
         stream_zoo(tiny_dataset, "sed")
-    with pytest.raises(FormatError, match="^unknown column 'acc'; did you mean"):
+    with pytest.raises(ArgumentError, match="^unknown column 'acc'; did you mean"):
         next(stream_zoo(tiny_dataset, "seed", columns=["acc"]))
     assert list(stream_zoo(tiny_dataset, "seed", filters=[("lr", "<", 0)])) == []
 
@@ -58,7 +58,7 @@ STREAMED = """
 import hashlib
 from modelzoo_datasets.loading import stream_zoo
 digest, states = hashlib.sha256(), 0
-for zoo in stream_zoo("zoos/tiny", "seed", batch=5, **{options}):
+for zoo in stream_zoo("zoos/tiny", "seed", batch_size=5, **{options}):
     digest.update(zoo.weights.numpy().tobytes())
     states += len(zoo)
 print(states, digest.hexdigest())
@@ -111,9 +111,9 @@ def test_files_that_were_downloaded_are_streamed_from_there(
 
 LEFT = """
 from modelzoo_datasets.loading import stream_zoo
-stream = stream_zoo("zoos/tiny", "seed", batch=2, split="train")
+stream = stream_zoo("zoos/tiny", "seed", batch_size=2, split="train")
 print(len(next(stream)))
-for zoo in stream_zoo("zoos/tiny", "seed", batch=2):
+for zoo in stream_zoo("zoos/tiny", "seed", batch_size=2):
     break
 """
 

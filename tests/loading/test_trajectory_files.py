@@ -50,7 +50,7 @@ def test_the_zoo_is_the_one_with_weights_in_the_table(
         expected.images,
     )
     assert torch.equal(next(found.model(1).parameters()), next(expected.model(1).parameters()))
-    batches = list(stream_zoo(in_files, "seed", batch=4, **options))
+    batches = list(stream_zoo(in_files, "seed", batch_size=4, **options))
     assert torch.equal(torch.cat([batch.weights for batch in batches]), expected.weights)
     assert [len(batch) for batch in batches[:-1]] == [4] * (len(batches) - 1)
 
@@ -76,7 +76,10 @@ def test_a_file_outside_of_the_dataset_is_not_read(in_files: Path, tmp_path: Pat
     pq.write_table(table.set_column(table.column_names.index("weights_file"), "weights_file", names), path)
     with pytest.raises(FormatError) as caught:
         load_zoo(folder, "seed", split="test", models=1)
-    assert str(caught.value) == f"{folder}/seed names a file outside of the dataset: {names[0]}"
+    assert str(caught.value) == (
+        f"{folder}/seed names the weights file {names[0].as_py()!r}, but weights files must lie inside the dataset; "
+        "do not trust it, or build it again"
+    )
 
 
 def weight_files(hub: HubServer) -> list[str]:
@@ -113,7 +116,7 @@ dataset._MUCH = 0.5  # of three states one is few
 last = load_zoo("zoos/tiny", "seed", split="test", epochs=[2])
 print(len(last), sha256(last.weights.numpy().tobytes()).hexdigest())
 digest = sha256()
-for zoo in stream_zoo("zoos/tiny", "seed", batch=4, split="validation"):
+for zoo in stream_zoo("zoos/tiny", "seed", batch_size=4, split="validation"):
     digest.update(zoo.weights.numpy().tobytes())
 print(digest.hexdigest())
 """
@@ -138,7 +141,7 @@ def test_trained_resnets_are_loaded_streamed_and_run(resnet_dataset: Path) -> No
         assert torch.equal(zoo.weights[i], folder.weights(model, epoch))
     last = load_zoo(resnet_dataset, "seed", epochs=[1], filters=[("test_acc", ">=", 0.0)])
     assert torch.equal(last.weights, zoo.weights[1::2])
-    for i, batch in enumerate(stream_zoo(resnet_dataset, "seed", batch=1)):
+    for i, batch in enumerate(stream_zoo(resnet_dataset, "seed", batch_size=1)):
         assert torch.equal(batch.weights[0], zoo.weights[i])
     x = torch.rand(3, *zoo.architecture.input_shape, generator=torch.Generator().manual_seed(0))
     module = zoo.architecture.module(zoo.table["activation"][0]).eval()
@@ -160,8 +163,8 @@ def test_of_resnets_on_the_hub_one_trajectory_or_one_state_is_fetched(
     state = {"config": "seed", "split": "train", "epochs": [1]}
     code = f"""
 from helpers.hub_commands import loads
-from modelzoo_datasets.loading import dataset
-dataset._MUCH = 0.6  # of two states one is few
+from modelzoo_datasets.loading import source
+source._MIN_DOWNLOAD_FRACTION = 0.6  # of two states one is few
 loads("zoos/tiny", {state})
 """
     assert anyone.run(prints, code).stdout == shown(resnet_dataset, **state)

@@ -106,7 +106,7 @@ def test_the_density_per_weight_draws_every_weight_on_its_own(source: SamplingCo
 def test_fresh_models_are_those_that_an_engine_begins_with(
     engine: TorchEngine, few_images: Images, learned: dict[str, Zoo]
 ) -> None:
-    training = dataclasses.replace(learned["train"].training(0), epochs=1)
+    training = dataclasses.replace(learned["train"].hyperparameters(0), epochs=1)
     jobs = [Job(training=training, seed=seed) for seed in (3, 4)]
     began = [s.weights[0] for s in engine.train("cnn-s", few_images, jobs, metrics_on=()) if int(s.epochs[0]) == 0]
     assert torch.equal(fresh_weights("cnn-s", "tanh", training.init, [3, 4]), torch.stack(began))

@@ -93,7 +93,7 @@ def test_transfer_fine_tunes_the_same_weights_on_other_images(
 ) -> None:
     _, report = evaluated
     found = report["transfer"]["fashion-mnist-5k"]
-    training = dataclasses.replace(learned["train"].training(0), epochs=1)
+    training = dataclasses.replace(learned["train"].hyperparameters(0), epochs=1)
     seeds = [derive_seed(0, "fine-tuning", i) for i in range(2)]
     begin = populated["kde"].weights
     assert found["kde"]["curves"] == fine_tune(engine, "cnn-s", images, begin, training, seeds)[0].tolist()
@@ -110,7 +110,7 @@ def test_a_changed_architecture_holds_the_sample_and_begins_elsewhere_as_without
 ) -> None:
     _, report = evaluated
     found = report["changed"]["res-cnn"]
-    training = learned["train"].training(0)
+    training = learned["train"].hyperparameters(0)
     weights = fresh_weights("res-cnn", "tanh", training.init, [derive_seed(0, "changed", i) for i in range(2)])
     networks = [NetworkSpec("tanh")] * 2
     measured = engine.evaluate("res-cnn", images, weights, networks, "test").accuracy.tolist()

@@ -124,7 +124,7 @@ def test_with_the_dataset_a_sample_knows_its_nearest_row_and_what_it_is_worth(
     weights = torch.stack([rep.layout.pack(load_file(p)) for p in sorted(out.glob("*/model.safetensors"))])
     distance, index = find_nearest(weights, rep.align(train.weights), rep.scale)
     accuracy = engine.evaluate("cnn-s", images, weights, [NetworkSpec("tanh")] * 3, "test").accuracy.tolist()
-    training = dataclasses.replace(train.training(0), epochs=1)
+    training = dataclasses.replace(train.hyperparameters(0), epochs=1)
     seeds = [derive_seed(4, "fine-tuning", i) for i in range(3)]
     tuned = fine_tune(engine, "cnn-s", images, weights, training, seeds)[0][:, 1].tolist()
     table = pq.read_table(out / "samples.parquet").to_pandas()
