@@ -90,7 +90,7 @@ def _work(work: Callable[..., Any], args: tuple[Any, ...], environment: Mapping[
 def pushes(*words: str) -> None:
     """The command modelzoo-push."""
     sys.argv = ["modelzoo-push", *words]
-    from modelzoo_datasets.cli.push_command import main
+    from hyperrep.cli.push_command import main
 
     main()
 

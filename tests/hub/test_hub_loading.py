@@ -109,8 +109,8 @@ def test_what_cannot_be_loaded_is_told(hub: HubServer, ann: Client, anyone: Clie
     unknown = "zoos/tiny has no revision 'gone'; name a branch, a tag or a commit of it"
     assert told == [
         f"HubError: loading zoos/tiny from the Hub: {unknown}",
-        "FormatError: zoos/tiny has no config 'sed'; it has seed, hyp",
-        "FormatError: split must be one of train, validation, test, got 'val'",
+        "ArgumentError: zoos/tiny has no config 'sed'; it has seed, hyp",
+        "ArgumentError: split must be one of train, validation, test; got 'val'",
     ]
     assert ann.run(loads, "zoos/tiny", {}, HF_HUB_OFFLINE="1").stdout == (
         "HubUnavailableError: loading zoos/tiny from the Hub: offline (HF_HUB_OFFLINE is set), and not all of it is in "
@@ -172,5 +172,5 @@ def test_of_many_files_only_those_with_wanted_models_are_downloaded(
     fixed = of_third | {"revision": tiny(hub).branches["main"]}
     assert anyone.run(loads, "zoos/tiny", fixed, HF_HUB_OFFLINE="1").stdout == shown(dataset, **of_third)
     nothing = {"config": "seed", "split": "train", "filters": [("lr", ">", 1)]}
-    assert "has no states of the split, epochs" in anyone.run(loads, "zoos/tiny", nothing).stdout
+    assert "matches the given split, epochs, models and filters" in anyone.run(loads, "zoos/tiny", nothing).stdout
     assert not hub.asked("^GET .*/resolve/.*parquet"), "the index says so"

@@ -186,7 +186,7 @@ def test_notebooks_show_the_summary_with_a_picture_of_accuracy(tiny_dataset: Pat
     zoo = load_zoo(tiny_dataset, "seed")
     page = ElementTree.fromstring(zoo._repr_html_())
     cells = [(row[0].text, row[1].text) for row in page.iter("tr")]
-    assert [f"  {name}  {value}" for name, value in cells] == str(zoo).splitlines()[1:]
+    assert [f"  {name:7}  {value}" for name, value in cells] == str(zoo).splitlines()[1:]
     (line,) = page.iter("{http://www.w3.org/2000/svg}polyline")
     points = [tuple(map(float, point.split(","))) for point in line.attrib["points"].split()]
     median = zoo.table.groupby("epoch")["test_acc"].median()

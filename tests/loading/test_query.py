@@ -103,7 +103,7 @@ def test_columns_are_those_asked_for_and_the_keys(tiny_dataset: Path, dataset: P
     )
     assert str(caught.value) == told
     with pytest.raises(
-        FormatError, match=r"^zoo.hyperparameters\(i\) needs the columns epochs, batch_size, activation, "
+        ArgumentError, match=r"^zoo.hyperparameters\(i\) needs the columns epochs, batch_size, activation, "
     ):
         found.hyperparameters(0)
     named = load_zoo(tiny_dataset, "hyp", columns=["activation", "dropout"])
