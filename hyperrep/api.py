@@ -196,6 +196,6 @@ def _queries(zoo: Zoo, engine: Engine | None, images_root: Path | None) -> Queri
     """The training images of a zoo, to ask its networks about."""
     if engine is None or images_root is None:
         raise ModelZooError("a recipe with a loss of behaviour needs an engine and the folder of the images")
-    training = zoo.training(0)
+    training = zoo.hyperparameters(0)
     functions = make_batched_network(engine, zoo.architecture.name, NetworkSpec(training.activation, training.dropout))
     return Queries(functions, load_images(zoo.images, images_root).inputs("train"))
