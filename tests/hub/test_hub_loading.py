@@ -11,7 +11,7 @@ from helpers.processes import run
 from helpers.shards import cut
 
 from modelzoo_datasets import load_zoo
-from modelzoo_datasets.errors import FormatError
+from modelzoo_datasets.errors import ArgumentError
 
 FORMAT = "modelzoo-dataset-3"
 
@@ -135,7 +135,7 @@ def test_a_folder_comes_before_the_repo_of_its_name(hub: HubServer, ann: Client,
     told = ann.run(loads_in, str(hub.store), "zoos/tiny").stdout
     assert told == "FormatError: zoos/tiny is no dataset folder: it has no zoo.json; modelzoo-build makes one\n"
     assert ann.run(loads_in, str(hub.store), "hf://datasets/zoos/tiny").stdout == shown(tiny_dataset)
-    with pytest.raises(FormatError, match="is a folder, which has no revision 'main'"):
+    with pytest.raises(ArgumentError, match="revision must be None for a folder; got 'main' for "):
         load_zoo(tiny_dataset, revision="main")
 
 

@@ -103,9 +103,7 @@ def test_files_that_were_downloaded_are_streamed_from_there(
     assert not hub.asked("^GET .*/resolve/")
     private = tiny(hub)
     private.private = True
-    told = anyone.run(
-        prints, f"try:\n  {code.strip().replace(chr(10), chr(10) + '  ')}\nexcept ValueError as e: print(e)"
-    )
+    told = anyone.run(prints, f"try:\n  {code.strip().replace(chr(10), chr(10) + '  ')}\nexcept OSError as e: print(e)")
     assert "no zoos/tiny can be seen without a token" in told.stdout
 
 
