@@ -125,7 +125,7 @@ def tiny_recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _generated(recipe: Path, config: str, engine: TorchEngine, factory: Any) -> Path:
     folder: Path = factory.mktemp("zoos") / config
     chosen = read_recipe(str(recipe))
-    generate_zoo(chosen, config, folder, engine=engine, images_root=folder.parent / "images")
+    generate_zoo(chosen, folder, config=config, engine=engine, images_root=folder.parent / "images")
     return folder
 
 

@@ -47,7 +47,7 @@ def folder_after_the_demo(tiny_recipe: Path, engine: TorchEngine, tmp_path_facto
     """A folder with `demo/dataset` in it, of the demo's epochs but with fewer models and larger batches."""
     folder = tmp_path_factory.mktemp("readme")
     zoo, recipe = folder / "demo" / "zoo" / "seed", read_recipe(str(tiny_recipe))
-    generate_zoo(recipe, "seed", zoo, engine=engine, images_root=folder / "images", epochs=10)
+    generate_zoo(recipe, zoo, config="seed", engine=engine, images_root=folder / "images", epochs=10)
     build_dataset([zoo], folder / "demo" / "dataset")
     return folder
 

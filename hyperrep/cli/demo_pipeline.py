@@ -66,8 +66,8 @@ def _make_dataset(recipe: Recipe, out: Path, engine: Engine, progress: Progress)
     for config, folder in zip(recipe.configs, zoos, strict=True):
         generate_zoo(
             recipe,
-            config,
             folder,
+            config=config,
             engine=engine,
             images_root=DEFAULT_IMAGES_ROOT,
             progress=progress,

@@ -39,31 +39,38 @@ _log = logging.getLogger(__name__)
 
 
 def build_dataset(
-    zoos: Sequence[Path],
-    out: Path,
+    zoos: Sequence[Path | str],
+    out: Path | str,
     *,
     repo_id: str | None = None,
     builder: str | None = None,
     keep_diverged: bool = False,
     progress: Progress = NO_PROGRESS,
 ) -> bool:
-    """Make sure that `out` is the dataset of these zoo folders; False if it already was.
+    """Build one dataset folder from zoo folders of the same architecture and images.
 
-    Every file is read back when it is written: each state in it has the hash that was recorded when it was trained.
+    Every file is read back after it is written, and each state in it is compared with the hash recorded in training.
 
     Args:
-        keep_diverged: publish models with weights that are not finite too; their column `finite` says where.
-        repo_id: named in the examples of the card; if nobody says it, they run in the folder itself.
-        builder: name or path of the recipe with title, licence and text; the one in `builders/` if not given.
+        zoos: The zoo folders, one per config of the dataset.
+        out: The dataset folder to write. It appears once it is complete.
+        repo_id: Repo that the examples in the card name; by default they load the folder itself.
+        builder: Name or path of the TOML file with title, license and text of the card; by default the one in
+            `builders/` for these images and this architecture.
+        keep_diverged: Include models that have weights which are not finite. The column `finite` marks their states.
+        progress: Display of the number of written states.
+
+    Returns:
+        True if the folder was written, False if it already was the dataset of these zoos.
 
     Raises:
-        FormatError: a folder is no complete zoo, a state is unreadable or altered, the zoos do not go together, or the
-            Hub would not take the dataset.
-        FolderInUseError: `out` holds something else.
-        RecipeError: there is no such builder recipe, or it is none.
-        DiskFullError: the disk is full.
+        FormatError: A folder is not a complete zoo, a state is unreadable or altered, the zoos do not fit together,
+            or the Hub would not accept the dataset.
+        FolderInUseError: `out` contains other files.
+        RecipeError: The builder file does not exist or is invalid.
+        DiskFullError: The disk is full.
     """
-    folders = [ZooFolder.open(path) for path in zoos]
+    out, folders = Path(out), [ZooFolder.open(Path(path)) for path in zoos]
     refuse_mixture(folders)
     publication = CardMetadata.of(folders, builder)
     repo_id = repo_id or publication.repo_id

@@ -105,8 +105,8 @@ def command(
         with show_progress(quiet) as progress:
             trained = train(
                 chosen,
-                each,
                 target,
+                config=each,
                 images_root=images_root,
                 models=chosen_models,
                 epochs=epochs,
@@ -156,7 +156,7 @@ def _in_cohorts(place: tuple[int, int], engine: str, threads: int | None, result
     from ..engines import get_engine
     from ..generation import generate_cohort
 
-    return partial(generate_cohort, place=place, engine=get_engine(engine, threads), results=results)
+    return partial(generate_cohort, part=place, engine=get_engine(engine, threads), results=results)
 
 
 def _on_ray(address: str, engine: str, layout: str, results: str | None, tasks: dict[str, Any]) -> Callable[..., int]:

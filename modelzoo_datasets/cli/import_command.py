@@ -54,10 +54,10 @@ def command(
     with show_progress(quiet) as progress:
         imported = import_zoo(
             source,
-            format,
             out,
+            format=format,
             images_root=images_root,
-            claims=Overrides(name=name, images=images, architecture=architecture, inside=inside, splits=splits),
+            overrides=Overrides(name=name, images=images, architecture=architecture, inside=inside, splits=splits),
             parent=parent,
             storage=layout,
             progress=progress,

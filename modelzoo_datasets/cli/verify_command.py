@@ -46,7 +46,7 @@ def command(
         checks = verify_folder(
             folder,
             engine=None if engine == "auto" else get_engine(engine, threads),
-            threads=threads,
+            num_threads=threads,
             images_root=images_root,
             states=states,
             retrain=retrain,

@@ -1,4 +1,4 @@
-"""Train the zoo of one config into a folder; run again, it goes on where it stopped."""
+"""Train the zoo of one config into a folder. You can stop it at any time; running it again resumes it."""
 
 import logging
 from collections.abc import Sequence
@@ -7,47 +7,68 @@ from pathlib import Path
 
 from .._util import SPLITS
 from ..analysis import write_statistics
-from ..engines import METRICS, SPARSITY, Engine, States
+from ..engines import METRICS, SPARSITY, Engine, Job, States, get_engine
 from ..progress import NO_PROGRESS, Progress
-from ..recipes import Member, Recipe
+from ..recipes import Member, Recipe, select_config
 from ..zoo import ZooFolder, ZooWriter
 from .cohorts import Cohort, collect, results_beside, slice_of, train_cohort
-from .plan import Plan, parent_beside
+from .plan import Plan, resolve_images_root, resolve_parent
 
 _log = logging.getLogger(__name__)
 
 
 def generate_zoo(
-    recipe: Recipe,
-    config: str,
-    out: Path,
+    recipe: Recipe | str,
+    out: Path | str,
     *,
-    engine: Engine,
-    images_root: Path,
+    config: str | None = None,
+    engine: Engine | str = "auto",
+    images_root: Path | str | None = None,
     models: range | None = None,
     epochs: int | None = None,
     storage: str = "states",
-    parent: Path | None = None,
+    parent: Path | str | None = None,
     results: str | None = None,
     progress: Progress = NO_PROGRESS,
 ) -> int:
-    """Make sure that `out` holds the zoo `recipe/config`; returns how many models had to be trained.
+    """Train the models of one config of a recipe into a zoo folder.
+
+    Models that the folder already holds are not trained again. You can stop a run at any time: the next call resumes
+    it and gives a byte-identical folder.
 
     Args:
-        models: places in the grid, from 1; all if not given. More can be added to the same folder later.
-        epochs: instead of the recipe's; makes it another zoo.
-        storage: `states`, a file per state, or `packed`, a file per 100 models.
-        parent: of sparsified twins the zoo folder of their parents; the one beside `out` if not given.
-        results: folder or fsspec URL where cohorts left results to be taken in; beside `out` if not given.
+        recipe: A recipe, or its name or TOML file, with or without a config: "mnist-cnn-s/seed".
+        out: The zoo folder to write.
+        config: The config, where `recipe` does not name it. It may be omitted if the recipe has only one.
+        engine: An engine, or its name: "auto", "native", "cuda" or "torch".
+        images_root: Folder of the image datasets, which are downloaded if missing; the user's cache by default.
+        models: Positions in the grid of the config, counted from 1; all by default. A later call can add others.
+        epochs: Number of epochs instead of the recipe's. It makes another zoo.
+        storage: "states" for one file per state, "packed" for one file per 100 models.
+        parent: For sparsified twins, the zoo folder of their parents; by default the one beside `out`.
+        results: Folder or fsspec URL where `generate_cohort` left results to be collected; by default beside `out`.
+        progress: Display of the number of finished models.
+
+    Returns:
+        The number of models that had to be trained.
 
     Raises:
-        RecipeError: unknown config, architecture or images, or no such models.
-        FolderInUseError: `out` holds another zoo, or another process is writing it.
-        MissingImagesError: the images are neither in `images_root` nor to be downloaded.
+        RecipeError: The recipe, config, architecture, images or models are unknown or do not fit each other.
+        FolderInUseError: `out` holds another zoo or other files, or another process is writing to it.
+        MissingImagesError: The images are neither in `images_root` nor can they be downloaded.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from modelzoo_datasets import generate_zoo
+        >>> with TemporaryDirectory() as folder:
+        ...     generate_zoo("fashion-mnist-5k-cnn-s/seed", f"{folder}/zoo", models=range(1, 3), epochs=1)
+        2
     """
-    parents = parent or parent_beside(recipe, config, out)
-    plan = Plan.of(recipe, config, images_root=images_root, epochs=epochs, parent=parents)
-    members, engine = plan.chosen(models), engine.resolve(plan.architecture.name)
+    recipe, config = select_config(recipe, config)
+    out, parents = Path(out), resolve_parent(recipe, config, Path(out), parent)
+    plan = Plan.of(recipe, config, images_root=resolve_images_root(images_root), epochs=epochs, parent=parents)
+    members = plan.chosen(models)
+    engine = (get_engine(engine) if isinstance(engine, str) else engine).resolve(plan.architecture.name)
     info = plan.zoo_info(engine)
     with ZooWriter(out, info.with_storage(storage)) as writer:
         collect(writer, members, results or results_beside(out), info, progress=progress)
@@ -58,32 +79,53 @@ def generate_zoo(
 
 
 def generate_cohort(
-    recipe: Recipe,
-    config: str,
-    out: Path,
-    place: tuple[int, int],
+    recipe: Recipe | str,
+    out: Path | str,
     *,
-    engine: Engine,
-    images_root: Path,
+    part: tuple[int, int],
+    config: str | None = None,
+    engine: Engine | str = "auto",
+    images_root: Path | str | None = None,
     models: range | None = None,
     epochs: int | None = None,
-    parent: Path | None = None,
+    parent: Path | str | None = None,
     results: str | None = None,
     progress: Progress = NO_PROGRESS,
 ) -> int:
-    """Train the i-th of n parts of the models of `recipe/config`, place = (i, n); returns how many had to be trained.
+    """Train one part of the models of a zoo and leave the results for `generate_zoo` to collect.
 
-    Nothing in `out` is touched: `generate` takes the results in, and trains what is still missing. Arguments and errors
-    are those of `generate`.
+    Nothing is written to `out`. Call it once per job of a job array, then call `generate_zoo`, which collects the
+    results and trains the models that are still missing.
+
+    Args:
+        recipe: See `generate_zoo`.
+        out: The zoo folder that `generate_zoo` will write.
+        part: (i, n) for the i-th of n parts, counted from 1.
+        config: See `generate_zoo`.
+        engine: See `generate_zoo`.
+        images_root: See `generate_zoo`.
+        models: See `generate_zoo`.
+        epochs: See `generate_zoo`.
+        parent: See `generate_zoo`.
+        results: Folder or fsspec URL that receives the results; by default beside `out`.
+        progress: Display of the number of finished models.
+
+    Returns:
+        The number of models that had to be trained.
+
+    Raises:
+        RecipeError: There is no such part; see also `generate_zoo`.
+        FormatError: The folder of the results holds results of another zoo.
     """
-    plan = Plan.of(
-        recipe, config, images_root=images_root, epochs=epochs, parent=parent or parent_beside(recipe, config, out)
-    )
-    members = slice_of(plan.chosen(models), *place)
-    trained, engine = 0, engine.resolve(plan.architecture.name)
-    for part, jobs in plan.jobs(members):
+    recipe, config = select_config(recipe, config)
+    out, parents = Path(out), resolve_parent(recipe, config, Path(out), parent)
+    plan = Plan.of(recipe, config, images_root=resolve_images_root(images_root), epochs=epochs, parent=parents)
+    members = slice_of(plan.chosen(models), *part)
+    engine = (get_engine(engine) if isinstance(engine, str) else engine).resolve(plan.architecture.name)
+    trained = 0
+    for batch, jobs in plan.jobs(members):
         cohort = Cohort(
-            members=part,
+            members=batch,
             jobs=jobs,
             architecture=plan.architecture.name,
             info=plan.zoo_info(engine),
@@ -93,27 +135,14 @@ def generate_cohort(
     return trained
 
 
-def _train_missing(
-    plan: Plan,
-    members: Sequence[Member],
-    writer: ZooWriter,
-    engine: Engine,
-    progress: Progress,
-) -> int:
+def _train_missing(plan: Plan, members: Sequence[Member], writer: ZooWriter, engine: Engine, progress: Progress) -> int:
     finished = writer.finished(members)
     missing = [m for m in members if m.model_id not in finished]
-    what = f"training {plan.recipe.name}/{plan.config}"
+    description = f"training {plan.recipe.name}/{plan.config}"
     trained = 0
-    with progress.start(what, len(members), initial=len(finished)) as task:
+    with progress.start(description, len(members), initial=len(finished)) as task:
         for part, jobs in plan.jobs(missing):
-            megabytes = max(1, engine.estimate_memory(plan.architecture.name, plan.images, jobs) / 1e6)
-            _log.info(
-                "%s: %d models, %s engine, at most about %s MB of memory",
-                what,
-                len(part),
-                engine.name,
-                f"{megabytes:,.0f}",
-            )
+            _log_memory(description, plan, engine, jobs)
             with closing(engine.train(plan.architecture.name, plan.images, jobs, metrics_on=SPLITS)) as stream:
                 for states in stream:
                     if done := add_states(writer, part, states):
@@ -122,8 +151,20 @@ def _train_missing(
     return trained
 
 
+def _log_memory(description: str, plan: Plan, engine: Engine, jobs: Sequence[Job]) -> None:
+    megabytes = max(1, engine.estimate_memory(plan.architecture.name, plan.images, jobs) / 1e6)
+    memory = f"{megabytes:,.0f} MB of memory"
+    _log.info("%s: %d models, %s engine, at most about %s", description, len(jobs), engine.name, memory)
+
+
 def add_states(writer: ZooWriter, members: Sequence[Member], states: States) -> int:
-    """Hand states over to be written; returns how many models they finished."""
+    """Hand states to the writer and return the number of models that they finished.
+
+    Args:
+        writer: The writer of the zoo folder.
+        members: The models, in the order of the jobs that `states.jobs` refers to.
+        states: States of these models, as an engine yields them.
+    """
     names = [name for name in (*METRICS, SPARSITY) if name in states.metrics]
     finished = 0
     for i, (job, epoch) in enumerate(zip(states.jobs.tolist(), states.epochs.tolist(), strict=True)):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from .._util import versions
+from .._util import user_cache_folder, versions
 from ..architectures import Architecture, resolve_architecture
 from ..engines import Engine, Job, variational_layout
 from ..errors import FormatError, RecipeError
@@ -141,7 +141,24 @@ def _open_parent(recipe: Recipe, config: str, parent: Path | None) -> ZooFolder 
     return ZooFolder.open(parent)
 
 
-def parent_beside(recipe: Recipe, config: str, out: Path) -> Path | None:
-    """Where the zoo of the parents is looked for if nothing else is said; None for a config that has none."""
+def resolve_parent(recipe: Recipe, config: str, out: Path, parent: Path | str | None) -> Path | None:
+    """Return the zoo folder of the parents of twins: `parent`, or by default the folder of their config beside `out`.
+
+    Args:
+        recipe: The recipe.
+        config: The config that is trained.
+        out: Its zoo folder.
+        parent: The folder that the caller names, if any.
+
+    Returns:
+        The folder, which may not exist, or None where the config has no parent and none is named.
+    """
+    if parent is not None:
+        return Path(parent)
     name = recipe.config(config).parent
     return out.absolute().parent / name if name else None
+
+
+def resolve_images_root(images_root: Path | str | None) -> Path:
+    """Return the folder of the image datasets: `images_root`, or by default the user's cache folder."""
+    return user_cache_folder("images") if images_root is None else Path(images_root)

@@ -30,10 +30,10 @@ from ..errors import DeviceError, LostWorkerError, ModelZooError
 from ..images import Images, Split
 from ..plugins import VARIABLE, load_plugins
 from ..progress import NO_PROGRESS, Progress
-from ..recipes import Member, Recipe
+from ..recipes import Member, Recipe, select_config
 from ..zoo import ZooFolder, ZooInfo, ZooWriter
 from .cohorts import Cohort, Results, collect, results_beside, take_in, train_cohort
-from .plan import Plan, parent_beside
+from .plan import Plan, resolve_images_root, resolve_parent
 
 _RETRIES = 3  # of a task that was lost
 _AHEAD = 2  # tasks given to the cluster for each that it can run at once
@@ -48,12 +48,12 @@ Outcome = tuple[Sequence[Member], str | None]  # a cohort, and why it failed
 
 
 def generate_on_ray(
-    recipe: Recipe,
-    config: str,
-    out: Path,
+    recipe: Recipe | str,
+    out: Path | str,
     *,
     address: str,
-    images_root: Path,
+    config: str | None = None,
+    images_root: Path | str | None = None,
     engine: str = "auto",
     cpus: int = 1,
     gpus: float = 0.0,
@@ -62,7 +62,7 @@ def generate_on_ray(
     models: range | None = None,
     epochs: int | None = None,
     storage: str = "states",
-    parent: Path | None = None,
+    parent: Path | str | None = None,
     progress: Progress = NO_PROGRESS,
 ) -> int:
     """As `generate`, with cohorts trained by the nodes of a Ray cluster. Returns how many models had to be trained.
@@ -81,8 +81,9 @@ def generate_on_ray(
         ModelZooError: cohorts failed for good; all that was trained is kept.
     """
     _check(address, cpus, gpus, cohort_size)
-    parents = parent or parent_beside(recipe, config, out)
-    plan = Plan.of(recipe, config, images_root=images_root, epochs=epochs, parent=parents)
+    recipe, config = select_config(recipe, config)
+    out, parents = Path(out), resolve_parent(recipe, config, Path(out), parent)
+    plan = Plan.of(recipe, config, images_root=resolve_images_root(images_root), epochs=epochs, parent=parents)
     members, here = plan.chosen(models), get_engine(engine).resolve(plan.architecture.name)
     info = plan.zoo_info(here)
     store = Results(results or results_beside(out), info)

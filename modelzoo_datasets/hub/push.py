@@ -114,7 +114,7 @@ def check_destination(repo_id: str, revision: str | None, create_pr: bool) -> No
 
 
 def push_to_hub(
-    folder: Path,
+    folder: Path | str,
     repo_id: str,
     *,
     private: bool = False,
@@ -140,7 +140,7 @@ def push_to_hub(
         HubError: the Hub refuses, the name is taken by another type of repo, or a config would be lost.
     """
     check_destination(repo_id, revision, create_pr)
-    publication = read_manifest(folder, repo_id)
+    publication = read_manifest(Path(folder), repo_id)
     if get_token() is None:
         raise HubAccessError(
             f"pushing to {repo_id} takes a token with write access: log in with `hf auth login` or set HF_TOKEN"

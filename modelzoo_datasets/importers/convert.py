@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from .._util import user_cache_folder
 from ..architectures import ANY_FORMAT
 from ..engines import METRICS, SPARSITY
 from ..errors import FormatError, RecipeError, unknown
@@ -46,38 +47,48 @@ class Imported:
 
 
 def import_zoo(
-    source: Path,
-    format: str,
-    out: Path,
+    source: Path | str,
+    out: Path | str,
     *,
-    images_root: Path,
-    claims: Overrides | None = None,
-    parent: Path | None = None,
+    format: str,
+    images_root: Path | str | None = None,
+    overrides: Overrides | None = None,
+    parent: Path | str | None = None,
     storage: str = "states",
     progress: Progress = NO_PROGRESS,
 ) -> Imported:
-    """Make sure that `out` holds the zoo that was published in `source`.
+    """Convert a published zoo into a zoo folder.
+
+    Models that the folder already holds are kept. You can stop an import at any time: the next call resumes it.
 
     Args:
-        source: folder, zip or tar.
-        format: one of `FORMATS`.
-        claims: what is said of the zoo, instead of what its own files say.
-        parent: of sparsified twins the zoo folder of their parents, imported too; the one beside `out` if not given.
-        storage: `states`, a file per state, or `packed`, a file per 100 models.
+        source: Folder, zip or tar archive of the originals.
+        out: The zoo folder to write.
+        format: "model-zoos", "small-cnn-zoo", "weightclip" or "safetensors".
+        images_root: Folder of the image datasets, which are downloaded if missing; the user's cache by default.
+        overrides: Names, images and architecture to use instead of those in the files of the zoo.
+        parent: For sparsified twins, the imported zoo folder of their parents; by default the one beside `out`.
+        storage: "states" for one file per state, "packed" for one file per 100 models.
+        progress: Display of the number of imported states.
+
+    Returns:
+        Counts of the imported models and states, and a line for each reason to skip a file.
 
     Raises:
-        FormatError: there is nothing of this format, or no model that can be imported.
-        RecipeError: unknown format, images or architecture, or no such name.
-        FolderInUseError: `out` holds something else, or another process is writing it.
-        MissingImagesError: the images are neither in `images_root` nor to be downloaded.
+        FormatError: `source` holds nothing of this format, or no model that can be imported.
+        RecipeError: The format, images or architecture is unknown, or a name is not valid.
+        FolderInUseError: `out` holds another zoo or other files, or another process is writing to it.
+        MissingImagesError: The images are neither in `images_root` nor can they be downloaded.
     """
     if format not in _OPENERS:
         raise RecipeError(unknown("format", format, FORMATS))
-    with closing(open_source(source)) as opened:
-        collection = _OPENERS[format](opened, claims or Overrides(), progress)
+    out, parent = Path(out), None if parent is None else Path(parent)
+    root = user_cache_folder("images") if images_root is None else Path(images_root)
+    with closing(open_source(Path(source))) as opened:
+        collection = _OPENERS[format](opened, overrides or Overrides(), progress)
         for reason, (count, first) in opened.refused.found.items():
             collection.refusals.add(f"file that {reason}", first, count)
-        return _import(collection, format, out, images_root, parent, storage, progress)
+        return _import(collection, format, out, root, parent, storage, progress)
 
 
 def _import(

@@ -16,6 +16,8 @@ from .recipe import select_members as select_members
 from .toml_reader import find_recipe as find_recipe
 from .toml_reader import read_recipe as read_recipe
 from .toml_reader import recipe_names as recipe_names
+from .toml_reader import select_config as select_config
+from .toml_reader import split_recipe_name as split_recipe_name
 from .validators import check_keys as check_keys
 from .validators import check_type as check_type
 from .validators import parse_range as parse_range

@@ -30,6 +30,47 @@ def read_recipe(name_or_path: str) -> Recipe:
         raise RecipeError(f"recipe {path.name}: {error}") from error
 
 
+def split_recipe_name(text: str) -> tuple[str, str | None]:
+    """Split RECIPE/CONFIG, RECIPE, path/to/FILE.toml/CONFIG or path/to/FILE.toml into the recipe and its config.
+
+    Args:
+        text: What a user writes to name a recipe, or one config of it.
+
+    Returns:
+        Name or path of the recipe, and the config, None where the text names none.
+    """
+    if text.endswith(".toml"):
+        return text, None
+    name, _, config = text.rpartition("/") if ".toml/" in text else text.partition("/")
+    return name, config or None
+
+
+def select_config(recipe: Recipe | str, config: str | None = None) -> tuple[Recipe, str]:
+    """Return a recipe and one of its configs.
+
+    Args:
+        recipe: A recipe, or its name or TOML file, with or without a config: "mnist-cnn-s/seed".
+        config: The config, where `recipe` does not name it. It may be omitted if the recipe has only one.
+
+    Returns:
+        The recipe, read if it was given by name, and the name of the config.
+
+    Raises:
+        RecipeError: The recipe or config is unknown, or several configs are possible, or two are named.
+    """
+    if isinstance(recipe, str):
+        name, named = split_recipe_name(recipe)
+        if named is not None and config not in (None, named):
+            raise RecipeError(f"expected one config, got {named!r} in {recipe!r} and config={config!r}")
+        recipe, config = read_recipe(name), named or config
+    if config is None:
+        if len(recipe.configs) > 1:
+            raise RecipeError(f"recipe {recipe.name} has several configs; name one of {', '.join(recipe.configs)}")
+        config = next(iter(recipe.configs))
+    recipe.config(config)  # raises where it is unknown
+    return recipe, config
+
+
 def recipe_names(kind: str) -> list[str]:
     """Names of the recipes that ship with this package, kind being 'generation' or 'hyperrep'."""
     return sorted(path.stem for path in _recipe_folder(kind).glob("*.toml"))

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ..engines import Engine
+from .._util import user_cache_folder
+from ..engines import Engine, get_engine
 from ..errors import FormatError, ModelZooError, RecipeError
 from ..images import Images
 from ..progress import NO_PROGRESS, Progress
@@ -23,43 +24,51 @@ from .zoo_target import open_zoo
 
 
 def verify_folder(
-    path: Path,
+    path: Path | str,
     *,
-    engine: Engine | None = None,
-    threads: int | None = None,
-    images_root: Path,
+    engine: Engine | str | None = None,
+    num_threads: int | None = None,
+    images_root: Path | str | None = None,
     states: int = 10,
     retrain: int = 0,
     seed: int = 0,
-    parent: Path | None = None,
+    parent: Path | str | None = None,
     progress: Progress = NO_PROGRESS,
 ) -> list[Check]:
-    """Hold a zoo folder or a dataset folder against itself: files, tables, recipe, hashes, metrics, training.
+    """Check a zoo folder or a dataset folder: files, tables, recipe, hashes, metrics and training.
 
-    Every state is read once. Nothing is written.
+    Every state is read once, and its hash is compared with the recorded one. Nothing is written.
 
     Args:
-        engine: what measures and trains again; for each zoo the one that made it if not given, on `threads` cores.
-        states: finite states of each zoo whose metrics are measured again.
-        retrain: models of each zoo that are trained again.
-        seed: draws which states and models.
-        parent: of sparsified twins their parents' zoo folder; the one beside `path` if not given and there is one.
+        path: The folder.
+        engine: Engine that measures and retrains, or its name; by default the engine that made the zoo.
+        num_threads: Number of cores for an engine that is not passed as an object; all by default.
+        images_root: Folder of the image datasets, which are downloaded if missing; the user's cache by default.
+        states: Number of finite states of each zoo whose metrics are measured again.
+        retrain: Number of models of each zoo that are trained again.
+        seed: Seed of the random choice of these states and models.
+        parent: For sparsified twins, the zoo folder of their parents; by default the one beside `path`, if it exists.
+        progress: Display of the number of checked states and models.
+
+    Returns:
+        The checks in the order in which they were made, each with the problems that it found.
 
     Raises:
-        FormatError: no such folder, not complete, or so damaged that there is nothing to check.
-        RecipeError: nobody knows its architecture or images, or `parent` is given for a zoo that has none.
-        MissingImagesError: the images are neither in `images_root` nor to be downloaded.
+        FormatError: There is no such folder, or it is incomplete or so damaged that nothing can be checked.
+        RecipeError: The architecture or images are unknown, or `parent` is passed for a zoo that has no parents.
+        MissingImagesError: The images are neither in `images_root` nor can they be downloaded.
     """
     if states < 0 or retrain < 0:
         raise ModelZooError(f"states and retrain must not be negative, got {states} and {retrain}")
+    path = Path(path)
     request = Request(
-        engine=engine,
-        threads=threads,
-        images_root=images_root,
+        engine=get_engine(engine, num_threads) if isinstance(engine, str) else engine,
+        threads=num_threads,
+        images_root=user_cache_folder("images") if images_root is None else Path(images_root),
         states=states,
         retrain=retrain,
         seed=seed,
-        parent=parent,
+        parent=None if parent is None else Path(parent),
         progress=progress,
     )
     if not (path / ZOO_FILE).is_file():

@@ -280,7 +280,7 @@ def test_a_model_that_diverged_is_left_out_and_counted(tiny_recipe: Path, engine
         "init = 'kaiming_normal'\nlr = [1e-2, 1e38]\n"
     )
     chosen = read_recipe(str(tmp_path / "wild.toml"))
-    generate_zoo(chosen, "wild", tmp_path / "zoo", engine=engine, images_root=tmp_path)
+    generate_zoo(chosen, tmp_path / "zoo", config="wild", engine=engine, images_root=tmp_path)
     states = ZooFolder.open(tmp_path / "zoo").states
     assert states["finite"].tolist() == [True, True, True, False]
     build_dataset([tmp_path / "zoo"], tmp_path / "dataset")

@@ -177,7 +177,7 @@ def test_files_and_bytes_are_those_of_the_generated_zoo(engine: Engine, tmp_path
     recipe = read_recipe(str(tmp_path / "tiny.toml"))
     for zoo in zoos_of(recipe):
         out = tmp_path / zoo.config
-        generate_zoo(recipe, zoo.config, out, engine=engine, images_root=tmp_path)
+        generate_zoo(recipe, out, config=zoo.config, engine=engine, images_root=tmp_path)
         files = [*(out / "states").rglob("*.safetensors"), *(out / "variational").rglob("*.safetensors")]
         assert len(files) == zoo.files == (24 if zoo.twins else 8)
         assert sum(path.stat().st_size for path in files) == zoo.bytes

@@ -64,10 +64,10 @@ def test_a_zoo_of_cohorts_in_any_order_and_of_none_is_the_zoo_of_one_run(
     at: str, recipe: Recipe, tiny_hyp_zoo: Path, engine: Engine, tmp_path: Path
 ) -> None:
     out, where = tmp_path / "zoo", {"engine": engine, "images_root": tmp_path, "results": at or None}
-    trained = [generate_cohort(recipe, "hyp", out, (part, 4), **where) for part in (3, 1, 3)]
+    trained = [generate_cohort(recipe, out, config="hyp", part=(part, 4), **where) for part in (3, 1, 3)]
     assert trained == [2, 2, 0]
     assert not out.exists()
-    assert generate_zoo(recipe, "hyp", out, **where) == 4
+    assert generate_zoo(recipe, out, config="hyp", **where) == 4
     assert hashes(out) == hashes(tiny_hyp_zoo)
     assert [path.name for path in tmp_path.iterdir()] == ["zoo"]  # nothing is left beside it
 
@@ -79,12 +79,12 @@ def test_results_of_big_models_come_in_parts_and_twins_with_all_they_have(
     path.write_text(f'{tiny_recipe.read_text()}\n[configs.hyp-sparse]\nparent = "hyp"\nepochs = 2\n')
     twins = {"engine": engine, "images_root": tmp_path, "parent": tiny_hyp_zoo, "models": range(4, 5)}
     recipe, out = read_recipe(str(path)), tmp_path / "zoo"
-    generate_zoo(recipe, "hyp-sparse", tmp_path / "once", **twins)
+    generate_zoo(recipe, tmp_path / "once", config="hyp-sparse", **twins)
     monkeypatch.setattr(cohorts, "_PART_BYTES", 1)
-    assert generate_cohort(recipe, "hyp-sparse", out, (1, 1), **twins) == 1
+    assert generate_cohort(recipe, out, config="hyp-sparse", part=(1, 1), **twins) == 1
     found = {file.name for file in (tmp_path / "zoo.cohorts").iterdir()}
     assert found == {f"hyp-sparse-00004{part}.safetensors" for part in ("", ".part-000", ".part-001")}
-    assert generate_zoo(recipe, "hyp-sparse", out, **twins) == 0
+    assert generate_zoo(recipe, out, config="hyp-sparse", **twins) == 0
     assert hashes(out) == hashes(tmp_path / "once")
 
 
@@ -144,13 +144,13 @@ def test_results_of_another_recipe_or_version_are_refused_and_left(
     recipe: Recipe, engine: Engine, tmp_path: Path
 ) -> None:
     where: dict[str, Any] = {"engine": engine, "images_root": tmp_path, "models": range(1, 2)}
-    generate_cohort(recipe, "hyp", tmp_path / "zoo", (1, 1), **where)
+    generate_cohort(recipe, tmp_path / "zoo", config="hyp", part=(1, 1), **where)
     name = tmp_path / "zoo.cohorts" / "hyp-00001.safetensors"
     before = name.read_bytes()
     other = dataclasses.replace(recipe, seed=2)
-    for attempt in (generate_zoo, lambda *args, **more: generate_cohort(*args, (1, 1), **more)):
+    for attempt in (generate_zoo, lambda *args, **more: generate_cohort(*args, part=(1, 1), **more)):
         with pytest.raises(FormatError) as caught:
-            attempt(other, "hyp", tmp_path / "zoo", **where)
+            attempt(other, tmp_path / "zoo", config="hyp", **where)
         assert str(caught.value) == (
             f"cohort result {name} is of another recipe, engine or version than this zoo; remove it, or name another "
             "place with --results"
@@ -202,12 +202,12 @@ def test_collecting_goes_on_where_it_was_killed(
 ) -> None:
     """A kill between taking a result in and removing it leaves both; nothing is trained again."""
     where: dict[str, Any] = {"engine": engine, "images_root": tmp_path, "models": range(1, 3)}
-    generate_cohort(recipe, "hyp", tmp_path / "zoo", (1, 1), **where)
+    generate_cohort(recipe, tmp_path / "zoo", config="hyp", part=(1, 1), **where)
     shutil.copytree(tmp_path / "zoo.cohorts", tmp_path / "kept")
-    assert generate_zoo(recipe, "hyp", tmp_path / "zoo", **where) == 0
+    assert generate_zoo(recipe, tmp_path / "zoo", config="hyp", **where) == 0
     first = hashes(tmp_path / "zoo")
     (tmp_path / "kept").rename(tmp_path / "zoo.cohorts")
-    assert generate_zoo(recipe, "hyp", tmp_path / "zoo", **where) == 0
+    assert generate_zoo(recipe, tmp_path / "zoo", config="hyp", **where) == 0
     assert hashes(tmp_path / "zoo") == first
     assert not (tmp_path / "zoo.cohorts").exists()
 

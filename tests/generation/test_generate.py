@@ -27,7 +27,7 @@ def test_a_zoo_made_in_parts_in_any_order_is_the_zoo_made_at_once(
 ) -> None:
     recipe, trained = read_recipe(str(tiny_recipe)), []
     for part in (range(4, 7), range(1, 5), None):
-        count = generate_zoo(recipe, "hyp", tmp_path / "zoo", engine=engine, images_root=tmp_path, models=part)
+        count = generate_zoo(recipe, tmp_path / "zoo", config="hyp", engine=engine, images_root=tmp_path, models=part)
         trained.append(count)
         ZooFolder.open(tmp_path / "zoo")  # complete after every part
     assert trained == [3, 3, 2]
@@ -37,7 +37,7 @@ def test_a_zoo_made_in_parts_in_any_order_is_the_zoo_made_at_once(
 def test_two_processes_make_the_same_zoo_as_one(tiny_recipe: Path, tiny_hyp_zoo: Path, tmp_path: Path) -> None:
     recipe, two = read_recipe(str(tiny_recipe)), TorchEngine(num_workers=2)
     for trained in (8, 0):
-        made = generate_zoo(recipe, "hyp", tmp_path / "zoo", engine=two, images_root=tmp_path)
+        made = generate_zoo(recipe, tmp_path / "zoo", config="hyp", engine=two, images_root=tmp_path)
         assert made == trained
         assert contents(tmp_path / "zoo") == contents(tiny_hyp_zoo)
 
@@ -46,7 +46,7 @@ def test_a_part_of_a_zoo_has_the_rows_of_its_models_alone(
     tiny_recipe: Path, tiny_hyp_zoo: Path, engine: Engine, tmp_path: Path
 ) -> None:
     recipe, part = read_recipe(str(tiny_recipe)), tmp_path / "zoo"
-    generate_zoo(recipe, "hyp", part, engine=engine, images_root=tmp_path, models=range(3, 4))
+    generate_zoo(recipe, part, config="hyp", engine=engine, images_root=tmp_path, models=range(3, 4))
     found, whole = ZooFolder.open(part), ZooFolder.open(tiny_hyp_zoo)
     ids = ["hyp-00003"]
     for table in ("models", "states"):
@@ -65,8 +65,8 @@ def test_progress_counts_from_what_was_there_to_all(tiny_recipe: Path, engine: E
     for models in (range(1, 2), range(1, 3)):
         generate_zoo(
             read_recipe(str(tiny_recipe)),
-            "hyp",
             tmp_path / "zoo",
+            config="hyp",
             engine=engine,
             images_root=tmp_path,
             models=models,
@@ -83,7 +83,7 @@ def test_models_that_are_not_in_the_grid_are_refused(
     out = tmp_path / "zoo"
     recipe = read_recipe(str(tiny_recipe))
     with pytest.raises(RecipeError) as caught:
-        generate_zoo(recipe, "seed", out, engine=engine, images_root=tmp_path, models=models)
+        generate_zoo(recipe, out, config="seed", engine=engine, images_root=tmp_path, models=models)
     assert str(caught.value) == f"models {models[0]}-{models[-1]}: the grid has models 1-20"
     assert not out.exists()
 
@@ -102,7 +102,7 @@ def test_what_a_recipe_names_and_is_not_there_is_refused_before_a_folder_is_made
     path = tmp_path / "tiny.toml"
     path.write_text(tiny_recipe.read_text().replace(old, new))
     with pytest.raises(RecipeError) as caught:
-        generate_zoo(read_recipe(str(path)), "seed", tmp_path / "zoo", engine=engine, images_root=tmp_path)
+        generate_zoo(read_recipe(str(path)), tmp_path / "zoo", config="seed", engine=engine, images_root=tmp_path)
     assert str(caught.value) == told
     assert not (tmp_path / "zoo").exists()
 
@@ -110,5 +110,5 @@ def test_what_a_recipe_names_and_is_not_there_is_refused_before_a_folder_is_made
 def test_no_epochs_are_refused(tiny_recipe: Path, engine: Engine, tmp_path: Path) -> None:
     recipe = read_recipe(str(tiny_recipe))
     with pytest.raises(RecipeError, match="^epochs must be positive, got 0$"):
-        generate_zoo(recipe, "seed", tmp_path / "z", engine=engine, images_root=tmp_path, epochs=0)
+        generate_zoo(recipe, tmp_path / "z", config="seed", engine=engine, images_root=tmp_path, epochs=0)
     assert not (tmp_path / "z").exists()

@@ -331,7 +331,7 @@ def test_nodes_with_other_versions_or_too_little_are_refused(
 def _told(tiny_recipe: Path, out: Path, **options: Any) -> str:
     """What an attempt in this process is refused with, before anything is connected or made."""
     with pytest.raises(DeviceError) as caught:
-        generate_on_ray(read_recipe(str(tiny_recipe)), "hyp", out, images_root=out.parent, **options)
+        generate_on_ray(read_recipe(str(tiny_recipe)), out, config="hyp", images_root=out.parent, **options)
     assert not out.exists()
     return str(caught.value)
 

@@ -53,7 +53,7 @@ def test_a_killed_generate_ends_with_the_same_bytes_and_repeats_no_finished_mode
     if name != "torch":
         undisturbed = tmp_path / "undisturbed"
         engine = get_engine(name, num_threads=1)
-        generate_zoo(read_recipe(str(tiny_recipe)), "seed", undisturbed, engine=engine, images_root=tmp_path)
+        generate_zoo(read_recipe(str(tiny_recipe)), undisturbed, config="seed", engine=engine, images_root=tmp_path)
     command = ["modelzoo-generate", f"{tiny_recipe}/seed", "--out", out, "--threads", "2", "--engine", name]
     kill_when(command, lambda: len(list(out.glob("progress/*.json"))) >= 3)
     finished = {path.stem for path in out.glob("progress/*.json")}

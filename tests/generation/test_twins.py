@@ -54,7 +54,7 @@ def recipe_of(folder: Path, text: str = TWINS) -> Recipe:
 
 
 def make(config: str, out: Path, engine: Engine, **options: Any) -> int:
-    return generate_zoo(recipe_of(out.parent), config, out, engine=engine, images_root=out.parent, **options)
+    return generate_zoo(recipe_of(out.parent), out, config=config, engine=engine, images_root=out.parent, **options)
 
 
 @pytest.fixture(scope="module")
@@ -237,7 +237,7 @@ def test_another_zoo_is_not_taken_for_the_parents(
 ) -> None:
     recipe, other = recipe_of(tmp_path, TWINS.replace(old, new)), zoos / "seed"
     with pytest.raises(FormatError) as caught:
-        generate_zoo(recipe, "seed-sparse", tmp_path / "out", engine=engine, images_root=tmp_path, parent=other)
+        generate_zoo(recipe, tmp_path / "out", config="seed-sparse", engine=engine, images_root=tmp_path, parent=other)
     assert str(caught.value) == (
         f"{other} is not the zoo twins/seed whose twins seed-sparse are; name its folder with --parent"
     )

@@ -42,7 +42,9 @@ def make_resnet_dataset(folder: Path, engine: Engine) -> Path:
     recipe = read_recipe("cifar10-resnet18")
     with small_cifar10():
         images = folder / "images"
-        generate_zoo(recipe, "seed", folder / "seed", engine=engine, images_root=images, models=MODELS, epochs=EPOCHS)
+        generate_zoo(
+            recipe, folder / "seed", config="seed", engine=engine, images_root=images, models=MODELS, epochs=EPOCHS
+        )
     build_dataset([folder / "seed"], folder / "dataset")
     return folder / "dataset"
 

@@ -46,7 +46,7 @@ def write_zoo(folder: Path, models: int = 3, **model: Any) -> Path:
 
 def imported(source: Path, out: Path, **options: Any) -> Imported:
     claims = options.pop("claims", Overrides(images=IMAGES))
-    return import_zoo(source, "model-zoos", out, images_root=out.parent / "images", claims=claims, **options)
+    return import_zoo(source, out, format="model-zoos", images_root=out.parent / "images", overrides=claims, **options)
 
 
 def checkpoint(zoo: Path, number: int, epoch: int) -> Path:

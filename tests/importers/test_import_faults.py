@@ -202,7 +202,7 @@ def test_what_is_no_such_original(zoo: Path, tmp_path: Path) -> None:
     fails(tmp_path / "two", "two holds 2 zoos; name one with --inside: a, b")
     assert imported(tmp_path / "two", tmp_path / "of-two", claims=Overrides(images=IMAGES, inside="b")).states == 9
     with pytest.raises(RecipeError, match="unknown format 'model-zoo'; did you mean 'model-zoos'?"):
-        import_zoo(zoo, "model-zoo", tmp_path / "zoo", images_root=tmp_path)
+        import_zoo(zoo, tmp_path / "zoo", format="model-zoo", images_root=tmp_path)
     for path in zoo.rglob("checkpoints"):
         path.write_bytes(b"x")
     fails(zoo, "no checkpoint of tune_zoo_uniform can be read: each of the first 9 is truncated")

@@ -37,7 +37,7 @@ def originals(tiny_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def imported(source: Path, out: Path, **options: Any) -> Imported:
     claims = options.pop("claims", Overrides(images=IMAGES))
-    return import_zoo(source, "model-zoos", out, images_root=out.parent / "images", claims=claims, **options)
+    return import_zoo(source, out, format="model-zoos", images_root=out.parent / "images", overrides=claims, **options)
 
 
 def problems(folder: Path, engine: TorchEngine, **options: Any) -> list[str]:
@@ -171,7 +171,7 @@ def test_twins_are_linked_to_their_parents(
     recipe, root = read_recipe(str(path)), tmp_path / "images"
     for config, epochs in (("seed", 1), ("seed-sparse", 2)):
         out = tmp_path / config
-        generate_zoo(recipe, config, out, engine=engine, images_root=root, models=range(1, 4), epochs=epochs)
+        generate_zoo(recipe, out, config=config, engine=engine, images_root=root, models=range(1, 4), epochs=epochs)
     parents = write_zoo(tmp_path / "seed", tmp_path / "o" / NAME)
     twins = write_twins(tmp_path / "seed-sparse", tmp_path / "seed", tmp_path / "o" / "cnn_ard", images, engine)
     out = tmp_path / "imported"
@@ -217,7 +217,9 @@ def test_an_imported_zoo_cannot_be_trained_again_or_added_to(
     with pytest.raises(RecipeError, match="fashion-mnist-5k-cnn-s/seed was imported: .* leave out --retrain"):
         problems(tmp_path / "zoo", engine, retrain=1)
     with pytest.raises(ModelZooError, match="holds another zoo"):
-        generate_zoo(read_recipe(str(tiny_recipe)), "seed", tmp_path / "zoo", engine=engine, images_root=tmp_path)
+        generate_zoo(
+            read_recipe(str(tiny_recipe)), tmp_path / "zoo", config="seed", engine=engine, images_root=tmp_path
+        )
 
 
 def test_the_command(originals: Path, tmp_path: Path) -> None:

@@ -126,7 +126,7 @@ def test_resnets_come_with_their_statistics_and_counters(noise: str, tmp_path: P
     (trial / "result.json").write_text(json.dumps(row) + "\n")
     write_checkpoint(trial, 50, architecture.layout.unpack(weights[0]), style)
     imported = import_zoo(
-        trial.parent, "model-zoos", tmp_path / "zoo", images_root=tmp_path, claims=Overrides(images=noise)
+        trial.parent, tmp_path / "zoo", format="model-zoos", images_root=tmp_path, overrides=Overrides(images=noise)
     )
     assert (imported.name, imported.states, imported.skipped) == ("noise-resnet18/seed", 1, [])
     zoo = ZooFolder.open(tmp_path / "zoo")

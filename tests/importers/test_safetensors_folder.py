@@ -97,7 +97,9 @@ def folder(original: Path, tmp_path: Path) -> Path:
 
 
 def imported(source: Path, out: Path, **claims: Any) -> Imported:
-    return import_zoo(source, "safetensors", out, images_root=out.parent / "images", claims=Overrides(**claims))
+    return import_zoo(
+        source, out, format="safetensors", images_root=out.parent / "images", overrides=Overrides(**claims)
+    )
 
 
 def table_of(folder: Path, change: Callable[[pd.DataFrame], pd.DataFrame]) -> None:
@@ -366,7 +368,7 @@ def test_run_again_it_is_the_same_folder_and_goes_on_where_it_stopped(original: 
 
 def test_packed_folders_hold_the_same_states(original: Path, tmp_path: Path) -> None:
     imported(original, tmp_path / "zoo")
-    import_zoo(original, "safetensors", tmp_path / "packed", images_root=tmp_path, storage="packed")
+    import_zoo(original, tmp_path / "packed", format="safetensors", images_root=tmp_path, storage="packed")
     one, other = ZooFolder.open(tmp_path / "zoo"), ZooFolder.open(tmp_path / "packed")
     assert one.states.equals(other.states)
     assert one.weights("zoo-00003", 2).equal(other.weights("zoo-00003", 2))

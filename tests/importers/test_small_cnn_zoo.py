@@ -49,7 +49,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, engine: TorchEngine) -> Pa
     """A zoo folder of six models."""
     root = tmp_path_factory.mktemp("trained")
     (root / "small.toml").write_text(RECIPE)
-    generate_zoo(read_recipe(str(root / "small.toml")), "hyp", root / "hyp", engine=engine, images_root=root)
+    generate_zoo(read_recipe(str(root / "small.toml")), root / "hyp", config="hyp", engine=engine, images_root=root)
     return root / "hyp"
 
 
@@ -114,7 +114,9 @@ def original(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def imported(source: Path, out: Path, **options: Any) -> Imported:
     claims = Overrides(images=IMAGES, **options.pop("claims", {}))
-    return import_zoo(source, "small-cnn-zoo", out, images_root=out.parent / "images", claims=claims, **options)
+    return import_zoo(
+        source, out, format="small-cnn-zoo", images_root=out.parent / "images", overrides=claims, **options
+    )
 
 
 def test_weights_come_back_in_our_order_and_do_what_is_claimed(

@@ -71,7 +71,7 @@ def trained(own_names: None, tmp_path_factory: pytest.TempPathFactory, engine: T
     root = tmp_path_factory.mktemp("trained")
     get_architecture(f"cnn-m-{CLASSES}")
     (root / "four.toml").write_text(RECIPE)
-    generate_zoo(read_recipe(str(root / "four.toml")), "seed", root / "seed", engine=engine, images_root=root)
+    generate_zoo(read_recipe(str(root / "four.toml")), root / "seed", config="seed", engine=engine, images_root=root)
     return root / "seed"
 
 
@@ -119,7 +119,7 @@ def archive(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def imported(source: Path, out: Path, claims: Overrides) -> Imported:
-    return import_zoo(source, "weightclip", out, images_root=out.parent / "images", claims=claims)
+    return import_zoo(source, out, format="weightclip", images_root=out.parent / "images", overrides=claims)
 
 
 def test_epochs_percents_and_classes_become_ours(
@@ -177,6 +177,6 @@ def test_any_number_of_classes_has_its_variant() -> None:
 
 
 def test_a_trial_of_model_zoos_is_not_taken_for_one(archive: Path, tmp_path: Path) -> None:
-    kwargs: dict[str, Any] = {"images_root": tmp_path, "claims": Overrides(images=IMAGES)}
+    kwargs: dict[str, Any] = {"images_root": tmp_path, "overrides": Overrides(images=IMAGES)}
     with pytest.raises(FormatError, match="can be imported; is its format model-zoos.* there is no optim::optimizer"):
-        import_zoo(archive, "model-zoos", tmp_path / "zoo", **kwargs)
+        import_zoo(archive, tmp_path / "zoo", format="model-zoos", **kwargs)

@@ -46,7 +46,7 @@ def twin_recipe(tiny_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 def _made(config: str, recipe: Path, out: Path, engine: Engine, **options: Any) -> Path:
     images_root = out.parent / "images"
-    generate_zoo(read_recipe(str(recipe)), config, out, engine=engine, images_root=images_root, **options)
+    generate_zoo(read_recipe(str(recipe)), out, config=config, engine=engine, images_root=images_root, **options)
     return out
 
 

@@ -258,8 +258,8 @@ def test_a_diverged_model_is_kept_marked_and_measured_as_far_as_it_can_be(engine
     chosen, out = read_recipe(str(tmp_path / "wild.toml")), tmp_path / "zoo"
     options = {"engine": engine, "images_root": tmp_path, "storage": "packed"}
     for part in (range(2, 4), None):  # made in parts, so that rows come from the table and from records
-        generate_zoo(chosen, "wild", out, models=part, **options)  # type: ignore[arg-type]
-    generate_zoo(chosen, "wild", tmp_path / "at once", **options)  # type: ignore[arg-type]
+        generate_zoo(chosen, out, config="wild", models=part, **options)  # type: ignore[arg-type]
+    generate_zoo(chosen, tmp_path / "at once", config="wild", **options)  # type: ignore[arg-type]
     assert hashes(out) == hashes(tmp_path / "at once")
     zoo = ZooFolder.open(out)
     states = zip(zoo.states["model_id"], zoo.states["epoch"], strict=True)

@@ -54,7 +54,7 @@ def pack(path: Path, tensors: dict[str, Tensor], rows: dict[str, tuple[int, int]
 def packed_zoo(tiny_recipe: Path, engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny zoo `hyp`, packed."""
     out = tmp_path_factory.mktemp("packed") / "hyp"
-    generate_zoo(read_recipe(str(tiny_recipe)), "hyp", out, engine=engine, images_root=out, storage="packed")
+    generate_zoo(read_recipe(str(tiny_recipe)), out, config="hyp", engine=engine, images_root=out, storage="packed")
     return out
 
 
@@ -270,7 +270,7 @@ def test_folders_of_one_layout_refuse_the_other(
     for out, ours, theirs in ((packed, "states", "packed"), (plain, "packed", "states")):
         before = hashes(out)
         with pytest.raises(FolderInUseError) as caught:
-            generate_zoo(read_recipe(str(tiny_recipe)), "hyp", out, engine=engine, images_root=out, storage=ours)
+            generate_zoo(read_recipe(str(tiny_recipe)), out, config="hyp", engine=engine, images_root=out, storage=ours)
         assert str(caught.value) == (
             f"{out} keeps its states in layout {theirs!r}, not {ours!r}; choose another --out, or --layout {theirs}"
         )
@@ -279,7 +279,7 @@ def test_folders_of_one_layout_refuse_the_other(
 
 def test_what_else_differs_is_told_before_the_layout(tiny_recipe: Path, packed: Path, engine: Engine) -> None:
     with pytest.raises(FolderInUseError) as caught:
-        generate_zoo(read_recipe(str(tiny_recipe)), "hyp", packed, engine=engine, images_root=packed, epochs=2)
+        generate_zoo(read_recipe(str(tiny_recipe)), packed, config="hyp", engine=engine, images_root=packed, epochs=2)
     assert str(caught.value) == f"{packed} holds another zoo: its epochs is [1], not [2]; choose another --out"
 
 
@@ -298,7 +298,7 @@ def test_a_flipped_byte_is_found_by_build_and_mended_by_generate(
     )
     path.unlink()
     recipe_read = read_recipe(str(tiny_recipe))
-    assert generate_zoo(recipe_read, "hyp", packed, engine=engine, images_root=packed, storage="packed") == 8
+    assert generate_zoo(recipe_read, packed, config="hyp", engine=engine, images_root=packed, storage="packed") == 8
     assert hashes(packed) == before
 
 

@@ -56,7 +56,7 @@ def zoo(tiny_zoo: Path, tmp_path: Path) -> Path:
 
 def go_on(recipe: Path, folder: Path, engine: Engine, config: str = "seed", **more: object) -> int:
     chosen = read_recipe(str(recipe))
-    return generate_zoo(chosen, config, folder, engine=engine, images_root=folder, **more)  # type: ignore[arg-type]
+    return generate_zoo(chosen, folder, config=config, engine=engine, images_root=folder, **more)  # type: ignore[arg-type]
 
 
 def test_a_complete_zoo_holds_exactly_its_files(tiny_zoo: Path) -> None:
