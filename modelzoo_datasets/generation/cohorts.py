@@ -68,7 +68,7 @@ def train_cohort(cohort: Cohort, images: Images, engine: Engine, *, progress: Pr
     Raises:
         FormatError: there are results of another zoo.
     """
-    results = Results(cohort.url, cohort.info)
+    results = Results(cohort.url, cohort.info.digest)
     there = {member.model_id for member in results.of(cohort.members)}
     missing = [i for i, member in enumerate(cohort.members) if member.model_id not in there]
     growing = [_Growing(results, cohort.members[i]) for i in missing]
@@ -121,7 +121,7 @@ def collect(
     Raises:
         FormatError: there are results of another zoo, or damaged ones.
     """
-    results = Results(url, info)
+    results = Results(url, info.digest)
     found = results.of(members)
     if not found:
         return 0
@@ -153,7 +153,7 @@ def take_in(writer: ZooWriter, members: Iterable[Member], results: "Results") ->
 class Results:
     """The results of one zoo, below a URL or in a local folder."""
 
-    def __init__(self, url: str, info: ZooInfo) -> None:
+    def __init__(self, url: str, digest: str) -> None:
         """Nothing is read yet; raises ModelZooError for a URL that cannot be."""
         try:
             self._files, self._root = fsspec.core.url_to_fs(url)
@@ -161,7 +161,7 @@ class Results:
             raise ModelZooError(f"results cannot be at {url}: {error}") from error
         self._local = isinstance(self._files, LocalFileSystem)
         self.url = str(self._root) if self._local else url  # as it is understood in any working directory
-        self._digest = info.digest
+        self._digest = digest
 
     def of(self, members: Iterable[Member]) -> list[Member]:
         """Those of these models that have a whole result; raises FormatError where it is another zoo's."""

@@ -86,7 +86,7 @@ def generate_on_ray(
     plan = Plan.of(recipe, config, images_root=resolve_images_root(images_root), epochs=epochs, parent=parents)
     members, here = plan.chosen(models), get_engine(engine).resolve(plan.architecture.name)
     info = plan.zoo_info(here)
-    store = Results(results or results_beside(out), info)
+    store = Results(results or results_beside(out), info.digest)
     with _cluster(address, progress) as ray, ZooWriter(out, info.with_storage(storage)) as writer:
         collect(writer, members, store.url, info, progress=progress)
         finished = writer.finished(members)

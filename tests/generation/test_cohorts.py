@@ -21,7 +21,7 @@ from modelzoo_datasets.generation.cohorts import Results, slice_of
 from modelzoo_datasets.recipes import Member, Recipe
 
 SCRIPT = ROOT / "generation" / "slurm.sh"
-FACTS = {"name": "tiny/hyp"}
+DIGEST = "0" * 64  # stands for `ZooInfo.digest`
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def test_results_of_big_models_come_in_parts_and_twins_with_all_they_have(
 
 @pytest.mark.parametrize("at", ["results", "memory://half-written"])
 def test_what_a_killed_task_leaves_is_no_result(at: str, members: list[Member], tmp_path: Path) -> None:
-    results = Results(at if "://" in at else str(tmp_path / at), FACTS)
+    results = Results(at if "://" in at else str(tmp_path / at), DIGEST)
     files: Any = results._files
     whole, cut, begun, empty = members[:4]
     for member in (whole, cut, begun, empty):
@@ -113,14 +113,14 @@ def test_sweeping_leaves_the_files_of_others_alone(members: list[Member], tmp_pa
     others = {"hyp-000011.safetensors", "seed-hyp-00001.safetensors", "notes.txt", "hyp-00002.part-001.safetensors"}
     for name in others:
         (tmp_path / name).write_bytes(b"")
-    results = Results(str(tmp_path), FACTS)
+    results = Results(str(tmp_path), DIGEST)
     put_whole(results, members[0])
     results.sweep(members[:1])
     assert {path.name for path in tmp_path.iterdir()} == others
 
 
 def test_a_result_is_whole_whoever_writes_the_same_at_the_same_time(members: list[Member], tmp_path: Path) -> None:
-    results, errors = Results(str(tmp_path), FACTS), []
+    results, errors = Results(str(tmp_path), DIGEST), []
 
     def write() -> None:
         try:
@@ -159,7 +159,7 @@ def test_results_of_another_recipe_or_version_are_refused_and_left(
 
 
 def test_a_damaged_result_is_named(members: list[Member], tmp_path: Path) -> None:
-    results, member = Results(str(tmp_path), FACTS), members[0]
+    results, member = Results(str(tmp_path), DIGEST), members[0]
     results.put(member, states_of(member), 0, last=False)
     results.put(member, states_of(member, first=1), 1, last=True)
     name = tmp_path / f"{member.model_id}.safetensors"
@@ -176,7 +176,7 @@ def test_a_damaged_result_is_named(members: list[Member], tmp_path: Path) -> Non
 
 def test_a_result_that_only_its_writer_sees_is_an_error(members: list[Member], tmp_path: Path) -> None:
     with pytest.raises(FormatError) as caught:
-        list(Results(str(tmp_path), FACTS).read(members[0]))
+        list(Results(str(tmp_path), DIGEST).read(members[0]))
     assert str(caught.value) == (
         f"there is no result of {members[0].model_id} at {tmp_path}, though it was written: name a folder that all "
         "nodes see with --results, or an fsspec URL"
@@ -185,7 +185,7 @@ def test_a_result_that_only_its_writer_sees_is_an_error(members: list[Member], t
 
 def test_results_at_no_place_are_refused() -> None:
     with pytest.raises(ModelZooError) as caught:
-        Results("nowhere://zoo", FACTS)
+        Results("nowhere://zoo", DIGEST)
     assert str(caught.value) == "results cannot be at nowhere://zoo: Protocol not known: nowhere"
 
 
@@ -194,7 +194,7 @@ def test_a_local_place_is_understood_in_any_working_directory(
     prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert Results(f"{prefix}results", FACTS).url == str(tmp_path / "results")
+    assert Results(f"{prefix}results", DIGEST).url == str(tmp_path / "results")
 
 
 def test_collecting_goes_on_where_it_was_killed(
