@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from modelzoo_datasets.engines.chain import Stage, chain_of
+from modelzoo_datasets.engines.chain import Stage, get_chain
 
 _SOURCE = Path(__file__).parent / "fma_peak.cpp"
 
@@ -52,7 +52,7 @@ class Flops:
 
 def flops(architecture: str) -> Flops:
     """Of the convolutions and linear layers alone; the first one needs no gradient of its input."""
-    stages = [stage for stage in chain_of(architecture, "tanh", 0.0) if stage.weight is not None]
+    stages = [stage for stage in get_chain(architecture, "tanh", 0.0) if stage.weight is not None]
     dense = sparse = 0
     for number, stage in enumerate(stages):
         gradients = 1 if number == 0 else 2  # of the weights, and of the input

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from modelzoo_datasets.architectures import get_architecture
 from modelzoo_datasets.architectures.modules import initialize_weights
 from modelzoo_datasets.engines import Job, get_engine
-from modelzoo_datasets.engines.chain import Stage, chain_of
+from modelzoo_datasets.engines.chain import Stage, get_chain
 from modelzoo_datasets.images import Images, Split
 from modelzoo_datasets.recipes import Training
 
@@ -147,7 +147,7 @@ def endless_order(case: Case, seed: int) -> Iterator[Tensor]:
 def fresh_module(architecture: str, seed: int) -> nn.Sequential:
     """The network as one writes it down, without layers that do nothing; its weights drawn with the seed."""
     layers: list[nn.Module] = []
-    for stage in chain_of(architecture, ACTIVATION, 0.0):
+    for stage in get_chain(architecture, ACTIVATION, 0.0):
         if stage.linear and not any(isinstance(layer, nn.Flatten) for layer in layers):
             layers.append(nn.Flatten())
         layers += _written(stage)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, stack_module_state, vmap
 from torch.nn.functional import conv2d, cross_entropy, max_pool2d
 
-from modelzoo_datasets.engines.chain import Stage, chain_of
+from modelzoo_datasets.engines.chain import Stage, get_chain
 
 JAX_MODELS = 8  # stacked; of 8 and 32 the faster
 
@@ -71,7 +71,7 @@ def compiled_groups_shared(case: Case) -> Work:
 def _compiled(case: Case, following: Callable[[], Tensor]) -> Work:
     """`following` gives indices (B, 1 or M)."""
     importlib.import_module("torch._inductor.config").compile_threads = 1  # no processes beside this one
-    images, stages = random_images(case), chain_of(case.architecture, ACTIVATION, 0.0)
+    images, stages = random_images(case), get_chain(case.architecture, ACTIVATION, 0.0)
     inputs, labels, models = images.inputs("train"), images.labels("train"), together(case)
     modules = [fresh_module(case.architecture, seed) for seed in range(models)]
     weights = [nn.Parameter(torch.stack(same)) for same in zip(*(list(m.parameters()) for m in modules), strict=True)]
@@ -126,7 +126,7 @@ def jax_vmap(case: Case) -> Work:
     ]
     zeros = [jnp.zeros_like(w) for w in weights]
     state = (weights, zeros, zeros, jnp.zeros(JAX_MODELS))
-    stepped = jax.jit(jax.vmap(_jax_step(jax, chain_of(case.architecture, ACTIVATION, 0.0))))
+    stepped = jax.jit(jax.vmap(_jax_step(jax, get_chain(case.architecture, ACTIVATION, 0.0))))
 
     def work(steps: int) -> int:
         nonlocal state

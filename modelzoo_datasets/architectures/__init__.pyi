@@ -17,6 +17,6 @@ from .variational import PRUNED_FROM as PRUNED_FROM
 from .variational import make_variational as make_variational
 from .variational import penalty as penalty
 from .variational import penalty_weight as penalty_weight
-from .variational import pruned_state as pruned_state
+from .variational import prune_state as prune_state
 from .variational import seed_noise as seed_noise
 from .variational import sparsity as sparsity

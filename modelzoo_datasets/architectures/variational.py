@@ -1,8 +1,8 @@
-"""Sparsification by variational dropout (1701.05369), in the form that the published sparsified twins have it.
+"""Sparsification by variational dropout (1701.05369), in the form of the published sparsified twins.
 
-Every weight w of a convolution or linear layer becomes a Gaussian N(w, alpha w²). What is trained beside w is
-log sigma², with log alpha = log sigma² - 2 log|w|; a penalty pushes alpha up, and a weight that is nearly all noise is
-pruned. What is minimised: loss + penalty_weight(epoch, epochs) * penalty(module).
+Every weight w of a convolution or linear layer becomes a Gaussian N(w, alpha w²). Beside w, training learns
+log sigma², where log alpha = log sigma² - 2 log|w|. A penalty increases alpha, and weights that are nearly all noise
+are pruned. The objective is loss + penalty_weight(epoch, epochs) * penalty(module).
 
 B inputs per batch, I inputs and O units of a layer.
 """
@@ -14,59 +14,59 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..errors import ModelZooError
+from ..errors import ArgumentError
 
-PRUNED_FROM = 3.0  # log alpha: from here on a weight is nearly all noise (a dropout rate of 0.95) and counts as zero
+PRUNED_FROM = 3.0  # log alpha from which on a weight is nearly all noise (a dropout rate of 0.95) and is set to zero
 _INITIAL_LOG_SIGMA2 = -10.0
 _TINY = 1e-15  # keeps the logarithm of a zero weight and the slope of the root at zero finite
 _K1, _K2, _K3 = 0.63576, 1.8732, 1.48695  # 1701.05369, eq. 14
-_FINAL_RAMP = 0.01  # what the weight of the penalty has climbed to at the end of training
+_FINAL_RAMP = 0.01  # weight of the penalty at the end of training
 
 
 class _Variational(nn.Module):
-    """What both kinds of layers share: each parameter named in `variances` is noisy."""
+    """The common base of variational layers. Every parameter named in `variances` is noisy."""
 
-    generator: torch.Generator | None = None  # of the noise; None is torch's global one
-    variances: ClassVar[Mapping[str, str]]  # noisy parameter -> the parameter that holds its log sigma²
-    bound: ClassVar[float]  # log alpha stays within ± this
+    generator: torch.Generator | None = None  # draws the noise; None is torch's global generator
+    variances: ClassVar[Mapping[str, str]]  # name of a noisy parameter -> name of the parameter with its log sigma²
+    bound: ClassVar[float]  # log alpha is clamped to ± this bound
 
     def add_variances(self) -> None:
-        """Give every noisy parameter a log sigma² of its shape; a bias that is not there stays without one."""
+        """Add a log sigma² of the same shape to every noisy parameter; a missing bias gets none."""
         for name, log_sigma2 in self.variances.items():
             value = getattr(self, name)
-            start = None if value is None else nn.Parameter(torch.full_like(value, _INITIAL_LOG_SIGMA2))
-            self.register_parameter(log_sigma2, start)
+            initial = None if value is None else nn.Parameter(torch.full_like(value, _INITIAL_LOG_SIGMA2))
+            self.register_parameter(log_sigma2, initial)
 
     def log_alphas(self) -> dict[str, Tensor]:
-        """Log alpha of every noisy parameter there is, by the parameter's name and of its shape."""
-        found = {}
+        """Return log alpha of every noisy parameter, by the name and in the shape of the parameter."""
+        log_alphas = {}
         for name, log_sigma2 in self.variances.items():
             value = getattr(self, name)
             if value is not None:
                 log_alpha = getattr(self, log_sigma2) - 2 * torch.log(value.abs() + _TINY)
-                found[name] = log_alpha.clamp(-self.bound, self.bound)
-        return found
+                log_alphas[name] = log_alpha.clamp(-self.bound, self.bound)
+        return log_alphas
 
-    def pruned(self) -> dict[str, Tensor]:
-        """The noisy parameters as they are in eval mode: zero from log alpha = 3 on."""
-        # Filled in a clone, since that has the strides of the weight, by which the convolution's algorithm is chosen.
-        found = self.log_alphas().items()
-        return {name: getattr(self, name).clone().masked_fill_(a >= PRUNED_FROM, 0) for name, a in found}
+    def prune(self) -> dict[str, Tensor]:
+        """Return the noisy parameters as eval mode uses them: zero from log alpha = 3 on."""
+        # A clone keeps the strides of the weight, which decide the algorithm of the convolution.
+        log_alphas = self.log_alphas().items()
+        return {name: getattr(self, name).clone().masked_fill_(a >= PRUNED_FROM, 0) for name, a in log_alphas}
 
     def noise_variances(self) -> dict[str, Tensor]:
-        """Alpha w² of every noisy parameter: sigma² wherever log alpha is not clamped."""
+        """Return alpha w² of every noisy parameter; it is sigma² wherever log alpha is not clamped."""
         return {name: a.exp() * getattr(self, name).square() for name, a in self.log_alphas().items()}
 
-    def with_noise(self, mean: Tensor, variance: Tensor) -> Tensor:
-        """Add Gaussian noise of its own to every output unit (local reparameterisation, 1701.05369)."""
-        # The fast algorithms of convolution (Winograd, FFT) round sums of positive terms to below zero.
+    def add_noise(self, mean: Tensor, variance: Tensor) -> Tensor:
+        """Add independent Gaussian noise to every output unit (local reparameterization, 1701.05369)."""
+        # Fast algorithms of convolution (Winograd, FFT) can round sums of positive terms to below zero.
         deviation = torch.sqrt(variance.clamp(min=0) + _TINY)
-        draws = torch.randn(mean.shape, generator=self.generator, device=mean.device, dtype=mean.dtype)
-        return mean + draws * deviation
+        noise = torch.randn(mean.shape, generator=self.generator, device=mean.device, dtype=mean.dtype)
+        return mean + noise * deviation
 
 
 class VariationalConv2d(_Variational, nn.Conv2d):
-    """A convolution whose weights and biases are Gaussians; arguments, weight and bias are those of `nn.Conv2d`."""
+    """A convolution with Gaussian weights and biases; arguments, weight and bias as of `nn.Conv2d`."""
 
     variances: ClassVar = {"weight": "log_sigma2", "bias": "log_sigma2_bias"}
     bound = 8.0
@@ -78,21 +78,21 @@ class VariationalConv2d(_Variational, nn.Conv2d):
         self.add_variances()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images (B, I, H, W) -> (B, O, H', W'): noisy in train mode, with pruned weights and biases in eval mode."""
+        """Convolve images (B, I, H, W) to (B, O, H', W'): noisy in train mode, pruned in eval mode."""
         if not self.training:
-            return self._convolved(x, **self.pruned())
-        mean = self._convolved(x, self.weight, self.bias)
-        return self.with_noise(mean, self._convolved(x.square(), **self.noise_variances()))
+            return self._convolve(x, **self.prune())
+        mean = self._convolve(x, self.weight, self.bias)
+        return self.add_noise(mean, self._convolve(x.square(), **self.noise_variances()))
 
-    def _convolved(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         out: Tensor = self._conv_forward(x, weight, bias)
         return out
 
 
 class VariationalLinear(_Variational, nn.Linear):
-    """A linear layer whose weights are Gaussians; arguments, weight and bias are those of `nn.Linear`.
+    """A linear layer with Gaussian weights and a plain bias; arguments, weight and bias as of `nn.Linear`.
 
-    The bias is a plain one. The published layer has a `log_sigma2_bias` too, which nothing sets or uses: none here.
+    The published layer also has a `log_sigma2_bias`, which nothing sets or uses; it is left out here.
     """
 
     variances: ClassVar = {"weight": "log_sigma2"}
@@ -104,101 +104,107 @@ class VariationalLinear(_Variational, nn.Linear):
         self.add_variances()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Inputs (..., I) -> (..., O): noisy in train mode, with pruned weights in eval mode."""
+        """Map inputs (..., I) to (..., O): noisy in train mode, pruned in eval mode."""
         if not self.training:
-            return functional.linear(x, self.pruned()["weight"], self.bias)
+            return functional.linear(x, self.prune()["weight"], self.bias)
         variance = functional.linear(x.square(), self.noise_variances()["weight"])
-        return self.with_noise(functional.linear(x, self.weight, self.bias), variance)
+        return self.add_noise(functional.linear(x, self.weight, self.bias), variance)
 
 
 def make_variational(module: nn.Module) -> nn.Module:
     """Make every convolution and linear layer of the module variational, in place, and return the module.
 
-    Weights, biases and their names stay; log sigma² begins at -10. Layers that are variational already, and subclasses
-    with a forward of their own, are left alone. No random number is drawn.
+    Weights, biases and their names stay; log sigma² starts at -10. Layers that are already variational, and subclasses
+    with their own forward, are not changed. No random number is drawn.
+
+    Example:
+        >>> layer = make_variational(nn.Linear(3, 2))
+        >>> [name for name, _ in layer.named_parameters()]
+        ['weight', 'bias', 'log_sigma2']
     """
     for layer in module.modules():
         for plain, variational in ((nn.Conv2d, VariationalConv2d), (nn.Linear, VariationalLinear)):
             if isinstance(layer, plain) and type(layer).forward is plain.forward:
-                # The class is changed, not the object: so it stays in place wherever and however often it is held.
+                # Changing the class keeps the object, which may be referenced from several places.
                 layer.__class__ = variational
                 layer.add_variances()  # type: ignore[operator]
     return module
 
 
-def seed_noise(module: nn.Module, draws: torch.Generator | None) -> None:
-    """Let every variational layer of the module, if it has any, draw from one generator on the device of its inputs."""
+def seed_noise(module: nn.Module, generator: torch.Generator | None) -> None:
+    """Let every variational layer of a module draw from one generator, which is on the device of its inputs."""
     for layer in module.modules():
         if isinstance(layer, _Variational):
-            layer.generator = draws
+            layer.generator = generator
 
 
 def penalty(module: nn.Module) -> Tensor:
-    """What the regulariser adds up to over all noisy weights and biases, a scalar that is never negative.
+    """Compute the penalty of a module: the sum over all noisy weights and biases, a scalar that is never negative.
 
-    The KL divergence of N(w, alpha w²) from the log-uniform prior (1701.05369, eq. 14, up to its sign): of each
-    -[k1 sigmoid(k2 + k3 log alpha) - log(1 + 1/alpha) / 2 - k1].
+    Each adds the approximate KL divergence of N(w, alpha w²) from the log-uniform prior (1701.05369, eq. 14, up to its
+    sign), -[k1 sigmoid(k2 + k3 log alpha) - log(1 + 1/alpha) / 2 - k1].
 
     Raises:
-        ModelZooError: the module has no variational layer.
+        ArgumentError: The module has no variational layer.
     """
-    sums = [_divergence(log_alpha) for layer in _layers(module) for log_alpha in layer.log_alphas().values()]
+    sums = [_divergence(log_alpha) for layer in _find_layers(module) for log_alpha in layer.log_alphas().values()]
     return torch.stack(sums).sum()
 
 
 def penalty_weight(epoch: int, epochs: int) -> float:
-    """The weight of the penalty in a training epoch, min(1, 0.01 (epoch - 1) / epochs).
+    """Return the weight of the penalty in a training epoch, min(1, 0.01 (epoch - 1) / epochs).
 
-    Epochs count from 1 as everywhere here (0 is the state before the first step): the first is trained without penalty.
+    Epochs count from 1, as everywhere here (0 is the state before the first step); the first has no penalty.
 
     Raises:
-        ModelZooError: the epoch or the number of epochs is less than 1.
+        ArgumentError: The epoch or the number of epochs is less than 1.
     """
     if epoch < 1 or epochs < 1:
-        raise ModelZooError(f"epoch and epochs must be at least 1, got epoch {epoch} of {epochs}")
+        raise ArgumentError(f"epoch and epochs must be at least 1, got epoch {epoch} of {epochs}")
     return min(1.0, _FINAL_RAMP * (epoch - 1) / epochs)
 
 
 @torch.no_grad()
-def pruned_state(module: nn.Module) -> dict[str, Tensor]:
-    """State dict of the plain architecture, buffers included; pruned weights and biases of convolutions are zeros.
+def prune_state(module: nn.Module) -> dict[str, Tensor]:
+    """Return a state dict of the plain architecture, buffers included, with zeros for pruned weights and biases.
 
-    Loaded into the plain module it gives what the variational one gives in eval mode, to the bit. Tensors are copies.
+    A plain module with this state gives the outputs of the variational one in eval mode, bit for bit. Tensors are
+    copies.
 
     Raises:
-        ModelZooError: the module has no variational layer.
+        ArgumentError: The module has no variational layer.
     """
     added = log_sigma2_state(module)
     state = {name: tensor.clone() for name, tensor in module.state_dict().items() if name not in added}
-    for prefix, layer in _named_layers(module):
-        state.update({f"{prefix}{name}": tensor for name, tensor in layer.pruned().items()})
+    for prefix, layer in _find_named_layers(module):
+        state.update({f"{prefix}{name}": tensor for name, tensor in layer.prune().items()})
     return state
 
 
 @torch.no_grad()
 def sparsity(module: nn.Module) -> float:
-    """Fraction of the weights of all variational layers that are pruned; biases do not count.
+    """Return the fraction of pruned weights in all variational layers; biases do not count.
 
     Raises:
-        ModelZooError: the module has no variational layer.
+        ArgumentError: The module has no variational layer.
     """
-    log_alphas = [layer.log_alphas()["weight"] for layer in _layers(module)]
+    log_alphas = [layer.log_alphas()["weight"] for layer in _find_layers(module)]
     return sum(int((a >= PRUNED_FROM).sum()) for a in log_alphas) / sum(a.numel() for a in log_alphas)
 
 
 def log_sigma2_state(module: nn.Module) -> dict[str, Tensor]:
-    """What makes the module variational: copies of `<layer>.log_sigma2` and `<layer>.log_sigma2_bias` by these names.
+    """Return copies of the additional parameters of a variational module, `<layer>.log_sigma2[_bias]`, by name.
 
     Raises:
-        ModelZooError: the module has no variational layer.
+        ArgumentError: The module has no variational layer.
     """
-    found = {}
-    for prefix, layer in _named_layers(module):
+    state = {}
+    for prefix, layer in _find_named_layers(module):
         for log_sigma2 in layer.variances.values():
             value = getattr(layer, log_sigma2)
             if value is not None:
-                found[f"{prefix}{log_sigma2}"] = value.detach().clone()
-    return found
+                state[f"{prefix}{log_sigma2}"] = value.detach().clone()
+    return state
 
 
 def _divergence(log_alpha: Tensor) -> Tensor:
@@ -206,18 +212,18 @@ def _divergence(log_alpha: Tensor) -> Tensor:
     return -(rise - 0.5 * functional.softplus(-log_alpha) - _K1).sum()
 
 
-def _layers(module: nn.Module) -> list[_Variational]:
-    """Every variational layer once, even if it is used in several places."""
-    return list(dict.fromkeys(layer for _, layer in _named_layers(module)))
+def _find_layers(module: nn.Module) -> list[_Variational]:
+    """Return every variational layer once, even if it is used in several places."""
+    return list(dict.fromkeys(layer for _, layer in _find_named_layers(module)))
 
 
-def _named_layers(module: nn.Module) -> list[tuple[str, _Variational]]:
-    """Every variational layer under each of its names, as a prefix of the names of its parameters."""
-    everything = module.named_modules(remove_duplicate=False)
-    found = [(f"{name}." if name else "", layer) for name, layer in everything if isinstance(layer, _Variational)]
-    if not found:
-        raise ModelZooError(
-            f"expected a module with variational layers, got {type(module).__name__} without any; "
-            "make_variational makes its convolutions and linear layers such"
+def _find_named_layers(module: nn.Module) -> list[tuple[str, _Variational]]:
+    """Return every variational layer under each of its names, given as a prefix of the names of its parameters."""
+    modules = module.named_modules(remove_duplicate=False)
+    layers = [(f"{name}." if name else "", layer) for name, layer in modules if isinstance(layer, _Variational)]
+    if not layers:
+        raise ArgumentError(
+            f"expected a module with variational layers, but {type(module).__name__} has none; "
+            "call make_variational(module) first"
         )
-    return found
+    return layers

@@ -1,4 +1,4 @@
-"""Engines train and evaluate populations of models; they differ in speed, never in what a model depends on."""
+"""Engines train and evaluate populations of models. They differ in speed, never in what a model depends on."""
 
 import lazy_loader
 

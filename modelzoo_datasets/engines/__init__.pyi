@@ -6,10 +6,11 @@ from .base import NetworkSpec as NetworkSpec
 from .base import SplitMetrics as SplitMetrics
 from .base import States as States
 from .common import one_thread as one_thread
+from .common import variational_layout as variational_layout
 from .cuda.cuda_engine import CudaEngine as CudaEngine
 from .functional import BatchedNetwork as BatchedNetwork
 from .functional import make_batched_network as make_batched_network
 from .native.native_engine import NativeEngine as NativeEngine
 from .registry import ENGINES as ENGINES
 from .registry import get_engine as get_engine
-from .torch.reference import variational_layout as variational_layout
+from .torch.torch_engine import TorchEngine as TorchEngine

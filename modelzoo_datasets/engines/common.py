@@ -1,17 +1,181 @@
-"""Arithmetic on one thread: sums come in one order, so that equal inputs give equal bits on any number of cores."""
+"""Parts that all engines share: initial weights, optimizers, learning rates, states and the evaluation of splits.
+
+P weights of a model, Q numbers of a variational one, C classes.
+"""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TypeVar
 
 import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
+
+from .._util import METRIC_PREFIX
+from ..architectures import get_architecture, initialize_weights, make_variational, prune_state
+from ..recipes import Training
+from ..seeds import keyed_generator
+from ..weights import Layout
+from .base import METRICS, Job, States
+
+Metric = TypeVar("Metric", float, Tensor)  # a number for one model, a tensor for several
 
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """One torch thread within, as many as before afterwards; usable as a decorator too."""
+    """Run torch on one thread, as a context manager or a decorator.
+
+    Sums then have one order, so that equal inputs give equal bits on any number of cores.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@dataclass(frozen=True)
+class ModelState:
+    """One model after one epoch."""
+
+    epoch: int
+    weights: Tensor  # (P,)
+    metrics: Mapping[str, float]
+    recall: Tensor  # (C,)
+    variational: Tensor | None = None  # (Q,) of a twin
+
+    def to_states(self, job: int) -> States:
+        """Return the state as the only one of a batch; `job` is the index of its job."""
+        return States(
+            jobs=torch.tensor([job]),
+            epochs=torch.tensor([self.epoch]),
+            weights=self.weights.unsqueeze(0),
+            metrics={name: torch.tensor([value], dtype=torch.float64) for name, value in self.metrics.items()},
+            recall=self.recall.unsqueeze(0),
+            variational=None if self.variational is None else self.variational.unsqueeze(0),
+        )
+
+
+def build_job_module(architecture: str, job: Job) -> nn.Module:
+    """Build the plain module of a job; its weights are not set."""
+    return get_architecture(architecture).module(job.training.activation, job.training.dropout)
+
+
+def build_initial_module(architecture: str, job: Job) -> nn.Module:
+    """Build the module of a job as it is before the first step; the module of a twin is variational."""
+    module = build_job_module(architecture, job)
+    # Initialization also sets the buffers of BatchNorm, so it comes first even where weights are given.
+    initialize_weights(module, job.training.init, keyed_generator(job.seed, "init"))
+    if job.initial_weights is not None:
+        module.load_state_dict(Layout.from_module(module).unpack(job.initial_weights.clone()))
+    return make_variational(module) if job.sparsify else module
+
+
+def build_plain_module(architecture: str, module: nn.Module, job: Job, epoch: int) -> nn.Module:
+    """Return the plain module whose weights are stored and evaluated after an epoch.
+
+    That is the module itself, except for twins: from epoch 1 on a plain module with the pruned weights, and at epoch 0
+    one with the weights of the parent.
+
+    Args:
+        architecture: Name of the architecture.
+        module: The module in training, variational for a twin.
+        job: The job that trains the module.
+        epoch: Number of finished epochs.
+    """
+    if not job.sparsify:
+        return module
+    plain, state = build_job_module(architecture, job), prune_state(module)
+    if epoch == 0:
+        state = {name: module.state_dict()[name] for name in state}
+    plain.load_state_dict(state)
+    return plain
+
+
+def pack_state(module: nn.Module) -> Tensor:
+    """Return the whole state of a module as one vector (P,), in the order of its layout."""
+    return Layout.from_module(module).pack(module.state_dict())
+
+
+def variational_layout(architecture: str) -> Layout:
+    """Return the layout of `States.variational`: layer by layer unpruned weights, then the log sigma² of each."""
+    return Layout.from_module(make_variational(get_architecture(architecture).module("relu")))
+
+
+def make_optimizer(
+    parameters: Iterable[nn.Parameter], training: Training, num_images: int
+) -> tuple[torch.optim.Optimizer, LRScheduler | None]:
+    """Make the optimizer of a training and its learning rate scheduler.
+
+    Args:
+        parameters: Parameters to train.
+        training: Hyperparameters.
+        num_images: Number of training images, which decides the number of steps.
+
+    Returns:
+        The optimizer, and the scheduler to step after every step of it; None if the learning rate is constant.
+    """
+    lr, decay = training.lr, training.weight_decay
+    optimizer: torch.optim.Optimizer
+    if training.optimizer == "sgd":
+        optimizer = torch.optim.SGD(parameters, lr, training.momentum, weight_decay=decay, fused=True)
+    else:
+        optimizer_class = torch.optim.AdamW if training.optimizer == "adamw" else torch.optim.Adam
+        optimizer = optimizer_class(parameters, lr, weight_decay=decay, fused=True)
+    if training.schedule == "constant":
+        return optimizer, None
+    steps_per_epoch = -(-num_images // training.batch_size)
+    return optimizer, OneCycleLR(optimizer, lr, epochs=training.epochs, steps_per_epoch=steps_per_epoch)
+
+
+@lru_cache(maxsize=64)
+def tabulate_learning_rates(training: Training, num_images: int) -> Tensor:
+    """Return learning rate and momentum (the first beta of Adam) of every step, as torch's own scheduler gives them.
+
+    Returns:
+        (steps, 2) float64; a single row if both are constant.
+    """
+    optimizer, scheduler = make_optimizer([nn.Parameter(torch.zeros(1))], training, num_images)
+    group = optimizer.param_groups[0]
+    num_steps = training.epochs * -(-num_images // training.batch_size) if scheduler is not None else 1
+    rows = []
+    for step in range(num_steps):
+        if scheduler is not None and step > 0:
+            optimizer.step()
+            scheduler.step()
+        rows.append((group["lr"], group["betas"][0] if "betas" in group else group["momentum"]))
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+def evaluate_splits(
+    evaluate: Callable[[str], tuple[Metric, Metric, Tensor]],
+    splits: Iterable[str],
+    epoch: int,
+    running: tuple[Metric, Metric] | None,
+    missing: tuple[Metric, Tensor],
+) -> tuple[dict[str, Metric], Tensor]:
+    """Evaluate the splits after an epoch; the training split only at epoch 0, since later it has running means.
+
+    Args:
+        evaluate: Returns loss, accuracy and recall (..., C) on a split.
+        splits: Splits to evaluate.
+        epoch: Number of finished epochs.
+        running: Means of training loss and accuracy over the epoch, in train mode; None at epoch 0.
+        missing: A metric and a recall to report where nothing is evaluated.
+
+    Returns:
+        All METRICS, and the recall on the test split.
+    """
+    metrics, recall = dict.fromkeys(METRICS, missing[0]), missing[1]
+    if running is not None:
+        metrics["train_loss"], metrics["train_acc"] = running
+    for split in splits:
+        if split == "train" and epoch > 0:
+            continue
+        prefix = METRIC_PREFIX[split]
+        metrics[f"{prefix}_loss"], metrics[f"{prefix}_acc"], split_recall = evaluate(split)
+        recall = split_recall if split == "test" else recall
+    return metrics, recall

@@ -1,6 +1,6 @@
-"""Networks as functions of their weights: what B models say of the same images, and which way their weights should go.
+"""Batched networks: functions from the weights of B models to their outputs and losses, with gradients.
 
-B models of P weights, Q images, C classes.
+B models, P weights of a model, Q images, C classes.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -14,39 +14,66 @@ from torch.nn.functional import log_softmax
 
 from ..architectures import build_module, get_architecture
 from .base import Engine, NetworkSpec
-from .native.bindings import CompiledNetwork, Pixels
+from .native.bindings import CompiledNetwork, KernelImages
 from .native.native_engine import NativeEngine
-from .native.native_trainer import network_of
+from .native.native_trainer import get_compiled_network
 
 
 class BatchedNetwork(Protocol):
-    """The networks of one architecture, all of one activation, in eval mode.
+    """B networks of one architecture and one activation in eval mode, as a function of their weights.
 
-    What is returned is on the device of the weights; images may be on any.
+    Results are on the device of the weights; images may be on any device.
     """
 
     def compute_logits(self, weights: Tensor, inputs: Tensor) -> Tensor:
-        """Logits (B, Q, C) of weights (B, P) on normalised images (Q, channels, height, width); no gradient."""
+        """Compute the logits of all models on the same images, without gradients.
+
+        Args:
+            weights: One row per model, (B, P).
+            inputs: Normalized images (Q, channels, height, width).
+
+        Returns:
+            (B, Q, C).
+        """
+        ...
 
     def cross_entropy(self, weights: Tensor, inputs: Tensor, targets: Tensor) -> Tensor:
-        """Mean cross entropy (B,) with distributions over the classes, targets (B, Q, C); differentiable by weights."""
+        """Compute the mean cross entropy with soft targets for every model, differentiable by the weights.
+
+        Args:
+            weights: One row per model, (B, P).
+            inputs: Normalized images (Q, channels, height, width).
+            targets: Distributions over the classes (B, Q, C).
+
+        Returns:
+            (B,).
+        """
+        ...
 
 
 def make_batched_network(engine: Engine, architecture: str, network: NetworkSpec) -> BatchedNetwork:
-    """Computed by the kernel where the engine is native and has one for the architecture, else by torch's autograd."""
-    serving = engine.resolve(architecture)
-    if isinstance(serving, NativeEngine):
-        return NativeBatchedNetwork(network_of(architecture, network.activation, network.dropout), serving.num_threads)
+    """Make the batched network of an architecture.
+
+    Args:
+        engine: A native engine gives its compiled kernel if it has one for the architecture; any other engine gives
+            torch's autograd.
+        architecture: Name of the architecture.
+        network: Activation and dropout of all models.
+    """
+    resolved = engine.resolve(architecture)
+    if isinstance(resolved, NativeEngine):
+        compiled = get_compiled_network(architecture, network.activation, network.dropout)
+        return NativeBatchedNetwork(compiled, resolved.num_threads)
     return TorchBatchedNetwork(architecture, network)
 
 
 class TorchBatchedNetwork:
-    """The obviously right one: the plain module, vectorised over models by `torch.func`."""
+    """The reference: the plain module, vectorized over models by `torch.func`."""
 
     def __init__(self, architecture: str, network: NetworkSpec) -> None:
         self._architecture = get_architecture(architecture)
-        start = torch.zeros(self._architecture.layout.size)
-        module = build_module(self._architecture, start, activation=network.activation, dropout=network.dropout)
+        weights = torch.zeros(self._architecture.layout.size)
+        module = build_module(self._architecture, weights, activation=network.activation, dropout=network.dropout)
         self._module = module.requires_grad_(False)
 
     def compute_logits(self, weights: Tensor, inputs: Tensor) -> Tensor:
@@ -66,51 +93,51 @@ class TorchBatchedNetwork:
 
 
 class NativeBatchedNetwork:
-    """By the compiled kernel, a model per thread; bits depend neither on B nor on the number of threads.
+    """The compiled kernel, one model per thread. Bits depend neither on B nor on the number of threads.
 
-    Weights of another device come to the CPU, and outputs and gradients go back.
+    Weights on another device are copied to the CPU, and the results back.
     """
 
-    def __init__(self, network: CompiledNetwork, threads: int) -> None:
+    def __init__(self, network: CompiledNetwork, num_threads: int) -> None:
         self._network = network
-        self._pool = ThreadPoolExecutor(threads)
+        self._pool = ThreadPoolExecutor(num_threads)
 
     def compute_logits(self, weights: Tensor, inputs: Tensor) -> Tensor:
         """See `BatchedNetwork.compute_logits`."""
-        pixels = Pixels.of(inputs.cpu(), torch.zeros(len(inputs), dtype=torch.int64))
+        images = KernelImages.from_tensors(inputs.cpu(), torch.zeros(len(inputs), dtype=torch.int64))
 
-        def of_model(vector: Tensor) -> Tensor:
-            logits = torch.empty(len(pixels), self._network.classes)
-            self._network.evaluate(vector, pixels, self._network.classes, logits)
+        def compute(vector: Tensor) -> Tensor:
+            logits = torch.empty(len(images), self._network.classes)
+            self._network.evaluate(vector, images, self._network.classes, logits)
             return logits
 
-        return torch.stack(list(self._pool.map(of_model, weights.detach().cpu()))).to(weights.device)
+        return torch.stack(list(self._pool.map(compute, weights.detach().cpu()))).to(weights.device)
 
     def cross_entropy(self, weights: Tensor, inputs: Tensor, targets: Tensor) -> Tensor:
         """See `BatchedNetwork.cross_entropy`."""
-        loss: Tensor = _NativeDivergence.apply(weights, inputs, targets, self)
+        loss: Tensor = _NativeCrossEntropy.apply(weights, inputs, targets, self)
         return loss
 
     def losses_and_gradients(self, weights: Tensor, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Divergence (B,) and its gradient by the weights (B, P)."""
-        pixels = Pixels.of(inputs, torch.zeros(len(inputs), dtype=torch.int64))
-        order, found = torch.arange(len(inputs)), torch.zeros_like(weights)
+        """Compute the cross entropy (B,) and its gradient by the weights (B, P); arguments as of `cross_entropy`."""
+        images = KernelImages.from_tensors(inputs, torch.zeros(len(inputs), dtype=torch.int64))
+        order, gradients = torch.arange(len(inputs)), torch.zeros_like(weights)
 
-        def of_model(i: int) -> float:
-            return self._network.gradient(weights[i], pixels, order, targets[i], found[i])
+        def compute(model: int) -> float:
+            return self._network.gradient(weights[model], images, order, targets[model], gradients[model])
 
-        return torch.tensor(list(self._pool.map(of_model, range(len(weights))))), found
+        return torch.tensor(list(self._pool.map(compute, range(len(weights))))), gradients
 
 
-class _NativeDivergence(torch.autograd.Function):
+class _NativeCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, weights: Tensor, inputs: Tensor, targets: Tensor, functions: NativeBatchedNetwork) -> Tensor:
-        found = functions.losses_and_gradients(weights.detach().cpu().contiguous(), inputs.cpu(), targets.cpu())
-        losses, gradients = (tensor.to(weights) for tensor in found)
+    def forward(ctx: Any, weights: Tensor, inputs: Tensor, targets: Tensor, network: NativeBatchedNetwork) -> Tensor:
+        results = network.losses_and_gradients(weights.detach().cpu().contiguous(), inputs.cpu(), targets.cpu())
+        losses, gradients = (tensor.to(weights) for tensor in results)
         ctx.save_for_backward(gradients)
         return losses
 
     @staticmethod
-    def backward(ctx: Any, *given: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None, None, None]:
         (gradients,) = ctx.saved_tensors
-        return gradients * given[0].unsqueeze(1), None, None, None
+        return gradients * upstream[0].unsqueeze(1), None, None, None

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from ..architectures import Architecture, make_variational, pruned_state
+from ..architectures import Architecture, make_variational, prune_state
 from ..engines import variational_layout
 from .checkpoints import modules_of, renamed
 from .skip_report import Skipped
@@ -41,4 +41,4 @@ class TwinReader:
         ours = {f"{place.get(module, module)}.{last}": tensor for module, last, tensor in split}
         kept = renamed({name: tensor for name, tensor in ours.items() if name in self._names}, self._variational)
         self._module.load_state_dict(kept)
-        return self._layout.pack(pruned_state(self._module)), self._variational.pack(kept)
+        return self._layout.pack(prune_state(self._module)), self._variational.pack(kept)

@@ -23,7 +23,7 @@ from modelzoo_datasets.architectures.variational import (
     make_variational,
     penalty,
     penalty_weight,
-    pruned_state,
+    prune_state,
     seed_noise,
     sparsity,
 )
@@ -234,7 +234,7 @@ def test_gradients_are_finite_whatever_the_weights(weight: float, log_sigma2: fl
 
 def test_a_variance_rounded_to_below_zero_is_no_noise() -> None:
     mean = torch.ones(4)
-    found = VariationalLinear(1, 4).with_noise(mean, torch.tensor([-1e-6, -1e-12, -0.0, 0.0]))
+    found = VariationalLinear(1, 4).add_noise(mean, torch.tensor([-1e-6, -1e-12, -0.0, 0.0]))
     torch.testing.assert_close(found, mean)
 
 
@@ -350,7 +350,7 @@ def test_a_pruned_state_is_the_network_in_eval_mode_to_the_bit(memory_format: to
     for plain in (small_cnn(), residual_network()):
         plain.to(memory_format=memory_format)
         variational = half_pruned(copy.deepcopy(plain))
-        state = pruned_state(variational)
+        state = prune_state(variational)
         assert list(state) == list(plain.state_dict()), "the plain architecture's names"
         assert not torch.equal(outputs(plain), outputs(variational))
         plain.load_state_dict(state)
@@ -388,11 +388,10 @@ def test_epochs_are_counted_from_one(epoch: int, epochs: int) -> None:
         penalty_weight(epoch, epochs)
 
 
-@pytest.mark.parametrize("function", [penalty, sparsity, pruned_state, log_sigma2_state])
+@pytest.mark.parametrize("function", [penalty, sparsity, prune_state, log_sigma2_state])
 def test_a_plain_module_is_refused(function: Any) -> None:
     message = (
-        "^expected a module with variational layers, got Sequential without any; "
-        "make_variational makes its convolutions and linear layers such$"
+        r"^expected a module with variational layers, but Sequential has none; call make_variational\(module\) first$"
     )
     with pytest.raises(ModelZooError, match=message):
         function(nn.Sequential(nn.Linear(2, 2)))
@@ -435,7 +434,7 @@ def test_training_with_a_penalty_prunes_what_is_nearly_all_noise(few_images: Ima
     with torch.no_grad():
         guesses = module(few_images.inputs("train")).argmax(dim=1)
     assert (guesses == few_images.labels("train")).float().mean() > 0.5, "it learned nothing"
-    state = pruned_state(module)
+    state = prune_state(module)
     for name, layer in module.named_modules():
         if isinstance(layer, Layer):
             zero, values = state[f"{name}.weight"] == 0, in_float64(layer)

@@ -11,7 +11,7 @@ import torch
 from helpers.paths import ROOT
 
 from modelzoo_datasets.engines import ENGINES
-from modelzoo_datasets.engines.chain import chain_of
+from modelzoo_datasets.engines.chain import get_chain
 
 FOLDER = ROOT / "benchmarks"
 # The torch engine starts processes of its own, which takes longer than all the rest: one core, and it starts none.
@@ -73,7 +73,7 @@ def test_stacked_models_compute_what_each_of_them_computes(stacked: Any, archite
     modules, x = _modules(stacked, architecture, 8)
     weights = [torch.stack(same) for same in zip(*(list(m.parameters()) for m in modules), strict=True)]
     of_each = x[:1].expand(len(modules), *x.shape[1:]) if shared else x
-    stages, channels = chain_of(architecture, "tanh", 0.0), x.shape[2]
+    stages, channels = get_chain(architecture, "tanh", 0.0), x.shape[2]
     given = x[0] if shared else x.transpose(0, 1).reshape(x.shape[1], len(x) * channels, *x.shape[3:])
     with torch.no_grad():
         expected = torch.stack([module(images) for module, images in zip(modules, of_each, strict=True)])
@@ -85,7 +85,7 @@ def test_the_model_in_jax_computes_the_same(stacked: Any, architecture: str) -> 
     jax = pytest.importorskip("jax")
     (module,), x = _modules(stacked, architecture, 1)
     weights = [stacked._as_jax(parameter.detach().numpy()) for parameter in module.parameters()]
-    stages = chain_of(architecture, "tanh", 0.0)
+    stages = get_chain(architecture, "tanh", 0.0)
     found = stacked._jax_logits(jax, stages, weights, x[0].permute(0, 2, 3, 1).numpy())
     torch.testing.assert_close(torch.tensor(found.tolist()), module(x[0]).detach(), rtol=1e-4, atol=1e-5)
 
@@ -93,5 +93,5 @@ def test_the_model_in_jax_computes_the_same(stacked: Any, architecture: str) -> 
 def _modules(stacked: Any, architecture: str, count: int) -> tuple[list[torch.nn.Module], torch.Tensor]:
     """Modules and images (M, B, C, H, W)."""
     modules = [stacked.fresh_module(architecture, seed) for seed in range(count)]
-    shape = chain_of(architecture, "tanh", 0.0)[0].input_shape
+    shape = get_chain(architecture, "tanh", 0.0)[0].input_shape
     return modules, torch.randn(count, 5, *shape, generator=torch.Generator().manual_seed(0))

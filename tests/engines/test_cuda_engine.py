@@ -17,13 +17,18 @@ from torch import nn
 from modelzoo_datasets.architectures import Architecture, get_architecture, registry
 from modelzoo_datasets.architectures.modules import SeededDropout, seed_dropout
 from modelzoo_datasets.architectures.variational import make_variational, seed_noise
-from modelzoo_datasets.engines import SPARSITY, CudaEngine, Engine, Job, NetworkSpec, States, one_thread
-from modelzoo_datasets.engines.cuda.cohort_plan import cohort_size, groups, runs
+from modelzoo_datasets.engines import SPARSITY, CudaEngine, Engine, Job, NetworkSpec, States, TorchEngine, one_thread
+from modelzoo_datasets.engines.cuda.cohort_plan import choose_cohort_size, find_runs, group_jobs
 from modelzoo_datasets.engines.cuda.graphs import full_precision
-from modelzoo_datasets.engines.cuda.optimizers import Schedule, rates
-from modelzoo_datasets.engines.cuda.rng import ReplayedRandom, Stream, ask, demand, parts
-from modelzoo_datasets.engines.cuda.stacked import Stack, is_alone
-from modelzoo_datasets.engines.torch.torch_engine import TorchEngine
+from modelzoo_datasets.engines.cuda.optimizers import tabulate_rates, tabulate_schedules
+from modelzoo_datasets.engines.cuda.rng import (
+    RandomStream,
+    ReplayedRandom,
+    measure_demand,
+    split_epoch,
+    use_generators,
+)
+from modelzoo_datasets.engines.cuda.stacked import StackedWeights, is_unbatched
 from modelzoo_datasets.errors import DeviceError
 from modelzoo_datasets.images import Images, Split
 from modelzoo_datasets.seeds import keyed_generator
@@ -217,7 +222,7 @@ def test_networks_that_cannot_be_stacked_are_called_one_by_one(
 ) -> None:
     choosy = Architecture("choosy", (1, 28, 28), 10, lambda activation, dropout: _Choosy(activation))
     monkeypatch.setattr(registry, "_ARCHITECTURES", {**registry._ARCHITECTURES, "choosy": choosy})
-    assert is_alone(_Choosy("tanh"), (1, 28, 28)) and not is_alone(
+    assert is_unbatched(_Choosy("tanh"), (1, 28, 28)) and not is_unbatched(
         nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), (1, 2, 2)
     )
     jobs = [Job(training=TRAINING, seed=seed) for seed in range(2)]
@@ -254,7 +259,7 @@ def test_nothing_to_do_is_done(stacked: CudaEngine, few_images: Images) -> None:
     assert list(stacked.compute_logits("cnn-s", few_images, torch.empty(0, 2464), [], "test")) == []
 
 
-def test_a_diverged_model_does_not_touch_its_neighbours(
+def test_a_diverged_model_does_not_touch_its_neighbors(
     stacked: CudaEngine, engine: TorchEngine, few_images: Images
 ) -> None:
     wild = dataclasses.replace(TRAINING, optimizer="sgd", lr=1e30)
@@ -283,7 +288,7 @@ def test_small_cohorts_give_the_same_models(
     stacked: CudaEngine, few_images: Images, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = collected(stacked, few_images, JOBS)
-    monkeypatch.setattr("modelzoo_datasets.engines.cuda.cohorts._ALL_OF_CPU", 0)
+    monkeypatch.setattr("modelzoo_datasets.engines.cuda.cohort_plan._CPU_BYTES", 0)
     yielded = [len(states.jobs) for states in stacked.train("cnn-s", few_images, JOBS, metrics_on=())]
     assert set(yielded) == {1}, "no memory: one model at a time"
     assert_same(collected(stacked, few_images, JOBS), whole)
@@ -295,20 +300,20 @@ def test_dropout_and_noise_ahead_are_what_layers_draw_themselves() -> None:
     module = make_variational(plain).train()
     for parameter in module.parameters():
         nn.init.uniform_(parameter, -0.3, 0.3, generator=keyed_generator(0, "weights"))
-    stream = Stream(Job(training=TRAINING, seed=3), 4, images=26)
+    stream = RandomStream(Job(training=TRAINING, seed=3), 4, num_images=26)
     seed_dropout(module, keyed_generator(3, "dropout", 4))
     seed_noise(module, keyed_generator(3, "noise", 4))
     batches = [torch.randn(size, 1, 28, 28, generator=keyed_generator(size, "x")) for size in (10, 10, 6)]
     expected = [module(x) for x in batches]
     assert torch.equal(stream.order, torch.randperm(26, generator=keyed_generator(3, "order", 4)))
-    ask(module)
+    use_generators(module)
     seen = iter(zip(batches, expected, strict=True))
-    for first, steps, size in parts(26, 10, steps=5):
-        needed = demand(module, (size, 1, 28, 28))
-        assert needed.uniforms == size * (8 * 144 + 96 + 20) and needed.normals == size * 5058
-        uniform, normal = torch.empty(steps, needed.uniforms), torch.empty(steps, needed.normals)
-        stream.uniform(uniform)
-        stream.normal(normal, needed.normal)
+    for first, steps, size in split_epoch(26, 10, max_steps=5):
+        demand = measure_demand(module, (size, 1, 28, 28))
+        assert demand.num_uniforms == size * (8 * 144 + 96 + 20) and demand.num_normals == size * 5058
+        uniform, normal = torch.empty(steps, demand.num_uniforms), torch.empty(steps, demand.num_normals)
+        stream.fill_uniform(uniform)
+        stream.fill_normal(normal, demand.normal)
         for u, n in zip(uniform, normal, strict=True):
             x, wanted = next(seen)
             with ReplayedRandom(u, n):
@@ -326,7 +331,7 @@ def test_given_numbers_leave_other_draws_alone() -> None:
 @pytest.mark.parametrize("schedule", ["constant", "onecycle"])
 def test_rates_are_those_of_torch_at_every_step(optimizer: str, schedule: str) -> None:
     training = dataclasses.replace(TRAINING, optimizer=optimizer, schedule=schedule, epochs=2, batch_size=10)
-    table = rates([training], [Schedule.of(training, 35)], 0, 8)[:, 0]
+    table = tabulate_rates([training], tabulate_schedules([training], 35), 0, 8)[:, 0]
     parameter = nn.Parameter(torch.tensor([1.0]))
     reference: torch.optim.Optimizer
     if optimizer == "sgd":
@@ -349,7 +354,7 @@ def test_rates_are_those_of_torch_at_every_step(optimizer: str, schedule: str) -
         reference.step()
         if cycle is not None and step < 8:
             cycle.step()
-    later = rates([training], [Schedule.of(training, 35)], 5, 3)[:, 0]
+    later = tabulate_rates([training], tabulate_schedules([training], 35), 5, 3)[:, 0]
     assert torch.equal(later, table[5:])
 
 
@@ -364,7 +369,7 @@ def test_rates_are_those_of_torch_at_every_step(optimizer: str, schedule: str) -
     ],
 )
 def test_a_cohort_is_as_large_as_memory_allows(free: int, shared: int, each: int, models: int, size: int) -> None:
-    assert cohort_size(free, shared, each, models) == size
+    assert choose_cohort_size(free, shared, each, models) == size
 
 
 def test_jobs_that_take_other_steps_are_in_other_groups() -> None:
@@ -374,7 +379,7 @@ def test_jobs_that_take_other_steps_are_in_other_groups() -> None:
     ]
     jobs = [Job(training=training, seed=0) for training in other]
     jobs.append(dataclasses.replace(jobs[0], initial_weights=torch.zeros(2464), sparsify=True))
-    assert groups("cnn-s", jobs) == [[0, 5, 4], [1], [2], [3], [6]]
+    assert group_jobs("cnn-s", jobs) == [[0, 5, 4], [1], [2], [3], [6]]
 
 
 def test_memory_is_said_beforehand(stacked: CudaEngine, few_images: Images) -> None:
@@ -388,18 +393,18 @@ def test_memory_is_said_beforehand(stacked: CudaEngine, few_images: Images) -> N
 
 
 def test_runs_are_the_longest_slices_of_equals() -> None:
-    assert runs("aabccc") == [slice(0, 2), slice(2, 3), slice(3, 6)] and runs([]) == []
+    assert find_runs("aabccc") == [slice(0, 2), slice(2, 3), slice(3, 6)] and find_runs([]) == []
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_stacked_weights_are_given_back_to_the_bit(channels_last: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("modelzoo_datasets.engines.cuda.stacking._LARGE", 0 if channels_last else 10**9)
+    monkeypatch.setattr("modelzoo_datasets.engines.cuda.stacked._LARGE", 0 if channels_last else 10**9)
     layout = Layout.from_module(_normed("relu", 0.0))
     vectors = torch.randn(3, layout.size, generator=keyed_generator(0, "weights"))
     vectors[:, -1] = torch.arange(3)  # batches seen, an integer
-    stack = Stack.of(layout, vectors, torch.device("cpu"))
+    stack = StackedWeights.from_vectors(layout, vectors, torch.device("cpu"))
     assert torch.equal(stack.vectors(), vectors)
-    assert torch.equal(stack.flattened(stack.parameters(slice(1, 3))), stack.trained[1:3])
+    assert torch.equal(stack.flatten(stack.parameters(slice(1, 3))), stack.trained[1:3])
     kernel = stack.parameters(slice(0, 1))[0][0]
     assert kernel.is_contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
 

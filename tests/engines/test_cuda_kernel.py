@@ -23,14 +23,22 @@ from torch.nn.functional import cross_entropy
 
 from modelzoo_datasets.architectures import Architecture, build_module, get_architecture, registry
 from modelzoo_datasets.architectures.modules import seed_dropout
-from modelzoo_datasets.engines import CudaEngine, Job, States, one_thread
-from modelzoo_datasets.engines.chain import chain_of
-from modelzoo_datasets.engines.cuda.block_kernel import SHARED_BYTES, THREADS, Block, NoKernelError
-from modelzoo_datasets.engines.cuda.block_trainer import BlockTrainer, block_for
-from modelzoo_datasets.engines.cuda.compile import OPTIONS, Compile, Launch, compiled_by_cupy, source_of
+from modelzoo_datasets.engines import CudaEngine, Job, States, TorchEngine, one_thread
+from modelzoo_datasets.engines.chain import get_chain
+from modelzoo_datasets.engines.common import build_initial_module, pack_state
+from modelzoo_datasets.engines.cuda.block_kernel import (
+    OPTIONS,
+    SHARED_BYTES,
+    THREADS,
+    Block,
+    CompileKernel,
+    LaunchKernel,
+    compile_with_cupy,
+    kernel_source,
+)
+from modelzoo_datasets.engines.cuda.block_trainer import BlockTrainer, make_block
 from modelzoo_datasets.engines.cuda.evaluate import DeviceImages
-from modelzoo_datasets.engines.cuda.recorder import started
-from modelzoo_datasets.engines.torch.torch_engine import TorchEngine
+from modelzoo_datasets.errors import NoKernelError
 from modelzoo_datasets.images import Images, Split
 from modelzoo_datasets.seeds import keyed_generator
 
@@ -69,20 +77,20 @@ def compiled_by_cpp(source: str, path: Path, *options: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def compile_(build: Build) -> Compile:
+def compile_kernel(build: Build) -> CompileKernel:
     """Makes the CPU build of a kernel; it writes nothing outside the memory that it is given."""
 
-    def compiled(block: Block) -> Launch:
-        return launch_of(block, build(f"kernel-{abs(hash(block))}", source_of(block)))
+    def compiled(block: Block) -> LaunchKernel:
+        return launch_of(block, build(f"kernel-{abs(hash(block))}", kernel_source(block)))
 
     return compiled
 
 
-def launch_of(block: Block, library: ctypes.CDLL) -> Launch:
+def launch_of(block: Block, library: ctypes.CDLL) -> LaunchKernel:
     margin = 256  # bytes
 
     def launch(fields: Tensor, models: int) -> None:
-        shared = torch.full((block.shared_bytes + 2 * margin,), 0xFF, dtype=torch.uint8)  # NaN where nothing is set
+        shared = torch.full((block.memory_bytes + 2 * margin,), 0xFF, dtype=torch.uint8)  # NaN where nothing is set
         library.train_epoch(ctypes.c_void_p(fields.data_ptr()), models, ctypes.c_void_p(shared.data_ptr() + margin))
         assert (shared[:margin] == 0xFF).all() and (shared[-margin:] == 0xFF).all()
 
@@ -90,16 +98,16 @@ def launch_of(block: Block, library: ctypes.CDLL) -> Launch:
 
 
 @pytest.fixture(scope="module")
-def kernel(compile_: Compile) -> CudaEngine:
+def kernel(compile_kernel: CompileKernel) -> CudaEngine:
     """The engine with the kernel, on the CPU; a chain that it does not take fails the test."""
 
-    def strict(block: Block) -> Launch:
+    def strict(block: Block) -> LaunchKernel:
         try:
-            return compile_(block)
+            return compile_kernel(block)
         except NoKernelError as error:
             raise AssertionError(str(error)) from error
 
-    return CudaEngine(CPU, compile=strict)
+    return CudaEngine(CPU, compile_kernel=strict)
 
 
 def some(images: Images, n: int) -> Images:
@@ -107,16 +115,20 @@ def some(images: Images, n: int) -> Images:
     return dataclasses.replace(images, splits={**images.splits, "train": Split(train.pixels[:n], train.labels[:n])})
 
 
-def colour_noise(n: int) -> Images:
+def color_noise(n: int) -> Images:
     pixels = torch.randint(256, (n, 3, 32, 32), generator=keyed_generator(0, "noise")).to(torch.uint8)
     return Images("noise", 10, (0.5, 0.4, 0.3), (0.2, 0.3, 0.25), {"train": Split(pixels, torch.arange(n) % 10)})
 
 
-def gradients(architecture: str, images: Images, jobs: list[Job], compile_: Compile) -> tuple[Tensor, Tensor, Tensor]:
+def gradients(
+    architecture: str, images: Images, jobs: list[Job], compile_kernel: CompileKernel
+) -> tuple[Tensor, Tensor, Tensor]:
     """Weights, gradients of the kernel in its first step, and those of float64 autograd: (M, P) each."""
-    vectors = torch.stack([started(architecture, job) for job in jobs])
-    trainer = BlockTrainer(architecture, DeviceImages.of(images, {"train"}, CPU), jobs, vectors, 1, compile_)
-    loss, accuracy = trainer.epoch(1)
+    vectors = torch.stack([pack_state(build_initial_module(architecture, job)) for job in jobs])
+    trainer = BlockTrainer(
+        architecture, DeviceImages.from_images(images, {"train"}, CPU), jobs, vectors, 1, compile_kernel
+    )
+    loss, accuracy = trainer.train_epoch(1)
     trainer.close()
     expected = []
     for place, (job, vector) in enumerate(zip(jobs, vectors, strict=True)):
@@ -136,9 +148,11 @@ def gradients(architecture: str, images: Images, jobs: list[Job], compile_: Comp
 
 @BUILT
 @pytest.mark.parametrize("architecture", ["cnn-s", "cnn-m", "cnn-more-layers"])
-def test_gradients_are_those_of_float64_autograd(architecture: str, few_images: Images, compile_: Compile) -> None:
+def test_gradients_are_those_of_float64_autograd(
+    architecture: str, few_images: Images, compile_kernel: CompileKernel
+) -> None:
     """All activations, with dropout where there is any; one batch of several tiles, the last of them smaller."""
-    images = colour_noise(5) if architecture == "cnn-m" else some(few_images, 20)
+    images = color_noise(5) if architecture == "cnn-m" else some(few_images, 20)
     dropouts = (0.0,) if architecture == "cnn-more-layers" else (0.0, 0.3)
     base = dataclasses.replace(TRAINING, optimizer="sgd", momentum=0.0, weight_decay=0.0, epochs=1, lr=0.1)
     base = dataclasses.replace(base, batch_size=len(images.labels("train")))
@@ -148,8 +162,8 @@ def test_gradients_are_those_of_float64_autograd(architecture: str, few_images: 
         for dropout in dropouts
     ]
     jobs = [Job(training=training, seed=seed) for seed, training in enumerate(trainings)]
-    assert 1 < block_for(architecture, jobs).tile < base.batch_size
-    _, found, expected = gradients(architecture, images, jobs, compile_)
+    assert 1 < make_block(architecture, jobs).tile < base.batch_size
+    _, found, expected = gradients(architecture, images, jobs, compile_kernel)
     errors = (found - expected).norm(dim=1) / expected.norm(dim=1)
     assert errors.max() < 1e-6, errors
 
@@ -196,8 +210,8 @@ def test_the_medium_cnn_trains_as_the_reference(kernel: CudaEngine, engine: Torc
     """Its optimizer's state is outside of shared memory."""
     training = dataclasses.replace(TRAINING, batch_size=5, epochs=2, dropout=0.2, activation="gelu", lr=1e-3)
     jobs = [Job(training=training, seed=seed) for seed in (1, 2)]
-    assert not block_for("cnn-m", jobs).shares_state
-    found, expected = (collected(e, colour_noise(23), jobs, (), "cnn-m") for e in (kernel, engine))
+    assert not make_block("cnn-m", jobs).shares_state
+    found, expected = (collected(e, color_noise(23), jobs, (), "cnn-m") for e in (kernel, engine))
     assert_same(found, expected)
 
 
@@ -213,20 +227,24 @@ def _odd(activation: str, dropout: float) -> nn.Module:
 
 @BUILT
 def test_any_chain_is_taken(
-    kernel: CudaEngine, compile_: Compile, engine: TorchEngine, few_images: Images, monkeypatch: pytest.MonkeyPatch
+    kernel: CudaEngine,
+    compile_kernel: CompileKernel,
+    engine: TorchEngine,
+    few_images: Images,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     odd = Architecture("odd", (1, 28, 28), 10, _odd)
     monkeypatch.setattr(registry, "_ARCHITECTURES", {**registry._ARCHITECTURES, "odd": odd})
     sgd = dataclasses.replace(TRAINING, optimizer="sgd", momentum=0.0, weight_decay=0.0, epochs=1, batch_size=9)
     jobs = [Job(training=dataclasses.replace(sgd, dropout=p), seed=1) for p in (0.0, 0.4)]
-    _, found, expected = gradients("odd", some(few_images, 9), jobs, compile_)
+    _, found, expected = gradients("odd", some(few_images, 9), jobs, compile_kernel)
     assert ((found - expected).norm(dim=1) < 1e-6 * expected.norm(dim=1)).all()
     jobs = [Job(training=dataclasses.replace(TRAINING, dropout=0.4, activation=a), seed=2) for a in ("tanh", "relu")]
     assert_same(*(collected(e, few_images, jobs, SPLITS, "odd") for e in (kernel, engine)))
 
 
 @BUILT
-def test_a_model_does_not_depend_on_its_neighbours(kernel: CudaEngine, few_images: Images) -> None:
+def test_a_model_does_not_depend_on_its_neighbors(kernel: CudaEngine, few_images: Images) -> None:
     jobs = [dataclasses.replace(JOBS[1], seed=seed) for seed in range(3)] + [JOBS[0], JOBS[3]]
     together = collected(kernel, few_images, jobs, ())
     for index, job in enumerate(jobs):
@@ -241,12 +259,12 @@ def test_threads_of_a_block_share_the_work_and_change_no_bit(
 ) -> None:
     """Seven threads of the CPU with real barriers: on a GPU it is as many as a block has, with __syncthreads."""
 
-    def threaded(block: Block) -> Launch:
-        source = f"#define BLOCK_THREADS 7\n{source_of(block)}"
+    def threaded(block: Block) -> LaunchKernel:
+        source = f"#define BLOCK_THREADS 7\n{kernel_source(block)}"
         return launch_of(block, build(f"threads-{abs(hash(block))}", source))
 
     jobs = [Job(training=dataclasses.replace(JOBS[1].training, epochs=1), seed=seed) for seed in (1, 2)]
-    found = collected(CudaEngine(CPU, compile=threaded), some(few_images, 45), jobs, ())
+    found = collected(CudaEngine(CPU, compile_kernel=threaded), some(few_images, 45), jobs, ())
     expected = collected(kernel, some(few_images, 45), jobs, ())
     for index in (0, 1):
         assert torch.equal(found[index].weights, expected[index].weights)
@@ -257,26 +275,27 @@ RACING = """
 #include <cstdio>
 #include <vector>
 int main() {  // two models on images of noise, batches of 12, dropout everywhere
-    constexpr int kImages = IMAGES, kBatch = 12, kModels = 2, kSteps = 7;
-    std::vector<unsigned char> pixels(kImages * Sizes::kInputs);
-    std::vector<int> labels(kImages), orders(kModels * kImages), plans(kModels), adaptive{0, 1}, seeds{1, 2};
-    std::vector<int> activations(kModels * Sizes::kStages, kTanh);
-    std::vector<float> table(256 * Sizes::kChannels), rates(kSteps * 5, 0.01f), shared(SHARED / 4 + 1);
-    std::vector<float> weights(kModels * Sizes::kParameters), first(weights), second(weights);
-    std::vector<float> dropouts(kModels * Sizes::kStages, 0.3f);
-    std::vector<double> losses(kModels);
-    std::vector<long long> correct(kModels);
+    constexpr int NUM_IMAGES = IMAGES, BATCH_SIZE = 12, NUM_MODELS = 2, NUM_STEPS = 7;
+    std::vector<unsigned char> pixels(NUM_IMAGES * Sizes::INPUTS);
+    std::vector<int> labels(NUM_IMAGES), orders(NUM_MODELS * NUM_IMAGES), plans(NUM_MODELS);
+    std::vector<int> adaptive{0, 1}, seeds{1, 2};
+    std::vector<int> activations(NUM_MODELS * Sizes::STAGES, TANH);
+    std::vector<float> table(256 * Sizes::CHANNELS), rates(NUM_STEPS * 5, 0.01f), shared(SHARED / 4 + 1);
+    std::vector<float> weights(NUM_MODELS * Sizes::PARAMETERS), first(weights), second(weights);
+    std::vector<float> dropouts(NUM_MODELS * Sizes::STAGES, 0.3f);
+    std::vector<double> losses(NUM_MODELS);
+    std::vector<long long> correct(NUM_MODELS);
     unsigned next = 1;
     auto draw = [&] { return next = next * 1664525u + 1013904223u, static_cast<int>(next >> 16); };
     for (auto& pixel : pixels) pixel = draw() % 256;
     for (auto& weight : weights) weight = (draw() % 1000 - 500) * 4e-4f;
-    for (int i = 0; i < 256 * Sizes::kChannels; ++i) table[i] = (i % 256 - 128) / 64.0f;
-    for (int i = 0; i < kImages; ++i) labels[i] = draw() % 10, orders[i] = orders[kImages + i] = i;
+    for (int i = 0; i < 256 * Sizes::CHANNELS; ++i) table[i] = (i % 256 - 128) / 64.0f;
+    for (int i = 0; i < NUM_IMAGES; ++i) labels[i] = draw() % 10, orders[i] = orders[NUM_IMAGES + i] = i;
     Epoch epoch{pixels.data(), labels.data(), orders.data(), table.data(), weights.data(), first.data(), second.data(),
                 rates.data(), plans.data(), adaptive.data(), activations.data(), dropouts.data(), seeds.data(),
-                losses.data(), correct.data(), kImages, kBatch};
-    train_epoch(&epoch, kModels, shared.data());
-    std::printf("%f %f\\n", losses[0] / kImages, losses[1] / kImages);
+                losses.data(), correct.data(), NUM_IMAGES, BATCH_SIZE};
+    train_epoch(&epoch, NUM_MODELS, shared.data());
+    std::printf("%f %f\\n", losses[0] / NUM_IMAGES, losses[1] / NUM_IMAGES);
 }
 """
 
@@ -285,9 +304,9 @@ int main() {  // two models on images of noise, batches of 12, dropout everywher
 @pytest.mark.parametrize(("architecture", "images"), [("cnn-s", 75), ("cnn-m", 27)])
 def test_no_barrier_is_missing(architecture: str, images: int, tmp_path: Path) -> None:
     """ThreadSanitizer on a block of four threads: what one writes and another reads has a barrier between."""
-    block = Block.fitting(chain_of(architecture, "tanh", 0.0), 12)
-    head = f"#define BLOCK_THREADS 4\n#define SHARED {block.shared_bytes}\n#define IMAGES {images}\n"
-    source = f"{head}{source_of(block)}{RACING}"
+    block = Block.from_stages(get_chain(architecture, "tanh", 0.0), 12)
+    head = f"#define BLOCK_THREADS 4\n#define SHARED {block.memory_bytes}\n#define IMAGES {images}\n"
+    source = f"{head}{kernel_source(block)}{RACING}"
     try:
         compiled_by_cpp(source, tmp_path / "racing", "-O1", "-fsanitize=thread")
     except subprocess.CalledProcessError:
@@ -308,10 +327,10 @@ def test_a_diverged_model_is_nan_and_alone(kernel: CudaEngine, engine: TorchEngi
 @BUILT
 def test_activations_saturate_where_those_of_torch_do(build: Build) -> None:
     x = torch.linspace(-40, 40, 160001)
-    part = source_of(Block.fitting(chain_of("cnn-s", "tanh", 0.0), 10))
+    part = kernel_source(Block.from_stages(get_chain("cnn-s", "tanh", 0.0), 10))
     wrapper = (
         'extern "C" void all(int kind, int n, const float* x, float* y, float* slope) {'
-        "for (int i = 0; i < n; ++i) { Activated a = activated(kind, x[i]); y[i] = a.value; slope[i] = a.slope; } }"
+        "for (int i = 0; i < n; ++i) { Activated a = activate(kind, x[i]); y[i] = a.value; slope[i] = a.slope; } }"
     )
     library = build("activations", f"{part}\n{wrapper}")
     functions: list[Callable[[Tensor], Tensor]] = [torch.tanh, torch.relu, torch.sigmoid, nn.functional.gelu]
@@ -334,22 +353,24 @@ def with_slope(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor,
 
 
 def test_sizes_fit_and_are_as_large_as_they_can_be() -> None:
-    stages = {name: chain_of(name, "tanh", 0.0) for name in ("cnn-s", "cnn-m")}
-    small, medium = Block.fitting(stages["cnn-s"], 10), Block.fitting(stages["cnn-m"], 10)
-    assert (small.tile, small.shares_state, small.parameters) == (10, True, 2464)
-    assert (medium.tile, medium.shares_state, medium.parameters) == (2, False, 10853)
+    stages = {name: get_chain(name, "tanh", 0.0) for name in ("cnn-s", "cnn-m")}
+    small, medium = Block.from_stages(stages["cnn-s"], 10), Block.from_stages(stages["cnn-m"], 10)
+    assert (small.tile, small.shares_state, small.num_parameters) == (10, True, 2464)
+    assert (medium.tile, medium.shares_state, medium.num_parameters) == (2, False, 10853)
     for name, batch in (("cnn-s", 1), ("cnn-s", 32), ("cnn-s", 500), ("cnn-m", 1), ("cnn-m", 128)):
-        block = Block.fitting(stages[name], batch)
+        block = Block.from_stages(stages[name], batch)
         tiles = -(-batch // block.tile)
-        assert block.shared_bytes <= SHARED_BYTES and block.tile * (tiles - 1) < batch, "no tile is empty"
-    assert Block.fitting(stages["cnn-s"], 10, shared_bytes=120_000).tile == 4, "10 images are 4, 4 and 2, two blocks"
+        assert block.memory_bytes <= SHARED_BYTES and block.tile * (tiles - 1) < batch, "no tile is empty"
+    assert Block.from_stages(stages["cnn-s"], 10, shared_bytes=120_000).tile == 4, (
+        "10 images are 4, 4 and 2, two blocks"
+    )
     with pytest.raises(NoKernelError, match="its weights and one image do not fit into 100,000 bytes of shared memory"):
-        Block.fitting(stages["cnn-m"], 10, shared_bytes=100_000)
+        Block.from_stages(stages["cnn-m"], 10, shared_bytes=100_000)
 
 
 def test_the_order_of_the_kernel_has_every_weight_once() -> None:
     architecture = get_architecture("cnn-m")
-    places = Block.fitting(chain_of("cnn-m", "tanh", 0.5), 10).places(architecture.layout)
+    places = Block.from_stages(get_chain("cnn-m", "tanh", 0.5), 10).kernel_order(architecture.layout)
     assert places.sort().values.tolist() == list(range(10853))
     weight = torch.arange(10853)[places][:432].view(3, 3, 3, 16)  # channel, row, column, unit
     assert torch.equal(weight.movedim(3, 0), torch.arange(432).view(16, 3, 3, 3))
@@ -358,21 +379,21 @@ def test_the_order_of_the_kernel_has_every_weight_once() -> None:
 @pytest.mark.parametrize(
     ("architecture", "changes", "why"),
     [
-        ("cnn-s", {"augmentation": "crop-flip"}, "^twins and augmented images are trained without it$"),
-        ("res-cnn", {}, "^what res1_pool takes is not what the layer before it gives"),
-        ("resnet18", {"activation": "relu"}, "^what layer2.0.downsample.0 takes is not"),
+        ("cnn-s", {"augmentation": "crop-flip"}, "^it supports neither twins nor augmentation$"),
+        ("res-cnn", {}, "^the input of res1_pool is not the output of the layer before it"),
+        ("resnet18", {"activation": "relu"}, "^the input of layer2.0.downsample.0 is not"),
     ],
 )
 def test_what_the_kernel_cannot_do_is_said(architecture: str, changes: dict[str, Any], why: str) -> None:
     jobs = [Job(training=dataclasses.replace(TRAINING, **changes), seed=0)]
     with pytest.raises(NoKernelError, match=why):
-        block_for(architecture, jobs)
+        make_block(architecture, jobs)
 
 
 def test_twins_are_not_for_the_kernel() -> None:
     job = Job(training=TRAINING, seed=0, initial_weights=torch.zeros(2464), sparsify=True)
-    with pytest.raises(NoKernelError, match="^twins and augmented images are trained without it$"):
-        block_for("cnn-s", [job])
+    with pytest.raises(NoKernelError, match="^it supports neither twins nor augmentation$"):
+        make_block("cnn-s", [job])
 
 
 @pytest.mark.skipif(importlib.util.find_spec("cupy") is not None, reason="CuPy is installed")
@@ -380,21 +401,21 @@ def test_without_cupy_weights_are_stacked_and_one_line_says_why(
     few_images: Images, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO):
-        found = collected(CudaEngine(CPU, compile=compiled_by_cupy), few_images, JOBS[:1], ())
+        found = collected(CudaEngine(CPU, compile_kernel=compile_with_cupy), few_images, JOBS[:1], ())
     assert caplog.messages == [
-        "engine 'cuda': no kernel for cnn-s, weights are stacked instead: No module named 'cupy'; "
+        "engine 'cuda' trains cnn-s with stacked weights, without its kernel: No module named 'cupy'; "
         "pip install 'modelzoo-datasets[cuda]'"
     ]
-    expected = collected(CudaEngine(CPU, compile=None), few_images, JOBS[:1], ())
+    expected = collected(CudaEngine(CPU, compile_kernel=None), few_images, JOBS[:1], ())
     assert torch.equal(found[0].weights, expected[0].weights)
 
 
 @pytest.mark.skipif(NVCC is None, reason="no nvcc here")
 @pytest.mark.parametrize(("architecture", "batch"), [("cnn-s", 10), ("cnn-m", 10)])
 def test_nvcc_compiles_it_and_it_fits_on_a_multiprocessor(architecture: str, batch: int, tmp_path: Path) -> None:
-    block = Block.fitting(chain_of(architecture, "tanh", 0.0), batch)
+    block = Block.from_stages(get_chain(architecture, "tanh", 0.0), batch)
     source = tmp_path / "kernel.cu"
-    source.write_text(source_of(block))
+    source.write_text(kernel_source(block))
     command = [str(NVCC), *OPTIONS, "-arch=sm_90", "-cubin", "--resource-usage", "-Werror", "all-warnings"]
     done = subprocess.run([*command, str(source), "-o", str(tmp_path / "kernel.cubin")], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -404,13 +425,13 @@ def test_nvcc_compiles_it_and_it_fits_on_a_multiprocessor(architecture: str, bat
     )
     static = re.search(r"(\d+) bytes smem", done.stderr)
     assert registers * THREADS <= 65536 and spilled == 0
-    assert block.shared_bytes + (int(static.group(1)) if static else 0) <= 227 * 1024
+    assert block.memory_bytes + (int(static.group(1)) if static else 0) <= 227 * 1024
 
 
 def test_nvrtc_compiles_it() -> None:
     """As CuPy does on a GPU: without any header of C++."""
     nvrtc = pytest.importorskip("cuda.bindings.nvrtc")
-    source = source_of(Block.fitting(chain_of("cnn-s", "tanh", 0.0), 10)).encode()
+    source = kernel_source(Block.from_stages(get_chain("cnn-s", "tanh", 0.0), 10)).encode()
     try:
         _, program = nvrtc.nvrtcCreateProgram(source, b"kernel.cu", 0, [], [])
     except RuntimeError:

@@ -22,9 +22,8 @@ from helpers.training_by_hand import (
 from torch import nn
 
 from modelzoo_datasets.architectures import get_architecture, initialize_weights
-from modelzoo_datasets.engines import ENGINES, Job, NetworkSpec, get_engine, one_thread
-from modelzoo_datasets.engines.torch.reference import Inputs, train_one
-from modelzoo_datasets.engines.torch.torch_engine import TorchEngine
+from modelzoo_datasets.engines import ENGINES, Job, NetworkSpec, TorchEngine, get_engine, one_thread
+from modelzoo_datasets.engines.torch.reference import ModelInputs, train_model
 from modelzoo_datasets.errors import DeviceError
 from modelzoo_datasets.images import Images, Split
 from modelzoo_datasets.seeds import keyed_generator
@@ -87,7 +86,7 @@ def test_metrics_that_were_not_asked_for_are_nan_and_change_nothing_else(
         assert some.metrics[name].isnan().all()
 
 
-def test_a_model_does_not_depend_on_its_neighbours(engine: TorchEngine, few_images: Images) -> None:
+def test_a_model_does_not_depend_on_its_neighbors(engine: TorchEngine, few_images: Images) -> None:
     together = trajectories(engine, few_images, JOBS)
     backwards = trajectories(engine, few_images, JOBS[::-1])
     for index, job in enumerate(JOBS):
@@ -224,16 +223,17 @@ def test_outputs_are_those_of_the_plain_module(engine: TorchEngine, few_images: 
         assert torch.equal(here[index], expected) and torch.equal(there[index], expected)
 
 
-def test_images_normalised_once_and_batch_by_batch_give_the_same_bits(few_images: Images) -> None:
-    once, each = Inputs.of(few_images, SPLITS), Inputs.of(few_images, ())
-    assert set(once.normalised) == set(SPLITS) and not each.normalised
+def test_images_normalized_once_and_batch_by_batch_give_the_same_bits(few_images: Images) -> None:
+    once, each = ModelInputs.from_images(few_images, SPLITS), ModelInputs.from_images(few_images, ())
+    assert set(once.normalized) == set(SPLITS) and not each.normalized
     for job in JOBS[:2]:
-        for a, b in zip(train_one("cnn-s", once, job, SPLITS), train_one("cnn-s", each, job, SPLITS), strict=True):
+        states = (train_model("cnn-s", inputs, job, SPLITS) for inputs in (once, each))
+        for a, b in zip(*states, strict=True):
             assert torch.equal(a.weights, b.weights) and torch.equal(a.recall, b.recall)
             assert np.array_equal(list(a.metrics.values()), list(b.metrics.values()), equal_nan=True)
 
 
-def test_two_trainings_at_once_do_not_get_in_each_others_way(engine: TorchEngine, few_images: Images) -> None:
+def test_two_concurrent_trainings_do_not_interfere(engine: TorchEngine, few_images: Images) -> None:
     train = few_images.splits["train"]
     other = dataclasses.replace(
         few_images, splits={**few_images.splits, "train": Split(train.pixels, 9 - train.labels)}

@@ -8,19 +8,21 @@ from pathlib import Path
 
 import pytest
 
+from modelzoo_datasets.engines import TorchEngine
 from modelzoo_datasets.engines.native import compiler
-from modelzoo_datasets.engines.native.bindings import library_of
-from modelzoo_datasets.engines.native.compiler import AVX2, AVX512, PORTABLE, CompilerError, compiled, instructions
+from modelzoo_datasets.engines.native.bindings import load_library
+from modelzoo_datasets.engines.native.compiler import AVX2, AVX512, PORTABLE, compile_library, detect_instruction_set
 from modelzoo_datasets.engines.native.native_engine import NativeEngine
-from modelzoo_datasets.engines.native.native_trainer import network_of
-from modelzoo_datasets.engines.torch.torch_engine import TorchEngine
+from modelzoo_datasets.engines.native.native_trainer import get_compiled_network
+from modelzoo_datasets.errors import CompilerError
 
 SOURCE = 'extern "C" int answer() { return 42; }\n'
 
 
 def forget() -> None:
-    for known in (compiler._compiler, compiler._version, compiler._cache_folder, library_of, network_of):
-        known.cache_clear()
+    in_compiler = compiler._find_compiler, compiler._compiler_version, compiler._cache_folder
+    for function in (*in_compiler, load_library, get_compiled_network):
+        function.cache_clear()
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +35,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def build(source: str = SOURCE, depends_on: str = "") -> Path:
-    return compiled(source, depends_on, Path(), PORTABLE)
+    return compile_library(source, depends_on, Path(), PORTABLE)
 
 
 def test_a_library_is_compiled_once_and_again_where_anything_differs(cache: Path) -> None:
@@ -41,15 +43,16 @@ def test_a_library_is_compiled_once_and_again_where_anything_differs(cache: Path
     assert first.parent == cache and cache.stat().st_mode & 0o777 == 0o700
     written = first.stat().st_mtime_ns
     assert build() == first and first.stat().st_mtime_ns == written
-    assert len({first, build(SOURCE + "//"), build(depends_on="header"), compiled(SOURCE, "", Path(), AVX2)}) == 4
+    others = build(SOURCE + "//"), build(depends_on="header"), compile_library(SOURCE, "", Path(), AVX2)
+    assert len({first, *others}) == 4
     assert sorted(path.suffix for path in cache.iterdir()) == [".so"] * 4, "nothing half-made is left"
 
 
 def test_processes_that_compile_at_the_same_time_do_not_meet(cache: Path) -> None:
     script = (
         "import ctypes, pathlib\n"
-        "from modelzoo_datasets.engines.native.compiler import PORTABLE, compiled\n"
-        f"library = compiled({SOURCE!r}, '', pathlib.Path(), PORTABLE)\n"
+        "from modelzoo_datasets.engines.native.compiler import PORTABLE, compile_library\n"
+        f"library = compile_library({SOURCE!r}, '', pathlib.Path(), PORTABLE)\n"
         "print(ctypes.CDLL(str(library)).answer())\n"
     )
     running = [subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) for _ in range(3)]
@@ -91,18 +94,18 @@ def test_without_a_compiler_the_torch_engine_serves(
     monkeypatch.setenv("CXX", "no-such-compiler")
     from modelzoo_datasets.engines.native import native_engine
 
-    native_engine._said.clear()
+    native_engine._warnings.clear()
     assert isinstance(NativeEngine(num_threads=1).resolve("cnn-s"), TorchEngine)
-    said = "CXX names 'no-such-compiler', which is not there"
+    said = "CXX is 'no-such-compiler', which is not installed"
     assert [record.getMessage() for record in caplog.records] == [
-        f"cnn-s: the torch engine instead of the native one: no C++ compiler: {said}"
+        f"cnn-s is trained by the torch engine instead of the native one: no C++ compiler: {said}"
     ]
     forget()
     monkeypatch.delenv("CXX")
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(CompilerError) as caught:
         build()
-    assert str(caught.value) == "no C++ compiler: none of c++, g++, clang++ is installed"
+    assert str(caught.value) == "no C++ compiler: install one of c++, g++, clang++"
 
 
 def test_a_compiler_that_does_not_run_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -125,21 +128,21 @@ def test_a_compiler_that_does_not_run_is_named(monkeypatch: pytest.MonkeyPatch, 
     ids=["avx512", "avx2", "no-fma", "nothing"],
 )
 def test_instructions_are_what_the_processor_has(
-    flags: set[str], expected: compiler.Instructions, monkeypatch: pytest.MonkeyPatch
+    flags: set[str], expected: compiler.InstructionSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(compiler.platform, "machine", lambda: "x86_64")
     monkeypatch.setattr(compiler, "_processor_flags", lambda: flags)
-    instructions.cache_clear()
+    detect_instruction_set.cache_clear()
     try:
-        assert instructions() is expected
+        assert detect_instruction_set() is expected
     finally:
-        instructions.cache_clear()
+        detect_instruction_set.cache_clear()
 
 
 def test_other_processors_get_the_portable_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiler.platform, "machine", lambda: "arm64")
-    instructions.cache_clear()
+    detect_instruction_set.cache_clear()
     try:
-        assert instructions() is PORTABLE
+        assert detect_instruction_set() is PORTABLE
     finally:
-        instructions.cache_clear()
+        detect_instruction_set.cache_clear()

@@ -14,10 +14,9 @@ from helpers.training_by_hand import JOBS, SPLITS, TRAINING, collected, populati
 from torch import Tensor
 
 from modelzoo_datasets.architectures import get_architecture
-from modelzoo_datasets.engines import Engine, Job, NativeEngine, NetworkSpec, States, get_engine
+from modelzoo_datasets.engines import Engine, Job, NativeEngine, NetworkSpec, States, TorchEngine, get_engine
 from modelzoo_datasets.engines.native import native_engine, native_trainer
-from modelzoo_datasets.engines.native.bindings import Pixels
-from modelzoo_datasets.engines.torch.torch_engine import TorchEngine
+from modelzoo_datasets.engines.native.bindings import KernelImages
 from modelzoo_datasets.errors import FormatError
 from modelzoo_datasets.images import Images, Split
 from modelzoo_datasets.seeds import keyed_generator
@@ -129,7 +128,7 @@ def test_how_many_images_one_call_takes_changes_nothing(
 ) -> None:
     jobs = [JOBS[1], FURTHER[3]]
     whole = trajectories(native, few_images, jobs)
-    monkeypatch.setattr(native_trainer, "_IMAGES_AT_ONCE", 70)
+    monkeypatch.setattr(native_trainer, "_IMAGES_PER_CALL", 70)
     assert trajectories(native, few_images, jobs) == whole
 
 
@@ -137,8 +136,8 @@ def test_another_process_gives_the_same_bits(native: NativeEngine, few_images: I
     """As after a resume: nothing is left over from what this process did before."""
     script = (
         "import dataclasses, hashlib, pathlib\n"
-        "from training_by_hand import JOBS, trajectories\n"
-        "from modelzoo_datasets.engines.native import NativeEngine\n"
+        "from helpers.training_by_hand import JOBS, trajectories\n"
+        "from modelzoo_datasets.engines import NativeEngine\n"
         "from modelzoo_datasets.images import Split, load_images\n"
         "images = load_images('fashion-mnist-5k', pathlib.Path('none'))\n"
         "sizes = {'train': 250, 'validation': 70, 'test': 60}\n"
@@ -173,8 +172,8 @@ def test_missing_splits_classes_and_metrics_are_nan(native: NativeEngine, few_im
     assert collected(native, few_images, JOBS[:1], ())[0].metrics["test_acc"].isnan().all()
 
 
-def test_colour_images_and_the_medium_network_train_too(native: NativeEngine, engine: TorchEngine) -> None:
-    draws = keyed_generator(0, "colours")
+def test_color_images_and_the_medium_network_train_too(native: NativeEngine, engine: TorchEngine) -> None:
+    draws = keyed_generator(0, "colors")
     for name in ("cnn-m", "cnn-s-rgb"):
         shape = get_architecture(name).input_shape
         pixels = torch.randint(256, (60, *shape), generator=draws).to(torch.uint8)
@@ -235,33 +234,33 @@ def test_a_failing_job_stops_the_others_and_its_error_comes_out(few_images: Imag
 def test_states_wait_until_they_are_taken(few_images: Images, monkeypatch: pytest.MonkeyPatch) -> None:
     """However slow the disk is, memory holds only so many."""
     made: list[int] = []
-    real = native_trainer.train_model
+    real = native_trainer.train_network
 
     def counting(*arguments: Any) -> Any:
         for state in real(*arguments):
             made.append(state.epoch)
             yield state
 
-    monkeypatch.setattr(native_engine, "train_model", counting)
+    monkeypatch.setattr(native_engine, "train_network", counting)
     job = Job(training=dataclasses.replace(TRAINING, epochs=200), seed=1)
     stream = NativeEngine(num_threads=1).train("cnn-s", few_images, [job], metrics_on=())
     next(stream)
     deadline = threading.Event()
     deadline.wait(1.5)
-    assert len(made) <= native_engine._WAITING + 2
+    assert len(made) <= native_engine._QUEUE_SIZE + 2
     stream.close()
 
 
 def test_other_networks_go_to_the_torch_engine_and_one_line_says_why(
     native: NativeEngine, caplog: pytest.LogCaptureFixture, few_images: Images
 ) -> None:
-    native_engine._said.clear()
+    native_engine._warnings.clear()
     with caplog.at_level(logging.WARNING):
         assert isinstance(native.resolve("res-cnn"), TorchEngine)
         found = collected(native, few_images, JOBS[:1], (), architecture="res-cnn")[0]
     assert [record.getMessage() for record in caplog.records] == [
-        "res-cnn: the torch engine instead of the native one: "
-        "what res1_pool takes is not what the layer before it gives"
+        "res-cnn is trained by the torch engine instead of the native one: "
+        "the input of res1_pool is not the output of the layer before it"
     ]
     expected = collected(TorchEngine(1), few_images, JOBS[:1], (), architecture="res-cnn")[0]
     assert torch.equal(found.weights, expected.weights)
@@ -272,7 +271,7 @@ def test_nothing_to_do_is_done(native: NativeEngine, few_images: Images) -> None
     assert list(native.train("cnn-s", few_images, [], metrics_on=SPLITS)) == []
     found = native.evaluate("cnn-s", few_images, torch.empty(0, 2464), [], "test")
     assert found.loss.shape == (0,) and found.recall.shape == (0, 10)
-    with pytest.raises(ValueError, match="expected as many networks as weights, got 1 and 2"):
+    with pytest.raises(ValueError, match="expected one network per row of the weights; got 1 and 2"):
         native.evaluate("cnn-s", few_images, torch.zeros(2, 2464), [NetworkSpec("tanh")], "test")
 
 
@@ -288,7 +287,7 @@ def test_the_memory_foretold_holds(images: Images) -> None:
         "import resource, sys, pathlib\n"
         "from modelzoo_datasets.engines import Job, get_engine\n"
         "from modelzoo_datasets.images import load_images\n"
-        "from training_by_hand import TRAINING\n"
+        "from helpers.training_by_hand import TRAINING\n"
         "images = load_images('fashion-mnist-5k', pathlib.Path('none'))\n"
         "jobs = [Job(training=TRAINING, seed=seed) for seed in range(4)]\n"
         "engine = get_engine('native', 2)\n"
@@ -306,7 +305,7 @@ def test_the_memory_foretold_holds(images: Images) -> None:
 
 def test_images_are_turned_into_the_kernels_order(few_images: Images) -> None:
     inputs = few_images.inputs("test")
-    pixels = Pixels.of(inputs.expand(-1, 3, -1, -1), few_images.labels("test"))
+    pixels = KernelImages.from_tensors(inputs.expand(-1, 3, -1, -1), few_images.labels("test"))
     rows: Tensor = pixels.images[: 60 * 28 * 28 * 3].view(60, 28, 28, 3)
     for channel in range(3):
         assert torch.equal(rows[..., channel], inputs[:, 0])

@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from modelzoo_datasets.architectures import get_architecture, initialize_weights
-from modelzoo_datasets.engines.chain import stages_of
-from modelzoo_datasets.engines.native.bindings import CompiledNetwork, Model, Pixels, Steps
-from modelzoo_datasets.engines.native.compiler import AVX2, AVX512, PORTABLE, instructions
+from modelzoo_datasets.engines.chain import trace_chain
+from modelzoo_datasets.engines.native.bindings import CompiledNetwork, KernelImages, NativeModel, TrainingSteps
+from modelzoo_datasets.engines.native.compiler import AVX2, AVX512, PORTABLE, detect_instruction_set
 from modelzoo_datasets.recipes import Training
 from modelzoo_datasets.seeds import keyed_generator
 from modelzoo_datasets.weights.layout import Layout
 
-HERE = instructions()
+HERE = detect_instruction_set()
 TARGETS = [PORTABLE, *((AVX2,) if HERE in (AVX2, AVX512) else ()), *((AVX512,) if HERE is AVX512 else ())]
 ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU, "sigmoid": nn.Sigmoid, "gelu": nn.GELU}
 N = 13  # images of a batch
@@ -51,7 +51,7 @@ MADE = {"odd": (_odd, (2, 11, 13)), "wide": (_wide, (1, 12, 12)), "linear": (_li
 NAMES = ["cnn-s", "cnn-s-rgb", "cnn-m", "cnn-more-layers", *MADE]
 
 
-def made(name: str, activation: str, init: str = "kaiming_uniform") -> tuple[nn.Module, CompiledNetwork, Pixels]:
+def made(name: str, activation: str, init: str = "kaiming_uniform") -> tuple[nn.Module, CompiledNetwork, KernelImages]:
     """A module with fresh weights, its network and a batch of images."""
     if name in MADE:
         build, shape = MADE[name]
@@ -66,12 +66,12 @@ def made(name: str, activation: str, init: str = "kaiming_uniform") -> tuple[nn.
     labels = torch.randint(classes, (N,), generator=draws)
     return (
         module,
-        CompiledNetwork(stages_of(module, shape, classes), Layout.from_module(module), HERE),
-        Pixels.of(images, labels),
+        CompiledNetwork(trace_chain(module, shape, classes), Layout.from_module(module), HERE),
+        KernelImages.from_tensors(images, labels),
     )
 
 
-def inputs(pixels: Pixels, shape: tuple[int, ...]) -> Tensor:
+def inputs(pixels: KernelImages, shape: tuple[int, ...]) -> Tensor:
     channels, height, width = shape
     return pixels.images[: N * math.prod(shape)].view(N, height, width, channels).permute(0, 3, 1, 2)
 
@@ -80,10 +80,10 @@ def vector(module: nn.Module) -> Tensor:
     return torch.cat([p.detach().flatten() for p in module.parameters()])
 
 
-def steps(n: int, batch_size: int, lr: float, momentum: float) -> Steps:
+def steps(n: int, batch_size: int, lr: float, momentum: float) -> TrainingSteps:
     count = -(-n // batch_size)
     rates = (torch.full((count,), value, dtype=torch.float64) for value in (lr, momentum))
-    return Steps(order=torch.arange(n), batch_size=batch_size, lr=next(rates), momentum=next(rates))
+    return TrainingSteps(order=torch.arange(n), batch_size=batch_size, lr=next(rates), momentum=next(rates))
 
 
 def training(optimizer: str = "sgd", **changes: Any) -> Training:
@@ -91,10 +91,10 @@ def training(optimizer: str = "sgd", **changes: Any) -> Training:
     return Training(optimizer=optimizer, **values)
 
 
-def gradient(module: nn.Module, network: CompiledNetwork, pixels: Pixels) -> Tensor:
+def gradient(module: nn.Module, network: CompiledNetwork, pixels: KernelImages) -> Tensor:
     """Of the mean loss, from one huge step of SGD beside which the weights themselves do not count."""
     start, lr = vector(module), 2.0**20
-    model = Model(network, training(), start)
+    model = NativeModel(network, training(), start)
     model.train(pixels, steps(N, N, lr, 0.0))
     return (start.double() - model.vector().double()) / lr
 
@@ -158,8 +158,8 @@ def test_steps_are_those_of_torch_optim(optimizer: str, batch_size: int) -> None
     count = -(-len(order) // batch_size)
     lr, momentum = 0.001 + 0.01 * torch.rand(2, count, generator=draws, dtype=torch.float64)
     momentum = 0.8 + momentum
-    model = Model(network, training(optimizer, weight_decay=0.1), vector(module))
-    model.train(pixels, Steps(order=order, batch_size=batch_size, lr=lr, momentum=momentum))
+    model = NativeModel(network, training(optimizer, weight_decay=0.1), vector(module))
+    model.train(pixels, TrainingSteps(order=order, batch_size=batch_size, lr=lr, momentum=momentum))
     by_hand = copy.deepcopy(module).double()
     theirs = OPTIMIZERS[optimizer](by_hand.parameters(), lr=1.0, weight_decay=0.1)
     for step, index in enumerate(order.split(batch_size)):
@@ -198,8 +198,8 @@ def test_instruction_sets_agree(name: str) -> None:
     found: dict[str, Tensor] = {}
     for target in TARGETS:
         module, network, pixels = made(name, "tanh")
-        network = CompiledNetwork(stages_of(module, *_shape_and_classes(name)), Layout.from_module(module), target)
-        model = Model(network, training("adam", lr=1e-3), vector(module))
+        network = CompiledNetwork(trace_chain(module, *_shape_and_classes(name)), Layout.from_module(module), target)
+        model = NativeModel(network, training("adam", lr=1e-3), vector(module))
         model.train(pixels, steps(N, 4, 1e-3, 0.9))
         found[target.name] = model.vector()
     fused = [weights for name, weights in found.items() if name != PORTABLE.name]
@@ -226,7 +226,7 @@ def test_where_a_vector_begins_changes_nothing() -> None:
     module = Backwards()
     initialize_weights(module, "kaiming_uniform", keyed_generator(1, "init"))
     pixels = made("linear", "tanh")[2]
-    network = CompiledNetwork(stages_of(module, (2, 5, 5), 5), Layout.from_module(module), HERE)
+    network = CompiledNetwork(trace_chain(module, (2, 5, 5), 5), Layout.from_module(module), HERE)
     _, expected = exact(module, inputs(pixels, (2, 5, 5)), pixels.labels)
     assert (gradient(module, network, pixels) - expected).norm() < 1e-6 * expected.norm()
 
@@ -236,7 +236,7 @@ def test_what_is_not_finite_stays_so() -> None:
         module, network, pixels = made("cnn-s", activation)
         weights = vector(module)
         weights[5] = math.nan
-        model = Model(network, training("adam", lr=1e-3), weights)
+        model = NativeModel(network, training("adam", lr=1e-3), weights)
         loss, _ = model.train(pixels, steps(N, N, 1e-3, 0.9))
         assert math.isnan(loss) and model.vector().isnan().any()
 

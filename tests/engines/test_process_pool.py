@@ -15,14 +15,13 @@ from helpers.paths import TESTS
 from helpers.processes import run
 from helpers.training_by_hand import JOBS, TRAINING, trajectories
 
-from modelzoo_datasets.engines import Job
-from modelzoo_datasets.engines.process_pool import in_workers
-from modelzoo_datasets.engines.torch.torch_engine import TorchEngine
+from modelzoo_datasets.engines import Job, TorchEngine
+from modelzoo_datasets.engines.process_pool import run_in_processes
 from modelzoo_datasets.errors import LostWorkerError, RecipeError
 from modelzoo_datasets.images import Images, Split
 
 KILLED = (
-    "a worker process was killed, most often for want of memory; run the same command again to go on, with fewer "
+    "a worker process was killed, most often for lack of memory; run the same command again to resume, with fewer "
     "--threads"
 )
 pytestmark = pytest.mark.timeout(120)
@@ -39,7 +38,7 @@ def nothing_is_left() -> Iterator[None]:
 def test_every_call_gives_its_results_in_their_order() -> None:
     base = torch.arange(5.0)
     found: dict[int, list[torch.Tensor]] = {}
-    for index, result in in_workers(3, calls.multiples, (base,), [(factor,) for factor in range(10)]):
+    for index, result in run_in_processes(3, calls.multiples, (base,), [(factor,) for factor in range(10)]):
         found.setdefault(index, []).append(result)
     assert {i: torch.stack(parts).tolist() for i, parts in found.items()} == {
         factor: [(base * factor * times).tolist() for times in range(3)] for factor in range(10)
@@ -49,7 +48,7 @@ def test_every_call_gives_its_results_in_their_order() -> None:
 def test_what_one_call_raises_ends_the_others_at_once() -> None:
     some = [("endless",), ("refuses",), ("endless",)]
     with pytest.raises(RecipeError) as caught:
-        for _ in in_workers(3, calls.does, (), some):
+        for _ in run_in_processes(3, calls.does, (), some):
             pass
     assert str(caught.value) == "there is no such thing"
     assert "calls.py" in "".join(caught.value.__notes__), "where it was raised is lost"
@@ -57,15 +56,15 @@ def test_what_one_call_raises_ends_the_others_at_once() -> None:
 
 def test_an_error_that_cannot_be_sent_keeps_its_message() -> None:
     with pytest.raises(RuntimeError, match="^Picky: a pea in the bed$"):
-        list(in_workers(2, calls.does, (), [("picky",), ("endless",)]))
+        list(run_in_processes(2, calls.does, (), [("picky",), ("endless",)]))
 
 
 def test_a_worker_that_ends_by_itself_is_an_error_with_its_status() -> None:
     with pytest.raises(LostWorkerError) as caught:
-        list(in_workers(2, calls.does, (), [("exits",), ("endless",)]))
+        list(run_in_processes(2, calls.does, (), [("exits",), ("endless",)]))
     assert str(caught.value) == (
-        "a worker process ended with status 3 by itself and said why above; a script that trains needs "
-        "'if __name__ == \"__main__\":' before what it does"
+        "a worker process ended by itself with exit status 3; its own message is above. A script that trains needs "
+        "'if __name__ == \"__main__\":' before the code that it runs"
     )
 
 
@@ -83,7 +82,7 @@ def test_a_killed_worker_is_an_error_and_no_hang(few_images: Images) -> None:
 
 
 def test_a_worker_killed_amid_a_message_is_an_error_and_no_hang(tmp_path: Path) -> None:
-    results = in_workers(2, calls.writes, (tmp_path,), [(10_000_000,), (10_000_000,)])
+    results = run_in_processes(2, calls.writes, (tmp_path,), [(10_000_000,), (10_000_000,)])
     next(results)
     time.sleep(0.3)  # no pipe holds so much: both wait in the middle of their messages
     for worker in multiprocessing.active_children():
@@ -94,7 +93,7 @@ def test_a_worker_killed_amid_a_message_is_an_error_and_no_hang(tmp_path: Path) 
 
 
 def test_a_worker_does_not_run_ahead_of_who_takes_its_results(tmp_path: Path) -> None:
-    results = in_workers(2, calls.writes, (tmp_path,), [(1_000_000,), (1_000_000,)])
+    results = run_in_processes(2, calls.writes, (tmp_path,), [(1_000_000,), (1_000_000,)])
     for _ in range(6):
         next(results)
     time.sleep(0.3)
@@ -111,7 +110,7 @@ def test_who_stops_listening_does_not_wait_for_the_jobs_that_have_not_begun(few_
 
 def test_who_fails_while_listening_leaves_no_worker_behind() -> None:
     with pytest.raises(ZeroDivisionError):
-        _ = [1 // number for _, number in in_workers(2, calls.does, (), [("endless",), ("endless",)])]
+        _ = [1 // number for _, number in run_in_processes(2, calls.does, (), [("endless",), ("endless",)])]
 
 
 def test_without_shared_memory_every_worker_has_its_own_images(few_images: Images) -> None:
@@ -129,10 +128,10 @@ def test_without_shared_memory_every_worker_has_its_own_images(few_images: Image
 
 LEAVES = """
 from helpers.calls import does
-from modelzoo_datasets.engines.process_pool import in_workers
+from modelzoo_datasets.engines.process_pool import run_in_processes
 
 if __name__ == "__main__":
-    results = in_workers(2, does, (), [("endless",), ("endless",)])
+    results = run_in_processes(2, does, (), [("endless",), ("endless",)])
     next(results)
     print("leaving")
 """

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from modelzoo_datasets.architectures.variational import make_variational, pruned_state, sparsity
+from modelzoo_datasets.architectures.variational import make_variational, prune_state, sparsity
 from modelzoo_datasets.engines import NetworkSpec
 from modelzoo_datasets.engines.torch.torch_engine import TorchEngine
 from modelzoo_datasets.images import Images
@@ -167,7 +167,7 @@ def _measured_pruned(
 ) -> dict[str, float]:
     module = make_variational(zoo.architecture.module(model["activation"]))
     module.load_state_dict(state, strict=False)
-    weights = zoo.layout.pack(pruned_state(module)).unsqueeze(0)
+    weights = zoo.layout.pack(prune_state(module)).unsqueeze(0)
     found = {"sparsity": sparsity(module)}
     for split, prefix in (("train", "train"), ("test", "test")):
         measured = engine.evaluate("cnn-s", images, weights, [NetworkSpec(model["activation"])], split)

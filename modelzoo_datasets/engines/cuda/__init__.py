@@ -1,1 +1,1 @@
-"""Train and evaluate on one GPU: stacked tensors, and a kernel with a whole model per thread block."""
+"""The engine of one GPU: stacked weights, and a kernel that trains a whole model per thread block."""

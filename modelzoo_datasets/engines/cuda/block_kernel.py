@@ -1,74 +1,92 @@
-"""How a chain is laid out in the shared memory of a thread block: the sizes that the kernel is compiled for.
+"""The kernel that trains a whole model per thread block: its sizes in shared memory, its source and its compilation.
 
-Sizes depend on the network and the batch size alone, never on the models beside, since they decide the order of sums.
+The sizes decide the order of sums, so they depend on the network and the batch size alone, never on other models.
 
-    P weights of a model
+Not run on a GPU yet: nvcc compiles the kernel, and the tests run its arithmetic in a CPU build of the same source.
+
+    P weights of a model, C channels, H and W of an image
 """
 
-from collections.abc import Iterator, Sequence
+import importlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from math import prod
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...errors import NoKernelError
+from ...errors import NoCompilerError, NoKernelError
 from ...weights import Layout
 from ..chain import Stage
 
-SHARED_BYTES = 232_448  # that a block may have on H100 and H200: 227 KB
+SHARED_BYTES = 232_448  # shared memory of a block on H100 and H200: 227 KB
 THREADS = 512
-_MOST_IMAGES = 16  # of a tile
-_MOST_AT_ONCE = 4  # units or channels that one thread works on
+OPTIONS = ("-std=c++17",)  # for NVRTC, nvcc and C++ compilers; no fast math: saturation must be exact
+_MAX_TILE = 16  # images
+_MAX_PER_THREAD = 4  # units or channels that one thread works on
 _GENERATOR_WORDS = 2 * 624
+_KERNEL = Path(__file__).parent / "kernel"
+_SHARED_HEADER = Path(__file__).parents[1] / "kernel" / "mt19937.hpp"
+_PARTS = ("mersenne", "activations", "stage", "epoch")  # each part needs those before it
+
+# Train M models for one epoch: takes the fields of the kernel's `Epoch` (17,) int64 on the device, and M.
+LaunchKernel = Callable[[Tensor, int], None]
+CompileKernel = Callable[["Block"], LaunchKernel]
 
 
 @dataclass(frozen=True)
 class Block:
-    """Sizes for a chain: how many images are in shared memory at a time, and whether the optimizer's state is."""
+    """The sizes for a chain: how many images are in shared memory at once, and whether the optimizer's state is."""
 
     stages: tuple[Stage, ...]
-    batch: int
-    tile: int
-    shares_state: bool
+    batch_size: int
+    tile: int  # images in shared memory at once
+    shares_state: bool  # whether the state of the optimizer is in shared memory
 
     @classmethod
-    def fitting(cls, stages: Sequence[Stage], batch: int, shared_bytes: int = SHARED_BYTES) -> "Block":
-        """The largest tiles that fit; with the optimizer's state in shared memory unless that leaves but one image.
+    def from_stages(cls, stages: Sequence[Stage], batch_size: int, shared_bytes: int = SHARED_BYTES) -> "Block":
+        """Choose the largest tile that fits; the optimizer's state is in shared memory unless only one image would fit.
+
+        Args:
+            stages: Stages of the chain.
+            batch_size: Images of a step.
+            shared_bytes: Shared memory of a block.
 
         Raises:
-            NoKernelError: not even one image fits.
+            NoKernelError: The weights and one image do not fit.
         """
         for shares_state in (True, False):
-            for most in range(min(batch, _MOST_IMAGES), 1 if shares_state and batch > 1 else 0, -1):
-                tile = -(-batch // -(-batch // most))  # evenly spread
-                found = cls(tuple(stages), batch, tile, shares_state)
-                if found.shared_bytes <= shared_bytes:
-                    return found
+            for limit in range(min(batch_size, _MAX_TILE), 1 if shares_state and batch_size > 1 else 0, -1):
+                tile = -(-batch_size // -(-batch_size // limit))  # evenly distributed
+                block = cls(tuple(stages), batch_size, tile, shares_state)
+                if block.memory_bytes <= shared_bytes:
+                    return block
         raise NoKernelError(f"its weights and one image do not fit into {shared_bytes:,} bytes of shared memory")
 
     @property
-    def shared_bytes(self) -> int:
-        """Shared memory of a block."""
-        return 4 * self._numbers["end"] + self._winners + self._masks
+    def memory_bytes(self) -> int:
+        """Bytes of shared memory of a block."""
+        return 4 * self._array_offsets["end"] + self._winner_bytes + self._mask_bytes
 
     @cached_property
-    def parameters(self) -> int:
-        """P."""
-        return sum(_numbers_of(stage) for stage in self.stages)
+    def num_parameters(self) -> int:
+        """Number of weights and biases P."""
+        return sum(_count_parameters(stage) for stage in self.stages)
 
     @property
-    def head(self) -> str:
-        """C++ that defines the stages and all sizes; the kernel's source goes around it."""
+    def header(self) -> str:
+        """C++ that defines the stages and all sizes; the source of the kernel goes around it."""
         names = [f"Stage{number}" for number in range(len(self.stages))]
-        parts = [self._stage(number) for number in range(len(self.stages))]
+        parts = [self._stage_struct(number) for number in range(len(self.stages))]
         parts.append(_struct("Sizes", self._sizes()))
         parts += [_visitor("for_each_stage", names), _visitor("for_each_stage_backwards", names[::-1])]
         return "\n".join(parts) + "\n"
 
-    def places(self, layout: Layout) -> Tensor:
-        """(P,): where each number of the kernel's order is in a vector of the layout."""
+    def kernel_order(self, layout: Layout) -> Tensor:
+        """Return for each number in the order of the kernel its index in a vector of the layout, (P,)."""
         starts = {slot.name: slot.start for slot in layout.slots}
         parts = []
         for stage in self.stages:
@@ -80,99 +98,102 @@ class Block:
         return torch.cat(parts)
 
     @cached_property
-    def _numbers(self) -> dict[str, int]:
-        """Where the arrays of 4-byte numbers begin, in numbers."""
-        counts = {
-            "weights": self.parameters * (4 if self.shares_state else 2),  # and gradients, and the optimizer's state
-            "tile": self.tile * (prod(self.stages[0].input_shape) + 2 * sum(map(_outputs, self.stages))),
-            "scratch": max(self._splits(s) * _numbers_of(s) if self._splits(s) > 1 else 0 for s in self.stages),
+    def _array_offsets(self) -> dict[str, int]:
+        """Offsets of the arrays of 4-byte numbers, in numbers."""
+        splits = [(self._count_splits(stage), _count_parameters(stage)) for stage in self.stages]
+        sizes = {
+            "weights": self.num_parameters * (4 if self.shares_state else 2),  # gradients, and state of the optimizer
+            "tile": self.tile * (prod(self.stages[0].input_shape) + 2 * sum(map(_count_outputs, self.stages))),
+            "scratch": max(n * numbers if n > 1 else 0 for n, numbers in splits),
             "losses": self.tile,
-            "right": self.tile,
+            "correct": self.tile,
             "generator": _GENERATOR_WORDS,
         }
-        begins, at = {}, 0
-        for name, count in counts.items():
-            begins[name], at = at, at + count
-        return begins | {"end": at}
+        offsets, offset = {}, 0
+        for name, size in sizes.items():
+            offsets[name], offset = offset, offset + size
+        return offsets | {"end": offset}
 
     @property
-    def _winners(self) -> int:
-        """Bytes."""
-        return self.tile * sum(_outputs(stage) for stage in self.stages if stage.pool)
+    def _winner_bytes(self) -> int:
+        return self.tile * sum(_count_outputs(stage) for stage in self.stages if stage.pool)
 
     @property
-    def _masks(self) -> int:
-        """Bytes of the dropout masks of a batch: a bit per output; every stage begins with a byte of its own."""
-        return self.batch * sum(map(_outputs, self.stages)) // 8 + len(self.stages) + 1
+    def _mask_bytes(self) -> int:
+        """Bytes of the dropout masks of a batch: one bit per output; every stage begins with a new byte."""
+        return self.batch_size * sum(map(_count_outputs, self.stages)) // 8 + len(self.stages) + 1
 
-    def _splits(self, stage: Stage) -> int:
-        """Into how many sums the gradient of a weight is divided, so that all threads have one."""
+    def _count_splits(self, stage: Stage) -> int:
+        """Return into how many partial sums the gradient of a weight is divided, so that all threads have work."""
         if stage.weight is None:
             return 1
         rows = stage.units * stage.input_shape[0] * stage.kernel[0]
         return max(1, min(THREADS // rows, self.tile * prod(stage.output_shape[1:])))
 
-    def _at_once(self, count: int, places: int) -> int:
-        """How many of `count` units or channels a thread does: several if all threads have work all the same."""
-        fitting = [n for n in range(1, _MOST_AT_ONCE + 1) if count % n == 0]
-        busy = [n for n in fitting if self.tile * (count // n) * places >= THREADS]
+    def _count_per_thread(self, count: int, positions: int) -> int:
+        """Return how many of `count` units or channels one thread does: several if all threads still have work."""
+        divisors = [n for n in range(1, _MAX_PER_THREAD + 1) if count % n == 0]
+        busy = [n for n in divisors if self.tile * (count // n) * positions >= THREADS]
         return max(busy, default=1)
 
-    def _stage(self, number: int) -> str:
+    def _stage_struct(self, number: int) -> str:
         stage = self.stages[number]
         channels, height, width = stage.input_shape
         units, rows, columns = stage.output_shape
-        convolves = stage.weight is not None
-        inputs_at, outputs_at, winners_at = self._arrays(number)
-        before = self._arrays(number - 1)[1] if number else 0
+        has_weights = stage.weight is not None
+        input_offset, output_offset, winner_offset = self._stage_offsets(number)
+        previous = self._stage_offsets(number - 1)[1] if number else 0
         values = {
-            "kNumber": number,
-            **{"kChannels": channels, "kHeight": height, "kWidth": width, "kInputs": prod(stage.input_shape)},
-            **{"kUnits": units, "kRows": rows, "kColumns": columns, "kOutputs": _outputs(stage)},
-            **{"kTall": stage.kernel[0], "kWide": stage.kernel[1], "kConvolves": int(convolves)},
-            **{"kBias": int(stage.bias is not None), "kPools": int(stage.pool)},
-            "kUnitsAtOnce": self._at_once(units, rows * columns) if convolves else 1,
-            "kChannelsAtOnce": self._at_once(channels, height * width) if convolves else 1,
-            "kSplits": self._splits(stage),
-            "kWeights": _numbers_of(stage) - (units if stage.bias is not None else 0),
-            "kWeightsAt": sum(map(_numbers_of, self.stages[:number])),
-            **{"kInputAt": inputs_at, "kInputSlopeAt": before + self.tile * prod(stage.input_shape) if number else 0},
-            **{"kOutputAt": outputs_at, "kSlopeAt": outputs_at + self.tile * _outputs(stage)},
-            "kWinnersAt": winners_at,
+            "NUMBER": number,
+            **{"CHANNELS": channels, "HEIGHT": height, "WIDTH": width, "INPUTS": prod(stage.input_shape)},
+            **{"UNITS": units, "ROWS": rows, "COLUMNS": columns, "OUTPUTS": _count_outputs(stage)},
+            **{"KERNEL_HEIGHT": stage.kernel[0], "KERNEL_WIDTH": stage.kernel[1], "CONVOLVES": int(has_weights)},
+            **{"BIAS": int(stage.bias is not None), "POOLS": int(stage.pool)},
+            "UNITS_PER_THREAD": self._count_per_thread(units, rows * columns) if has_weights else 1,
+            "CHANNELS_PER_THREAD": self._count_per_thread(channels, height * width) if has_weights else 1,
+            "SPLITS": self._count_splits(stage),
+            "WEIGHTS": _count_parameters(stage) - (units if stage.bias is not None else 0),
+            "WEIGHTS_OFFSET": sum(map(_count_parameters, self.stages[:number])),
+            "INPUT_OFFSET": input_offset,
+            "INPUT_SLOPE_OFFSET": previous + self.tile * prod(stage.input_shape) if number else 0,
+            "OUTPUT_OFFSET": output_offset,
+            "SLOPE_OFFSET": output_offset + self.tile * _count_outputs(stage),
+            "WINNERS_OFFSET": winner_offset,
         }
-        earlier = sum(map(_outputs, self.stages[:number]))
-        mask = f"    DEVICE static int mask_at(int batch) {{ return batch * {earlier} / 8 + kNumber; }}\n"
+        earlier = sum(map(_count_outputs, self.stages[:number]))
+        mask = f"    DEVICE static int mask_offset(int batch) {{ return batch * {earlier} / 8 + NUMBER; }}\n"
         return _struct(f"Stage{number}", values, mask)
 
-    def _arrays(self, number: int) -> tuple[int, int, int]:
-        """Where the inputs, outputs and winners of a stage begin in the tile's arrays; slopes follow outputs."""
-        begins = [0, self.tile * prod(self.stages[0].input_shape)]
+    def _stage_offsets(self, number: int) -> tuple[int, int, int]:
+        """Return the offsets of inputs, outputs and winners of a stage within the tile; slopes follow outputs."""
+        offsets = [0, self.tile * prod(self.stages[0].input_shape)]
         winners = 0
         for stage in self.stages[:number]:
-            begins.append(begins[-1] + 2 * self.tile * _outputs(stage))
-            winners += self.tile * _outputs(stage) if stage.pool else 0
-        return begins[-2] if number else 0, begins[-1], winners
+            offsets.append(offsets[-1] + 2 * self.tile * _count_outputs(stage))
+            winners += self.tile * _count_outputs(stage) if stage.pool else 0
+        return offsets[-2] if number else 0, offsets[-1], winners
 
     def _sizes(self) -> dict[str, int]:
-        first, last = self.stages[0], len(self.stages) - 1
-        logits = self._arrays(last)[1]
+        first, last, offsets = self.stages[0], len(self.stages) - 1, self._array_offsets
+        logits = self._stage_offsets(last)[1]
         return {
-            **{"kThreads": THREADS, "kTile": self.tile, "kStages": last + 1, "kStateIsShared": int(self.shares_state)},
-            **{"kParameters": self.parameters, "kChannels": first.input_shape[0], "kInputs": prod(first.input_shape)},
-            **{"kClasses": self.stages[-1].units, "kLogitsAt": logits},
-            "kLogitSlopesAt": logits + self.tile * self.stages[-1].units,
-            **{"kNumbersAt": self._numbers["tile"], "kScratchAt": self._numbers["scratch"]},
-            **{"kLossesAt": self._numbers["losses"], "kRightAt": self._numbers["right"]},
-            **{"kGeneratorAt": self._numbers["generator"], "kBytesAt": self._numbers["end"], "kWinners": self._winners},
+            **{"THREADS": THREADS, "TILE": self.tile, "STAGES": last + 1, "STATE_IS_SHARED": int(self.shares_state)},
+            **{"PARAMETERS": self.num_parameters, "CHANNELS": first.input_shape[0], "INPUTS": prod(first.input_shape)},
+            **{"CLASSES": self.stages[-1].units, "LOGITS_OFFSET": logits},
+            "LOGIT_SLOPES_OFFSET": logits + self.tile * self.stages[-1].units,
+            **{"TILE_OFFSET": offsets["tile"], "SCRATCH_OFFSET": offsets["scratch"]},
+            **{"LOSSES_OFFSET": offsets["losses"], "CORRECT_OFFSET": offsets["correct"]},
+            **{"GENERATOR_OFFSET": offsets["generator"], "BYTES_OFFSET": offsets["end"]},
+            "WINNER_BYTES": self._winner_bytes,
         }
 
 
-def _outputs(stage: Stage) -> int:
+def _count_outputs(stage: Stage) -> int:
     return prod(stage.output_shape)
 
 
-def _numbers_of(stage: Stage) -> int:
-    """Weights and biases."""
+def _count_parameters(stage: Stage) -> int:
+    """Return the number of weights and biases."""
     weights = stage.units * stage.input_shape[0] * prod(stage.kernel) if stage.weight is not None else 0
     return weights + (stage.units if stage.bias is not None else 0)
 
@@ -185,3 +206,42 @@ def _struct(name: str, values: dict[str, int], more: str = "") -> str:
 def _visitor(name: str, stages: Sequence[str]) -> str:
     calls: Iterator[str] = (f"    visit({stage}{{}});\n" for stage in stages)
     return f"template <class Visit>\nDEVICE void {name}(Visit visit) {{\n{''.join(calls)}}}"
+
+
+def kernel_source(block: Block) -> str:
+    """Return the whole kernel as one text, so that a cache of compiled kernels notices every change."""
+    files = [_KERNEL / f"{name}.cuh" for name in _PARTS]
+    parts = [_read_header(_KERNEL / "portable.cuh"), block.header, _read_header(_SHARED_HEADER)]
+    return "\n".join([*parts, *map(_read_header, files)])
+
+
+def _read_header(path: Path) -> str:
+    """Read a header without the lines that matter only between files."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return "\n".join(line for line in lines if not line.startswith(("#pragma once", '#include "')))
+
+
+@lru_cache(maxsize=64)
+def compile_with_cupy(block: Block) -> LaunchKernel:
+    """Compile the kernel for the current GPU with NVRTC. CuPy caches compiled kernels on disk.
+
+    Launches go into the current stream of torch.
+
+    Raises:
+        NoCompilerError: CuPy is not installed or cannot compile.
+    """
+    try:
+        cupy: Any = importlib.import_module("cupy")
+    except ImportError as error:
+        raise NoCompilerError(f"{error}; pip install 'modelzoo-datasets[cuda]'") from error
+    try:
+        kernel = cupy.RawKernel(kernel_source(block), "train_epoch", options=OPTIONS, backend="nvrtc")
+        kernel.max_dynamic_shared_size_bytes = block.memory_bytes  # compiles it
+    except (cupy.cuda.compiler.CompileException, RuntimeError) as error:  # RuntimeError if a library is missing
+        raise NoCompilerError(f"CuPy: {str(error).strip().splitlines()[0]}") from error
+
+    def launch(fields: Tensor, num_models: int) -> None:
+        with cupy.cuda.Device(fields.device.index), cupy.cuda.Stream.from_external(torch.cuda.current_stream()):
+            kernel((num_models,), (THREADS,), (cupy.uint64(fields.data_ptr()),), shared_mem=block.memory_bytes)
+
+    return launch

@@ -1,4 +1,4 @@
-"""Epochs of a cohort by one kernel: a whole model per thread block, one launch per epoch.
+"""Train a cohort with one kernel, epoch by epoch: a whole model per thread block, one launch per epoch.
 
 M models, N training images, S stages, P weights of a model
 """
@@ -15,155 +15,167 @@ from ...recipes import Training
 from ...seeds import derive_seed, keyed_generator
 from ...weights import Layout
 from ..base import Job
-from ..chain import Stage, chain_of
-from .block_kernel import Block
-from .cohort_plan import module_of
-from .compile import Compile
+from ..chain import Stage, get_chain
+from .block_kernel import Block, CompileKernel
+from .cohort_plan import build_training_module
 from .evaluate import DeviceImages
-from .optimizers import rates, schedules
+from .optimizers import tabulate_rates, tabulate_schedules
 
-_ACTIVATIONS = (None, "tanh", "relu", "sigmoid", "gelu")  # by the kernel's numbers
-_MOST_CLASSES = 64  # one thread goes through them all
+_ACTIVATIONS = (None, "tanh", "relu", "sigmoid", "gelu")  # in the order of the kernel's enum
+_MAX_CLASSES = 64  # one thread iterates over all of them
 
 
 class CohortTrainer(Protocol):
-    """What trains a cohort epoch by epoch."""
+    """Trains a cohort epoch by epoch."""
 
-    def epoch(self, epoch: int) -> tuple[Tensor, Tensor]:
-        """Train for the next epoch, from 1; mean loss and accuracy over it, (M,) float64 each, on the host."""
+    def train_epoch(self, epoch: int) -> tuple[Tensor, Tensor]:
+        """Train for the next epoch, counted from 1; return its mean loss and accuracy, (M,) float64 on the host."""
         ...
 
     def vectors(self) -> Tensor:
-        """The weights as they are now, (M, P) on the host."""
+        """Return the current weights (M, P) on the host."""
         ...
 
     def close(self) -> None:
-        """Give back what it holds."""
+        """Release threads and other resources."""
         ...
 
 
-def block_for(architecture: str, jobs: Sequence[Job]) -> Block:
-    """The sizes of the kernel for these jobs, all of one group.
+def make_block(architecture: str, jobs: Sequence[Job]) -> Block:
+    """Choose the sizes of the kernel for these jobs, all of one group.
 
     Raises:
-        NoKernelError: it cannot do what they ask for.
+        NoKernelError: The kernel cannot train them.
     """
     job = jobs[0]
     if job.sparsify or job.training.augmentation != "none":
-        raise NoKernelError("twins and augmented images are trained without it")
+        raise NoKernelError("it supports neither twins nor augmentation")
     try:
-        stages = [chain_of(architecture, j.training.activation, j.training.dropout) for j in jobs]
+        chains = [get_chain(architecture, j.training.activation, j.training.dropout) for j in jobs]
     except NotAChainError as error:
         raise NoKernelError(str(error)) from error
-    if len({tuple(map(_bare, chain)) for chain in stages}) > 1:
+    if len({tuple(map(_shape_key, chain)) for chain in chains}) > 1:
         raise NoKernelError("the networks differ in more than activation and dropout")
-    if stages[0][-1].units > _MOST_CLASSES:
-        raise NoKernelError(f"it has more than {_MOST_CLASSES} classes")
-    return Block.fitting(stages[0], job.training.batch_size)
+    if chains[0][-1].units > _MAX_CLASSES:
+        raise NoKernelError(f"the network has more than {_MAX_CLASSES} classes")
+    return Block.from_stages(chains[0], job.training.batch_size)
 
 
-def _bare(stage: Stage) -> tuple[object, ...]:
-    """What decides the kernel."""
+def _shape_key(stage: Stage) -> tuple[object, ...]:
+    """Return the properties of a stage that the kernel is compiled for."""
     return stage.input_shape, stage.units, stage.kernel, stage.weight is None, stage.bias is None, stage.pool
 
 
 class BlockTrainer:
-    """See `CohortTrainer`; while the device trains an epoch, the host draws the orders of the next."""
+    """See `CohortTrainer`. While the device trains an epoch, the host draws the data order of the next one."""
 
     def __init__(
         self,
         architecture: str,
-        resident: DeviceImages,
+        images: DeviceImages,
         jobs: Sequence[Job],
-        vectors: Tensor,  # (M, P) to begin with, on the host
-        threads: int,
-        compile: Compile,
+        vectors: Tensor,
+        num_threads: int,
+        compile_kernel: CompileKernel,
     ) -> None:
-        """Raises NoKernelError as `block_for` and `compile` do."""
-        block = block_for(architecture, jobs)
-        self._launch = compile(block)
-        self.jobs, self._resident = jobs, resident
-        self._trainings = [job.training for job in jobs]
-        device = self._device = resident.labels["train"].device
-        self._places = block.places(Layout.from_module(module_of(architecture, jobs[0]))).to(device)
-        self._weights = vectors.to(device)[:, self._places]
+        """Compile the kernel and copy the cohort to the device.
+
+        Args:
+            architecture: Name of the architecture.
+            images: Training images.
+            jobs: Jobs of the cohort.
+            vectors: Initial weights (M, P) on the host.
+            num_threads: Threads that draw random numbers.
+            compile_kernel: Compiles the kernel for a block.
+
+        Raises:
+            NoKernelError: As of `make_block` and `compile_kernel`.
+        """
+        block = make_block(architecture, jobs)
+        self._launch = compile_kernel(block)
+        self.jobs, self._trainings = jobs, [job.training for job in jobs]
+        device = self._device = images.labels["train"].device
+        self._order = block.kernel_order(Layout.from_module(build_training_module(architecture, jobs[0]))).to(device)
+        self._weights = vectors.to(device)[:, self._order]
         self._first, self._second = torch.zeros_like(self._weights), torch.zeros_like(self._weights)
-        self._pixels, self._labels = resident.pixels["train"].contiguous(), resident.labels["train"].int()
-        self._table = _table(resident).to(device)
-        chains = [chain_of(architecture, t.activation, t.dropout) for t in self._trainings]
+        self._pixels, self._labels = images.pixels["train"].contiguous(), images.labels["train"].int()
+        self._pixel_table = _make_pixel_table(images).to(device)
+        chains = [get_chain(architecture, t.activation, t.dropout) for t in self._trainings]
         self._activations = torch.tensor([[_ACTIVATIONS.index(s.activation) for s in c] for c in chains]).int()
         self._activations = self._activations.to(device)
         self._dropouts = torch.tensor([[s.dropout for s in chain] for chain in chains], device=device)
         self._adaptive = torch.tensor([t.optimizer != "sgd" for t in self._trainings]).int().to(device)
-        self._kinds, which = _kinds(self._trainings)
-        self._which = torch.tensor(which).int().to(device)
-        self._plans = schedules(self._kinds, len(self._labels))
-        self._pool = ThreadPoolExecutor(threads)
-        self._orders = self._drawing(1)
+        self._kinds, kind_of_model = _find_kinds(self._trainings)
+        self._kind_of_model = torch.tensor(kind_of_model).int().to(device)
+        self._schedules = tabulate_schedules(self._kinds, len(self._labels))
+        self._pool = ThreadPoolExecutor(num_threads)
+        self._next_orders = self._draw_orders(1)
 
     def close(self) -> None:
-        """End the threads that draw."""
+        """End the threads that draw random numbers."""
         self._pool.shutdown(cancel_futures=True)
 
     def vectors(self) -> Tensor:
-        """See `CohortTrainer`."""
-        return self._in_layout(self._weights)
+        """See `CohortTrainer.vectors`."""
+        return self._to_layout(self._weights)
 
     def momenta(self) -> Tensor:
-        """Momentum of SGD, or the first moment of Adam, (M, P) on the host; after one step of SGD the gradient."""
-        return self._in_layout(self._first)
+        """Return the momentum of SGD or the first moment of Adam (M, P); after one step of SGD it is the gradient."""
+        return self._to_layout(self._first)
 
-    def _in_layout(self, numbers: Tensor) -> Tensor:
-        """(M, P) in the kernel's order -> in the layout's, on the host."""
-        found = torch.empty_like(numbers)
-        found[:, self._places] = numbers
-        return found.cpu()
+    def _to_layout(self, numbers: Tensor) -> Tensor:
+        """Reorder numbers (M, P) from the order of the kernel to that of the layout, on the host."""
+        vectors = torch.empty_like(numbers)
+        vectors[:, self._order] = numbers
+        return vectors.cpu()
 
-    def epoch(self, epoch: int) -> tuple[Tensor, Tensor]:
-        """See `CohortTrainer`."""
-        images, models, device = len(self._labels), len(self.jobs), self._device
-        steps = -(-images // self._trainings[0].batch_size)
-        orders = torch.stack([future.result() for future in self._orders]).to(device)
-        table = rates(self._kinds, self._plans, (epoch - 1) * steps, steps).movedim(1, 0).contiguous().to(device)
-        seeds = [derive_seed(job.seed, "dropout", epoch) for job in self.jobs]
-        low = torch.tensor(seeds).bitwise_and(0xFFFFFFFF).to(torch.uint32).to(device)  # all that mt19937 begins with
-        losses = torch.empty(models, dtype=torch.float64, device=device)
-        correct = torch.empty(models, dtype=torch.int64, device=device)
-        tensors = (
-            *(self._pixels, self._labels, orders, self._table, self._weights, self._first, self._second, table),
-            *(self._which, self._adaptive, self._activations, self._dropouts, low, losses, correct),
+    def train_epoch(self, epoch: int) -> tuple[Tensor, Tensor]:
+        """See `CohortTrainer.train_epoch`."""
+        num_images, num_models, device = len(self._labels), len(self.jobs), self._device
+        steps = -(-num_images // self._trainings[0].batch_size)
+        orders = torch.stack([future.result() for future in self._next_orders]).to(device)
+        rates = tabulate_rates(self._kinds, self._schedules, (epoch - 1) * steps, steps)
+        rates = rates.movedim(1, 0).contiguous().to(device)
+        seeds = torch.tensor([derive_seed(job.seed, "dropout", epoch) for job in self.jobs])
+        low_seeds = seeds.bitwise_and(0xFFFFFFFF).to(torch.uint32).to(device)  # mt19937 uses the low 32 bits
+        losses = torch.empty(num_models, dtype=torch.float64, device=device)
+        correct = torch.empty(num_models, dtype=torch.int64, device=device)
+        tensors = (  # in the order of the fields of the kernel's `Epoch`
+            *(self._pixels, self._labels, orders, self._pixel_table, self._weights, self._first, self._second, rates),
+            *(self._kind_of_model, self._adaptive, self._activations, self._dropouts, low_seeds, losses, correct),
         )
-        fields = [*(tensor.data_ptr() for tensor in tensors), images, self._trainings[0].batch_size]
-        self._launch(torch.tensor(fields).to(device), models)
+        fields = [*(tensor.data_ptr() for tensor in tensors), num_images, self._trainings[0].batch_size]
+        self._launch(torch.tensor(fields).to(device), num_models)
         if epoch < self._trainings[0].epochs:
-            self._orders = self._drawing(epoch + 1)
-        return losses.cpu() / images, correct.cpu().double() / images
+            self._next_orders = self._draw_orders(epoch + 1)
+        return losses.cpu() / num_images, correct.cpu().double() / num_images
 
-    def _drawing(self, epoch: int) -> list[Future[Tensor]]:
-        images = len(self._resident.labels["train"])
+    def _draw_orders(self, epoch: int) -> list[Future[Tensor]]:
+        """Begin to draw the data order of every model in an epoch."""
+        num_images = len(self._labels)
 
-        def order(job: Job) -> Tensor:
-            return torch.randperm(images, generator=keyed_generator(job.seed, "order", epoch)).int()
+        def draw(job: Job) -> Tensor:
+            return torch.randperm(num_images, generator=keyed_generator(job.seed, "order", epoch)).int()
 
-        return [self._pool.submit(order, job) for job in self.jobs]
+        return [self._pool.submit(draw, job) for job in self.jobs]
 
 
-def _table(resident: DeviceImages) -> Tensor:
-    """What each value of a pixel is for the network, (channels, 256), by the images' own arithmetic."""
-    channels = resident.images.input_shape[0]
+def _make_pixel_table(images: DeviceImages) -> Tensor:
+    """Return the normalized value of every pixel value (channels, 256), by the images' own arithmetic."""
+    channels = images.images.input_shape[0]
     values = torch.arange(256).to(torch.uint8).view(256, 1, 1, 1).expand(-1, channels, 1, 1)
-    return resident.images.normalize(values).view(256, channels).T.contiguous()
+    return images.images.normalize(values).view(256, channels).T.contiguous()
 
 
-def _kinds(trainings: Sequence[Training]) -> tuple[list[Training], list[int]]:
-    """Trainings of which each has rates of its own, and for every model which of them it has."""
+def _find_kinds(trainings: Sequence[Training]) -> tuple[list[Training], list[int]]:
+    """Return one training for every distinct table of rates, and for every model the index of its table."""
     known: dict[tuple[object, ...], int] = {}
     kinds: list[Training] = []
-    which: list[int] = []
+    kind_of_model: list[int] = []
     for t in trainings:
         key = (t.optimizer, t.lr, t.weight_decay, t.momentum, t.schedule)
         if key not in known:
             known[key] = len(kinds)
             kinds.append(t)
-        which.append(known[key])
-    return kinds, which
+        kind_of_model.append(known[key])
+    return kinds, kind_of_model

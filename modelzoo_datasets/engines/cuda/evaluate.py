@@ -1,76 +1,139 @@
-"""Loss, accuracy and recall of many models on a split at once, in eval mode and float32.
+"""Evaluate the models of a cohort together, in eval mode and float32, and record their states.
 
-M models, P numbers of a model, B images, C classes
+M models, P numbers of a model, Q of a variational one, B images, C classes; m of M models
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, one_hot
 
+from ...architectures import get_architecture, sparsity
 from ...images import Images
-from ..base import SplitMetrics
-from .stacked import Population, Stack
+from ...weights import Layout
+from ..base import SPARSITY, Job, SplitMetrics, States
+from ..common import build_plain_module, evaluate_splits, pack_state
+from .cohort_plan import build_training_module
+from .rng import measure_demand
+from .stacked import StackedModels, StackedWeights, group_models
 
-_BATCH = 500  # images at most
-_IMAGES_BYTES = 1 << 29  # that what all layers give may take in one call
+_MAX_BATCH_SIZE = 500  # images
+_MAX_ACTIVATION_BYTES = 1 << 29  # for the outputs of all layers in one call
 
 
 @dataclass(frozen=True)
 class DeviceImages:
-    """Images on the device: pixels uint8 and labels of the splits that are needed."""
+    """Images on the device: pixels uint8 and labels of some splits."""
 
     images: Images
     pixels: Mapping[str, Tensor]
     labels: Mapping[str, Tensor]
 
     @classmethod
-    def of(cls, images: Images, splits: set[str], device: torch.device) -> "DeviceImages":
-        """Those of the splits that the images have."""
-        there = [split for split in images.splits if split in splits]
-        pixels = {split: images.splits[split].pixels.to(device) for split in there}
-        return cls(images, pixels, {split: images.labels(split).to(device) for split in there})
+    def from_images(cls, images: Images, splits: set[str], device: torch.device) -> "DeviceImages":
+        """Copy these splits, if the images have them, to the device."""
+        needed = [split for split in images.splits if split in splits]
+        pixels = {split: images.splits[split].pixels.to(device) for split in needed}
+        return cls(images, pixels, {split: images.labels(split).to(device) for split in needed})
 
     @property
-    def size(self) -> int:
-        """Bytes."""
+    def num_bytes(self) -> int:
+        """Size in bytes of all pixels and labels."""
         return sum(p.numel() for p in self.pixels.values()) + sum(8 * y.numel() for y in self.labels.values())
 
 
-def logits_of(
-    populations: list[Population], stack: Stack, resident: DeviceImages, split: str, activations: int
-) -> Iterator[tuple[Population, slice, Tensor]]:
-    """(networks, places in the split, logits (m, B, C)) for all networks and images; `activations` of one image."""
-    n = len(resident.labels[split])
-    for population in populations:
-        batch = max(1, min(_BATCH, _IMAGES_BYTES // (4 * activations * population.count)))
-        parameters = stack.parameters(population.models)
-        buffers = [buffer[population.models] for buffer in stack.buffers.values()]
-        for first in range(0, n, batch):
-            part = slice(first, first + batch)
-            x = resident.images.normalize(resident.pixels[split][part])
-            if stack.channels_last:
+def iterate_logits(
+    groups: list[StackedModels], weights: StackedWeights, images: DeviceImages, split: str, num_activations: int
+) -> Iterator[tuple[StackedModels, slice, Tensor]]:
+    """Yield networks, indices within the split, and their logits (m, B, C), for all networks and images.
+
+    Args:
+        groups: Networks that are called together.
+        weights: Weights of all models.
+        images: Images with that split.
+        split: Name of the split.
+        num_activations: Numbers in the outputs of all layers for one image.
+    """
+    n = len(images.labels[split])
+    for group in groups:
+        batch_size = max(1, min(_MAX_BATCH_SIZE, _MAX_ACTIVATION_BYTES // (4 * num_activations * group.num_models)))
+        parameters = weights.parameters(group.models)
+        buffers = [buffer[group.models] for buffer in weights.buffers.values()]
+        for first in range(0, n, batch_size):
+            part = slice(first, first + batch_size)
+            x = images.images.normalize(images.pixels[split][part])
+            if weights.channels_last:
                 x = x.contiguous(memory_format=torch.channels_last)
-            yield population, part, population.logits(parameters, buffers, x)
+            yield group, part, group.compute_logits(parameters, buffers, x)
 
 
 @torch.no_grad()
-def measure(
-    populations: list[Population], stack: Stack, resident: DeviceImages, split: str, activations: int
+def evaluate_models(
+    groups: list[StackedModels], weights: StackedWeights, images: DeviceImages, split: str, num_activations: int
 ) -> SplitMetrics:
-    """Of all M models, on the host; waits for the device once."""
-    y, classes, device = resident.labels[split], resident.images.classes, stack.trained.device
-    models = len(stack.trained)
-    loss = torch.zeros(models, dtype=torch.float64, device=device)
-    hits = torch.zeros(models, classes, dtype=torch.float64, device=device)
-    for population, part, logits in logits_of(populations, stack, resident, split, activations):
-        target = y[part].expand(population.count, -1)  # (m, B)
+    """Evaluate all M models; the metrics are on the host. Waits for the device once; arguments of `iterate_logits`."""
+    y, classes, device = images.labels[split], images.images.classes, weights.trained.device
+    num_models = len(weights.trained)
+    loss = torch.zeros(num_models, dtype=torch.float64, device=device)
+    hits = torch.zeros(num_models, classes, dtype=torch.float64, device=device)
+    for group, part, logits in iterate_logits(groups, weights, images, split, num_activations):
+        target = y[part].expand(group.num_models, -1)  # (m, B)
         losses = cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="none")
-        loss[population.models] += losses.view_as(target).sum(dim=1).double()
-        right = (logits.argmax(dim=2) == target).double()
-        hits[population.models] += right @ one_hot(y[part], classes).double()
+        loss[group.models] += losses.view_as(target).sum(dim=1).double()
+        correct = (logits.argmax(dim=2) == target).double()
+        hits[group.models] += correct @ one_hot(y[part], classes).double()
     counts = torch.bincount(y.cpu(), minlength=classes)
     hits = hits.cpu()
     return SplitMetrics(loss.cpu() / len(y), hits.sum(dim=1) / len(y), hits / counts)
+
+
+class StateRecorder:
+    """Turns the weights of a cohort into states, with their metrics."""
+
+    def __init__(self, architecture: str, images: DeviceImages, jobs: Sequence[Job], metrics_on: Sequence[str]) -> None:
+        self._architecture, self._images, self._jobs = architecture, images, jobs
+        self._splits = [split for split in metrics_on if split in images.pixels]
+        kinds = [(job.training.activation, job.training.dropout) for job in jobs]
+        device, shape = images.labels["train"].device, images.images.input_shape
+        first = get_architecture(architecture).module(*kinds[0])
+        self._layout = Layout.from_module(first)
+        slices = group_models(first, kinds, shape)
+        modules = [get_architecture(architecture).module(*kinds[s.start]).to(device) for s in slices]
+        self._groups = [StackedModels(module, s) for module, s in zip(modules, slices, strict=True)]
+        self._num_activations = measure_demand(first, (1, *shape)).num_activations
+
+    def record(self, members: Tensor, epoch: int, vectors: Tensor, running: tuple[Tensor, Tensor] | None) -> States:
+        """Evaluate the models after an epoch and return their states.
+
+        Args:
+            members: Index of the job of every model (M,).
+            epoch: Number of finished epochs.
+            vectors: Weights (M, P), of twins (M, Q).
+            running: Training loss and accuracy of the epoch, (M,) each; None at epoch 0.
+        """
+        nan = torch.full((len(members),), float("nan"), dtype=torch.float64)
+        missing = nan, nan.unsqueeze(1).expand(-1, self._images.images.classes).clone()
+        twins = self._jobs[0].sparsify
+        weights, sparsities = self._prune(vectors, epoch) if twins else (vectors, nan)
+        stack = StackedWeights.from_vectors(self._layout, weights, self._images.labels["train"].device)
+
+        def evaluate(split: str) -> tuple[Tensor, Tensor, Tensor]:
+            result = evaluate_models(self._groups, stack, self._images, split, self._num_activations)
+            return result.loss, result.accuracy, result.recall
+
+        metrics, recall = evaluate_splits(evaluate, self._splits, epoch, running, missing)
+        if twins:
+            metrics[SPARSITY] = sparsities
+        return States(members, torch.full_like(members, epoch), weights, metrics, recall, vectors if twins else None)
+
+    def _prune(self, vectors: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
+        """Return the weights to store of twins (M, P), and their sparsity (M,); at epoch 0 the parents' weights."""
+        weights, sparsities = [], []
+        for job, vector in zip(self._jobs, vectors, strict=True):
+            module = build_training_module(self._architecture, job)
+            module.load_state_dict(Layout.from_module(module).unpack(vector))
+            weights.append(pack_state(build_plain_module(self._architecture, module, job, epoch)))
+            sparsities.append(sparsity(module) if epoch > 0 else 0.0)
+        return torch.stack(weights), torch.tensor(sparsities, dtype=torch.float64)

@@ -1,6 +1,6 @@
-"""A step that is launched as one: captured into a CUDA graph on a GPU, called as it is on the CPU.
+"""CUDA graphs and streams: a whole step is captured once and replayed. On the CPU a step is simply called.
 
-Not run on a GPU yet: what is tested is the step itself, on the CPU.
+Not run on a GPU yet: the tests run the step itself, on the CPU.
 """
 
 import contextlib
@@ -11,15 +11,22 @@ from torch import Tensor
 
 from ..common import one_thread
 
-_WARM_UPS = 2  # libraries choose and allocate in the first calls, which a capture must not see
+_WARM_UPS = 2  # libraries choose algorithms and allocate in the first calls, which must not be captured
 
 
-class Replay:
-    """Calls `step`, which reads and writes tensors that stay where they are and waits for nothing."""
+class GraphedStep:
+    """A step that reads and writes tensors at fixed addresses and never waits for the device."""
 
-    def __init__(self, step: Callable[[], None], device: torch.device, changed: Sequence[Tensor]) -> None:
+    def __init__(self, step: Callable[[], None], device: torch.device, state: Sequence[Tensor]) -> None:
+        """Wrap a step; it is captured at its first call.
+
+        Args:
+            step: The step.
+            device: Device of all tensors.
+            state: All tensors that outlive a step; they are restored after warming up.
+        """
         self._step, self._device = step, device
-        self._changed = changed  # all that outlives a step: put back after warming up
+        self._state = state
         self._graph: torch.cuda.CUDAGraph | None = None
 
     def __call__(self) -> None:
@@ -27,18 +34,18 @@ class Replay:
             self._step()
             return
         if self._graph is None:
-            self._graph = self._captured()
+            self._graph = self._capture()
         self._graph.replay()
 
-    def _captured(self) -> torch.cuda.CUDAGraph:
-        before = [tensor.clone() for tensor in self._changed]
+    def _capture(self) -> torch.cuda.CUDAGraph:
+        before = [tensor.clone() for tensor in self._state]
         side = torch.cuda.Stream(self._device)
         side.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(side):
             for _ in range(_WARM_UPS):
                 self._step()
         torch.cuda.current_stream(self._device).wait_stream(side)
-        for tensor, old in zip(self._changed, before, strict=True):
+        for tensor, old in zip(self._state, before, strict=True):
             tensor.copy_(old)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
@@ -46,16 +53,16 @@ class Replay:
         return graph
 
 
-class Branches:
-    """Independent parts of a step: each in a stream of its own on a GPU, one after the other on the CPU."""
+class StreamBranches:
+    """Independent parts of a step: each in its own stream on a GPU, one after the other on the CPU."""
 
     def __init__(self, device: torch.device, count: int) -> None:
-        streams = count if device.type == "cuda" and count > 1 else 0
-        self._device, self._streams = device, [torch.cuda.Stream(device) for _ in range(streams)]
+        num_streams = count if device.type == "cuda" and count > 1 else 0
+        self._device, self._streams = device, [torch.cuda.Stream(device) for _ in range(num_streams)]
 
     @contextlib.contextmanager
     def branch(self, number: int) -> Iterator[None]:
-        """What is launched within runs beside other branches, after all that was launched before."""
+        """Run what is launched within beside the other branches, after everything that was launched before."""
         if not self._streams:
             yield
             return
@@ -65,14 +72,14 @@ class Branches:
             yield
 
     def join(self) -> None:
-        """What is launched from here on runs after all branches."""
+        """Make everything that is launched from here on wait for all branches."""
         for stream in self._streams:
             torch.cuda.current_stream(self._device).wait_stream(stream)
 
 
 @contextlib.contextmanager
-def computing(device: torch.device) -> Iterator[None]:
-    """Within, a GPU is the current one, products of float32 are float32, and the host works on one thread."""
+def device_context(device: torch.device) -> Iterator[None]:
+    """Make a GPU the current one, compute float32 products in float32, and use one thread of the host."""
     with contextlib.ExitStack() as stack:
         stack.enter_context(one_thread())
         stack.enter_context(full_precision())
@@ -83,7 +90,7 @@ def computing(device: torch.device) -> Iterator[None]:
 
 @contextlib.contextmanager
 def full_precision() -> Iterator[None]:
-    """Within, float32 products are float32: no TF32, whatever the process has chosen outside."""
+    """Compute float32 products in float32, never in TF32, whatever the process has chosen outside."""
     matmul, convolution = torch.backends.cuda.matmul, torch.backends.cudnn.conv  # type: ignore[attr-defined]
     before = matmul.fp32_precision, convolution.fp32_precision
     matmul.fp32_precision = convolution.fp32_precision = "ieee"

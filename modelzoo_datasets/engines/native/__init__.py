@@ -1,1 +1,1 @@
-"""Train and evaluate on CPUs with a kernel that is compiled for the network: a whole model per thread."""
+"""The native engine: one compiled C++ kernel per architecture, one whole model per thread."""

@@ -1,6 +1,7 @@
-"""Compile C++ with the system's compiler, once: libraries are kept in a cache folder by a hash of all they depend on.
+"""Generate the C++ source of a network and compile it once: a cache folder keeps libraries by a hash of their inputs.
 
-The folder is the user's own, and one that others could have written into is not trusted: code from it would run here.
+The source names the stages of the network as template arguments of the kernel beside this file. The cache folder
+belongs to the user. A folder that others can write to is not trusted, since its code would run in this process.
 """
 
 import atexit
@@ -11,43 +12,47 @@ import shutil
 import stat
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from ..._util import user_cache_folder
 from ...errors import CompilerError
+from ..chain import Stage
 
+KERNEL = Path(__file__).parent / "kernel"
+SHARED_HEADER = Path(__file__).parents[1] / "kernel" / "mt19937.hpp"
 _COMPILERS = ("c++", "g++", "clang++")
-# Contraction to fused multiply-adds is what makes the arithmetic fast; nothing here may reorder sums.
+# Contraction to fused multiply-adds makes the arithmetic fast; no flag may reorder sums.
 _FLAGS = ("-O3", "-std=c++17", "-fPIC", "-shared", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math")
 _AVX512 = ("-mavx512f", "-mavx512vl", "-mavx512dq", "-mavx512bw", "-mprefer-vector-width=512")
 _AVX2 = ("-mavx2", "-mfma", "-mbmi2")
 
 
 @dataclass(frozen=True)
-class Instructions:
-    """What a processor offers, as flags of a compiler; results do not depend on `widest`."""
+class InstructionSet:
+    """Vector instructions of a processor, as compiler flags. Results do not depend on `widest`."""
 
     name: str
     flags: tuple[str, ...]
-    widest: int  # numbers of a vector
+    widest: int  # floats in the widest vector
 
 
-PORTABLE = Instructions("portable", (), 8)
-AVX2 = Instructions("avx2", _AVX2, 8)
-AVX512 = Instructions("avx512", (*_AVX2, *_AVX512), 16)
+PORTABLE = InstructionSet("portable", (), 8)
+AVX2 = InstructionSet("avx2", _AVX2, 8)
+AVX512 = InstructionSet("avx512", (*_AVX2, *_AVX512), 16)
 
 
 @cache
-def instructions() -> Instructions:
-    """The best that this machine has."""
+def detect_instruction_set() -> InstructionSet:
+    """Return the best instruction set of this machine."""
     if platform.machine().lower() not in ("x86_64", "amd64"):
         return PORTABLE
-    there = _processor_flags()
-    if {"avx2", "fma", "bmi2", "avx512f", "avx512vl", "avx512dq", "avx512bw"} <= there:
+    flags = _processor_flags()
+    if {"avx2", "fma", "bmi2", "avx512f", "avx512vl", "avx512dq", "avx512bw"} <= flags:
         return AVX512
-    return AVX2 if {"avx2", "fma", "bmi2"} <= there else PORTABLE
+    return AVX2 if {"avx2", "fma", "bmi2"} <= flags else PORTABLE
 
 
 def _processor_flags() -> set[str]:
@@ -58,72 +63,116 @@ def _processor_flags() -> set[str]:
     return next((set(line.split()) for line in lines if line.startswith("flags")), set())
 
 
-def compiled(source: str, depends_on: str, include: Path, target: Instructions) -> Path:
-    """The library of a source text, compiled unless the cache has it.
+def kernel_text() -> str:
+    """Return the text of all headers of the kernel, on which every compiled network depends."""
+    return "".join(path.read_text() for path in (SHARED_HEADER, *sorted(KERNEL.glob("*.hpp"))))
+
+
+def network_source(stages: Sequence[Stage], pitches: Sequence[int]) -> str:
+    """Return the C++ source of a network.
 
     Args:
-        depends_on: the text of everything that the source includes.
-        include: folder of what it includes.
+        stages: Stages of the network.
+        pitches: Floats per pixel of the input of every stage, see `input_pitches`.
+    """
+    types = ",\n    ".join(_stage_type(stage, pitch) for stage, pitch in zip(stages, pitches, strict=True))
+    return f'#include "model.hpp"\n\nusing Chain = zoo::Network<\n    {types}>;\n\nZOO_EXPORT(Chain)\n'
+
+
+def input_pitches(stages: Sequence[Stage], widest: int) -> list[int]:
+    """Return the floats per pixel of the input of every stage: its channels, padded to whole vectors after stage 1.
+
+    The kernel has the same rule in `lanes_for`, and checks it.
+    """
+    return [stages[0].input_shape[0], *(_pad_to_lanes(stage.units, widest) for stage in stages[:-1])]
+
+
+def _pad_to_lanes(units: int, widest: int) -> int:
+    lanes = 4 if units <= 4 else 8 if units <= 8 or widest == 8 or -(-units // 16) * 16 > -(-units // 8) * 8 else 16
+    return -(-units // lanes) * lanes
+
+
+def _stage_type(stage: Stage, pitch: int) -> str:
+    """Return the C++ type of a stage."""
+    channels, height, width = stage.input_shape
+    if stage.weight is None:
+        return f"zoo::Pooling<{channels}, {pitch}, {height}, {width}>"
+    if stage.linear:  # the kernel sees its input as one row of pixels
+        height, width = 1, height * width
+    kernel = (1, width) if stage.linear else stage.kernel
+    sizes = (channels, pitch, height, width, stage.units, *kernel)
+    flags = ("true" if flag else "false" for flag in (stage.pool, stage.bias is not None, stage.linear))
+    return f"zoo::Convolution<{', '.join([*map(str, sizes), *flags])}>"
+
+
+def compile_library(source: str, depends_on: str, include: Path, target: InstructionSet) -> Path:
+    """Return the shared library of a source text; compile it unless it is in the cache.
+
+    Args:
+        source: Text of the source.
+        depends_on: Text of everything that the source includes.
+        include: Folder of the headers.
+        target: Instruction set to compile for.
 
     Raises:
-        CompilerError: no compiler, or it failed.
+        CompilerError: There is no compiler, or it failed.
     """
-    compiler = _compiler()
-    parts = (source, depends_on, *_FLAGS, target.name, *target.flags, _version(compiler))
+    compiler = _find_compiler()
+    parts = (source, depends_on, *_FLAGS, target.name, *target.flags, _compiler_version(compiler))
     digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
     library = _cache_folder() / f"{digest}.so"
     if not library.is_file():
-        _compile(compiler, source, include, target, library)
+        _run_compiler(compiler, source, include, target, library)
     return library
 
 
-def _compile(compiler: str, source: str, include: Path, target: Instructions, library: Path) -> None:
-    """Into a file of its own first: whoever compiles the same at the same time has another, and the last one stays."""
+def _run_compiler(compiler: str, source: str, include: Path, target: InstructionSet, library: Path) -> None:
+    """Compile to a temporary file and rename it, so that processes that compile the same never see half a library."""
     with tempfile.TemporaryDirectory(dir=library.parent, prefix=".building-") as folder:
         text, out = Path(folder) / "network.cpp", Path(folder) / library.name
         text.write_text(source)
         command = [compiler, *_FLAGS, *target.flags, "-Wno-psabi", f"-I{include}", str(text), "-o", str(out)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            first = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr[:200])
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        if result.returncode != 0:
+            first = next((line for line in result.stderr.splitlines() if "error" in line), result.stderr[:200])
             raise CompilerError(f"{compiler} cannot compile the kernel: {first.strip()}")
         out.replace(library)
 
 
 @cache
-def _compiler() -> str:
-    wanted = os.environ.get("CXX")
-    for name in (wanted,) if wanted else _COMPILERS:
-        if found := shutil.which(name):
-            return found
-    named = f"CXX names {wanted!r}, which is not there" if wanted else f"none of {', '.join(_COMPILERS)} is installed"
-    raise CompilerError(f"no C++ compiler: {named}")
+def _find_compiler() -> str:
+    requested = os.environ.get("CXX")
+    for name in (requested,) if requested else _COMPILERS:
+        if path := shutil.which(name):
+            return path
+    reason = f"CXX is {requested!r}, which is not installed" if requested else f"install one of {', '.join(_COMPILERS)}"
+    raise CompilerError(f"no C++ compiler: {reason}")
 
 
 @cache
-def _version(compiler: str) -> str:
-    done = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise CompilerError(f"{compiler} --version failed: {done.stderr.strip()}")
-    return done.stdout
+def _compiler_version(compiler: str) -> str:
+    result = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False)
+    if result.returncode != 0:
+        raise CompilerError(f"{compiler} --version failed: {result.stderr.strip()}")
+    return result.stdout
 
 
 @cache
 def _cache_folder() -> Path:
-    """The user's folder of compiled kernels; one of this process alone where that one cannot be trusted or written."""
+    """Return the cache folder of the user, or a temporary one if that cannot be trusted or written."""
     folder = user_cache_folder("native")
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if _is_ours(folder) and os.access(folder, os.W_OK):
+        if _is_private(folder) and os.access(folder, os.W_OK):
             return folder
     except OSError:
         pass
-    ours = Path(tempfile.mkdtemp(prefix="modelzoo-native-"))
-    atexit.register(shutil.rmtree, ours, ignore_errors=True)
-    return ours
+    temporary = Path(tempfile.mkdtemp(prefix="modelzoo-native-"))
+    atexit.register(shutil.rmtree, temporary, ignore_errors=True)
+    return temporary
 
 
-def _is_ours(folder: Path) -> bool:
-    """Whether nobody else could have put a file there."""
+def _is_private(folder: Path) -> bool:
+    """Return whether nobody else can have put a file there."""
     status = folder.stat()
     return status.st_uid == os.getuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)

@@ -1,142 +1,176 @@
-"""Train and evaluate one model with the kernel; draws, states and metrics are those of the reference engine."""
+"""Train and evaluate one model with the compiled kernel. It draws, stores and measures what the reference engine does.
+
+P weights of a model, C classes.
+"""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..._util import METRIC_PREFIX
 from ...architectures import get_architecture, make_variational, penalty_weight, sparsity
 from ...images import Images, augment
 from ...recipes import Training
 from ...seeds import derive_seed, keyed_generator
 from ...weights import Layout
-from ..base import METRICS, SPARSITY, Job
-from ..chain import chain_of
-from ..torch.reference import State, kept_module, optimizer_of, started_module
-from .bindings import CompiledNetwork, Model, Pixels, Steps
+from ..base import SPARSITY, Job
+from ..chain import get_chain
+from ..common import (
+    ModelState,
+    build_initial_module,
+    build_plain_module,
+    evaluate_splits,
+    pack_state,
+    tabulate_learning_rates,
+)
+from .bindings import CompiledNetwork, KernelImages, NativeModel, TrainingSteps
 
-_IMAGES_AT_ONCE = 10_000  # of training per call: so long may a stop have to wait, and so many augmented ones are kept
+# Training images per call of the kernel: bounds the wait for a stop, and the augmented images in memory.
+_IMAGES_PER_CALL = 10_000
 
 
 @dataclass(frozen=True)
-class Inputs:
+class NativeInputs:
     """The images of one training or evaluation, shared by all threads."""
 
     images: Images
-    pixels: Mapping[str, Pixels]  # per split, normalised
+    splits: Mapping[str, KernelImages]  # normalized
 
     @classmethod
-    def of(cls, images: Images, splits: Iterable[str]) -> "Inputs":
-        """Those of these splits that the images have."""
-        there = [split for split in images.splits if split in splits]
-        return cls(images, {split: Pixels.of(images.inputs(split), images.labels(split)) for split in there})
+    def from_images(cls, images: Images, splits: Iterable[str]) -> "NativeInputs":
+        """Copy these splits, if the images have them, into the order of the kernel."""
+        needed = [split for split in images.splits if split in splits]
+        return cls(images, {s: KernelImages.from_tensors(images.inputs(s), images.labels(s)) for s in needed})
 
 
 @lru_cache(maxsize=1000)
-def network_of(architecture: str, activation: str, dropout: float, *, variational: bool = False) -> CompiledNetwork:
-    """The compiled network of an architecture.
+def get_compiled_network(
+    architecture: str, activation: str, dropout: float, *, variational: bool = False
+) -> CompiledNetwork:
+    """Return the compiled network of an architecture.
+
+    Args:
+        architecture: Name of the architecture.
+        activation: Name of the activation.
+        dropout: Probability of dropping an output.
+        variational: Whether vectors have the variational layout.
 
     Raises:
-        NotAChainError: it is no chain of layers that the kernel knows.
-        CompilerError: no compiler, or it failed.
+        NotAChainError: The architecture is not a chain of layers that the kernel knows.
+        CompilerError: There is no compiler, or it failed.
     """
-    stages = chain_of(architecture, activation, dropout)
-    module = get_architecture(architecture).module(activation, dropout)  # whose layers dropout may name otherwise
+    stages = get_chain(architecture, activation, dropout)
+    module = get_architecture(architecture).module(activation, dropout)  # dropout can change the names of its layers
     return CompiledNetwork(stages, Layout.from_module(make_variational(module) if variational else module))
 
 
-def train_model(
-    architecture: str, inputs: Inputs, job: Job, metrics_on: Sequence[str], stopped: Callable[[], bool]
-) -> Iterator[State]:
-    """The states after epochs 0 to E as `single.train_one` gives them; fewer once `stopped` says so."""
+def train_network(
+    architecture: str, inputs: NativeInputs, job: Job, metrics_on: Sequence[str], is_stopped: Callable[[], bool]
+) -> Iterator[ModelState]:
+    """Train one model and yield its states after epochs 0 to E, as `reference.train_model` does.
+
+    Args:
+        architecture: Name of the architecture.
+        inputs: Training and evaluation images.
+        job: Training to run.
+        metrics_on: Splits to evaluate after every epoch.
+        is_stopped: Returns whether to end early.
+    """
     training, classes = job.training, inputs.images.classes
-    twin = started_module(architecture, job)
-    start = Layout.from_module(twin).pack(twin.state_dict())
-    plain = network_of(architecture, training.activation, training.dropout)
-    network = network_of(architecture, training.activation, training.dropout, variational=job.sparsify)
-    model = Model(network, training, start, variational=job.sparsify)
-    rates = _rates(training, len(inputs.images.labels("train")))
+    module = build_initial_module(architecture, job)  # variational for a twin
+    initial = pack_state(module)
+    plain = get_compiled_network(architecture, training.activation, training.dropout)
+    network = get_compiled_network(architecture, training.activation, training.dropout, variational=job.sparsify)
+    model = NativeModel(network, training, initial, variational=job.sparsify)
+    rates = _learning_rates(training, len(inputs.images.labels("train")))
+    splits = [split for split in metrics_on if split in inputs.splits]
+    missing = float("nan"), torch.full((classes,), float("nan"), dtype=torch.float64)
     for epoch in range(training.epochs + 1):
-        metrics = dict.fromkeys(METRICS, float("nan"))
-        recall = torch.full((classes,), float("nan"), dtype=torch.float64)
-        if epoch > 0:
-            found = _train_epoch(model, inputs, job, epoch, rates, stopped)
-            if found is None:
-                return
-            metrics["train_loss"], metrics["train_acc"] = found
-        vector = model.vector() if epoch > 0 else start
-        weights = vector
+        running = _train_epoch(model, inputs, job, epoch, rates, is_stopped) if epoch > 0 else None
+        if epoch > 0 and running is None:
+            return
+        vector = model.vector() if epoch > 0 else initial
+        weights = _plain_weights(architecture, module, job, epoch, vector) if job.sparsify else vector
+
+        def evaluate(split: str, weights: Tensor = weights) -> tuple[float, float, Tensor]:
+            return evaluate_network(plain, weights, inputs.splits[split], classes)
+
+        metrics, recall = evaluate_splits(evaluate, splits, epoch, running, missing)
         if job.sparsify:
-            twin.load_state_dict(Layout.from_module(twin).unpack(vector.clone()))
-            kept = kept_module(architecture, twin, job, epoch)
-            weights = Layout.from_module(kept).pack(kept.state_dict())
-            metrics[SPARSITY] = sparsity(twin) if epoch > 0 else 0.0
-        for split in (s for s in metrics_on if s in inputs.pixels and (s != "train" or epoch == 0)):
-            loss, accuracy, found_classes = measured(plain, weights, inputs.pixels[split], classes)
-            metrics[f"{METRIC_PREFIX[split]}_loss"], metrics[f"{METRIC_PREFIX[split]}_acc"] = loss, accuracy
-            recall = found_classes if split == "test" else recall
-        yield State(epoch, weights, metrics, recall, vector if job.sparsify else None)
+            metrics[SPARSITY] = sparsity(module) if epoch > 0 else 0.0
+        yield ModelState(epoch, weights, metrics, recall, vector if job.sparsify else None)
 
 
-def measured(network: CompiledNetwork, weights: Tensor, pixels: Pixels, classes: int) -> tuple[float, float, Tensor]:
-    """Mean loss, accuracy and recall per class (C,) of one model, weights (P,)."""
-    loss, hits = network.evaluate(weights, pixels, classes)
-    recall = hits.double() / torch.bincount(pixels.labels, minlength=classes)
-    return loss / len(pixels), int(hits.sum()) / len(pixels), recall
+def _plain_weights(architecture: str, module: nn.Module, job: Job, epoch: int, vector: Tensor) -> Tensor:
+    """Load the vector into the variational module of a twin, and return the weights to store and evaluate."""
+    module.load_state_dict(Layout.from_module(module).unpack(vector.clone()))
+    return pack_state(build_plain_module(architecture, module, job, epoch))
+
+
+def evaluate_network(
+    network: CompiledNetwork, weights: Tensor, images: KernelImages, classes: int
+) -> tuple[float, float, Tensor]:
+    """Evaluate one model.
+
+    Args:
+        network: The compiled network.
+        weights: Weights of the model (P,).
+        images: Images to evaluate on.
+        classes: Number of classes of the labels.
+
+    Returns:
+        Mean cross entropy, accuracy, and recall per class (C,).
+    """
+    loss, hits = network.evaluate(weights, images, classes)
+    recall = hits.double() / torch.bincount(images.labels, minlength=classes)
+    return loss / len(images), int(hits.sum()) / len(images), recall
 
 
 def _train_epoch(
-    model: Model,
-    inputs: Inputs,
+    model: NativeModel,
+    inputs: NativeInputs,
     job: Job,
     epoch: int,
     rates: tuple[Tensor, Tensor],
-    stopped: Callable[[], bool],
+    is_stopped: Callable[[], bool],
 ) -> tuple[float, float] | None:
-    """One pass over the training images: mean loss without any penalty, and accuracy; None where it was stopped."""
+    """Train for one epoch; return mean loss without the penalty, and accuracy. None means that it was stopped."""
     training, n = job.training, len(inputs.images.labels("train"))
     order = torch.randperm(n, generator=keyed_generator(job.seed, "order", epoch))
-    draws = keyed_generator(job.seed, "augmentation", epoch)
+    generator = keyed_generator(job.seed, "augmentation", epoch)
     model.begin_epoch(derive_seed(job.seed, "dropout", epoch), derive_seed(job.seed, "noise", epoch))
     weight = penalty_weight(epoch, training.epochs) if job.sparsify else 0.0
-    steps_per_epoch, at_once = -(-n // training.batch_size), max(1, _IMAGES_AT_ONCE // training.batch_size)
-    loss, correct = 0.0, 0  # of the whole epoch so far
-    for first in range(0, steps_per_epoch, at_once):
-        if stopped():
+    steps_per_epoch, steps_per_call = -(-n // training.batch_size), max(1, _IMAGES_PER_CALL // training.batch_size)
+    loss, correct = 0.0, 0  # sums over the epoch so far
+    for first in range(0, steps_per_epoch, steps_per_call):
+        if is_stopped():
             return None
-        last = min(first + at_once, steps_per_epoch)
+        last = min(first + steps_per_call, steps_per_epoch)
         part = order[first * training.batch_size : last * training.batch_size]
-        pixels = inputs.pixels["train"]
+        images = inputs.splits["train"]
         if training.augmentation != "none":
-            pixels, part = _augmented(inputs.images, part, training, draws), torch.arange(len(part))
-        done = (epoch - 1) * steps_per_epoch
-        lr, momentum = (rate[done + first : done + last] for rate in rates)
-        steps = Steps(order=part, batch_size=training.batch_size, lr=lr, momentum=momentum, penalty_weight=weight)
-        loss, correct = model.train(pixels, steps)
+            images, part = _augment(inputs.images, part, training, generator), torch.arange(len(part))
+        offset = (epoch - 1) * steps_per_epoch
+        lr, momentum = (rate[offset + first : offset + last] for rate in rates)
+        steps = TrainingSteps(
+            order=part, batch_size=training.batch_size, lr=lr, momentum=momentum, penalty_weight=weight
+        )
+        loss, correct = model.train(images, steps)
     return loss / n, correct / n
 
 
-def _augmented(images: Images, order: Tensor, training: Training, draws: torch.Generator) -> Pixels:
-    """Training images at these places as they are in this epoch, drawn batch by batch as the reference does."""
+def _augment(images: Images, order: Tensor, training: Training, generator: torch.Generator) -> KernelImages:
+    """Return the training images with these indices and their random augmentation, drawn batch by batch."""
     split = images.splits["train"]
-    views = [augment(split.pixels[part], training.augmentation, draws) for part in order.split(training.batch_size)]
-    return Pixels.of(images.normalize(torch.cat(views)), split.labels[order])
+    views = [augment(split.pixels[part], training.augmentation, generator) for part in order.split(training.batch_size)]
+    return KernelImages.from_tensors(images.normalize(torch.cat(views)), split.labels[order])
 
 
 @lru_cache(maxsize=64)
-def _rates(training: Training, images: int) -> tuple[Tensor, Tensor]:
-    """Learning rate and momentum (of Adam the first beta) of every step of a training, (steps,) float64 each."""
-    steps = training.epochs * -(-images // training.batch_size)
-    optimizer, schedule = optimizer_of([torch.nn.Parameter(torch.zeros(1))], training, images)
-    group = optimizer.param_groups[0]
-    rows = []
-    for step in range(steps if schedule is not None else 1):
-        if schedule is not None and step > 0:
-            optimizer.step()
-            schedule.step()
-        rows.append((group["lr"], group["betas"][0] if "betas" in group else group["momentum"]))
-    lr, momentum = torch.tensor(rows, dtype=torch.float64).expand(steps, 2).T.contiguous()
+def _learning_rates(training: Training, num_images: int) -> tuple[Tensor, Tensor]:
+    """Return learning rate and momentum of every step, (steps,) float64 each, for `TrainingSteps`."""
+    steps = training.epochs * -(-num_images // training.batch_size)
+    lr, momentum = tabulate_learning_rates(training, num_images).expand(steps, 2).T.contiguous()
     return lr, momentum

@@ -1,4 +1,4 @@
-"""The reference engine: plain PyTorch, one model at a time, models spread over processes."""
+"""The reference engine: plain PyTorch, one model at a time, models distributed over processes."""
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
@@ -9,15 +9,27 @@ from torch import Tensor
 from ...architectures import get_architecture
 from ...images import Images
 from ..base import Job, NetworkSpec, SplitMetrics, States
-from ..process_pool import in_workers
-from .reference import EVALUATION_BATCH, MOST_NORMALISED, Inputs, evaluate_one, outputs_one, train_one
+from ..process_pool import run_in_processes
+from .reference import (
+    EVALUATION_BATCH_SIZE,
+    MAX_NORMALIZED_BYTES,
+    ModelInputs,
+    compute_model_logits,
+    evaluate_model,
+    train_model,
+)
 
-_PROCESS_BYTES = 350_000_000  # of a Python with torch in it
-_COPIES = 6  # of the weights: they, their gradient, two moments, and the state on its way out, twice
+_PROCESS_BYTES = 350_000_000  # a Python process that has imported torch
+_WEIGHT_COPIES = 6  # weights, gradient, two moments, and twice the state on its way out
 
 
 class TorchEngine:
-    """`num_workers` workers of one thread each; with one, everything runs in this process."""
+    """The reference engine with `num_workers` processes of one thread each; with one, everything runs in this process.
+
+    Example:
+        >>> TorchEngine(num_workers=1).resolve("cnn-s").name
+        'torch'
+    """
 
     name = "torch"
 
@@ -25,65 +37,57 @@ class TorchEngine:
         self.num_workers = num_workers
 
     def resolve(self, architecture: str) -> "TorchEngine":
-        """See `Engine.resolve`: it trains any network."""
+        """See `Engine.resolve`; this engine trains any network."""
         return self
 
     def estimate_memory(self, architecture: str, images: Images, jobs: Sequence[Job]) -> int:
         """See `Engine.estimate_memory`: normalized images, and per process torch, a model and its largest batch."""
         inputs = sum(4 * split.pixels.numel() for split in images.splits.values())
-        batch = max((2 * job.training.batch_size for job in jobs), default=0)  # outputs and their gradients
-        outputs = max(batch, EVALUATION_BATCH) * _bytes_per_image(architecture, images.input_shape)
-        model = _COPIES * 4 * get_architecture(architecture).layout.size
-        return min(inputs, MOST_NORMALISED) + min(self.num_workers, len(jobs)) * (_PROCESS_BYTES + outputs + model)
+        batch = max((2 * job.training.batch_size for job in jobs), default=0)  # activations and their gradients
+        activations = max(batch, EVALUATION_BATCH_SIZE) * _activation_bytes(architecture, images.input_shape)
+        model = _WEIGHT_COPIES * 4 * get_architecture(architecture).layout.size
+        processes = min(self.num_workers, len(jobs)) * (_PROCESS_BYTES + activations + model)
+        return min(inputs, MAX_NORMALIZED_BYTES) + processes
 
     def train(
         self, architecture: str, images: Images, jobs: Sequence[Job], *, metrics_on: Sequence[str]
     ) -> Generator[States]:
         """See `Engine.train`; yields one state at a time."""
         augmented = any(job.training.augmentation != "none" for job in jobs)
-        inputs = Inputs.of(images, {*metrics_on, "train"} - ({"train"} if augmented else set()))
+        inputs = ModelInputs.from_images(images, {*metrics_on, "train"} - ({"train"} if augmented else set()))
         calls = [(job, tuple(metrics_on)) for job in jobs]
-        for index, state in self._run(train_one, architecture, inputs, calls):
-            yield state.alone(index)
+        for index, state in self._run(train_model, architecture, inputs, calls):
+            yield state.to_states(index)
 
     def evaluate(
-        self,
-        architecture: str,
-        images: Images,
-        weights: Tensor,
-        networks: Sequence[NetworkSpec],
-        split: str,
+        self, architecture: str, images: Images, weights: Tensor, networks: Sequence[NetworkSpec], split: str
     ) -> SplitMetrics:
         """See `Engine.evaluate`."""
         calls = [(w, n, split) for w, n in zip(weights, networks, strict=True)]
         loss, accuracy = torch.empty(2, len(calls), dtype=torch.float64)
         recall = torch.empty(len(calls), images.classes, dtype=torch.float64)
-        for index, found in self._run(_evaluate, architecture, Inputs.of(images, [split]), calls):
-            loss[index], accuracy[index], recall[index] = found
+        inputs = ModelInputs.from_images(images, [split])
+        for index, result in self._run(_iterate_evaluation, architecture, inputs, calls):
+            loss[index], accuracy[index], recall[index] = result
         return SplitMetrics(loss, accuracy, recall)
 
     def compute_logits(
-        self,
-        architecture: str,
-        images: Images,
-        weights: Tensor,
-        networks: Sequence[NetworkSpec],
-        split: str,
+        self, architecture: str, images: Images, weights: Tensor, networks: Sequence[NetworkSpec], split: str
     ) -> Iterator[tuple[int, Tensor]]:
         """See `Engine.compute_logits`."""
         calls = [(w, n, split) for w, n in zip(weights, networks, strict=True)]
-        yield from self._run(_outputs, architecture, Inputs.of(images, [split]), calls)
+        yield from self._run(_iterate_logits, architecture, ModelInputs.from_images(images, [split]), calls)
 
     def _run(
         self,
         function: Callable[..., Iterator[Any]],
         architecture: str,
-        inputs: Inputs,
+        inputs: ModelInputs,
         calls: Sequence[tuple[Any, ...]],
     ) -> Iterator[tuple[int, Any]]:
-        """Yield (index of a call, result) for every result of every call, as they come."""
+        """Yield the index of a call and a result of it, for every result of every call, as they come."""
         if self.num_workers > 1 and len(calls) > 1:
-            yield from in_workers(self.num_workers, function, (architecture, inputs), calls)
+            yield from run_in_processes(self.num_workers, function, (architecture, inputs), calls)
             return
         for index, call in enumerate(calls):
             for result in function(architecture, inputs, *call):
@@ -91,8 +95,8 @@ class TorchEngine:
 
 
 @torch.inference_mode()
-def _bytes_per_image(architecture: str, shape: tuple[int, int, int]) -> int:
-    """What the outputs of all layers take for one image."""
+def _activation_bytes(architecture: str, shape: tuple[int, int, int]) -> int:
+    """Return the size of the outputs of all layers for one image."""
     with torch.device("meta"):
         module = get_architecture(architecture).build("relu", 0.0).eval()
         sizes: list[int] = []
@@ -103,9 +107,9 @@ def _bytes_per_image(architecture: str, shape: tuple[int, int, int]) -> int:
     return sum(sizes)
 
 
-def _evaluate(*arguments: Any) -> Iterator[tuple[float, float, Tensor]]:
-    yield evaluate_one(*arguments)
+def _iterate_evaluation(*arguments: Any) -> Iterator[tuple[float, float, Tensor]]:
+    yield evaluate_model(*arguments)
 
 
-def _outputs(*arguments: Any) -> Iterator[Tensor]:
-    yield outputs_one(*arguments)
+def _iterate_logits(*arguments: Any) -> Iterator[Tensor]:
+    yield compute_model_logits(*arguments)

@@ -1,11 +1,11 @@
-// What lets the same source be a CUDA kernel and, for tests, a program that a C++ compiler makes.
+// Definitions that make the same source a CUDA kernel and, for tests, a plain C++ program.
 //
-// Every phase of the kernel is a loop `for (int i = thread(); i < n; i += threads())`, and phases are apart by
-// `barrier()`. With one thread such a loop does everything, and there is nothing to wait for. With BLOCK_THREADS defined
-// a block is that many threads of the CPU, so that a sanitizer can say whether a barrier is missing.
+// Every phase of the kernel is a loop `for (int i = thread(); i < n; i += threads())`, and `barrier()` separates
+// phases. With one thread such a loop does everything, and there is nothing to wait for. If BLOCK_THREADS is defined, a
+// block is that many threads of the CPU, so that a sanitizer can find missing barriers.
 #pragma once
 
-#ifdef __CUDACC__  // nvcc, and NVRTC, which has no standard headers and needs none
+#ifdef __CUDACC__  // nvcc, and NVRTC, which has no standard headers
 
 #define DEVICE __device__ __forceinline__
 DEVICE int thread() { return threadIdx.x; }
@@ -20,7 +20,7 @@ DEVICE void barrier() { __syncthreads(); }
 #define DEVICE inline
 static int current_block = 0;
 DEVICE int block() { return current_block; }
-DEVICE int min(int a, int b) { return a < b ? a : b; }  // CUDA has one of its own
+DEVICE int min(int a, int b) { return a < b ? a : b; }  // CUDA has its own
 
 #ifdef BLOCK_THREADS
 #include <pthread.h>

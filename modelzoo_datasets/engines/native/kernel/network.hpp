@@ -1,4 +1,4 @@
-// A chain of stages as one network: forward, loss and backward of one image, all of it in the nearest caches.
+// A chain of stages as one network: forward, loss and backward for one image, within the nearest caches.
 #pragma once
 #include <algorithm>
 #include <cmath>
@@ -11,17 +11,17 @@
 
 namespace zoo {
 
-constexpr int SLACK = 16;  // numbers behind every buffer that a whole vector may read or write
+constexpr int SLACK = 16;  // floats after every buffer that a whole vector may read or write
 
-template <class S> struct Buffers {  // of one stage, for one image
+template <class S> struct Buffers {  // buffers of one stage for one image
   static constexpr int SIZE = round_up(S::OUTPUTS, 16) + SLACK;
-  static constexpr int LANES = S::OUTPUTS % WIDEST == 0 ? WIDEST : S::LANES;  // go into its outputs without a rest
+  static constexpr int LANES = S::OUTPUTS % WIDEST == 0 ? WIDEST : S::LANES;  // divide its outputs
   alignas(64) float y[SIZE] = {}, dy[SIZE] = {}, g[SIZE] = {}, keep[SIZE] = {};
-  alignas(64) float copies[S::COPIES + SLACK] = {};  // of its input
+  alignas(64) float copies[S::COPIES + SLACK] = {};  // copies of its input
   alignas(64) int32_t winner[SIZE] = {};
 };
 
-template <class S> struct Tables {  // its weights in the orders of the forward and the backward pass
+template <class S> struct Tables {  // weights of a stage in the orders of the forward and the backward pass
   alignas(64) float forward[S::TABLE + SLACK] = {}, spread[S::SPREAD + SLACK] = {};
 
   void fill(const float* parameters) {
@@ -30,21 +30,21 @@ template <class S> struct Tables {  // its weights in the orders of the forward 
   }
 };
 
-template <class S> struct NoiseBuffers {  // of a variational stage
+template <class S> struct NoiseBuffers {  // buffers of a variational stage
   Tables<S> variances;
   alignas(64) float squares[S::INPUTS + SLACK] = {}, dsquares[S::INPUTS + SLACK] = {};
   alignas(64) float draws[S::HC * S::WC * S::OP + SLACK] = {};
   alignas(64) float slope[Buffers<S>::SIZE] = {}, g[Buffers<S>::SIZE] = {};
 };
 
-// What of a model is no number of its own, per stage.
-struct Behaviour {
+// Properties of a model beside its weights, per stage.
+struct StageOptions {
   const int32_t* activations;
   const float* dropouts;  // probability to drop
 };
 
-// Random numbers of one image, per stage: bytes [O][HO][WO] of what dropout keeps, normal draws [O][HC][WC] of the
-// noise of variational dropout; null where there are none.
+// Random numbers of one image, per stage: bytes [O][HO][WO] that are 1 where dropout keeps an output, and normal
+// numbers [O][HC][WC] of variational dropout; null where there are none.
 struct Draws {
   const uint8_t* const* keep;
   const float* const* noise;
@@ -59,7 +59,8 @@ template <class... S> struct Network {
   static_assert(Last::PLACES == 1, "the last stage gives logits");
 
   template <int I> static constexpr int parameters_at() {
-    if constexpr (I == 0) return 0; else return parameters_at<I - 1>() + Stage<I - 1>::PARAMETERS;
+    if constexpr (I == 0) return 0;
+    else return parameters_at<I - 1>() + Stage<I - 1>::PARAMETERS;
   }
   template <int I = 0, class F> static void each_stage(const F& f) {
     if constexpr (I < STAGES) {
@@ -70,10 +71,11 @@ template <class... S> struct Network {
 
   std::tuple<Buffers<S>...> buffers;
   std::tuple<Tables<S>...> tables;
-  std::unique_ptr<std::tuple<NoiseBuffers<S>...>> noise;  // of a twin in training alone
+  std::unique_ptr<std::tuple<NoiseBuffers<S>...>> noise;  // only for twins in training
 
   void fill_tables(const float* parameters) {
-    each_stage([&](auto i) { std::get<decltype(i)::value>(tables).fill(parameters + parameters_at<decltype(i)::value>()); });
+    each_stage(
+        [&](auto i) { std::get<decltype(i)::value>(tables).fill(parameters + parameters_at<decltype(i)::value>()); });
   }
   void fill_variances(const float* variances) {
     each_stage([&](auto i) {
@@ -82,38 +84,39 @@ template <class... S> struct Network {
   }
 
   template <int I> const float* input(const float* image) const {
-    if constexpr (I == 0) return image; else return std::get<I - 1>(buffers).y;
+    if constexpr (I == 0) return image;
+    else return std::get<I - 1>(buffers).y;
   }
 
-  // The logits of an image, in train mode with `draws`, in eval mode without.
+  // The logits of an image, in train mode with `draws`, in eval mode without them.
   template <bool NOISY = false>
-  const float* forward(const float* image, const Behaviour& behaviour, const Draws* draws) {
+  const float* forward(const float* image, const StageOptions& options, const Draws* draws) {
     each_stage([&](auto i) {
       constexpr int I = decltype(i)::value;
       using Here = Stage<I>;
       auto& b = std::get<I>(buffers);
-      constexpr bool DISTURBED = NOISY && Here::PARAMETERS > 0;
-      typename Here::Noise disturbed{};
-      if constexpr (DISTURBED) disturbed = disturb<I>(input<I>(image), draws->noise[I]);
-      Here::template forward<DISTURBED>({input<I>(image), std::get<I>(tables).forward, b.y, b.winner}, disturbed);
-      activate<Buffers<Here>::LANES>(Activation(behaviour.activations[I]), b.y, b.dy, Here::OUTPUTS);
-      if (draws != nullptr && draws->keep[I] != nullptr) drop<Here>(b, draws->keep[I], behaviour.dropouts[I]);
+      constexpr bool IS_NOISY = NOISY && Here::PARAMETERS > 0;
+      typename Here::Noise stage_noise{};
+      if constexpr (IS_NOISY) stage_noise = prepare_noise<I>(input<I>(image), draws->noise[I]);
+      Here::template forward<IS_NOISY>({input<I>(image), std::get<I>(tables).forward, b.y, b.winner}, stage_noise);
+      activate<Buffers<Here>::LANES>(Activation(options.activations[I]), b.y, b.dy, Here::OUTPUTS);
+      if (draws != nullptr && draws->keep[I] != nullptr) drop<Here>(b, draws->keep[I], options.dropouts[I]);
     });
     return std::get<STAGES - 1>(buffers).y;
   }
 
-  template <class Here> static void drop(Buffers<Here>& b, const uint8_t* kept, float p) {
+  template <class Here> static void drop(Buffers<Here>& b, const uint8_t* mask, float p) {
     const float scale = float(1 / (1 - double(p)));
     for (int o = 0; o < Here::O; o++)
       for (int place = 0; place < Here::PLACES; place++)
-        b.keep[place * Here::OP + o] = scale * float(kept[o * Here::PLACES + place]);
+        b.keep[place * Here::OP + o] = scale * float(mask[o * Here::PLACES + place]);
     for (int i = 0; i < Here::OUTPUTS; i++) {
       b.y[i] *= b.keep[i];
       b.dy[i] *= b.keep[i];
     }
   }
 
-  template <int I> typename Stage<I>::Noise disturb(const float* x, const float* draws) {
+  template <int I> typename Stage<I>::Noise prepare_noise(const float* x, const float* draws) {
     using Here = Stage<I>;
     auto& n = std::get<I>(*noise);
     constexpr int PLACES = Here::HC * Here::WC;
@@ -123,15 +126,15 @@ template <class... S> struct Network {
     return {n.squares, n.variances.forward, n.draws, n.slope};
   }
 
-  // Cross entropy of the logits and the class they say; the gradient of it, times share, is left in the last g.
+  // The cross entropy of the logits and the predicted class; its gradient, times share, is written to the last g.
   double loss(int label, float share, int& guess) {
     auto& b = std::get<STAGES - 1>(buffers);
     const float* z = b.y;
     guess = 0;
-    for (int k = 1; k < CLASSES; k++)  // the first of the largest; a NaN counts as larger than anything, as in torch
+    for (int k = 1; k < CLASSES; k++)  // the first maximum; a NaN is larger than all numbers, as in torch
       if (z[k] > z[guess] || (std::isnan(z[k]) && !std::isnan(z[guess]))) guess = k;
     using V = Floats<Last::LANES>;
-    for (int k = 0; k < Last::OP; k += Last::LANES) store(b.g + k, exp_of(load<V>(z + k) - z[guess]));
+    for (int k = 0; k < Last::OP; k += Last::LANES) store(b.g + k, vec_exp(load<V>(z + k) - z[guess]));
     double sum = 0;
     for (int k = 0; k < CLASSES; k++) sum += b.g[k];
     const float scale = float(share / sum);
@@ -140,13 +143,13 @@ template <class... S> struct Network {
     return std::log(sum) + double(z[guess]) - double(z[label]);
   }
 
-  // Cross entropy of the logits and a distribution over the classes; its gradient, times share, is left in the last g.
+  // The cross entropy of the logits with a soft target; its gradient, times share, is written to the last g.
   double divergence(const float* target, float share) {
     auto& b = std::get<STAGES - 1>(buffers);
     const float* z = b.y;
     const float largest = *std::max_element(z, z + CLASSES);
     using V = Floats<Last::LANES>;
-    for (int k = 0; k < Last::OP; k += Last::LANES) store(b.g + k, exp_of(load<V>(z + k) - largest));
+    for (int k = 0; k < Last::OP; k += Last::LANES) store(b.g + k, vec_exp(load<V>(z + k) - largest));
     double sum = 0, loss = 0;
     for (int k = 0; k < CLASSES; k++) sum += b.g[k];
     const double whole = std::log(sum) + double(largest);
@@ -157,13 +160,14 @@ template <class... S> struct Network {
     return loss;
   }
 
-  // Adds the gradient of one image, whose forward and loss came just before; `of_variances` is that of a twin's variances.
+  // Add the gradient of one image after its forward and loss; `variance_gradient` is for the variances of twins.
   template <bool NOISY = false>
-  void backward(const float* image, const float* parameters, float* gradient, float* of_variances = nullptr) {
-    back<STAGES - 1, NOISY>(image, parameters, gradient, of_variances);
+  void backward(const float* image, const float* parameters, float* gradient, float* variance_gradient = nullptr) {
+    back<STAGES - 1, NOISY>(image, parameters, gradient, variance_gradient);
   }
 
-  template <int I, bool NOISY> void back(const float* image, const float* parameters, float* gradient, float* of_variances) {
+  template <int I, bool NOISY>
+  void back(const float* image, const float* parameters, float* gradient, float* variance_gradient) {
     using Here = Stage<I>;
     auto& b = std::get<I>(buffers);
     for (int k = 0; k < Here::OUTPUTS; k++) b.g[k] *= b.dy[k];
@@ -173,18 +177,18 @@ template <class... S> struct Network {
       const float* weights = Here::SPREAD > 0 ? std::get<I>(tables).spread : parameters + parameters_at<I>();
       Here::input_gradient(weights, b.g, b.winner, std::get<I - 1>(buffers).g);
     }
-    if constexpr (NOISY && Here::PARAMETERS > 0) back_to_variances<I>(of_variances);
-    if constexpr (I > 0) back<I - 1, NOISY>(image, parameters, gradient, of_variances);
+    if constexpr (NOISY && Here::PARAMETERS > 0) back_to_variances<I>(variance_gradient);
+    if constexpr (I > 0) back<I - 1, NOISY>(image, parameters, gradient, variance_gradient);
   }
 
-  // The way of the gradient through the variances of a stage's results, which depend on weights' variances and inputs.
-  template <int I> void back_to_variances(float* of_variances) {
+  // Backpropagate through the variances of the results of a stage, which depend on its inputs and its variances.
+  template <int I> void back_to_variances(float* variance_gradient) {
     using Here = Stage<I>;
     auto& b = std::get<I>(buffers);
     auto& n = std::get<I>(*noise);
     for (int k = 0; k < Here::OUTPUTS; k++) n.g[k] = b.g[k] * n.slope[k];
     const float* squares = Here::for_backward(n.squares, b.copies);
-    Here::parameter_gradient(squares, n.g, b.winner, of_variances + parameters_at<I>());
+    Here::parameter_gradient(squares, n.g, b.winner, variance_gradient + parameters_at<I>());
     if constexpr (I > 0) {
       const float* weights = Here::SPREAD > 0 ? n.variances.spread : variance_rows + parameters_at<I>();
       Here::input_gradient(weights, n.g, b.winner, n.dsquares);
@@ -192,23 +196,26 @@ template <class... S> struct Network {
       for (int k = 0; k < Here::INPUTS; k++) before.g[k] += 2.f * before.y[k] * n.dsquares[k];
     }
   }
-  const float* variance_rows = nullptr;  // of a twin, in the order of the parameters
+  const float* variance_rows = nullptr;  // for twins, in the order of the parameters
 
   static void clear_idle(float* gradient) {
     each_stage([&](auto i) { Stage<decltype(i)::value>::clear_idle(gradient + parameters_at<decltype(i)::value>()); });
   }
 
-  // Torch's vector -> parameters and back; `places` holds, per stage, where its weights and biases begin (-1: none).
-  template <bool IN> static void convert(float* vector, const int64_t* places, float* parameters) {
+  // Convert torch's vector to parameters or back; `offsets` are those of weights and biases per stage (-1: none).
+  template <bool IN> static void convert(float* vector, const int64_t* offsets, float* parameters) {
     each_stage([&](auto i) {
       constexpr int I = decltype(i)::value;
       using Here = Stage<I>;
       float* mine = parameters + parameters_at<I>();
-      auto copy = [](float& theirs, float& ours) { if (IN) ours = theirs; else theirs = ours; };
-      if (places[2 * I] >= 0)
-        Here::each_weight([&](int from, int to) { copy(vector[places[2 * I] + from], mine[to]); });
-      if (places[2 * I + 1] >= 0)
-        for (int o = 0; o < Here::O; o++) copy(vector[places[2 * I + 1] + o], mine[Here::bias_at(o)]);
+      auto copy = [](float& outer, float& own) {
+        if (IN) own = outer;
+        else outer = own;
+      };
+      if (offsets[2 * I] >= 0)
+        Here::each_weight([&](int from, int to) { copy(vector[offsets[2 * I] + from], mine[to]); });
+      if (offsets[2 * I + 1] >= 0)
+        for (int o = 0; o < Here::O; o++) copy(vector[offsets[2 * I + 1] + o], mine[Here::bias_at(o)]);
     });
   }
 };

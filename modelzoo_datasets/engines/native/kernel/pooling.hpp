@@ -1,4 +1,4 @@
-// 2x2 max-pooling alone, for networks that have an activation before it.
+// 2x2 max-pooling as a stage of its own, for networks with an activation before it.
 #pragma once
 #include "vectors.hpp"
 

@@ -1,12 +1,12 @@
-// Vectors of floats as the compiler knows them, of 4, 8 or 16 lanes, on whatever instructions the machine has.
+// Vectors of 4, 8 or 16 floats as extensions of the compiler, for any instruction set.
 //
-// No value ever crosses lanes here, and sums have one order for every width: so the width decides speed, never results.
+// No value ever crosses lanes, and the order of sums is the same for every width: the width changes the speed alone.
 #pragma once
 #include <cstdint>
 #include <cstring>
 
 #define ZOO_INLINE static inline __attribute__((always_inline))
-#define ZOO_UNROLL _Pragma("GCC unroll 64")
+#define ZOO_UNROLL_FOR(...) _Pragma("GCC unroll 64") for (__VA_ARGS__)
 
 namespace zoo {
 
@@ -37,7 +37,7 @@ template <> struct Lanes<16> {
 template <int LANES> using Floats = typename Lanes<LANES>::Floats;
 template <int LANES> using Ints = typename Lanes<LANES>::Ints;
 
-// Any address will do: memcpy of a whole vector is one unaligned load or store.
+// Addresses need not be aligned: memcpy of a whole vector is one unaligned load or store.
 template <class V, class T> ZOO_INLINE V load(const T* from) {
   V value;
   std::memcpy(&value, from, sizeof value);
@@ -48,14 +48,16 @@ template <class V, class T> ZOO_INLINE void store(T* to, V value) { std::memcpy(
 template <class V> ZOO_INLINE V splat(float x) { return x - V{}; }  // x - 0 is x, and folds to one broadcast
 template <class V> ZOO_INLINE V splat_int(int32_t x) { return x - V{}; }
 
-template <class V> ZOO_INLINE V root_of(V x) {
+template <class V> ZOO_INLINE V vec_sqrt(V x) {
   for (int i = 0; i < int(sizeof(V) / sizeof(float)); i++) x[i] = __builtin_sqrtf(x[i]);
   return x;
 }
 
 constexpr int round_up(int n, int step) { return (n + step - 1) / step * step; }
 
-// The vector for n values side by side: as wide as there is without many idle lanes.
-constexpr int lanes_for(int n) { return n <= 4 ? 4 : (n <= 8 || WIDEST == 8 || round_up(n, 16) > round_up(n, 8)) ? 8 : 16; }
+// The lanes of a vector for n values side by side: as many as possible without many idle ones.
+constexpr int lanes_for(int n) {
+  return n <= 4 ? 4 : (n <= 8 || WIDEST == 8 || round_up(n, 16) > round_up(n, 8)) ? 8 : 16;
+}
 
 }  // namespace zoo
