@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +29,12 @@ from modelzoo_datasets.builder.card_metadata import CardMetadata
 from modelzoo_datasets.builder.checksums import read_checksums
 from modelzoo_datasets.errors import FormatError, RecipeError
 from modelzoo_datasets.images.registry import image_dataset_names
-from modelzoo_datasets.recipes import find_recipe, recipe_names
+from modelzoo_datasets.recipes import Published, find_recipe, recipe_names
 from modelzoo_datasets.verification import Check
 from modelzoo_datasets.verification.dataset_checks import check_checksums
 from modelzoo_datasets.verification.viewer import check_viewer
-from modelzoo_datasets.zoo import DatasetInfo, RecipeInfo, ZooFolder
+from modelzoo_datasets.weights import Layout
+from modelzoo_datasets.zoo import DatasetInfo, ImportInfo, RecipeInfo, ZooFolder, ZooInfo
 
 # What a block of a card leaves behind, compared with what load_zoo gives.
 SAME = """
@@ -237,8 +239,24 @@ def states(**columns: Any) -> pd.DataFrame:
     return pd.DataFrame(rows | columns)
 
 
-SOUND = {"classes": 2, "recipe": {"axes": {"lr": [0.1, 0.2]}, "seeds": [7, 8]}}
-PUBLISHED = {"models": {"origin": ["x"] * 4}, "axes": {}, "seeds": []}
+def grid(seeds: tuple[Any, ...], axes: dict[str, tuple[Any, ...]] | None = None, **values: Any) -> RecipeInfo:
+    """The recipe of a zoo."""
+    names = {"name": "small", "config": "a", "images": "none", "architecture": "cnn-s", "seed": 1}
+    return RecipeInfo(**names, axes=axes or {}, seeds=seeds, **values)  # type: ignore[arg-type]
+
+
+SOUND = ZooInfo(
+    name="small/a",
+    architecture="cnn-s",
+    images="none",
+    recipe=grid((7, 8), {"lr": (0.1, 0.2)}),
+    layout=Layout(()),
+    images_sha256="",
+    classes=2,
+    engine="none",
+    versions={},
+)
+PUBLISHED = Published(models={"origin": ["x"] * 4})
 
 
 @pytest.mark.parametrize(
@@ -246,18 +264,18 @@ PUBLISHED = {"models": {"origin": ["x"] * 4}, "axes": {}, "seeds": []}
     [
         ({}, {}, 0, []),
         (
-            {"recipe": {"axes": {}, "seeds": ["random", 1000, 10**6]}},
+            {"recipe": grid(("random", 1000, 10**6))},
             {},
             0,
             ["4 of the 1,000 models of its recipe are here"],
         ),
         (
-            {"recipe": {"axes": {}, "seeds": [1, 2, 3, 4, 5]}},
+            {"recipe": grid((1, 2, 3, 4, 5))},
             {},
             1,
             ["1 model diverged, with weights that are not finite in some state; they are left out"],
         ),
-        ({"recipe": PUBLISHED}, {}, 0, []),
+        ({"recipe": grid((), published=PUBLISHED)}, {}, 0, []),
         (
             {},
             {"test_acc": [0.55, 0.551, 0.9, float("nan")]},
@@ -281,7 +299,7 @@ PUBLISHED = {"models": {"origin": ["x"] * 4}, "axes": {}, "seeds": []}
         ),
         ({}, {"val_loss": [None] * 4, "val_acc": [None] * 4}, 0, ["not recorded: `val_loss`, `val_acc`"]),
         (
-            {"imported": {"measured_otherwise": ["train", "test_loss"]}},
+            {"imported": ImportInfo(format="x", source="x", measured_otherwise=("train", "test_loss"))},
             {},
             0,
             ["recorded elsewhere of something else than the column names say: train, test_loss"],
@@ -291,7 +309,7 @@ PUBLISHED = {"models": {"origin": ["x"] * 4}, "axes": {}, "seeds": []}
 def test_defects_are_said_where_there_are_some(
     zoo: dict[str, Any], columns: dict[str, Any], diverged: int, wrong: list[str]
 ) -> None:
-    assert defects_of({**SOUND, **zoo}, states(**columns), diverged, {}, kept_diverged=False) == wrong
+    assert defects_of(replace(SOUND, **zoo), states(**columns), diverged, {}, kept_diverged=False) == wrong
 
 
 def test_missing_states_are_a_defect() -> None:
