@@ -29,7 +29,7 @@ from modelzoo_datasets.builder.card_metadata import CardMetadata
 from modelzoo_datasets.builder.checksums import read_checksums
 from modelzoo_datasets.errors import FormatError, RecipeError
 from modelzoo_datasets.images.registry import image_dataset_names
-from modelzoo_datasets.recipes import Published, find_recipe, recipe_names
+from modelzoo_datasets.recipes import ExternalModels, find_recipe, recipe_names
 from modelzoo_datasets.verification import Check
 from modelzoo_datasets.verification.dataset_checks import check_checksums
 from modelzoo_datasets.verification.viewer import check_viewer
@@ -256,7 +256,7 @@ SOUND = ZooInfo(
     engine="none",
     versions={},
 )
-PUBLISHED = Published(models={"origin": ["x"] * 4})
+PUBLISHED = ExternalModels(models={"origin": ["x"] * 4})
 
 
 @pytest.mark.parametrize(
