@@ -145,7 +145,7 @@ def test_without_its_plugin_a_name_is_unknown(clean: None) -> None:
         (
             "twice.py",
             PLUGIN.replace("tiny-NAME", "cnn-s"),
-            "plugin {}: ValueError: architecture 'cnn-s' is registered twice",
+            "plugin {}: ArgumentError: architecture 'cnn-s' is already registered; choose another name",
         ),
         ("plugin.txt", "", "plugin {} is no Python file"),
         ("missing.py", None, "there is no plugin file {}"),

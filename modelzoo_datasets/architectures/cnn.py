@@ -1,6 +1,6 @@
-"""The CNNs of the published zoos (2209.14764, table of architectures; `module_list.*` state-dict keys).
+"""The CNNs of the published zoos (2209.14764, table of architectures), with state-dict keys `module_list.*`.
 
-In both a block is convolution, max-pooling, activation, dropout, in this order.
+A block is a convolution, max-pooling, activation and dropout, in this order.
 """
 
 from functools import partial
@@ -13,7 +13,7 @@ from .registry import Architecture, add_architecture, register_for_classes
 
 
 def small_cnn_layers(activation: str, dropout: float, *, channels: int) -> list[nn.Module]:
-    """Layers for 28×28 images and 10 classes; dropout layers are present only where p > 0, as published."""
+    """Return the layers for 28×28 images and 10 classes. As published, dropout layers exist only if p > 0."""
 
     def active(*, drop: bool = True) -> list[nn.Module]:
         layers = [ACTIVATION_MODULES[activation]()]
@@ -29,12 +29,12 @@ def small_cnn_layers(activation: str, dropout: float, *, channels: int) -> list[
 
 
 def _small_cnn(activation: str, dropout: float, *, channels: int) -> nn.Module:
-    """2,464 parameters for one channel, 2,864 for three."""
+    """Return the small CNN: 2,464 parameters for one channel, 2,864 for three."""
     return ModuleListCNN(small_cnn_layers(activation, dropout, channels=channels))
 
 
 def _medium_cnn(activation: str, dropout: float, *, classes: int = 10) -> nn.Module:
-    """10,853 parameters for 10 classes; dropout layers are always present, as published, and do nothing where p = 0."""
+    """Return the medium CNN: 10,853 parameters for 10 classes. As published, it has dropout layers even if p = 0."""
 
     def active() -> list[nn.Module]:
         return [ACTIVATION_MODULES[activation](), SeededDropout(dropout)]

@@ -1,7 +1,8 @@
-"""Changed small CNNs, for tests of how weights of one architecture serve another (2209.14733, published code).
+"""Variants of the small CNN, to test how well weights of one architecture transfer to another.
 
-`res-cnn` is the small CNN and more; the other three have exactly its number of parameters, 2,464, in other layers. They
-have no dropout. Activations are the zoo's; the published ones of the last three are tanh.
+Source: 2209.14733 and its published code. `res-cnn` extends the small CNN; the other three have the same number of
+parameters, 2,464, in different layers. None has dropout. They use the activation of the zoo, while the published
+versions of the last three always use tanh.
 """
 
 from collections.abc import Callable
@@ -10,16 +11,16 @@ from torch import Tensor, nn
 
 from ..weights import Layout, Symmetry, chain_symmetry, unit_group
 from .cnn import small_cnn_layers
-from .modules import ACTIVATION_MODULES, KaimingConv2d, ModuleListCNN, through
+from .modules import ACTIVATION_MODULES, KaimingConv2d, ModuleListCNN, apply_layers
 from .registry import Architecture, add_architecture
 
 
 class ResCNN(ModuleListCNN):
     """The small CNN with a branch around each of its three convolution blocks: max-pooling, then a 1x1 convolution.
 
-    Under `module_list.*` are exactly the tensors of the small CNN, and they come first in the layout: the first 2,464
-    numbers of a vector are a small CNN. The 98 others, of the branches, are new: `initialize_weights` draws their
-    weights `kaiming_uniform` whatever the init of the zoo is, after those of the small CNN, and their biases are 0.01.
+    The tensors `module_list.*` are exactly those of the small CNN and come first in the layout: the first 2,464 weights
+    are a small CNN. The branches add 98 weights: `initialize_weights` initializes their convolutions with
+    `kaiming_uniform` whatever the init of the zoo is, after those of the small CNN, and their biases with 0.01.
     """
 
     def __init__(self, activation: str) -> None:
@@ -29,16 +30,16 @@ class ResCNN(ModuleListCNN):
         self.res3_pool, self.res3_conv = nn.MaxPool2d(2, 1), KaimingConv2d(6, 4, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images (B, 1, 28, 28) -> logits (B, 10)."""
+        """Return the logits (B, 10) of images (B, 1, 28, 28)."""
         layers = self.module_list
-        x = through(layers[0:3], x) + self.res1_conv(self.res1_pool(x))
-        x = through(layers[3:6], x) + self.res2_conv(self.res2_pool(x))
-        x = through(layers[6:8], x) + self.res3_conv(self.res3_pool(x))
-        return through(layers[8:], x)
+        x = apply_layers(layers[0:3], x) + self.res1_conv(self.res1_pool(x))
+        x = apply_layers(layers[3:6], x) + self.res2_conv(self.res2_pool(x))
+        x = apply_layers(layers[6:8], x) + self.res3_conv(self.res3_pool(x))
+        return apply_layers(layers[8:], x)
 
 
 class MoreLayersCNN(nn.Module):
-    """Four convolutions instead of three."""
+    """A small CNN with four convolutions instead of three."""
 
     def __init__(self, activation: str) -> None:
         super().__init__()
@@ -53,13 +54,13 @@ class MoreLayersCNN(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images (B, 1, 28, 28) -> logits (B, 10)."""
+        """Return the logits (B, 10) of images (B, 1, 28, 28)."""
         logits: Tensor = self.layers(x)
         return logits
 
 
 class MoreLayersResidualCNN(nn.Module):
-    """The layers of `MoreLayersCNN`; what the second gives is also added to what the fourth gives."""
+    """The layers of `MoreLayersCNN` with a skip connection from the second convolution to the fourth."""
 
     def __init__(self, activation: str) -> None:
         super().__init__()
@@ -72,7 +73,7 @@ class MoreLayersResidualCNN(nn.Module):
         self.act = ACTIVATION_MODULES[activation]()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images (B, 1, 28, 28) -> logits (B, 10)."""
+        """Return the logits (B, 10) of images (B, 1, 28, 28)."""
         x = self.act(self.pool1(self.conv1(x)))
         skip = self.act(self.conv2(x))
         x = self.act(self.conv4(self.act(self.conv3(skip))))
@@ -82,7 +83,7 @@ class MoreLayersResidualCNN(nn.Module):
 
 
 class ResidualCNN(nn.Module):
-    """The layers of the small CNN, three without bias; a 1x1 convolution adds the first block to the third."""
+    """The layers of the small CNN, three without bias, and a 1x1 convolution from the first block to the third."""
 
     def __init__(self, activation: str) -> None:
         super().__init__()
@@ -95,7 +96,7 @@ class ResidualCNN(nn.Module):
         self.act = ACTIVATION_MODULES[activation]()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images (B, 1, 28, 28) -> logits (B, 10)."""
+        """Return the logits (B, 10) of images (B, 1, 28, 28)."""
         x = self.act(self.pool1(self.conv1(x)))
         skip = self.identity(x[:, :, ::4, ::4])  # every fourth pixel: 12x12 -> 3x3
         x = self.act(self.pool2(self.conv2(x)))

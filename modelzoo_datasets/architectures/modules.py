@@ -1,4 +1,4 @@
-"""Pieces that the architectures share: activations, initialisations, chains, and dropout with its own generator."""
+"""Parts that the architectures share: activations, initialization, chains of layers, and seedable dropout."""
 
 from collections.abc import Callable, Iterable
 
@@ -28,26 +28,33 @@ _INITS: dict[str, Callable[..., Tensor]] = {
 _INITIAL_BIAS = 0.01
 
 
-# Their reset_parameters sets constants only and draws nothing.
+# The `reset_parameters` of these modules sets constants and consumes no random numbers.
 _CONSTANT = (nn.BatchNorm1d, nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm)
 
 
-def initialize_weights(module: nn.Module, init: str, draws: torch.Generator) -> None:
-    """Set all weights of linear and convolution layers by `init` and their biases to 0.01 (2209.14764's own code).
+def initialize_weights(module: nn.Module, init: str, generator: torch.Generator) -> None:
+    """Initialize the weights of linear and convolution layers by `init`, and their biases with 0.01.
 
-    Normalisations begin as torch has them: weight 1, bias 0, mean 0, variance 1, no batch seen. Other buffers stay.
+    This follows the code published with 2209.14764. Normalizations get torch's defaults: weight 1, bias 0, mean 0,
+    variance 1, no batch seen. Other buffers are left as they are.
+
+    Args:
+        module: The module to initialize in place.
+        init: One of `modelzoo_datasets.recipes.INITS`, e.g. "kaiming_uniform".
+        generator: The source of all random numbers.
 
     Raises:
-        RecipeError: there are other parameters, whose first values would not depend on `draws`.
+        RecipeError: The module has other parameters, whose initial values would not depend on the generator.
     """
     parameters = dict(module.named_parameters())
     if unknown := [name for name in uninitialized_names(module) if name in parameters]:
         raise RecipeError(
-            f"{unknown[0]} belongs to no linear, 2-d convolution or normalisation layer: no init says how it begins"
+            f"{unknown[0]} belongs to no linear, 2-d convolution or normalization layer, so no init defines its "
+            "initial value"
         )
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
-            _INITS[getattr(layer, "init", init)](layer.weight, generator=draws)
+            _INITS[getattr(layer, "init", init)](layer.weight, generator=generator)
             if layer.bias is not None:
                 nn.init.constant_(layer.bias, _INITIAL_BIAS)
         elif isinstance(layer, _CONSTANT):
@@ -55,7 +62,7 @@ def initialize_weights(module: nn.Module, init: str, draws: torch.Generator) -> 
 
 
 def uninitialized_names(module: nn.Module) -> list[str]:
-    """Names of the parameters and buffers that `initialize_weights` does not set."""
+    """Return the names of the parameters and buffers that `initialize_weights` does not set."""
     names: list[str] = []
     for prefix, layer in module.named_modules():
         if not isinstance(layer, (nn.Conv2d, nn.Linear, *_CONSTANT)):
@@ -65,37 +72,37 @@ def uninitialized_names(module: nn.Module) -> list[str]:
 
 
 class KaimingConv2d(nn.Conv2d):
-    """A convolution that begins `kaiming_uniform` whatever the init of the other layers is."""
+    """A convolution that is always initialized with `kaiming_uniform`, whatever the recipe says."""
 
     init = "kaiming_uniform"
 
 
 class ModuleListCNN(nn.Module):
-    """Layers applied in order; the list's name is part of the published state-dict keys."""
+    """Layers in a chain. The attribute `module_list` is part of the published state-dict keys."""
 
     def __init__(self, layers: list[nn.Module]) -> None:
         super().__init__()
         self.module_list = nn.ModuleList(layers)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images (B, C, H, W) -> logits (B, classes)."""
-        return through(self.module_list, x)
+        """Return the logits (B, classes) of images (B, C, H, W)."""
+        return apply_layers(self.module_list, x)
 
 
-def through(layers: Iterable[nn.Module], x: Tensor) -> Tensor:
-    """Apply layers in order."""
+def apply_layers(layers: Iterable[nn.Module], x: Tensor) -> Tensor:
+    """Return the output of layers that are applied in order."""
     for layer in layers:
         x = layer(x)
     return x
 
 
 class SeededDropout(nn.Dropout):
-    """Dropout whose masks come from its own generator while one is set; without one it is `nn.Dropout`."""
+    """Dropout with masks from its own generator; without a generator it behaves as `nn.Dropout`."""
 
     generator: torch.Generator | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        """Zero each entry with probability p and scale the rest by 1 / (1 - p), in train mode only."""
+        """Zero each element with probability p and scale the others by 1 / (1 - p), in training mode only."""
         if self.generator is None or not self.training or self.p == 0:
             return functional.dropout(x, self.p, self.training)
         keep = torch.rand(x.shape, generator=self.generator) >= self.p
@@ -103,21 +110,24 @@ class SeededDropout(nn.Dropout):
 
 
 def make_dropout_seedable(module: nn.Module) -> nn.Module:
-    """Let plain dropout layers take a generator, so that masks depend on the model's seed alone; returns the module.
+    """Replace plain dropout layers in place by seedable ones, so that masks depend on the model's seed alone.
+
+    Returns:
+        The same module.
 
     Raises:
-        RecipeError: another layer that draws, for which there is no such thing.
+        RecipeError: The module has another layer that draws random numbers, such as `nn.Dropout2d`.
     """
     for layer in module.modules():
         if type(layer) is nn.Dropout:
             layer.__class__ = SeededDropout
         elif isinstance(layer, _DropoutNd) and not isinstance(layer, SeededDropout):
-            raise RecipeError(f"{type(layer).__name__} draws from no generator of the model's; use nn.Dropout")
+            raise RecipeError(f"{type(layer).__name__} cannot draw from the generator of the model; use nn.Dropout")
     return module
 
 
-def seed_dropout(module: nn.Module, draws: torch.Generator | None) -> None:
-    """Let every dropout layer of the module draw from one generator."""
+def seed_dropout(module: nn.Module, generator: torch.Generator | None) -> None:
+    """Set the generator of every dropout layer of the module."""
     for layer in module.modules():
         if isinstance(layer, SeededDropout):
-            layer.generator = draws
+            layer.generator = generator

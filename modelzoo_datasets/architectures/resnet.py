@@ -1,4 +1,4 @@
-"""ResNet-18 for small images, as in the published zoos (2209.14764): torchvision's, with another stem."""
+"""ResNet-18 for small images, as in the published zoos (2209.14764): the network of torchvision with another stem."""
 
 from functools import partial
 
@@ -12,11 +12,11 @@ _STAGES = (1, 2, 3, 4)
 
 
 def _resnet18(activation: str, dropout: float, *, classes: int) -> nn.Module:
-    """Stem of 3x3, stride 1, without max-pooling; always ReLU and no dropout: both arguments are ignored, as published.
+    """Return a ResNet-18 with a 3x3 stem of stride 1 and without max-pooling; 11,173,962 parameters for 10 classes.
 
-    Trained parameters: 11,173,962 for 10 classes.
+    As published, it always has ReLU and no dropout: both arguments are ignored.
     """
-    # Here, since it takes seconds; on the CPU, since modules are built on another device and it may make constants.
+    # Imported here, because it takes seconds. The import may create constants, which must not be on the meta device.
     with torch.device("cpu"):
         from torchvision.models.resnet import BasicBlock, ResNet
 
@@ -27,15 +27,15 @@ def _resnet18(activation: str, dropout: float, *, classes: int) -> nn.Module:
 
 
 def _resnet18_symmetry(layout: Layout) -> Symmetry:
-    """Per stage one group for the residual stream, which all its layers share, and one inside each block."""
+    """Return per stage one group for the residual stream, which all its layers share, and one inside each block."""
     layer, groups = layout.named_layers, []
     for stage in _STAGES:
         blocks = [f"layer{stage}.0", f"layer{stage}.1"]
-        makers = ["conv1" if stage == 1 else f"layer{stage}.0.downsample.0", *(f"{block}.conv2" for block in blocks)]
-        readers = [f"{block}.conv1" for block in (blocks if stage == 1 else blocks[1:])]
+        producers = ["conv1" if stage == 1 else f"layer{stage}.0.downsample.0", *(f"{block}.conv2" for block in blocks)]
+        consumers = [f"{block}.conv1" for block in (blocks if stage == 1 else blocks[1:])]
         following = f"layer{stage + 1}.0"
-        readers += ["fc"] if stage == _STAGES[-1] else [f"{following}.conv1", f"{following}.downsample.0"]
-        groups.append(unit_group([layer[name] for name in makers], [layer[name] for name in readers]))
+        consumers += ["fc"] if stage == _STAGES[-1] else [f"{following}.conv1", f"{following}.downsample.0"]
+        groups.append(unit_group([layer[name] for name in producers], [layer[name] for name in consumers]))
         groups += [unit_group([layer[f"{block}.conv1"]], [layer[f"{block}.conv2"]]) for block in blocks]
     return tuple(groups)
 

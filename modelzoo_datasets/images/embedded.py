@@ -1,4 +1,4 @@
-"""The images that ship with the package, so that the demo needs no download."""
+"""Images that ship with the package, so that the demo needs no download."""
 
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -10,7 +10,10 @@ from .image_data import Split
 
 
 def read_fashion_mnist_5k(root: Path) -> dict[str, Split]:
-    """5,000 training and 1,000 test images of Fashion-MNIST (MIT licence, (c) 2017 Zalando SE); `root` is not used."""
+    """Return 5,000 training and 1,000 test images of Fashion-MNIST (MIT license, (c) 2017 Zalando SE).
+
+    The argument `root` is ignored.
+    """
     data = files("modelzoo_datasets.images") / "data" / "fashion_mnist_5k.npz"
     with as_file(data) as path, np.load(path, allow_pickle=False) as arrays:
         return {

@@ -1,4 +1,4 @@
-"""Files from their official servers: whole and with the right checksum, or not there at all."""
+"""Downloads from official servers: a file is complete with the right checksum, or does not exist."""
 
 import hashlib
 import shutil
@@ -18,69 +18,80 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from .._util import one_line
 from ..errors import MissingImagesError
 
-_TIMEOUT = 60  # seconds without a byte, after which a server is given up
+_TIMEOUT = 60  # seconds without a byte after which a download fails
 _CHUNK = 2**20  # bytes
 
 
 @dataclass(frozen=True)
-class Source:
+class Download:
     """A file as its authors publish it."""
 
-    dataset: str  # as people write it
+    dataset: str  # name of the dataset in messages
     url: str
     md5: str
 
-    def missing(self, path: Path, reason: object) -> MissingImagesError:
-        """The file is neither there nor to be downloaded."""
+    def missing_error(self, path: Path, reason: object) -> MissingImagesError:
+        """Return the error for a file that is missing and cannot be downloaded."""
         return MissingImagesError(
             f"{self.dataset}: {path} is missing, and downloading it from {self.url} failed ({one_line(reason)}); "
-            "put it there, or name the folder it lies in with --images-root"
+            "put it there, or pass its folder with --images-root"
         )
 
-    def damaged(self, what: Path | str, reason: object, *, remove: Path | None = None) -> MissingImagesError:
-        """What is there is not what was published; `remove` holds it, if it cannot be had again alone."""
+    def damage_error(self, what: Path | str, reason: object, *, remove: Path | None = None) -> MissingImagesError:
+        """Return the error for a file that differs from the published one.
+
+        Args:
+            what: The damaged file, or its description.
+            reason: How the file differs.
+            remove: The file to remove and download again, if it is not `what`.
+        """
         return MissingImagesError(
             f"{self.dataset}: {what} is damaged ({one_line(reason)}); "
             f"remove {'it' if remove in (what, None) else remove} to get it again from {self.url}"
         )
 
 
-def fetch(source: Source, path: Path) -> None:
-    """Make sure that there is a file at `path`: one that is there is left as it is, a missing one is downloaded.
+def fetch(download: Download, path: Path) -> None:
+    """Download a file to `path`, unless a file exists there.
 
     Raises:
-        MissingImagesError: the download failed or has another checksum; nothing is left behind.
+        MissingImagesError: The download failed or has another checksum. No partial file remains.
     """
     if path.exists():
         return
     partial = _partial(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _download(source.url, partial)
-        if wrong := _wrong_md5(partial, source.md5):
-            raise OSError(wrong)
+        _download(download.url, partial)
+        if mismatch := _compare_md5(partial, download.md5):
+            raise OSError(mismatch)
         partial.replace(path)
     except (OSError, ValueError, HTTPException) as error:
         if isinstance(error, HTTPError):
-            error.close()  # it holds the connection open
-        raise source.missing(path, error) from error
+            error.close()  # or the connection stays open
+        raise download.missing_error(path, error) from error
     finally:
         partial.unlink(missing_ok=True)
 
 
-def fetch_unpacked(source: Source, archive: Path, names: Sequence[str]) -> None:
-    """Make sure that the named files of a tar archive lie beside it; what is missing is unpacked, each file whole.
+def fetch_unpacked(download: Download, archive: Path, names: Sequence[str]) -> None:
+    """Unpack the named files of a tar archive beside it, unless they exist.
 
-    The archive is downloaded only where a file is missing, and kept.
+    The archive is downloaded only if a file is missing, and is kept.
+
+    Args:
+        download: The archive as published.
+        archive: The path of the archive on disk.
+        names: The names of its members.
 
     Raises:
-        MissingImagesError: the archive is missing or damaged, or there is no room for its files.
+        MissingImagesError: The archive is missing or damaged, or the disk is full.
     """
     missing = {name for name in names if not (archive.parent / name).exists()}
     if not missing:
         return
-    fetch(source, archive)
-    check_md5(source, archive, source.md5)
+    fetch(download, archive)
+    check_md5(download, archive, download.md5)
     try:
         with tarfile.open(archive) as tar:
             for member in tar:
@@ -91,21 +102,22 @@ def fetch_unpacked(source: Source, archive: Path, names: Sequence[str]) -> None:
                     return
     except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
         raise MissingImagesError(
-            f"{source.dataset}: cannot unpack {archive} ({one_line(error)}); unpack it there by hand"
+            f"{download.dataset}: cannot unpack {archive} ({one_line(error)}); unpack it there by hand"
         ) from error
-    raise source.damaged(archive, f"it holds no {min(missing)}")
+    raise download.damage_error(archive, f"it holds no {min(missing)}")
 
 
-def check_md5(source: Source, path: Path, md5: str) -> None:
-    """Raise MissingImagesError where a file is not the published one."""
-    if wrong := _wrong_md5(path, md5):
-        raise source.damaged(path, wrong)
+def check_md5(download: Download, path: Path, md5: str) -> None:
+    """Raise MissingImagesError if a file is not the published one."""
+    if mismatch := _compare_md5(path, md5):
+        raise download.damage_error(path, mismatch)
 
 
-def _wrong_md5(path: Path, md5: str) -> str | None:
+def _compare_md5(path: Path, md5: str) -> str | None:
+    """Return how the checksum of a file differs, or None if it is equal."""
     with path.open("rb") as file:
-        found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-    return None if found == md5 else f"its MD5 checksum is {found} instead of {md5}"
+        actual = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    return None if actual == md5 else f"its MD5 checksum is {actual} instead of {md5}"
 
 
 def _download(url: str, path: Path) -> None:
@@ -121,7 +133,7 @@ def _download(url: str, path: Path) -> None:
 
 
 def _bars() -> Progress:
-    """A bar for who watches a terminal; these are up to gigabytes."""
+    """Return a progress bar that is visible in a terminal only; downloads have up to gigabytes."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
@@ -131,7 +143,7 @@ def _unpack(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = _partial(path)
     content = tar.extractfile(member)
-    assert content is not None  # it is a file
+    assert content is not None  # the member is a regular file
     try:
         with content, partial.open("wb") as file:
             shutil.copyfileobj(content, file, _CHUNK)
@@ -141,5 +153,5 @@ def _unpack(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> None:
 
 
 def _partial(path: Path) -> Path:
-    # Never the same: several may want the same images at once, and the last to rename does no harm.
+    # A unique name: several processes may download the same file, and each rename is atomic.
     return path.with_name(f".{path.name}.{uuid4().hex}.partial")

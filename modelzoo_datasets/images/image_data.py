@@ -8,12 +8,12 @@ from functools import cached_property, lru_cache
 import torch
 from torch import Tensor
 
-SPLIT_SEED = 42  # of every published zoo
+SPLIT_SEED = 42  # seed of the split in every published zoo
 
 
 @dataclass(frozen=True)
 class Split:
-    """Images of one split: pixels uint8 (N, C, H, W), labels int64 (N,)."""
+    """The images of one split: pixels (N, C, H, W), uint8, and labels (N,), int64."""
 
     pixels: Tensor
     labels: Tensor
@@ -24,14 +24,14 @@ class Split:
 
 @dataclass(frozen=True)
 class Images:
-    """The splits, and how pixels become inputs: (pixel / 255 - mean) / std per channel.
+    """All splits of an image dataset with its normalization, (pixel / 255 - mean) / std per channel.
 
-    Splits are `train`, `validation` and `test`; Tiny ImageNet, as published, has no `validation`.
+    The splits are `train`, `validation` and `test`. As published, Tiny ImageNet has no `validation`.
     """
 
     name: str
     classes: int
-    mean: tuple[float, ...]  # of pixels in [0, 1], per channel
+    mean: tuple[float, ...]  # mean per channel of pixels in [0, 1]
     std: tuple[float, ...]
     splits: Mapping[str, Split]
 
@@ -42,21 +42,21 @@ class Images:
         return channels, height, width
 
     def normalize(self, pixels: Tensor) -> Tensor:
-        """Pixels (B, C, H, W) uint8 -> inputs (B, C, H, W) float32, on the device that the pixels are on."""
+        """Return the inputs (B, C, H, W), float32, of pixels (B, C, H, W), uint8, on the device of the pixels."""
         mean, std = (_per_channel(values, pixels.device) for values in (self.mean, self.std))
         return (pixels.float() / 255 - mean) / std
 
     def inputs(self, split: str) -> Tensor:
-        """Normalised float32 images (N, C, H, W) of one split."""
+        """Return the normalized images (N, C, H, W), float32, of one split."""
         return self.normalize(self.splits[split].pixels)
 
     def labels(self, split: str) -> Tensor:
-        """Class numbers (N,), int64."""
+        """Return the class indices (N,), int64, of one split."""
         return self.splits[split].labels
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of all pixels, labels and the normalisation: equal images, equal fingerprint."""
+        """The SHA-256 of all pixels, labels and the normalization."""
         digest = hashlib.sha256(repr((self.name, self.mean, self.std)).encode())
         for name, split in sorted(self.splits.items()):
             digest.update(f"{name}{tuple(split.pixels.shape)}".encode())
@@ -66,9 +66,10 @@ class Images:
 
 
 def split_train(train: Split, n_train: int) -> dict[str, Split]:
-    """Cut the official training images into train (the first n of a permutation drawn with seed 42) and validation.
+    """Split the official training images into train and validation.
 
-    Where nothing is left for validation, nothing is cut: all are train, in the official order.
+    The training images are the first `n_train` of a random permutation with seed 42. If no image is left for
+    validation, all are training images in the official order.
     """
     if n_train == len(train):
         return {"train": train}
@@ -77,8 +78,8 @@ def split_train(train: Split, n_train: int) -> dict[str, Split]:
     return {name: Split(train.pixels[index], train.labels[index]) for name, index in parts.items()}
 
 
-# Kept per device, because a copy to an accelerator in every step would make it wait; made outside of inference mode,
-# because what is made within could not be used in training.
+# Cached per device, because a copy in every step would stall an accelerator. Created outside of inference mode, because
+# inference tensors cannot be used in training.
 @lru_cache
 @torch.inference_mode(mode=False)
 def _per_channel(values: tuple[float, ...], device: torch.device) -> Tensor:

@@ -1,4 +1,4 @@
-"""Image datasets by name: where their pixels come from, how they are split and normalised."""
+"""The registry of image datasets: how to read, split and normalize each of them."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -8,32 +8,54 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..errors import MissingImagesError, RecipeError, unknown
+from .._util import user_cache_folder
+from ..errors import ArgumentError, MissingImagesError, RecipeError, unknown
 from ..plugins import load_plugins
 from .image_data import Images, Split, split_train
-from .transforms import unchanged
+from .transforms import identity
 
 
 @dataclass(frozen=True)
 class ImageDataset:
-    """`read(root)` gives the official train and test images; `sizes` are the published split sizes."""
+    """An image dataset: how to read its official splits, and how to split and normalize the images.
+
+    Args:
+        name: The unique name, as in recipes.
+        read: A function of the root folder that returns the official splits "train" and "test".
+        sizes: The numbers of training, validation and test images; training and validation images are both taken from
+            the official training images. 0 means that there is no such split.
+        mean: The mean per channel of pixels in [0, 1].
+        std: The standard deviation per channel.
+        classes: The number of classes.
+        size: Height and width of the images after `prepare`.
+        prepare: A function of pixels (N, C, H, W), uint8, that returns pixels (N, C', H', W'), uint8.
+
+    Example:
+        >>> import torch
+        >>> from modelzoo_datasets.images import Split
+        >>> def read(root):
+        ...     pixels = torch.zeros(6, 1, 8, 8, dtype=torch.uint8)
+        ...     return {"train": Split(pixels, torch.arange(6) % 2), "test": Split(pixels, torch.arange(6) % 2)}
+        >>> ImageDataset("blank", read, sizes=(4, 2, 6), mean=(0.5,), std=(0.25,), classes=2, size=(8, 8)).input_shape
+        (1, 8, 8)
+    """
 
     name: str
     read: Callable[[Path], Mapping[str, Split]]
-    sizes: tuple[int, int, int]  # train, validation, test; 0: there is no such split
-    mean: tuple[float, ...]  # of pixels in [0, 1], per channel
+    sizes: tuple[int, int, int]
+    mean: tuple[float, ...]
     std: tuple[float, ...]
     classes: int = 10
-    size: tuple[int, int] = (28, 28)  # height, width
-    prepare: Callable[[Tensor], Tensor] = unchanged  # pixels (N, C, H, W) uint8 -> (N, C', H', W') uint8
+    size: tuple[int, int] = (28, 28)
+    prepare: Callable[[Tensor], Tensor] = identity
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of every image, known before any is read."""
+        """Channels, height and width of every image, without reading any."""
         return len(self.mean), *self.size
 
 
-_OFFICIAL = ("train", "test")  # the splits that are published
+_OFFICIAL = ("train", "test")  # the published splits
 _DATASETS: dict[str, ImageDataset] = {}
 
 
@@ -44,41 +66,74 @@ def load_builtin() -> None:
 
 
 def register_images(dataset: ImageDataset) -> ImageDataset:
-    """Make an image dataset known by its name; a name can be taken once."""
-    import_module(".builtin", __package__)  # first, so that nobody takes one of its names
+    """Register an image dataset, so that recipes can name it.
+
+    Call this in a plugin file that is passed to the commands with `--plugin`.
+
+    Args:
+        dataset: The image dataset; its name must be new.
+
+    Returns:
+        The same image dataset.
+
+    Raises:
+        ArgumentError: The name is already registered.
+
+    Example:
+        >>> import torch
+        >>> from modelzoo_datasets.images import Split, load_images
+        >>> def read(root):
+        ...     pixels = torch.zeros(6, 1, 8, 8, dtype=torch.uint8)
+        ...     return {"train": Split(pixels, torch.arange(6) % 2), "test": Split(pixels, torch.arange(6) % 2)}
+        >>> blank = ImageDataset("blank-example", read, (4, 2, 6), mean=(0.5,), std=(0.25,), classes=2, size=(8, 8))
+        >>> register_images(blank).name
+        'blank-example'
+        >>> load_images("blank-example").input_shape
+        (1, 8, 8)
+    """
+    import_module(".builtin", __package__)  # first, so that no plugin takes one of its names
     return add_images(dataset)
 
 
 def add_images(dataset: ImageDataset) -> ImageDataset:
-    """Register without loading the built-in image datasets first; they themselves use it."""
+    """Register an image dataset without loading the built-in ones, which use this function themselves."""
     if dataset.name in _DATASETS:
-        raise ValueError(f"image dataset {dataset.name!r} is registered twice")
+        raise ArgumentError(f"image dataset {dataset.name!r} is already registered; choose another name")
     _DATASETS[dataset.name] = dataset
     return dataset
 
 
 def image_dataset_names() -> list[str]:
-    """All registered names."""
+    """Return all registered names, sorted."""
     load_builtin()
     return sorted(_DATASETS)
 
 
 def get_image_dataset(name: str) -> ImageDataset:
-    """The image dataset of that name; raises RecipeError with the nearest known one."""
+    """Return the image dataset with this name.
+
+    Raises:
+        RecipeError: The name is not registered; the message offers the most similar one.
+    """
     load_builtin()
     if name not in _DATASETS:
         raise RecipeError(unknown("images", name, _DATASETS))
     return _DATASETS[name]
 
 
-def load_images(name: str, root: Path) -> Images:
-    """All images of a dataset: read from `root`, downloaded into it where they are missing.
+def load_images(name: str, root: Path | None = None) -> Images:
+    """Return all images of a dataset, after downloading missing files.
+
+    Args:
+        name: The registered name.
+        root: The folder of the image files; the cache folder of this package by default.
 
     Raises:
-        RecipeError: no such dataset.
-        MissingImagesError: neither there nor to be downloaded, or not complete.
+        RecipeError: The name is not registered.
+        MissingImagesError: Files are missing and cannot be downloaded, or they are damaged or incomplete.
     """
     dataset = get_image_dataset(name)
+    root = user_cache_folder("images") if root is None else root
     official = dataset.read(root)
     n_train, n_validation, n_test = dataset.sizes
     for split, expected in zip(_OFFICIAL, (n_train + n_validation, n_test), strict=True):
@@ -93,15 +148,15 @@ def load_images(name: str, root: Path) -> Images:
     )
 
 
-def _check(dataset: ImageDataset, split: str, found: Split, expected: int, root: Path) -> None:
-    """Raise MissingImagesError where files that could be read are not the whole dataset, or another one."""
+def _check(dataset: ImageDataset, split: str, official: Split, expected: int, root: Path) -> None:
+    """Raise MissingImagesError if readable files are incomplete or belong to another dataset."""
     again = "remove its files to have them downloaded again"
-    for what, n in (("images", len(found.pixels)), ("labels", len(found.labels))):
+    for what, n in (("images", len(official.pixels)), ("labels", len(official.labels))):
         if n != expected:
             raise MissingImagesError(
                 f"images {dataset.name}: expected {expected:,} {split} {what}, found {n:,} below {root}; {again}"
             )
-    lowest, highest = (int(label) for label in torch.aminmax(found.labels))
+    lowest, highest = (int(label) for label in torch.aminmax(official.labels))
     if lowest < 0 or highest >= dataset.classes:
         raise MissingImagesError(
             f"images {dataset.name}: expected {split} labels from 0 to {dataset.classes - 1}, found {lowest} to "
@@ -112,12 +167,12 @@ def _check(dataset: ImageDataset, split: str, found: Split, expected: int, root:
 def _prepare(dataset: ImageDataset, official: Split) -> Split:
     pixels = dataset.prepare(official.pixels)
     if not pixels.shape[1] == len(dataset.mean) == len(dataset.std):
-        raise ValueError(
+        raise ArgumentError(
             f"image dataset {dataset.name!r}: expected a mean and a std for each of {pixels.shape[1]} channels, got "
             f"{dataset.mean} and {dataset.std}"
         )
     if tuple(pixels.shape[1:]) != dataset.input_shape:
-        raise ValueError(
+        raise ArgumentError(
             f"image dataset {dataset.name!r}: expected images of size {dataset.size}, got {tuple(pixels.shape[2:])}"
         )
     return Split(pixels, official.labels)

@@ -1,4 +1,4 @@
-"""Image datasets whose files torchvision reads: MNIST, Fashion-MNIST, SVHN, USPS."""
+"""Image datasets in formats that torchvision reads: MNIST, Fashion-MNIST, SVHN and USPS."""
 
 from http.client import HTTPException
 from pathlib import Path
@@ -8,64 +8,64 @@ import torch
 
 from .._util import one_line
 from ..errors import MissingImagesError
-from .fetch import Source, check_md5, fetch
+from .fetch import Download, check_md5, fetch
 from .image_data import Split
 
 
 def read_mnist(root: Path) -> dict[str, Split]:
-    """MNIST (N, 1, 28, 28) from `root/MNIST/raw`, in its own idx files."""
+    """Read MNIST (N, 1, 28, 28) from the idx files in `root/MNIST/raw`."""
     return _read_idx("MNIST", root)
 
 
 def read_fashion_mnist(root: Path) -> dict[str, Split]:
-    """Fashion-MNIST (N, 1, 28, 28) from `root/FashionMNIST/raw`, in its own idx files."""
+    """Read Fashion-MNIST (N, 1, 28, 28) from the idx files in `root/FashionMNIST/raw`."""
     return _read_idx("FashionMNIST", root)
 
 
 def read_svhn(root: Path) -> dict[str, Split]:
-    """SVHN (N, 3, 32, 32), cropped digits without `extra`, from `root/train_32x32.mat` and `root/test_32x32.mat`."""
+    """Read the cropped digits of SVHN (N, 3, 32, 32), without `extra`, from `root/{train,test}_32x32.mat`."""
     from torchvision.datasets import SVHN
 
     splits = {}
     for split in ("train", "test"):
-        _fetch_checked("SVHN", SVHN.split_list[split], root)
-        found = SVHN(root, split=split)
-        splits[split] = Split(torch.as_tensor(found.data).contiguous(), torch.as_tensor(found.labels).long())
+        _fetch_and_check("SVHN", SVHN.split_list[split], root)
+        dataset = SVHN(root, split=split)
+        splits[split] = Split(torch.as_tensor(dataset.data).contiguous(), torch.as_tensor(dataset.labels).long())
     return splits
 
 
 def read_usps(root: Path) -> dict[str, Split]:
-    """USPS (N, 1, 16, 16) from `root/usps.bz2` and `root/usps.t.bz2`, in LIBSVM's format."""
+    """Read USPS (N, 1, 16, 16) from `root/usps.bz2` and `root/usps.t.bz2`, in the format of LIBSVM."""
     from torchvision.datasets import USPS
 
     splits = {}
     for split in ("train", "test"):
-        _fetch_checked("USPS", USPS.split_list[split], root)
-        found = USPS(root, train=split == "train")
-        splits[split] = Split(torch.as_tensor(found.data).unsqueeze(1), torch.as_tensor(found.targets).long())
+        _fetch_and_check("USPS", USPS.split_list[split], root)
+        dataset = USPS(root, train=split == "train")
+        splits[split] = Split(torch.as_tensor(dataset.data).unsqueeze(1), torch.as_tensor(dataset.targets).long())
     return splits
 
 
-def _fetch_checked(dataset: str, published: list[str], root: Path) -> None:
-    """Download what is missing ourselves: torchvision would take what a broken download left for the whole file."""
-    url, name, md5 = published
-    source = Source(dataset, url, md5)
-    fetch(source, root / name)
-    check_md5(source, root / name, md5)
+def _fetch_and_check(dataset: str, resource: list[str], root: Path) -> None:
+    """Download a missing file and check it, because torchvision would accept the rest of an interrupted download."""
+    url, name, md5 = resource
+    download = Download(dataset, url, md5)
+    fetch(download, root / name)
+    check_md5(download, root / name, md5)
 
 
 def _read_idx(kind: str, root: Path) -> dict[str, Split]:
-    # Imported here: it takes seconds, and only these images need it.
+    # Imported here, because it takes seconds and only these images need it.
     from torchvision import datasets
 
     published: Any = getattr(datasets, kind)
-    # torchvision would rather unpickle what its old releases left in `processed`.
-    dataset = type(kind, (published,), {"_check_legacy_exist": lambda self: False})
+    # Without this method, torchvision would prefer pickled files that its old releases left in `processed`.
+    safe_class = type(kind, (published,), {"_check_legacy_exist": lambda self: False})
     folder = root / kind / "raw"
     splits = {}
     for split in ("train", "test"):
         try:
-            found = dataset(root, train=split == "train", download=True)
+            dataset = safe_class(root, train=split == "train", download=True)
         except (OSError, RuntimeError, ValueError, TypeError, KeyError, AssertionError, HTTPException) as error:
             if all((folder / name.removesuffix(".gz")).is_file() for name, _ in published.resources):
                 raise MissingImagesError(
@@ -76,6 +76,6 @@ def _read_idx(kind: str, root: Path) -> dict[str, Split]:
                 f"({one_line(error)}); put its idx files there and pass "
                 f"--images-root {root}"
             ) from error
-        pixels = torch.as_tensor(found.data).unsqueeze(1)
-        splits[split] = Split(pixels, torch.as_tensor(found.targets).long())
+        pixels = torch.as_tensor(dataset.data).unsqueeze(1)
+        splits[split] = Split(pixels, torch.as_tensor(dataset.targets).long())
     return splits

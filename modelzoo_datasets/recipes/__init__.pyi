@@ -8,6 +8,7 @@ from .hyperparameters import SCHEDULES as SCHEDULES
 from .hyperparameters import ExternalTraining as ExternalTraining
 from .hyperparameters import RecordedTraining as RecordedTraining
 from .hyperparameters import Training as Training
+from .json_schema import recipe_schema as recipe_schema
 from .members import Member as Member
 from .members import iterate_splits as iterate_splits
 from .recipe import Config as Config

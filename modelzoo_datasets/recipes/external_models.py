@@ -1,4 +1,4 @@
-"""Models that were trained elsewhere: listed one by one, since no grid and no seeds of ours give them."""
+"""Models that were trained by other code. A recipe lists them one by one, since no grid generates them."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -15,13 +15,13 @@ _TRAINING = tuple(field.name for field in dataclasses.fields(ExternalTraining))
 
 @dataclass(frozen=True, kw_only=True)
 class ExternalModels:
-    """The models of an imported zoo. What all have in common is in the axes of their config."""
+    """The models of an imported zoo. Values that all models share are in the axes of their config."""
 
-    models: Mapping[str, Sequence[Any]]  # origin, seed, split, parent_id of twins, hyper-parameters that differ
-    kept_epochs: tuple[int, ...] | None = None  # for which states were published; None: 0 to the last one
-    columns: Mapping[str, str] | None = None  # of a population of any kind: those of `models` that are its own -> kind
-    measured: Sequence[str] = ()  # and what it has measured of states beside the usual
-    lacking: Mapping[str, Sequence[int]] = dataclasses.field(default_factory=dict)  # model_id -> epochs without state
+    models: Mapping[str, Sequence[Any]]  # columns: origin, seed, split, parent_id (twins), varying hyperparameters
+    kept_epochs: tuple[int, ...] | None = None  # published epochs; None means all from 0 to the last
+    columns: Mapping[str, str] | None = None  # additional columns of `models` -> type, for populations of any kind
+    measured: Sequence[str] = ()  # additional metrics of the states
+    lacking: Mapping[str, Sequence[int]] = dataclasses.field(default_factory=dict)  # model_id -> missing epochs
 
     @property
     def num_models(self) -> int:
@@ -29,19 +29,23 @@ class ExternalModels:
         return len(self.models["origin"])
 
     def to_json(self) -> dict[str, Any]:
-        """What a resolved recipe says of them; `from_json` is the inverse, given what zoo.json says is lacking."""
-        kept = {} if self.kept_epochs is None else {"kept_epochs": list(self.kept_epochs)}
+        """Return the keys of a resolved recipe; `from_json` is the inverse, given the missing epochs of zoo.json."""
+        epochs = {} if self.kept_epochs is None else {"kept_epochs": list(self.kept_epochs)}
         own = {} if self.columns is None else {"columns": dict(self.columns), "measured": list(self.measured)}
-        return {**kept, **own, "models": {name: list(values) for name, values in self.models.items()}}
+        return {**epochs, **own, "models": {name: list(values) for name, values in self.models.items()}}
 
     @classmethod
     def from_json(cls, recipe: Mapping[str, Any], lacking: Mapping[str, Sequence[int]]) -> "ExternalModels | None":
-        """Read what a resolved recipe says of published models; None where it says nothing.
+        """Return the models that a resolved recipe lists, or None if it lists none.
+
+        Args:
+            recipe: The resolved recipe, as in zoo.json.
+            lacking: The missing epochs of each model id.
 
         Raises:
-            RecipeError: the columns are not those of published models, or differ in length.
+            RecipeError: A required column is missing, or the columns differ in length.
         """
-        models, kept = recipe.get("models"), recipe.get("kept_epochs")
+        models, epochs = recipe.get("models"), recipe.get("kept_epochs")
         if models is None:
             return None
         if not isinstance(models, dict) or not all(isinstance(models.get(name), list) for name in _IDENTITY):
@@ -50,7 +54,7 @@ class ExternalModels:
             raise RecipeError("models must have lists of one length")
         return cls(
             models=models,
-            kept_epochs=None if kept is None else tuple(kept),
+            kept_epochs=None if epochs is None else tuple(epochs),
             columns=recipe.get("columns"),
             measured=tuple(recipe.get("measured", ())),
             lacking=lacking,
@@ -58,12 +62,18 @@ class ExternalModels:
 
 
 def format_model_id(config: str, index: int) -> str:
-    """The id of the model at this place of the list, from 1."""
+    """Return the id of the model at this position of the list, counted from 1."""
     return f"{config}-{index:05d}"
 
 
-def published_members(config: str, published: ExternalModels, axes: Mapping[str, Sequence[Any]]) -> list[Member]:
-    """Every model of the list, with the epochs of the states that there are."""
+def list_external_members(config: str, published: ExternalModels, axes: Mapping[str, Sequence[Any]]) -> list[Member]:
+    """Return every model of the list, with the epochs of its available states.
+
+    Args:
+        config: The name of the config.
+        published: The models.
+        axes: The values that all models share, as axes of length 1.
+    """
     columns = published.models
     shared = {name: values[0] for name, values in axes.items() if name not in columns}
     varied = [name for name in _TRAINING if name in columns]
@@ -72,6 +82,7 @@ def published_members(config: str, published: ExternalModels, axes: Mapping[str,
     for row, (seed, split) in enumerate(zip(columns["seed"], columns["split"], strict=True)):
         training = kind(**shared, **{name: columns[name][row] for name in varied})
         model_id = format_model_id(config, row + 1)
+        missing = published.lacking.get(model_id, ())
         members.append(
             Member(
                 index=row + 1,
@@ -81,14 +92,15 @@ def published_members(config: str, published: ExternalModels, axes: Mapping[str,
                 training=training,
                 parent_id=columns["parent_id"][row] if "parent_id" in columns else None,
                 extra={name: columns[name][row] for name in published.columns or ()},
-                state_epochs=_kept(training.epochs, published.kept_epochs, published.lacking.get(model_id, ())),
+                state_epochs=_available_epochs(training.epochs, published.kept_epochs, missing),
             )
         )
     return members
 
 
-def _kept(last: int, kept: Sequence[int] | None, lacking: Sequence[int]) -> tuple[int, ...] | None:
-    if kept is None and not lacking:
+def _available_epochs(last: int, epochs: Sequence[int] | None, lacking: Sequence[int]) -> tuple[int, ...] | None:
+    """Return the epochs of available states, or None if these are all from 0 to the last."""
+    if epochs is None and not lacking:
         return None
-    without = set(lacking)
-    return tuple(epoch for epoch in (kept or range(last + 1)) if epoch <= last and epoch not in without)
+    missing = set(lacking)
+    return tuple(epoch for epoch in (epochs or range(last + 1)) if epoch <= last and epoch not in missing)

@@ -1,4 +1,4 @@
-"""How one model is trained, as a value."""
+"""The hyperparameters of one model as a value."""
 
 import math
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ INITS = (
 OPTIMIZERS = ("adam", "adamw", "sgd")
 SCHEDULES = ("constant", "onecycle")
 AUGMENTATIONS = ("none", "crop-flip", "flip-rotate")
-_CHOICES = {
+CHOICES = {
     "activation": ACTIVATIONS,
     "init": INITS,
     "optimizer": OPTIMIZERS,
@@ -29,22 +29,22 @@ _CHOICES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """How one model is trained; with its seed, everything that decides its weights."""
+    """The hyperparameters of one model. Together with the seed they determine its weights."""
 
     epochs: int
-    batch_size: int  # images per step; the last batch of an epoch may be smaller
+    batch_size: int  # images per step; the last batch of an epoch can be smaller
     activation: str
     init: str
     optimizer: str
-    lr: float  # of every step, or the highest one of a schedule
+    lr: float  # learning rate of every step, or the maximum of a schedule
     weight_decay: float = 0.0  # L2 for adam and sgd, decoupled for adamw
     dropout: float = 0.0  # probability in [0, 1)
     momentum: float = 0.9  # sgd only
-    schedule: str = "constant"  # onecycle: up and down once over all steps (1708.07120), torch's defaults
-    augmentation: str = "none"  # of the training images, drawn anew in every epoch
+    schedule: str = "constant"  # onecycle: one cycle over all steps (1708.07120), with torch's defaults
+    augmentation: str = "none"  # augmentation of the training images, drawn again in every epoch
 
     def __post_init__(self) -> None:
-        known = {name: value for name, value in vars(self).items() if not self._unrecorded(name, value)}
+        known = {name: value for name, value in vars(self).items() if not self._is_unknown(name, value)}
         for name, value in known.items():
             check_type(name, value, Training.__annotations__[name])
         for name, choices in self._choices().items():
@@ -59,17 +59,17 @@ class Training:
         if "weight_decay" in known and not 0 <= known["weight_decay"] < math.inf:
             raise RecipeError(f"weight_decay must not be negative, got {known['weight_decay']}")
 
-    def _unrecorded(self, name: str, value: object) -> bool:
-        """Whether nobody knows a value, and nobody has to."""
+    def _is_unknown(self, name: str, value: object) -> bool:
+        """Tell whether a value is unknown and may be."""
         return False
 
     def _choices(self) -> dict[str, tuple[str, ...]]:
-        return _CHOICES
+        return CHOICES
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExternalTraining(Training):
-    """How a model was trained by other code, in its words: init, optimizer, schedule may be none that we train with."""
+    """The hyperparameters of a model trained by other code, with any init, optimizer and schedule."""
 
     def _choices(self) -> dict[str, tuple[str, ...]]:
         return {"activation": ACTIVATIONS}
@@ -77,10 +77,10 @@ class ExternalTraining(Training):
 
 @dataclass(frozen=True, kw_only=True)
 class RecordedTraining(ExternalTraining):
-    """How a model of any kind was trained, as far as somebody wrote it down, in any words; the rest is None."""
+    """The hyperparameters of a model of any kind, as far as they are recorded; unknown values are None."""
 
     def _choices(self) -> dict[str, tuple[str, ...]]:
         return {}
 
-    def _unrecorded(self, name: str, value: object) -> bool:
+    def _is_unknown(self, name: str, value: object) -> bool:
         return value is None and name != "epochs"

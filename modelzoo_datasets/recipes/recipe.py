@@ -1,4 +1,4 @@
-"""A recipe as a value: its configs, their grids, and every model of them."""
+"""A generation recipe as a value: its configs, their grids and all models."""
 
 import dataclasses
 import itertools
@@ -9,48 +9,59 @@ from typing import Any
 
 from ..errors import RecipeError, unknown
 from ..seeds import derive_seed
-from .external_models import ExternalModels, published_members
+from .external_models import ExternalModels, list_external_members
 from .hyperparameters import Training
 from .members import Member, iterate_splits
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """One zoo of a recipe: the axes of its grid and its seeds; of twins those of the parent, with their own epochs."""
+    """One zoo of a recipe: the axes of its grid and its seeds. Twins share those of their parent, except epochs."""
 
     axes: Mapping[str, tuple[Any, ...]]  # field of Training -> its values
-    seeds: tuple[int, ...] | tuple[str, int, int]  # fixed, or ("random", how many, below)
-    parent: str | None = None  # config whose models these are the sparsified twins of
-    published: ExternalModels | None = None  # of a zoo that was imported: its models one by one, instead of seeds
+    seeds: tuple[int, ...] | tuple[str, int, int]  # fixed seeds, or ("random", count, upper bound)
+    parent: str | None = None  # for sparsified twins: the config of their parents
+    published: ExternalModels | None = None  # for an imported zoo: its models one by one, instead of seeds
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Which zoos are trained for one image dataset and one architecture."""
+    """The zoos to train for one image dataset and one architecture."""
 
     name: str
     images: str
-    architecture: str  # a family (cnn-s) or the name of one variant of it
-    seed: int  # of the recipe itself: draws random model seeds and the splits
+    architecture: str  # a name, or a family such as cnn-s
+    seed: int  # seed of the splits and of random model seeds
     configs: Mapping[str, Config]
     source: str | None = None  # the paper whose zoos these are
 
     def config(self, name: str) -> Config:
-        """The config of that name; raises RecipeError with the nearest known one."""
+        """Return the config with this name.
+
+        Raises:
+            RecipeError: The recipe has no such config; the message offers the most similar one.
+        """
         if name not in self.configs:
             raise RecipeError(f"recipe {self.name}: {unknown('config', name, self.configs)}")
         return self.configs[name]
 
     def members(self, config: str, *, epochs: int | None = None) -> list[Member]:
-        """Every model of a config, in grid order: axes as the recipe lists them, seeds innermost.
+        """Return every model of a config in grid order: axes in the order of the recipe, seeds innermost.
 
-        The twins of a config have the ids, seeds, splits and hyper-parameters of its models, with epochs of their own.
+        Sparsified twins have the indices, seeds, splits and hyperparameters of their parents, and their own epochs.
+
+        Args:
+            config: The name of the config.
+            epochs: Epochs of training that replace those of the recipe.
+
+        Raises:
+            RecipeError: The recipe has no such config.
         """
-        chosen = self.config(config)
-        if chosen.published is not None:
-            return published_members(config, chosen.published, chosen.axes)
-        parent = chosen.parent
-        grid = parent or config  # what seeds and splits are drawn for
+        values = self.config(config)
+        if values.published is not None:
+            return list_external_members(config, values.published, values.axes)
+        parent = values.parent
+        grid = parent or config  # name of the config that keys the random seeds and splits
         return [
             Member(
                 index=index,
@@ -65,30 +76,44 @@ class Recipe:
             )
         ]
 
-    def _grid(self, config: str, seeds_of: str, epochs: int | None) -> Iterator[tuple[Training, int]]:
+    def _grid(self, config: str, grid: str, epochs: int | None) -> Iterator[tuple[Training, int]]:
         axes = self.configs[config].axes
         if epochs is not None:
             axes = {**axes, "epochs": (epochs,)}
         for cell, values in enumerate(itertools.product(*axes.values())):
             training = Training(**dict(zip(axes, values, strict=True)))
-            for seed in self._seeds(seeds_of, cell):
+            for seed in self._seeds(grid, cell):
                 yield training, seed
 
     def _seeds(self, config: str, cell: int) -> tuple[int, ...]:
         seeds = self.configs[config].seeds
         if seeds and seeds[0] == "random":
-            draws = random.Random(derive_seed(self.seed, config, "model seeds", cell))
-            return tuple(draws.sample(range(int(seeds[2])), int(seeds[1])))
+            generator = random.Random(derive_seed(self.seed, config, "model seeds", cell))
+            return tuple(generator.sample(range(int(seeds[2])), int(seeds[1])))
         return tuple(int(seed) for seed in seeds)
 
 
 def make_twin_config(parent: str, config: Config, epochs: int) -> Config:
-    """The config of the sparsified twins of all models of another one."""
+    """Return the config of the sparsified twins of all models of another config.
+
+    Args:
+        parent: The name of the other config.
+        config: The other config.
+        epochs: Epochs of sparsification.
+    """
     return dataclasses.replace(config, axes={**config.axes, "epochs": (epochs,)}, parent=parent)
 
 
 def select_members(grid: Sequence[Member], models: range | None) -> list[Member]:
-    """The members at these places of the grid, from 1; all if None. Raises RecipeError where the grid ends before."""
+    """Return the members at these positions of the grid.
+
+    Args:
+        grid: All members.
+        models: Positions counted from 1, or None for all members.
+
+    Raises:
+        RecipeError: A position is outside of the grid.
+    """
     if models is None:
         return list(grid)
     if models.start < 1 or models.stop - 1 > len(grid):

@@ -1,4 +1,4 @@
-"""Recipes from TOML: a scalar is fixed, a list is an axis of the grid, and `[defaults]` holds for every config."""
+"""Generation recipes in TOML: a scalar is fixed, a list is an axis of the grid, `[defaults]` hold for every config."""
 
 import dataclasses
 import tomllib
@@ -14,10 +14,20 @@ from .validators import check_keys, check_type, parse_range
 
 
 def read_recipe(name_or_path: str) -> Recipe:
-    """Read a generation recipe by name (as in `generation/NAME.toml`) or by path.
+    """Read a generation recipe.
+
+    Args:
+        name_or_path: The name of a shipped recipe, or the path of a TOML file.
 
     Raises:
-        RecipeError: no such recipe (the nearest name is offered), broken TOML, unknown key, or a value out of range.
+        RecipeError: The recipe does not exist, is not valid TOML, or has an unknown key or a value out of range.
+
+    Example:
+        >>> recipe = read_recipe("mnist-cnn-s")
+        >>> recipe.images, list(recipe.configs)[0]
+        ('mnist', 'seed')
+        >>> recipe.members("seed")[0].model_id
+        'seed-00001'
     """
     path = find_recipe("generation", name_or_path)
     try:
@@ -72,12 +82,20 @@ def select_config(recipe: Recipe | str, config: str | None = None) -> tuple[Reci
 
 
 def recipe_names(kind: str) -> list[str]:
-    """Names of the recipes that ship with this package, kind being 'generation' or 'hyperrep'."""
+    """Return the names of the shipped recipes of a kind, "generation", "builders" or "hyperrep"."""
     return sorted(path.stem for path in _recipe_folder(kind).glob("*.toml"))
 
 
 def find_recipe(kind: str, name_or_path: str) -> Path:
-    """The file of a recipe; a name is looked up among the shipped ones, anything with a suffix is a path."""
+    """Return the path of a recipe.
+
+    Args:
+        kind: "generation", "builders" or "hyperrep".
+        name_or_path: The name of a shipped recipe, or a path that ends in .toml.
+
+    Raises:
+        RecipeError: There is no such recipe.
+    """
     path = Path(name_or_path)
     if path.suffix == ".toml":
         if not path.is_file():
@@ -105,12 +123,12 @@ def _recipe(name: str, values: Mapping[str, Any]) -> Recipe:
     seed, defaults = values.get("seed", 0), values.get("defaults", {})
     check_type("seed", seed, int)
     if not isinstance(values.get("configs"), dict) or not values["configs"]:
-        raise RecipeError("there is no [configs.NAME] table, so nothing to train")
+        raise RecipeError("there is no [configs.NAME] table, so there is nothing to train")
     for config in values["configs"]:
         if not is_config_name(config):
             raise RecipeError(
-                f"config name {config!r}: use letters, digits, '_', '.' and '-', and another ending than '_index', "
-                "which names the table without weights"
+                f"config name {config!r}: use letters, digits, '_', '.' and '-'; the ending '_index' is reserved for "
+                "the table without weights"
             )
     recipe = Recipe(
         name=name,
@@ -126,14 +144,14 @@ def _recipe(name: str, values: Mapping[str, Any]) -> Recipe:
 
 
 def _configs(tables: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Config]:
-    """All configs in the order of the file; twins may be written before their parents."""
+    """Return all configs in the order of the file, in which twins may precede their parents."""
     trained = {key: _config(key, defaults, own) for key, own in tables.items() if not _is_twin(own)}
     twins = {key: own for key, own in tables.items() if _is_twin(own)}
     for key, own in twins.items():
         if own["parent"] in list(twins):
             raise RecipeError(f"[configs.{key}] parent must be a config that is no twin itself, got {own['parent']!r}")
-    found = trained | {key: _twins(key, own, trained) for key, own in twins.items()}
-    return {key: found[key] for key in tables}
+    configs = trained | {key: _twins(key, own, trained) for key, own in twins.items()}
+    return {key: configs[key] for key in tables}
 
 
 def _is_twin(table: Any) -> bool:
@@ -141,7 +159,7 @@ def _is_twin(table: Any) -> bool:
 
 
 def _twins(name: str, own: Mapping[str, Any], trained: Mapping[str, Config]) -> Config:
-    """A config of sparsified twins has a parent and epochs; all else is the parent's."""
+    """Return a config of sparsified twins, which has a parent and epochs; everything else is the parent's."""
     check_keys(f"[configs.{name}]", own, ("parent", "epochs"))
     if own["parent"] not in list(trained):
         raise RecipeError(f"[configs.{name}] {unknown('parent', str(own['parent']), trained)}")
@@ -168,7 +186,7 @@ def _config(name: str, defaults: Mapping[str, Any], own: Mapping[str, Any]) -> C
 
 
 def _check_axes(config: Config) -> None:
-    """Refuse a missing or impossible value now, wherever on an axis it stands."""
+    """Raise RecipeError for a missing value, or an invalid value on any axis."""
     required = [f.name for f in dataclasses.fields(Training) if f.default is dataclasses.MISSING]
     if missing := [name for name in required if name not in config.axes]:
         raise RecipeError(f"missing {', '.join(missing)}")
@@ -179,21 +197,21 @@ def _check_axes(config: Config) -> None:
 
 
 def _seed_values(spec: Any) -> tuple[int, ...] | tuple[str, int, int]:
-    """Seeds are "1-1000", a list of integers, or { random = 10, below = 1_000_000 }."""
-    if isinstance(spec, dict) and set(spec) == {"random", "below"} and _whole(spec.values()):
+    """Return seeds from "1-1000", a list of integers, or { random = 10, below = 1_000_000 }."""
+    if isinstance(spec, dict) and set(spec) == {"random", "below"} and _are_integers(spec.values()):
         if not 0 < spec["random"] <= spec["below"]:
             raise RecipeError(f"seeds: cannot draw {spec['random']} seeds below {spec['below']}")
         return ("random", spec["random"], spec["below"])
     if isinstance(spec, str):
         return tuple(parse_range("seeds", spec))
-    if isinstance(spec, list) and spec and _whole(spec):
+    if isinstance(spec, list) and spec and _are_integers(spec):
         if len(set(spec)) < len(spec):
-            raise RecipeError(f"seeds: every seed once, got {spec}")
+            raise RecipeError(f"seeds: expected distinct seeds, got {spec}")
         return tuple(spec)
     raise RecipeError(
         f'seeds must be "1-1000", a list of integers or {{ random = 10, below = 1_000_000 }}, got {spec!r}'
     )
 
 
-def _whole(values: Iterable[Any]) -> bool:
+def _are_integers(values: Iterable[Any]) -> bool:
     return all(isinstance(value, int) and not isinstance(value, bool) for value in values)

@@ -1,6 +1,8 @@
-"""The layout of a weight vector, as a value: names, shapes and offsets; state dict <-> vector <-> tokens.
+"""The layout of a weight vector as a value: names, shapes and offsets of its tensors.
 
-P numbers of a model (parameters, then buffers), N models.
+A layout converts between state dicts, weight vectors and tokens.
+
+    N models, P weights of a model (parameters, then buffers)
 """
 
 import math
@@ -14,7 +16,7 @@ from torch import Tensor, nn
 
 from ..errors import FormatError
 
-_EXACT = 2**24  # every integer up to this one is a float32
+_MAX_EXACT = 2**24  # float32 represents every integer up to this one
 
 
 @dataclass(frozen=True)
@@ -23,71 +25,80 @@ class Slot:
 
     name: str
     shape: tuple[int, ...]
-    start: int  # offset in the vector, in numbers
-    buffer: bool = False  # BatchNorm statistics and the like: part of the state, not trained
-    dtype: torch.dtype = torch.float32  # in the state dict; in the vector everything is float32
+    start: int  # offset in the vector, counted in numbers
+    buffer: bool = False  # True for state that is not trained, such as the statistics of BatchNorm
+    dtype: torch.dtype = torch.float32  # in the state dict; the vector is float32 throughout
 
     @property
     def size(self) -> int:
-        """How many numbers the tensor holds."""
+        """The number of elements of the tensor."""
         return math.prod(self.shape)
 
     @property
     def stop(self) -> int:
-        """Offset behind the last number."""
+        """The offset after the last element."""
         return self.start + self.size
 
     @property
     def module(self) -> str:
-        """Name of the module that the tensor belongs to, empty for the whole network."""
+        """The name of the module that the tensor belongs to; empty for the root module."""
         return self.name.rpartition(".")[0]
 
     def select(self, weights: Tensor) -> Tensor:
-        """Weights (N, P) -> the numbers of this tensor (N, size), a view."""
+        """Return the elements of this tensor as a view (N, size) of weights (N, P)."""
         return weights[:, self.start : self.stop]
 
 
 @dataclass(frozen=True)
 class Layer:
-    """The units (output channels, neurons) of one layer: rows of `weight`, and one entry of each other tensor."""
+    """A layer with its units (output channels or neurons): the rows of `weight` and one entry of each other tensor."""
 
     weight: Slot
     bias: Slot | None = None
-    norm: tuple[Slot, ...] = ()  # of the normalisation behind it, per unit: weight, bias, running mean and variance
+    norm: tuple[Slot, ...] = ()  # per unit: weight, bias, running mean and variance of the normalization that follows
 
     @property
     def slots(self) -> tuple[Slot, ...]:
-        """All tensors in the order in which a token has them."""
+        """All tensors of the layer, in the order in which a token holds them."""
         return (self.weight, *((self.bias,) if self.bias else ()), *self.norm)
 
     @property
     def units(self) -> int:
-        """How many tokens the layer gives."""
+        """The number of units, which is the number of tokens."""
         return self.weight.shape[0]
 
     @property
     def inputs(self) -> int:
-        """How many incoming weights a unit has."""
+        """The number of incoming weights of a unit."""
         return self.weight.size // self.units
 
     @property
     def width(self) -> int:
-        """Numbers per token: incoming weights, then the bias, then those of the normalisation."""
+        """The number of elements of a token: incoming weights, bias and the parameters of the normalization."""
         return self.inputs + len(self.slots) - 1
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Order of a weight vector: parameters as `parameters_to_vector` gives them, row-major; then buffers."""
+    """The order of a weight vector: parameters as in `torch.nn.utils.parameters_to_vector`, then buffers.
+
+    Tensors are flattened in row-major order.
+
+    Example:
+        >>> from torch import nn
+        >>> layout = Layout.from_module(nn.Linear(3, 4))
+        >>> layout.size, [slot.name for slot in layout.slots]
+        (16, ['weight', 'bias'])
+    """
 
     slots: tuple[Slot, ...]
 
     @classmethod
     def from_module(cls, module: nn.Module) -> "Layout":
-        """The layout of a module's state dict."""
+        """Return the layout of a module's state dict. The module may be on the meta device."""
         tensors: list[tuple[str, Tensor, bool]] = [(name, p, False) for name, p in module.named_parameters()]
-        kept = module.state_dict().keys()  # a buffer can be left out of it
-        tensors += [(name, b, True) for name, b in module.named_buffers() if name in kept]
+        persistent = module.state_dict().keys()  # other buffers are not part of the state
+        tensors += [(name, b, True) for name, b in module.named_buffers() if name in persistent]
         slots: list[Slot] = []
         for name, tensor, buffer in tensors:
             start = slots[-1].stop if slots else 0
@@ -96,29 +107,33 @@ class Layout:
 
     @property
     def size(self) -> int:
-        """Length P of the vector."""
+        """The length P of the vector."""
         return self.slots[-1].stop
 
     def pack(self, state: Mapping[str, Tensor]) -> Tensor:
-        """State dict -> vector (P,) of float32.
+        """Return the vector (P,), float32, of a state dict.
 
         Raises:
-            FormatError: names or shapes differ, or an integer is too large for float32 to hold it exactly (above 2^24).
+            FormatError: A name or shape differs, or an integer is above 2^24, which float32 cannot represent exactly.
         """
         for slot in self.slots:
-            found = tuple(state[slot.name].shape) if slot.name in state else None
-            if found != slot.shape:
-                raise FormatError(f"{slot.name}: expected shape {slot.shape}, got {found}")
-            if not slot.dtype.is_floating_point and (state[slot.name].double().abs() > _EXACT).any():
+            shape = tuple(state[slot.name].shape) if slot.name in state else None
+            if shape != slot.shape:
+                raise FormatError(f"{slot.name}: expected shape {slot.shape}, got {shape}")
+            if not slot.dtype.is_floating_point and (state[slot.name].double().abs() > _MAX_EXACT).any():
                 raise FormatError(f"{slot.name}: expected integers up to 2^24, which float32 holds exactly, got larger")
         if extra := sorted(set(state) - {slot.name for slot in self.slots}):
             raise FormatError(f"unexpected tensors {', '.join(extra)}")
         return torch.cat([state[slot.name].detach().flatten().float() for slot in self.slots])
 
     def unpack(self, vector: Tensor) -> dict[str, Tensor]:
-        """Vector (P,) -> state dict, (N, P) -> stacked tensors (N, ...); each of its slot's own dtype.
+        """Return the state dict of a vector (P,), or stacked tensors (N, ...) of vectors (N, P).
 
-        Tensors of the vector's dtype are views. Integers are rounded: of a decoded vector a count need not be whole.
+        Each tensor has the dtype of its slot, and is a view where that is the dtype of the vector. Integers are
+        rounded, because a decoded vector may contain a fractional count.
+
+        Raises:
+            FormatError: The last dimension is not P.
         """
         if vector.shape[-1] != self.size:
             raise FormatError(f"expected {self.size} weights per model, got {vector.shape[-1]}")
@@ -130,15 +145,15 @@ class Layout:
 
     @cached_property
     def layers(self) -> tuple[Layer, ...]:
-        """Every tensor with rows begins a layer; tensors with one number per unit of it follow.
+        """The layers of the network. Every tensor of two or more dimensions begins one.
 
-        `X.bias` is the bias of `X.weight`, by name. Any other vector belongs to a module without rows, a normalisation,
-        and goes with the last layer registered before that module's parameters; its running statistics follow their
-        module. So networks must register a normalisation behind the layer that it normalises, as torchvision's do.
-        Scalar buffers (`num_batches_tracked`) belong to no unit and so to no layer.
+        `X.bias` is the bias of `X.weight`. Any other vector is a parameter or statistic of a normalization and belongs
+        to the last layer registered before the parameters of that normalization. A network must therefore register a
+        normalization after the layer that it normalizes, as torchvision does. Scalar buffers, such as
+        `num_batches_tracked`, belong to no layer.
 
         Raises:
-            FormatError: a tensor fits no layer, so that tokens would lose it.
+            FormatError: A tensor fits no layer, so that tokens would lose it.
         """
         layers = _find_layers(self.slots)
         for layer in layers:
@@ -147,14 +162,14 @@ class Layout:
 
     @property
     def named_layers(self) -> dict[str, Layer]:
-        """The layers by the names of their modules, where those have one `weight` each."""
+        """The layers by the names of their modules, provided that each module has one `weight`."""
         return {layer.weight.name.removesuffix(".weight"): layer for layer in self.layers}
 
     def to_tokens(self, weights: Tensor) -> list[Tensor]:
-        """Weights (N, P) -> per layer tokens (N, units, width).
+        """Return the tokens (N, units, width) of each layer, for weights (N, P).
 
-        A token is the incoming weights of a unit, its bias, then weight, bias, running mean and running variance of its
-        normalisation, as far as there are any.
+        A token holds the incoming weights of a unit, its bias, then weight, bias, running mean and running variance of
+        its normalization, as far as they exist.
         """
         tokens = []
         for layer in self.layers:
@@ -163,9 +178,12 @@ class Layout:
         return tokens
 
     def from_tokens(self, tokens: list[Tensor]) -> Tensor:
-        """The inverse of `to_tokens`: per layer (N, units, width) -> weights (N, P).
+        """Return the weights (N, P) of tokens; the inverse of `to_tokens`.
 
-        Scalar buffers are in no token and come back as 0: no output depends on `num_batches_tracked`.
+        Scalar buffers are in no token and become 0, because no output depends on `num_batches_tracked`.
+
+        Args:
+            tokens: The tokens of each layer, (N, units, width).
         """
         parts = {}
         for layer, rows in zip(self.layers, tokens, strict=True):
@@ -176,7 +194,7 @@ class Layout:
         return torch.cat([parts.get(slot.name, scalar) for slot in self.slots], dim=1)
 
     def layer_of_weight(self) -> Tensor:
-        """Index of the layer that each of the P numbers belongs to, (P,); -1 for scalar buffers, which are of none."""
+        """Return the index of each weight's layer, (P,); -1 for scalar buffers, which belong to no layer."""
         index = torch.full((self.size,), -1)
         for i, layer in enumerate(self.layers):
             for slot in layer.slots:
@@ -184,7 +202,7 @@ class Layout:
         return index
 
     def to_json(self) -> list[dict[str, Any]]:
-        """As plain values; `from_json` is the inverse. Where no dtype is said it is float32."""
+        """Return the layout as plain JSON values. The key `dtype` is left out for float32."""
         values = []
         for s in self.slots:
             value = {"name": s.name, "shape": list(s.shape), "start": s.start, "buffer": s.buffer}
@@ -194,7 +212,7 @@ class Layout:
 
     @classmethod
     def from_json(cls, values: list[dict[str, Any]]) -> "Layout":
-        """Read what `to_json` wrote."""
+        """Return the layout that `to_json` wrote."""
         slots = (Slot(v["name"], tuple(v["shape"]), v["start"], v["buffer"], _dtype(v)) for v in values)
         return cls(tuple(slots))
 
@@ -208,23 +226,23 @@ def _dtype(value: Mapping[str, Any]) -> torch.dtype:
 
 
 def _find_layers(slots: tuple[Slot, ...]) -> list[Layer]:
-    """See `Layout.layers`."""
+    """Return the layers; `Layout.layers` describes the rules."""
     weights: list[Slot] = []
     biases: dict[str, Slot] = {}  # name of the weight -> its bias
-    norms: dict[str, list[Slot]] = {}  # name of the weight -> vectors that go with its units
-    home: dict[str, Slot] = {}  # module -> the weight that its vectors go with
+    norms: dict[str, list[Slot]] = {}  # name of the weight -> vectors with one entry per unit
+    home: dict[str, Slot] = {}  # module -> the weight that its vectors belong to
     for slot in slots:
         if len(slot.shape) > 1:
             weights.append(slot)
             norms[slot.name] = []
             home.setdefault(slot.module, slot)
-        elif (weight := _weight_of(slot)) in norms:
+        elif (weight := _weight_name(slot)) in norms:
             biases[weight] = slot
         elif slot.shape or not slot.buffer:
             if weights and not slot.buffer:
                 home.setdefault(slot.module, weights[-1])
             if slot.module not in home:
-                raise FormatError(f"{slot.name} belongs to no layer: none comes before the parameters of its module")
+                raise FormatError(f"{slot.name} belongs to no layer: no layer precedes the parameters of its module")
             norms[home[slot.module].name].append(slot)
     return [Layer(weight, biases.get(weight.name), tuple(norms[weight.name])) for weight in weights]
 
@@ -237,7 +255,7 @@ def _check_units(layer: Layer) -> None:
             )
 
 
-def _weight_of(bias: Slot) -> str:
-    """The name that the weight of a bias has; no other vector has such a name."""
+def _weight_name(bias: Slot) -> str:
+    """Return the name of the weight that belongs to a bias."""
     stem, dot, last = bias.name.rpartition(".")
     return f"{stem}{dot}{last.replace('bias', 'weight')}"

@@ -120,7 +120,7 @@ def test_parameters_whose_beginning_no_init_says_are_refused(module: nn.Module, 
     with pytest.raises(RecipeError) as caught:
         initialize_weights(module, "normal", keyed_generator(0, "init"))
     assert str(caught.value) == (
-        f"{named} belongs to no linear, 2-d convolution or normalisation layer: no init says how it begins"
+        f"{named} belongs to no linear, 2-d convolution or normalization layer, so no init defines its initial value"
     )
 
 

@@ -66,21 +66,21 @@ def test_shapes_may_come_as_any_sequence() -> None:
             "cnn-s",
             (3, 32, 32),
             10,
-            "no variant of architecture 'cnn-s' is made for 3×32×32 images of 10 classes; there is cnn-s for 1×28×28 "
+            "architecture 'cnn-s' has no variant for 3×32×32 images of 10 classes; it has cnn-s for 1×28×28 "
             "images of 10 classes, cnn-s-rgb for 3×28×28 images of 10 classes",
         ),
         (
             "cnn-s-rgb",
             (1, 28, 28),
             10,
-            "no variant of architecture 'cnn-s-rgb' is made for 1×28×28 images of 10 classes; there is cnn-s-rgb for "
+            "architecture 'cnn-s-rgb' has no variant for 1×28×28 images of 10 classes; it has cnn-s-rgb for "
             "3×28×28 images of 10 classes",
         ),
         (
             "resnet18",
             (3, 64, 64),
             100,
-            "no variant of architecture 'resnet18' is made for 3×64×64 images of 100 classes; there is resnet18 for "
+            "architecture 'resnet18' has no variant for 3×64×64 images of 100 classes; it has resnet18 for "
             "3×32×32 images of 10 classes, resnet18-100 for 3×32×32 images of 100 classes, resnet18-200 for 3×64×64 "
             "images of 200 classes",
         ),
@@ -139,7 +139,7 @@ def test_an_exact_name_comes_before_a_family_of_the_same_name() -> None:
 
 @pytest.mark.usefixtures("own_registry")
 def test_a_name_is_registered_once() -> None:
-    with pytest.raises(ValueError, match="^architecture 'cnn-s' is registered twice$"):
+    with pytest.raises(ValueError, match="^architecture 'cnn-s' is already registered; choose another name$"):
         register_architecture(get_architecture("cnn-s"))
 
 
@@ -148,7 +148,7 @@ def test_a_family_has_one_variant_for_the_same_images() -> None:
     register_architecture(own(family="mine"))
     with pytest.raises(ValueError) as caught:
         register_architecture(own("other", family="mine"))
-    assert str(caught.value) == "architecture 'other': 'own' is already the 'mine' for 1×8×8 images of 4 classes"
+    assert str(caught.value) == "architecture 'other': family 'mine' already has 'own' for 1×8×8 images of 4 classes"
 
 
 class WithConstants(nn.Module):
@@ -202,4 +202,4 @@ def test_plain_dropout_of_ones_own_network_draws_from_the_models_generator() -> 
 def test_a_layer_that_draws_from_the_global_generator_is_refused() -> None:
     with pytest.raises(RecipeError) as caught:
         dropping(nn.AlphaDropout).module("tanh", 0.5)
-    assert str(caught.value) == "AlphaDropout draws from no generator of the model's; use nn.Dropout"
+    assert str(caught.value) == "AlphaDropout cannot draw from the generator of the model; use nn.Dropout"

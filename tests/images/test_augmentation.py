@@ -11,7 +11,7 @@ from torchvision.transforms import functional
 from modelzoo_datasets.engines import one_thread
 from modelzoo_datasets.errors import RecipeError
 from modelzoo_datasets.images.augmentation import (
-    LARGEST_ANGLE,
+    MAX_ANGLE,
     PADDING,
     CropFlip,
     FlipRotate,
@@ -85,9 +85,9 @@ def test_what_is_drawn_is_spread_as_torchvision_spreads_it() -> None:
         shares = torch.bincount(offset, minlength=2 * PADDING + 1) / n
         torch.testing.assert_close(shares, torch.full((9,), 1 / 9), rtol=0, atol=0.01)
     turns = sample_flip_rotate(n, keyed_generator(0, "turns"))
-    rotation = transforms.RandomRotation(LARGEST_ANGLE)
-    assert list(rotation.degrees) == [-LARGEST_ANGLE, LARGEST_ANGLE]
-    assert turns.angle.abs().max() <= LARGEST_ANGLE
+    rotation = transforms.RandomRotation(MAX_ANGLE)
+    assert list(rotation.degrees) == [-MAX_ANGLE, MAX_ANGLE]
+    assert turns.angle.abs().max() <= MAX_ANGLE
     quartiles = turns.angle.quantile(torch.tensor([0.25, 0.5, 0.75]))
     torch.testing.assert_close(quartiles, torch.tensor([-10.0, 0.0, 10.0]), rtol=0, atol=0.6)
     for flips in (crops.flip, turns.flip):

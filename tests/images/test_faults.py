@@ -12,7 +12,7 @@ from helpers.real_files import N, files_in, md5_of, use_server
 from modelzoo_datasets.errors import MissingImagesError
 from modelzoo_datasets.images import binary_formats as binary
 from modelzoo_datasets.images import load_images
-from modelzoo_datasets.images.fetch import Source, fetch
+from modelzoo_datasets.images.fetch import Download, fetch
 
 # image dataset -> kind, its name as people write it, and the file that it wants first
 FIRST = {
@@ -37,7 +37,7 @@ def told_missing(name: str, root: Path, url: str, reason: str) -> str:
     _, dataset, file = FIRST[name]
     return (
         f"{dataset}: {root}/{file} is missing, and downloading it from {url}{file} failed ({reason}); "
-        "put it there, or name the folder it lies in with --images-root"
+        "put it there, or pass its folder with --images-root"
     )
 
 
@@ -237,7 +237,7 @@ def test_many_may_want_the_same_file_at_once(serve: Callable[[Path], str], tmp_p
     content = bytes(range(256)) * 10_000
     (tmp_path / "server").mkdir()
     (tmp_path / "server" / "file").write_bytes(content)
-    source = Source("Numbers", f"{serve(tmp_path / 'server')}file", md5_of(content))
+    source = Download("Numbers", f"{serve(tmp_path / 'server')}file", md5_of(content))
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(lambda _: fetch(source, tmp_path / "here" / "file"), range(8)))
     assert files_in(tmp_path / "here") == {"file"}

@@ -125,7 +125,7 @@ def test_an_own_image_dataset_can_be_added_once() -> None:
     assert found.input_shape == (2, 6, 6)
     with pytest.raises(ValueError) as caught:
         register_images(own)
-    assert str(caught.value) == "image dataset 'own' is registered twice"
+    assert str(caught.value) == "image dataset 'own' is already registered; choose another name"
 
 
 @pytest.mark.usefixtures("registering")

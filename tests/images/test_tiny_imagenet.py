@@ -161,7 +161,7 @@ def test_a_broken_download_leaves_nothing(
         use_server(monkeypatch, url, published)
         assert refusal(tmp_path) == (
             f"Tiny ImageNet: {tmp_path}/{NAME}.zip is missing, and downloading it from {url}{NAME}.zip failed "
-            f"({reason}); put it there, or name the folder it lies in with --images-root"
+            f"({reason}); put it there, or pass its folder with --images-root"
         )
         assert files_in(tmp_path) == set()
 

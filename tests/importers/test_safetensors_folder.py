@@ -221,8 +221,8 @@ def test_a_module_that_nobody_registered_is_named_with_the_way_out(original: Pat
     with pytest.raises(RecipeError) as caught:
         zoo.model(0)
     assert str(caught.value) == (
-        "only the tensors of architecture 'perceptron-of-mine' are known, so there is no module of it: load "
-        "them into your own with zoo.model(i, module), or register one of this name in a file named by --plugin"
+        "architecture 'perceptron-of-mine' is not registered, so that only its tensors are known: pass your own "
+        "module, zoo.model(i, module), or register the architecture in a file passed with --plugin"
     )
     last = zoo.select(zoo.table["epoch"] == 2)
     mine = Perceptron()

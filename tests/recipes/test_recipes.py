@@ -164,15 +164,15 @@ SEEDS_TOLD = 'seeds must be "1-1000", a list of integers or { random = 10, below
             '{ random = "3", below = 9 }',
             SEEDS_TOLD + "{'random': '3', 'below': 9}",
         ),
-        ("[11, 5]", "[5, 5]", "seeds: every seed once, got [5, 5]"),
+        ("[11, 5]", "[5, 5]", "seeds: expected distinct seeds, got [5, 5]"),
         ("[11, 5]", '"1to5"', "seeds must look like 1-100 or 7, got '1to5'"),
         ("[11, 5]", "{ random = 4, below = 3 }", "seeds: cannot draw 4 seeds below 3"),
         ("[11, 5]", "{ random = 0, below = 3 }", "seeds: cannot draw 0 seeds below 3"),
-        (GOOD[GOOD.index("[configs") :], "", "there is no [configs.NAME] table, so nothing to train"),
+        (GOOD[GOOD.index("[configs") :], "", "there is no [configs.NAME] table, so there is nothing to train"),
         (
             GOOD[GOOD.index("[defaults") :],
             "configs = 3",
-            "there is no [configs.NAME] table, so nothing to train",
+            "there is no [configs.NAME] table, so there is nothing to train",
         ),
         (GOOD[GOOD.index("[configs") :], "[configs]\na = 3", "[configs.a] must be a table, got 3"),
         (
@@ -318,6 +318,6 @@ def test_a_config_name_that_the_hub_or_a_folder_refuses_is_refused_here(tmp_path
     with pytest.raises(RecipeError) as caught:
         read_recipe(str(path))
     assert str(caught.value) == (
-        f"recipe bad.toml: config name {name!r}: use letters, digits, '_', '.' and '-', and another ending than "
-        "'_index', which names the table without weights"
+        f"recipe bad.toml: config name {name!r}: use letters, digits, '_', '.' and '-'; the ending '_index' is "
+        "reserved for the table without weights"
     )

@@ -298,11 +298,11 @@ class Scaled(nn.Linear):
         (Scaled, "scale of shape () does not fit the 4 units of weight"),
         (
             lambda: nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 4)),
-            "0.weight belongs to no layer: none comes before the parameters of its module",
+            "0.weight belongs to no layer: no layer precedes the parameters of its module",
         ),
         (
             lambda: nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4, affine=False)),
-            "1.running_mean belongs to no layer: none comes before the parameters of its module",
+            "1.running_mean belongs to no layer: no layer precedes the parameters of its module",
         ),
     ],
 )

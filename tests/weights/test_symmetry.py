@@ -71,18 +71,18 @@ def test_a_permuted_network_is_the_same_function(name: str, activation: str) -> 
 @every_small_one
 def test_every_group_of_units_moves_weights(name: str) -> None:
     symmetry = get_architecture(name).symmetry
-    size = max(place.start + place.before * place.units * place.after for group in symmetry for place in group.places)
+    size = max(place.start + place.before * place.units * place.after for group in symmetry for place in group.axes)
     for group in symmetry:
         numbers = torch.arange(size).unsqueeze(0)
         moved = permute_units(numbers, (group,), [torch.arange(group.units).roll(1).unsqueeze(0)])
-        places = sum(place.before * place.units * place.after for place in group.places)
+        places = sum(place.before * place.units * place.after for place in group.axes)
         assert (moved != numbers).sum() == places  # all that the group says, each number once
 
 
 @every_architecture
 def test_all_units_but_the_outputs_are_in_a_group(name: str) -> None:
     layout, symmetry = get_architecture(name).layout, get_architecture(name).symmetry
-    starts = [place.start for group in symmetry for place in group.places if place.before == 1]
+    starts = [place.start for group in symmetry for place in group.axes if place.before == 1]
     outputs = [layer for layer in layout.layers if layer.weight.start not in starts]
     assert [layer.units for layer in outputs] == [get_architecture(name).classes]
     assert len(starts) == len(set(starts))  # and in one only
@@ -145,7 +145,7 @@ def test_a_residual_stream_is_one_group_of_all_its_layers() -> None:
     layout, symmetry = get_architecture("resnet18").layout, get_architecture("resnet18").symmetry
     assert [group.units for group in symmetry] == [64, 64, 64, 128, 128, 128, 256, 256, 256, 512, 512, 512]
     at = {slot.start: slot.name for slot in layout.slots}
-    stream = [at[place.start] for place in symmetry[3].places]
+    stream = [at[place.start] for place in symmetry[3].axes]
     expected = []
     for conv, norm in (("0.downsample.0", "0.downsample.1"), ("0.conv2", "0.bn2"), ("1.conv2", "1.bn2")):
         kinds = ("weight", "bias", "running_mean", "running_var")
@@ -262,7 +262,7 @@ def test_makers_of_one_stream_must_have_as_many_units() -> None:
 def test_a_normalised_layer_is_never_signed() -> None:
     layout = Layout.from_module(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 5), nn.Linear(5, 2)))
     assert [group.signed for group in chain_symmetry(layout, pooled=(False, False))] == [False, True]
-    assert [len(group.places) for group in chain_symmetry(layout, pooled=(False, False))] == [7, 3]
+    assert [len(group.axes) for group in chain_symmetry(layout, pooled=(False, False))] == [7, 3]
 
 
 def test_without_symmetry_nothing_moves() -> None:

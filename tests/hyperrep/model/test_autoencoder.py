@@ -161,7 +161,7 @@ def test_signs_are_aligned_only_where_the_recipe_says_so() -> None:
     rep, weights = representation(), models()
     group = next(group for group in cnn_s.symmetry if group.signed)
     negated = weights.clone()
-    for place in group.places:
+    for place in group.axes:
         place.view(negated)[:, :, 0] *= -1
     assert not torch.equal(rep.align(negated), weights)
     rep.signs = True
