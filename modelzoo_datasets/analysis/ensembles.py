@@ -1,38 +1,41 @@
-"""Ensembles: models whose logits are averaged.
+"""Ensembles that average the logits of their models.
 
-n models, B images, C classes, K sizes, R orders.
+N models, B images, C classes, K sizes, R orders
 """
 
 import torch
 from torch import Tensor
 
-from ..errors import FormatError
+from ..errors import ArgumentError
 
 
 def ensemble_curve(
-    logits: Tensor,  # (n, B, C)
-    labels: Tensor,  # (B,)
-    largest: int,
-    orders: int,
-    draws: torch.Generator,
+    logits: Tensor, labels: Tensor, max_size: int, num_orders: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Accuracy of ensembles of 1 to K models, K = min(n, largest), by the mean of their logits.
+    """Return the accuracy of ensembles of 1 to K = min(N, max_size) models.
 
-    Each of R random orders of the models gives an ensemble of every size: its first ones.
+    An ensemble of size k consists of the first k models of a random order.
+
+    Args:
+        logits: The logits (N, B, C).
+        labels: The class indices (B,).
+        max_size: The maximum size of an ensemble.
+        num_orders: The number R of random orders.
+        generator: The source of the random orders.
 
     Returns:
-        Accuracy (R, K) float64, and whether the largest ensemble of the first order is right on each image, (B,) bool.
+        Accuracies (R, K), float64, and the correct images of the largest ensemble of the first order, (B,) bool.
 
     Raises:
-        FormatError: there are no models, or logits that are not finite.
+        ArgumentError: There are no models, or logits are not finite.
     """
     if not len(logits) or not logits.isfinite().all():
-        raise FormatError(f"an ensemble needs models with finite logits, got {len(logits)} models")
-    largest = min(len(logits), largest)
-    accuracy = torch.empty(orders, largest, dtype=torch.float64)
+        raise ArgumentError(f"an ensemble needs models with finite logits, got {len(logits)} models")
+    size_limit = min(len(logits), max_size)
+    accuracy = torch.empty(num_orders, size_limit, dtype=torch.float64)
     right = torch.empty(0, dtype=torch.bool)
-    for row in range(orders):
-        order = torch.randperm(len(logits), generator=draws)[:largest]
+    for row in range(num_orders):
+        order = torch.randperm(len(logits), generator=generator)[:size_limit]
         total = torch.zeros_like(logits[0])
         for size, model in enumerate(order.tolist(), start=1):
             total += logits[model]

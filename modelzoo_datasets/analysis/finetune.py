@@ -1,4 +1,4 @@
-"""Fine-tune a population: every model goes on from given weights, all through one engine call."""
+"""Fine-tuning of a population with one call of an engine."""
 
 from collections.abc import Sequence
 
@@ -15,19 +15,27 @@ def fine_tune(
     engine: Engine,
     architecture: str,
     images: Images,
-    weights: Tensor,  # (N, P)
+    weights: Tensor,
     training: Training,
     seeds: Sequence[int],
     *,
     progress: Progress = NO_PROGRESS,
     what: str = "fine-tuning",
 ) -> tuple[Tensor, Tensor]:
-    """Test accuracy (N, E + 1) after 0 (zero-shot) to E = `training.epochs` epochs, and the last weights (N, P).
-
-    Each begins with a fresh optimizer.
+    """Fine-tune every model of a population, each with a fresh optimizer.
 
     Args:
-        seeds: one per model; keys its data order and dropout.
+        engine: The engine that trains.
+        architecture: The name of the architecture.
+        images: The images.
+        weights: The initial weights (N, P).
+        training: The hyperparameters; E = `training.epochs`.
+        seeds: One seed per model, which determines the order of its images and its dropout.
+        progress: Receives one task for all models.
+        what: The description of the task.
+
+    Returns:
+        Test accuracies (N, E + 1) after 0 (zero-shot) to E epochs, float64, and the final weights (N, P).
     """
     jobs = [
         Job(training=training, seed=seed, initial_weights=start) for seed, start in zip(seeds, weights, strict=True)

@@ -1,50 +1,59 @@
-"""Two groups of models compared: the difference of their means, its 95 % interval, and a test.
+"""Comparison of two groups of models: the difference of their means, its 95 % interval, and a test.
 
-n and m models.
+n and m models
 """
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from scipy import stats
 
-from ..errors import FormatError
+from ..errors import ArgumentError
 
 _CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Mean of one group minus mean of the other; `p`, `low` and `high` are NaN where a group is too small to tell."""
+    """The mean of one group minus the mean of another; `p`, `low` and `high` are NaN if a group has a single value."""
 
     difference: float
     low: float
     high: float
     p: float  # two-sided
-    test: str  # "Welch", or "paired"
+    test: str  # "Welch" or "paired"
     n: int
     m: int
 
     @property
     def word(self) -> str:
-        """'above', 'below' or 'level with': what the interval says."""
+        """The direction of the difference by its interval: "above", "below" or "level with"."""
         return "above" if self.low > 0 else "below" if self.high < 0 else "level with"
 
 
 def compare_means(one: Sequence[float], other: Sequence[float], *, paired: bool = False) -> Comparison:
-    """Welch's t-test of two groups, or the paired t-test of values that belong together one by one.
+    """Compare the means of two groups with a t-test of scipy.
+
+    Args:
+        one: The values of one group.
+        other: The values of the other group.
+        paired: True for a paired t-test of values that correspond one by one; Welch's t-test by default.
+
+    Returns:
+        The difference, its 95 % confidence interval and the two-sided p-value.
 
     Raises:
-        FormatError: a group is empty, a value is not finite, or paired groups differ in size.
+        ArgumentError: A group is empty, a value is not finite, or paired groups differ in size.
     """
     a, b = np.asarray(one, dtype=float), np.asarray(other, dtype=float)
     if not len(a) or not len(b) or not (np.isfinite(a).all() and np.isfinite(b).all()):
-        raise FormatError(f"groups that are compared need finite values, got {len(a)} and {len(b)}, or others")
+        raise ArgumentError(f"expected groups of finite values, got {len(a)} and {len(b)} values")
     if paired and len(a) != len(b):
-        raise FormatError(f"paired groups need as many values each, got {len(a)} and {len(b)}")
-    low, high, p = _paired(a - b) if paired else _welch(a, b)
+        raise ArgumentError(f"expected paired groups of equal size, got {len(a)} and {len(b)} values")
+    low, high, p = _test(a, b, paired)
     return Comparison(
         difference=float(a.mean() - b.mean()),
         low=low,
@@ -56,27 +65,18 @@ def compare_means(one: Sequence[float], other: Sequence[float], *, paired: bool 
     )
 
 
-def _paired(differences: np.ndarray) -> tuple[float, float, float]:
-    n = len(differences)
-    if n < 2:
+def _test(a: np.ndarray, b: np.ndarray, paired: bool) -> tuple[float, float, float]:
+    """Return both ends of the interval, and p."""
+    from scipy import stats  # here, so that only a comparison imports scipy
+
+    if min(len(a), len(b)) < 2:
         return math.nan, math.nan, math.nan
-    return _interval(float(differences.mean()), float(differences.std(ddof=1)) / n**0.5, n - 1)
-
-
-def _welch(a: np.ndarray, b: np.ndarray) -> tuple[float, float, float]:
-    n, m = len(a), len(b)
-    if n < 2 or m < 2:
-        return math.nan, math.nan, math.nan
-    first, second = a.var(ddof=1) / n, b.var(ddof=1) / m
-    total = float(first + second)
-    # Welch and Satterthwaite's degrees of freedom; any serve where nothing varies.
-    degrees = total**2 / float(first**2 / (n - 1) + second**2 / (m - 1)) if total > 0 else 1.0
-    return _interval(float(a.mean() - b.mean()), total**0.5, degrees)
-
-
-def _interval(difference: float, error: float, degrees: float) -> tuple[float, float, float]:
-    """Ends of the interval, and p; without any spread they are the difference itself and certainty."""
-    if error == 0:
+    spread = (a - b).std() if paired else a.std() + b.std()
+    if spread == 0:  # scipy divides by the spread: without any, the difference is certain
+        difference = float(a.mean() - b.mean())
         return difference, difference, float(difference == 0)
-    half = error * float(stats.t.ppf(0.5 + _CONFIDENCE / 2, degrees))
-    return difference - half, difference + half, 2 * float(stats.t.sf(abs(difference) / error, degrees))
+    with warnings.catch_warnings():  # scipy warns of lost precision where values are nearly equal
+        warnings.simplefilter("ignore", RuntimeWarning)
+        result: Any = stats.ttest_rel(a, b) if paired else stats.ttest_ind(a, b, equal_var=False)
+    interval = result.confidence_interval(_CONFIDENCE)
+    return float(interval.low), float(interval.high), float(result.pvalue)

@@ -1,4 +1,4 @@
-"""The statistics of a zoo folder, kept in it: what the card shows, and what a reader can compute on."""
+"""The statistics that are stored in a zoo folder, for its card and for further analysis."""
 
 import hashlib
 import math
@@ -19,80 +19,88 @@ from .statistics import accuracy_spread, layer_statistics
 
 MEASURES = ("agreement", "cka", "l2", "cosine")
 STATISTICS_FORMAT = "modelzoo-statistics-1"
-_MOST_MODELS = 200  # compared with each other: 19,900 pairs
-_MOST_BYTES = 1_000_000_000  # of their weights, and of their outputs
-_FEW_IMAGES = 200_000  # below, starting worker processes takes longer than the work
+_MAX_MODELS = 200  # models that are compared with each other, in 19,900 pairs
+_MAX_BYTES = 1_000_000_000  # size of their weights, and of their outputs
+_FEW_IMAGES = 200_000  # below this number, starting worker processes takes longer than the computation
 
 
 def write_statistics(zoo: ZooFolder, engine: Engine, images: Images, *, progress: Progress = NO_PROGRESS) -> bool:
-    """Make sure that the statistics in a zoo folder are those of its states; False if they already were.
+    """Write the statistics of a zoo folder, unless they are up to date.
 
-    `statistics.json` holds accuracy per epoch, weights per layer and a summary of all pairs of up to 200 models, evenly
-    spaced in the grid, after their last epoch; `pairs.parquet` holds the pairs. Models that diverged are left out.
+    `statistics.json` contains the accuracy per epoch, the weights per layer and a summary of all pairs of up to 200
+    models, evenly spaced in the grid, after their last epoch. `pairs.parquet` contains the pairs. Diverged models are
+    left out.
+
+    Args:
+        zoo: The zoo folder.
+        engine: Computes the outputs of the models.
+        images: The images of the zoo.
+        progress: Receives one task for the models to compare.
+
+    Returns:
+        False if the statistics were up to date.
     """
     digest = hashlib.sha256("".join(zoo.states["sha256"]).encode()).hexdigest()
     path = zoo.path / STATISTICS_FILE
     if path.is_file() and (zoo.path / PAIRS_FILE).is_file() and read_json(path).get("states_sha256") == digest:
         return False
-    with one_thread():  # so that the bits are the same on any number of cores
-        pairs, found = _statistics(zoo, engine, images, progress)
+    with one_thread():  # so that the bits do not depend on the number of cores
+        pairs, statistics = _compute(zoo, engine, images, progress)
     write_table(zoo.path / PAIRS_FILE, pairs)
-    write_json(path, {"format": STATISTICS_FORMAT, "states_sha256": digest, **found})
+    write_json(path, {"format": STATISTICS_FORMAT, "states_sha256": digest, **statistics})
     return True
 
 
-def _statistics(
-    zoo: ZooFolder, engine: Engine, images: Images, progress: Progress
-) -> tuple[pd.DataFrame, dict[str, Any]]:
+def _compute(zoo: ZooFolder, engine: Engine, images: Images, progress: Progress) -> tuple[pd.DataFrame, dict[str, Any]]:
     sound = zoo.models[~zoo.models["diverged"]]
     states = zoo.states[zoo.states["model_id"].isin(sound["model_id"])]
-    chosen = _evenly(sound, _models_at_once(zoo, images))
-    found: dict[str, Any] = {
+    selected = _select_evenly(sound, _max_models(zoo, images))
+    result: dict[str, Any] = {
         "models": len(zoo.models),
         "diverged": len(zoo.models) - len(sound),
-        "compared": len(chosen),
+        "compared": len(selected),
         "epochs": _records(accuracy_spread(states)),
     }
-    if chosen.empty:
-        return _pairs([], {}), {**found, "layers": [], "pairs": {}}
+    if selected.empty:
+        return _pairs([], {}), {**result, "layers": [], "pairs": {}}
     last = states.groupby("model_id")["epoch"].max()
-    weights = torch.stack([zoo.weights(model, int(last[model])) for model in chosen["model_id"]])
-    outputs = _outputs(zoo, engine, images, weights, chosen, progress)
+    weights = torch.stack([zoo.weights(model, int(last[model])) for model in selected["model_id"]])
+    outputs = _outputs(zoo, engine, images, weights, selected, progress)
     l2, cosine = weight_distances(weights)
     matrices = {"agreement": agreement(outputs.argmax(dim=2)), "cka": cka(outputs), "l2": l2, "cosine": cosine}
     summary = {name: _plain(summarize_pairs(matrix)) for name, matrix in matrices.items()}
     layers = _records(layer_statistics(weights, zoo.layout))
-    return _pairs(list(chosen["model_id"]), matrices), {**found, "layers": layers, "pairs": summary}
+    return _pairs(list(selected["model_id"]), matrices), {**result, "layers": layers, "pairs": summary}
 
 
-def _models_at_once(zoo: ZooFolder, images: Images) -> int:
+def _max_models(zoo: ZooFolder, images: Images) -> int:
     per_model = 4 * max(zoo.layout.size, len(images.labels("test")) * images.classes)
-    return max(1, min(_MOST_MODELS, _MOST_BYTES // per_model))
+    return max(1, min(_MAX_MODELS, _MAX_BYTES // per_model))
 
 
-def _evenly(models: pd.DataFrame, n: int) -> pd.DataFrame:
+def _select_evenly(models: pd.DataFrame, n: int) -> pd.DataFrame:
     return models if len(models) <= n else models.iloc[[i * len(models) // n for i in range(n)]]
 
 
 def _outputs(
     zoo: ZooFolder, engine: Engine, images: Images, weights: Tensor, models: pd.DataFrame, progress: Progress
 ) -> Tensor:
-    """Logits (N, B, C) on the test images."""
+    """Return the logits (N, B, C) of the models on the test images."""
     n, b = len(models), len(images.labels("test"))
     engine = get_engine(engine.name, 1) if n * b < _FEW_IMAGES else engine
     columns = zip(models["activation"], models["dropout"], strict=True)
     networks = [NetworkSpec(str(activation), float(dropout)) for activation, dropout in columns]
     result = torch.empty(n, b, images.classes)
-    found = engine.compute_logits(zoo.architecture.name, images, weights, networks, "test")
+    outputs = engine.compute_logits(zoo.architecture.name, images, weights, networks, "test")
     with progress.start("comparing models", n) as task:
-        for index, logits in found:
+        for index, logits in outputs:
             result[index] = logits
             task.update()
     return result
 
 
 def _pairs(models: Sequence[str], matrices: dict[str, Tensor]) -> pd.DataFrame:
-    """One row per unordered pair of different models."""
+    """Return one row per unordered pair of different models."""
     first, second = torch.triu_indices(len(models), len(models), offset=1)
     columns = {"model_a": [models[i] for i in first], "model_b": [models[i] for i in second]}
     values: dict[str, Any] = {n: matrices[n][first, second].numpy() if matrices else [] for n in MEASURES}
@@ -100,7 +108,7 @@ def _pairs(models: Sequence[str], matrices: dict[str, Tensor]) -> pd.DataFrame:
 
 
 def read_statistics(folder: Path) -> tuple[dict[str, Any], pd.DataFrame] | None:
-    """What `write_statistics` left in a zoo folder, with the table of pairs; None where it did not."""
+    """Return the statistics in a zoo folder and the table of pairs, or None if the folder has none."""
     if not (folder / STATISTICS_FILE).is_file() or not (folder / PAIRS_FILE).is_file():
         return None
     return read_json(folder / STATISTICS_FILE), read_table(folder / PAIRS_FILE)
@@ -111,5 +119,5 @@ def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def _plain(row: dict[str, Any]) -> dict[str, Any]:
-    """As JSON: what is not a number is missing."""
+    """Return the row with None instead of NaN, for JSON."""
     return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()}

@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 
 from modelzoo_datasets.analysis import compare_means, ensemble_curve, find_error_overlap
-from modelzoo_datasets.errors import FormatError
+from modelzoo_datasets.errors import ArgumentError
 from modelzoo_datasets.seeds import keyed_generator
 
 
@@ -49,10 +49,10 @@ def test_groups_that_do_not_vary_or_are_too_small_need_no_statistics() -> None:
 
 def test_groups_that_cannot_be_compared_are_refused() -> None:
     for one, other, paired, told in (
-        ([], [1.0], False, "groups that are compared need finite values, got 0 and 1, or others"),
-        ([1.0, 2.0], [1.0], True, "paired groups need as many values each, got 2 and 1"),
+        ([], [1.0], False, "expected groups of finite values, got 0 and 1 values"),
+        ([1.0, 2.0], [1.0], True, "expected paired groups of equal size, got 2 and 1 values"),
     ):
-        with pytest.raises(FormatError) as caught:
+        with pytest.raises(ArgumentError) as caught:
             compare_means(one, other, paired=paired)
         assert str(caught.value) == told
 
@@ -64,12 +64,12 @@ def test_error_similarity_is_the_overlap_of_sets(monkeypatch: pytest.MonkeyPatch
     sets = [[{*row.nonzero().flatten().tolist()} for row in part] for part in (wrong, others)]
     slow = [[len(a & b) / len(a | b) if a | b else 1.0 for b in sets[1]] for a in sets[0]]
     for numbers in (2**25, 80):  # all at once, and two at a time
-        monkeypatch.setattr("modelzoo_datasets.analysis.error_overlap._NUMBERS", numbers)
+        monkeypatch.setattr("modelzoo_datasets.analysis.similarity._MAX_ERRORS", numbers)
         values, index = find_error_overlap(wrong, others)
         assert values.tolist() == pytest.approx([max(row) for row in slow])
         assert index.tolist() == [row.index(max(row)) for row in slow]
     assert values[0] == 1 and index[0] == 2
-    with pytest.raises(FormatError) as caught:
+    with pytest.raises(ArgumentError) as caught:
         find_error_overlap(wrong, others[:, :3])
     assert str(caught.value) == "expected errors on the same images, got (5, 40) and (7, 3)"
 
@@ -95,6 +95,6 @@ def test_ensembles_are_means_of_logits_of_the_first_models_of_an_order() -> None
         if row == 0:
             assert torch.equal(right, hits)
     assert ensemble_curve(logits[:2], labels, 30, 3, keyed_generator(0, "orders"))[0].shape == (3, 2)
-    with pytest.raises(FormatError) as caught:
+    with pytest.raises(ArgumentError) as caught:
         ensemble_curve(logits[:0], labels, 4, 5, keyed_generator(0, "orders"))
     assert str(caught.value) == "an ensemble needs models with finite logits, got 0 models"

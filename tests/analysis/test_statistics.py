@@ -20,7 +20,7 @@ from modelzoo_datasets.analysis import (
     weight_distances,
 )
 from modelzoo_datasets.architectures import get_architecture
-from modelzoo_datasets.errors import FormatError
+from modelzoo_datasets.errors import ArgumentError
 from modelzoo_datasets.seeds import keyed_generator
 from modelzoo_datasets.weights.layout import Layout, Slot
 
@@ -65,21 +65,21 @@ def test_agreement_knows_classes_apart_but_not_by_name() -> None:
     assert agreement(torch.tensor([[0, 1, 2], [1, 2, 0]]))[0, 1] == 0
 
 
-@pytest.mark.parametrize("at_once", [1, 3, 13, 100])
-def test_the_block_size_does_not_change_agreement_or_distances_by_a_bit(at_once: int) -> None:
+@pytest.mark.parametrize("batch_size", [1, 3, 13, 100])
+def test_the_block_size_does_not_change_agreement_or_distances_by_a_bit(batch_size: int) -> None:
     predictions = torch.randint(4, (13, 57), generator=keyed_generator(0, "predictions"))
-    assert torch.equal(agreement(predictions, at_once=at_once), agreement(predictions))
+    assert torch.equal(agreement(predictions, batch_size=batch_size), agreement(predictions))
     weights = torch.randn(13, 40, generator=keyed_generator(0, "weights"))
-    for blocks, whole in zip(weight_distances(weights, at_once=at_once), weight_distances(weights), strict=True):
+    for blocks, whole in zip(weight_distances(weights, batch_size=batch_size), weight_distances(weights), strict=True):
         assert torch.equal(blocks, whole)
 
 
 # Many images of few classes, few images of many classes: each of the two forms is the cheaper one in one case.
 @pytest.mark.parametrize(("images", "classes"), [(60, 3), (9, 12)])
-@pytest.mark.parametrize("at_once", [None, 1, 4])
-def test_cka_is_its_definition(images: int, classes: int, at_once: int | None) -> None:
+@pytest.mark.parametrize("batch_size", [None, 1, 4])
+def test_cka_is_its_definition(images: int, classes: int, batch_size: int | None) -> None:
     outputs = outputs_of(7, images, classes)
-    found = cka(outputs, at_once=at_once)
+    found = cka(outputs, batch_size=batch_size)
     torch.testing.assert_close(found, by_double_loop(outputs, cka_of_two), rtol=1e-10, atol=0)
     assert torch.equal(found, found.mT)
     assert torch.equal(found.diagonal(), torch.ones(7, dtype=torch.float64))
@@ -112,7 +112,7 @@ def test_a_constant_model_has_no_cka_and_leaves_the_others_alone(images: int, cl
     outputs = outputs_of(6, images, classes).double()
     constant = outputs.clone()
     constant[2] = torch.linspace(0.1, 0.7, classes, dtype=torch.float64)  # whose means over images are rounded
-    found, expected = cka(constant, at_once=4), cka(outputs, at_once=4)
+    found, expected = cka(constant, batch_size=4), cka(outputs, batch_size=4)
     others = [0, 1, 3, 4, 5]
     assert found[2].isnan().all() and found[:, 2].isnan().all()
     assert torch.equal(found[others][:, others], expected[others][:, others])
@@ -130,7 +130,7 @@ def test_identical_models_are_at_distance_exactly_zero_and_near_ones_are_not() -
     weights[2] = weights[0]
     weights[3] = weights[1]
     weights[3, 0] = weights[1, 0].nextafter(torch.tensor(1e3))
-    l2, cosine = weight_distances(weights, at_once=3)
+    l2, cosine = weight_distances(weights, batch_size=3)
     assert l2[0, 2] == 0 and cosine[0, 2] == 0
     assert not l2.diagonal().any() and not cosine.diagonal().any()
     assert l2[1, 3].item() == (weights[3, 0].double() - weights[1, 0].double()).abs().item()
@@ -187,29 +187,29 @@ def test_models_that_are_not_finite_are_refused_and_counted(bad: float) -> None:
     values = torch.zeros(5, 7)
     values[1, 3] = values[4, 0] = values[4, 6] = bad
     told = "^2 of 5 models have weights that are not finite; leave them out$"
-    with pytest.raises(FormatError, match=told):
+    with pytest.raises(ArgumentError, match=told):
         weight_distances(values)
-    with pytest.raises(FormatError, match=told):
+    with pytest.raises(ArgumentError, match=told):
         layer_statistics(values, Layout((Slot("0.weight", (7,), 0),)))
-    with pytest.raises(FormatError, match=told.replace("weights", "outputs")):
+    with pytest.raises(ArgumentError, match=told.replace("weights", "outputs")):
         cka(values[:, None])
 
 
 def test_shapes_and_types_that_mean_something_else_are_refused() -> None:
     told = r"^predictions must be integers of shape \(models, images\), got torch.float32 \(2, 3\)$"
-    with pytest.raises(FormatError, match=told):
+    with pytest.raises(ArgumentError, match=told):
         agreement(torch.zeros(2, 3))
-    with pytest.raises(FormatError, match=r"got torch.int64 \(2, 0\)$"):
+    with pytest.raises(ArgumentError, match=r"got torch.int64 \(2, 0\)$"):
         agreement(torch.zeros(2, 0, dtype=torch.int64))
-    with pytest.raises(FormatError, match=r"^outputs must be of shape \(models, images, classes\), got \(2, 3\)$"):
+    with pytest.raises(ArgumentError, match=r"^outputs must be of shape \(models, images, classes\), got \(2, 3\)$"):
         cka(torch.zeros(2, 3))
-    with pytest.raises(FormatError, match=r"^weights must be of shape \(models, weights\), got \(3,\)$"):
+    with pytest.raises(ArgumentError, match=r"^weights must be of shape \(models, weights\), got \(3,\)$"):
         weight_distances(torch.zeros(3))
-    with pytest.raises(FormatError, match=r"^a matrix of pairs must be square, got \(2, 3\)$"):
+    with pytest.raises(ArgumentError, match=r"^a matrix of pairs must be square, got \(2, 3\)$"):
         summarize_pairs(torch.zeros(2, 3))
-    with pytest.raises(FormatError, match=r"^expected weights of shape \(models, 7\), got \(2, 6\)$"):
+    with pytest.raises(ArgumentError, match=r"^expected weights of shape \(models, 7\), got \(2, 6\)$"):
         layer_statistics(torch.zeros(2, 6), Layout((Slot("0.weight", (7,), 0),)))
-    with pytest.raises(FormatError, match="^a table of states has columns epoch, test_acc, ggap; ggap missing$"):
+    with pytest.raises(ArgumentError, match="^a table of states has columns epoch, test_acc, ggap; ggap missing$"):
         accuracy_spread(pd.DataFrame({"epoch": [0], "test_acc": [0.1]}))
 
 
