@@ -31,7 +31,7 @@ from torch import Tensor
 from modelzoo_datasets import build_dataset
 from modelzoo_datasets.architectures import get_architecture
 from modelzoo_datasets.builder.parquet import write_split
-from modelzoo_datasets.builder.schema import Columns, rows_of
+from modelzoo_datasets.builder.schema import TableSchema, join_rows
 from modelzoo_datasets.engines import METRICS, Job, get_engine
 from modelzoo_datasets.images import load_images
 from modelzoo_datasets.recipes import read_recipe
@@ -82,7 +82,7 @@ def write_zoo(folder: Path, storage: str, models: int, weights: Tensor) -> None:
 def rows_in(zoo: Path) -> Any:
     """Its table of states, by model and epoch."""
     folder = ZooFolder.open(zoo)
-    return rows_of(folder.models, folder.states)
+    return join_rows(folder.models, folder.states)
 
 
 def in_memory(zoo: Path) -> Tensor:
@@ -105,11 +105,11 @@ def whole_build(zoo: Path, out: Path) -> Callable[[], object]:
 def encoding(zoo: Path, out: Path) -> Callable[[], object]:
     """Our Parquet files alone, of weights in memory."""
     weights, rows = in_memory(zoo), rows_in(zoo)
-    columns = Columns(weights.shape[1], CLASSES, twins=False)
+    columns = TableSchema(weights.shape[1], CLASSES, twins=False)
     return lambda: _encode(out, rows, columns, weights)
 
 
-def _encode(out: Path, rows: Any, columns: Columns, weights: Tensor) -> None:
+def _encode(out: Path, rows: Any, columns: TableSchema, weights: Tensor) -> None:
     def of(part: Any) -> Tensor:
         return weights[int(part.index[0]) : int(part.index[-1]) + 1]
 

@@ -27,7 +27,7 @@ from torch import Tensor
 from modelzoo_datasets import load_zoo
 from modelzoo_datasets.architectures import get_architecture
 from modelzoo_datasets.builder.parquet import write_split
-from modelzoo_datasets.builder.schema import Columns
+from modelzoo_datasets.builder.schema import TableSchema
 from modelzoo_datasets.loading import stream_zoo
 from modelzoo_datasets.recipes import read_recipe
 from modelzoo_datasets.zoo import LEFT_OUT, DatasetInfo, RecipeInfo, ZooInfo, write_json
@@ -53,7 +53,7 @@ class Turn(NamedTuple):
 def make(folder: Path, models: int) -> None:
     """One split as dataset folder, as one safetensors file, and some of its states as pickled state dicts."""
     rows, weights = _rows(models), _weights(models)
-    columns = Columns(_LAYOUT.size, 10, twins=False)
+    columns = TableSchema(_LAYOUT.size, 10, twins=False)
     (folder / "dataset" / "seed").mkdir(parents=True)
     write_split(folder / "dataset" / "seed", "train", rows, columns, lambda part: weights[part.index.tolist()], _told)
     write_json(folder / "dataset" / "layout.json", _LAYOUT.to_json())

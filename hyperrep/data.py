@@ -5,7 +5,7 @@ from typing import Any
 
 from modelzoo_datasets._util import SPLITS
 from modelzoo_datasets.errors import FormatError
-from modelzoo_datasets.hub import fetch, repo_id_of, resolved
+from modelzoo_datasets.hub import download_files, get_commit, parse_repo_id
 from modelzoo_datasets.loading import Zoo, load_zoo
 from modelzoo_datasets.zoo import DatasetInfo, ZooInfo, read_json
 
@@ -16,8 +16,8 @@ from .storage import facts_of, is_learned_by
 
 def found_representation(source: str | Path) -> Path:
     """The folder of a hyper-representation: of this machine, or of the Hub's model repo of that name."""
-    repo_id = None if (Path(source) / "training.json").is_file() else repo_id_of(source)
-    return Path(source) if repo_id is None else fetch(repo_id, ["*.json", "*.safetensors"], repo_type="model")
+    repo_id = None if (Path(source) / "training.json").is_file() else parse_repo_id(source)
+    return Path(source) if repo_id is None else download_files(repo_id, ["*.json", "*.safetensors"], repo_type="model")
 
 
 def read_dataset_info(source: str | Path) -> DatasetInfo:
@@ -26,8 +26,8 @@ def read_dataset_info(source: str | Path) -> DatasetInfo:
     Raises:
         FormatError: there is none, or it is of another format.
     """
-    repo_id = repo_id_of(source)
-    folder = Path(source) if repo_id is None else fetch(repo_id, ["zoo.json"])
+    repo_id = parse_repo_id(source)
+    folder = Path(source) if repo_id is None else download_files(repo_id, ["zoo.json"])
     if not (folder / "zoo.json").is_file():
         raise FormatError(f"{source} is no dataset folder; modelzoo-build makes one")
     return DatasetInfo.read(folder)
@@ -35,11 +35,11 @@ def read_dataset_info(source: str | Path) -> DatasetInfo:
 
 def origin_of(source: str | Path, config: str) -> dict[str, Any]:
     """What others may know a dataset by: repo and revision, and what it says of licence and images; None if unknown."""
-    info, repo_id = read_dataset_info(source), repo_id_of(source)
+    info, repo_id = read_dataset_info(source), parse_repo_id(source)
     zoo = info.configs.get(config)
     return {
         "dataset": repo_id or info.repo_id,
-        "revision": None if repo_id is None else resolved(repo_id),
+        "revision": None if repo_id is None else get_commit(repo_id),
         "license": None if info.card is None else info.card.license,
         "images": None if zoo is None else zoo.images,
     }
@@ -104,7 +104,7 @@ def parse_source(text: str) -> tuple[str, str | None]:
     """
     head, _, tail = text.rstrip("/").rpartition("/")
     for source, config in ((text, None), (head, tail)):
-        if (Path(source) / "zoo.json").is_file() or (source and repo_id_of(source) is not None):
+        if (Path(source) / "zoo.json").is_file() or (source and parse_repo_id(source) is not None):
             return source, config
     raise FormatError(f"{text} is no dataset folder, no repo, and no config of one; write DATASET or DATASET/CONFIG")
 

@@ -9,7 +9,7 @@ from modelzoo_datasets.cli import Quiet, Version, entry_point, new_app, show_pro
 from modelzoo_datasets.errors import FormatError
 
 if TYPE_CHECKING:
-    from modelzoo_datasets.hub import Pushed, UploadManifest
+    from modelzoo_datasets.hub import PushResult, UploadManifest
 
 app = new_app("Push datasets, hyper-representations and sampled models to the Hub.")
 
@@ -54,13 +54,13 @@ def command(
 
     check_destination(repo_id, revision, create_pr)
     publication = read_manifest(folder, repo_id)
-    if publication.what == "hyper-representation":
+    if publication.kind == "hyper-representation":
         from ..release import write_card
 
         write_card(folder, repo_id, evaluation)
         publication = read_manifest(folder, repo_id)
     elif evaluation is not None:
-        raise FormatError(f"--evaluation is of a hyper-representation, {folder} is a {publication.what}; leave it out")
+        raise FormatError(f"--evaluation is of a hyper-representation, {folder} is a {publication.kind}; leave it out")
     if dry_run:
         _print_files(publication)
         print(f"nothing was sent: {len(publication.files):,} files, {publication.size:,} bytes for {repo_id}")
@@ -70,14 +70,14 @@ def command(
             folder, repo_id, private=private, revision=revision, create_pr=create_pr, progress=progress
         )
     _print_deeds(pushed)
-    print(f"{pushed.url}: {'pushed' if pushed.sent or pushed.deleted else f'is already this {publication.what}'}")
+    print(f"{pushed.url}: {'pushed' if pushed.sent or pushed.deleted else f'is already this {publication.kind}'}")
 
 
 def _print_files(publication: "UploadManifest") -> None:
     _print([{"file": file.path, "bytes": f"{file.size:,}"} for file in publication.files])
 
 
-def _print_deeds(pushed: "Pushed") -> None:
+def _print_deeds(pushed: "PushResult") -> None:
     """What happened, in one row per folder."""
     paths = {"sent": [f.path for f in pushed.sent], "unchanged": [f.path for f in pushed.unchanged]}
     sizes = {file.path: file.size for file in (*pushed.sent, *pushed.unchanged)}

@@ -12,7 +12,7 @@ from huggingface_hub import ModelCard, ModelCardData, PyTorchModelHubMixin
 
 from modelzoo_datasets._util import one_line
 from modelzoo_datasets.errors import FormatError
-from modelzoo_datasets.hub import fetch, repo_id_of
+from modelzoo_datasets.hub import download_files, parse_repo_id
 from modelzoo_datasets.zoo import read_json, read_tensors
 
 if TYPE_CHECKING:
@@ -46,11 +46,13 @@ class HubMixin(PyTorchModelHubMixin):
             HubError: the repo does not exist, may not be read, or cannot be reached and is not in the cache.
         """
         source = pretrained_model_name_or_path
-        repo_id = repo_id_of(source)
+        repo_id = parse_repo_id(source)
         if repo_id is None and revision is not None:
             raise FormatError(f"{source} is a folder and has no revision {revision!r}; leave out `revision`")
         files = [CONFIG_FILE, WEIGHTS_FILE]
-        folder = Path(source) if repo_id is None else fetch(repo_id, files, revision=revision, repo_type="model")
+        folder = (
+            Path(source) if repo_id is None else download_files(repo_id, files, revision=revision, repo_type="model")
+        )
         if not folder.is_dir():
             raise FormatError(f"there is no folder {source}; expected a folder of modelzoo-hyperrep train, or ORG/NAME")
         try:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from modelzoo_datasets.engines import Engine, one_thread
 from modelzoo_datasets.errors import FolderInUseError, FormatError, ModelZooError
-from modelzoo_datasets.hub import repo_id_of, resolved
+from modelzoo_datasets.hub import get_commit, parse_repo_id
 from modelzoo_datasets.images import load_images
 from modelzoo_datasets.loading import Zoo, load_zoo
 from modelzoo_datasets.progress import NO_PROGRESS, Progress
@@ -154,7 +154,7 @@ def _learned(rep: HyperRepresentation, folder: Path, dataset: str | Path) -> Zoo
 def _lineage(representation: str | Path, folder: Path, asked: Draw, measuring: Measuring | None) -> Lineage:
     facts = read_json(folder / "training.json")
     dataset = None if measuring is None else measuring.dataset
-    config, hyperrep_repo = facts["recipe"]["data"]["config"], repo_id_of(representation)
+    config, hyperrep_repo = facts["recipe"]["data"]["config"], parse_repo_id(representation)
     origin = (facts.get("learned_from") or {}) if dataset is None else origin_of(dataset, config)
     return Lineage(
         sampler=asked.sampler,
@@ -169,7 +169,7 @@ def _lineage(representation: str | Path, folder: Path, asked: Draw, measuring: M
         zoo_revision=origin.get("revision"),
         states_sha256=facts["states_sha256"],
         hyperrep=hyperrep_repo,
-        hyperrep_revision=None if hyperrep_repo is None else resolved(hyperrep_repo, repo_type="model"),
+        hyperrep_revision=None if hyperrep_repo is None else get_commit(hyperrep_repo, repo_type="model"),
         hyperrep_sha256=hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest(),
     )
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from modelzoo_datasets.builder import features
+from modelzoo_datasets.builder import describe_features
 
 _TAGS = ["neural-network-weights", "weight-space-learning", "sampled-weights"]
 
@@ -144,7 +144,7 @@ def table_card(config: Mapping[str, Any], table: pa.Table) -> str:
         "pretty_name": f"{table.num_rows} {config['architecture']} sampled by {name}",
         "tags": _TAGS,
         "configs": [{"config_name": name, "data_files": [{"split": "train", "path": "samples.parquet"}]}],
-        "dataset_info": [{"config_name": name, "features": features(table.schema), "splits": [size]}],
+        "dataset_info": [{"config_name": name, "features": describe_features(table.schema), "splits": [size]}],
     }
     shown = {key: value for key, value in lineage.items() if value is not None}
     rows = "\n".join(f"| {key} | `{value}` |" for key, value in shown.items())

@@ -10,7 +10,7 @@ from torch import nn
 from modelzoo_datasets._util import one_line
 from modelzoo_datasets.architectures import get_architecture
 from modelzoo_datasets.errors import FormatError
-from modelzoo_datasets.hub import fetch, repo_id_of
+from modelzoo_datasets.hub import download_files, parse_repo_id
 from modelzoo_datasets.zoo import read_json
 
 SAMPLE_FORMAT = "modelzoo-sample-1"
@@ -47,10 +47,12 @@ class SampledModel:
 
     @staticmethod
     def _read(source: str | Path, revision: str | None) -> tuple[Path, dict[str, Any]]:
-        repo_id = repo_id_of(source)
+        repo_id = parse_repo_id(source)
         if repo_id is None and revision is not None:
             raise FormatError(f"{source} is a folder, which has no revision {revision!r}")
-        folder = Path(source) if repo_id is None else fetch(repo_id, FILES, revision=revision, repo_type="model")
+        folder = (
+            Path(source) if repo_id is None else download_files(repo_id, FILES, revision=revision, repo_type="model")
+        )
         found = read_json(folder / "config.json") if (folder / "config.json").is_file() else None
         if not isinstance(found, dict) or found.get("format") != SAMPLE_FORMAT:
             raise FormatError(

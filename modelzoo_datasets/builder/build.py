@@ -1,4 +1,4 @@
-"""Build the dataset folder of one or more zoos, whole or not at all."""
+"""Build the dataset folder of one or more zoo folders, completely or not at all."""
 
 import hashlib
 import logging
@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -27,68 +26,71 @@ from ..zoo import (
     write_bytes,
     write_json,
 )
-from .card.figures import pictures
-from .card.render import ConfigFacts, render_card
+from .card.figures import draw_figures
+from .card.render import ConfigSummary, render_card
 from .card_metadata import CardMetadata
 from .checksums import write_checksums
 from .config_writer import write_tables
-from .schema import missing_epochs, rows_of, weights_kind
-from .validate import refuse_mixture, refuse_too_many_files
+from .schema import choose_weights_location, find_missing_epochs, join_rows
+from .validate import check_compatible, check_hub_limits
 
 _log = logging.getLogger(__name__)
 
 
 def build_dataset(
-    zoos: Sequence[Path | str],
-    out: Path | str,
+    zoos: str | Path | Sequence[str | Path],
+    out: str | Path,
     *,
     repo_id: str | None = None,
     builder: str | None = None,
     keep_diverged: bool = False,
     progress: Progress = NO_PROGRESS,
 ) -> bool:
-    """Build one dataset folder from zoo folders of the same architecture and images.
+    """Build a dataset folder from one or more zoo folders, one config per zoo.
 
-    Every file is read back after it is written, and each state in it is compared with the hash recorded in training.
+    Every written file is read back: each state in it must have the hash that was recorded when it was trained. If
+    models lack states of some epochs, a warning is logged and the other states are published.
 
     Args:
-        zoos: The zoo folders, one per config of the dataset.
-        out: The dataset folder to write. It appears once it is complete.
-        repo_id: Repo that the examples in the card name; by default they load the folder itself.
-        builder: Name or path of the TOML file with title, license and text of the card; by default the one in
-            `builders/` for these images and this architecture.
-        keep_diverged: Include models that have weights which are not finite. The column `finite` marks their states.
-        progress: Display of the number of written states.
+        zoos: One zoo folder or several. They must have the same architecture, images, engine and versions.
+        out: The dataset folder. It is written only if it does not exist or is empty.
+        repo_id: ORG/NAME for the examples of the card; by default that of the builder recipe. Without either, the
+            examples run in the folder itself.
+        builder: Name or path of the builder recipe with title, license and text; by default the shipped one of the
+            recipe's name.
+        keep_diverged: Also publish models with weights that are not finite; the column `finite` marks their states.
+        progress: Display for the number of states that are written.
 
     Returns:
-        True if the folder was written, False if it already was the dataset of these zoos.
+        True if the folder was built, False if it already was this dataset.
 
     Raises:
-        FormatError: A folder is not a complete zoo, a state is unreadable or altered, the zoos do not fit together,
-            or the Hub would not accept the dataset.
-        FolderInUseError: `out` contains other files.
-        RecipeError: The builder file does not exist or is invalid.
+        FormatError: A folder is not a complete zoo, a state is unreadable or altered, the zoos do not fit together, or
+            the Hub would reject the dataset.
+        FolderInUseError: `out` already contains other files.
+        RecipeError: The builder recipe does not exist or is invalid.
         DiskFullError: The disk is full.
     """
-    out, folders = Path(out), [ZooFolder.open(Path(path)) for path in zoos]
-    refuse_mixture(folders)
-    publication = CardMetadata.of(folders, builder)
-    repo_id = repo_id or publication.repo_id
+    out = Path(out)
+    folders = [ZooFolder.open(Path(zoo)) for zoo in ([zoos] if isinstance(zoos, str | Path) else zoos)]
+    check_compatible(folders)
+    metadata = CardMetadata.from_zoos(folders, builder)
+    repo_id = repo_id or metadata.repo_id
     info = DatasetInfo(
         repo_id=repo_id,
-        card=publication,
+        card=metadata,
         diverged=KEPT if keep_diverged else LEFT_OUT,
-        configs={_config_name(folder): _config_info(folder) for folder in folders},
+        configs={zoo.info.recipe.config: _config_info(zoo) for zoo in folders},
     )
-    if _is_there(out, info):
+    if _is_built(out, info):
         return False
-    rows = {_config_name(folder): _published_rows(folder, keep_diverged) for folder in folders}
-    refuse_too_many_files(rows, folders[0].layout.size, out)
+    rows = [_select_rows(zoo, keep_diverged) for zoo in folders]
+    check_hub_limits(dict(zip(info.configs, rows, strict=True)), folders[0].layout.size, out)
     partial = partial_beside(out)
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        configs = [_write_config(folder, rows[_config_name(folder)], partial, progress) for folder in folders]
-        card = render_card(repo_id or ".", publication, configs, kept_diverged=keep_diverged)
+        configs = [_write_config(zoo, part, partial, progress) for zoo, part in zip(folders, rows, strict=True)]
+        card = render_card(repo_id or ".", metadata, configs, keep_diverged=keep_diverged)
         write_bytes(partial / "README.md", card.encode())
         write_json(partial / "layout.json", folders[0].layout.to_json())
         write_json(partial / ZOO_FILE, info.to_json())
@@ -104,68 +106,57 @@ def build_dataset(
     return True
 
 
-def _is_there(out: Path, info: DatasetInfo) -> bool:
-    """Whether a folder is this dataset; raises FolderInUseError where it is anything else."""
+def _is_built(out: Path, info: DatasetInfo) -> bool:
+    """Tell whether a folder is this dataset; raise FolderInUseError if it is anything else."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return False
-    there = (out / ZOO_FILE).is_file()
-    if there and read_json(out / ZOO_FILE) == info.to_json():
+    exists = (out / ZOO_FILE).is_file()
+    if exists and read_json(out / ZOO_FILE) == info.to_json():
         return True
-    if there and (tag := FormatTag.read(out / ZOO_FILE)).is_dataset and tag.format != DATASET_FORMAT:
+    remedy = "pass a different --out or delete it"
+    if exists and (tag := FormatTag.read(out / ZOO_FILE)).is_dataset and tag.format != DATASET_FORMAT:
         raise FolderInUseError(
-            f"{out} holds a dataset of format {tag.format!r}, and {DATASET_FORMAT!r} is written today; "
-            "choose another --out or remove it"
+            f"output folder {out} contains a dataset of format {tag.format!r}, but this release writes "
+            f"{DATASET_FORMAT!r}; {remedy}"
         )
-    raise FolderInUseError(f"{out} holds something else; choose another --out or remove it")
+    raise FolderInUseError(f"output folder {out} already contains other files; {remedy}")
 
 
-def _config_name(folder: ZooFolder) -> str:
-    return folder.info.recipe.config
+def _config_info(zoo: ZooFolder) -> ZooInfo:
+    hashes = hashlib.sha256("".join(zoo.states["sha256"]).encode()).hexdigest()
+    return replace(zoo.info, states_sha256=hashes, weights=choose_weights_location(zoo.layout.size))
 
 
-def _config_info(folder: ZooFolder) -> ZooInfo:
-    hashes = hashlib.sha256("".join(folder.states["sha256"]).encode()).hexdigest()
-    return replace(folder.info, states_sha256=hashes, weights=weights_kind(folder.layout.size))
-
-
-def _published_rows(folder: ZooFolder, keep_diverged: bool) -> pd.DataFrame:
-    rows = rows_of(folder.models, folder.states)
+def _select_rows(zoo: ZooFolder, keep_diverged: bool) -> pd.DataFrame:
+    rows = join_rows(zoo.models, zoo.states)
     if keep_diverged:
         return rows
-    return rows[~rows["model_id"].isin(folder.models.loc[folder.models["diverged"], "model_id"])]
+    return rows[~rows["model_id"].isin(zoo.models.loc[zoo.models["diverged"], "model_id"])]
 
 
-def _write_config(folder: ZooFolder, rows: pd.DataFrame, out: Path, progress: Progress) -> ConfigFacts:
-    """Write the files of one zoo: tables with and without weights, weights too big for them, pictures."""
-    name = _config_name(folder)
-    columns, num_bytes = write_tables(folder, name, rows, out, progress)
-    statistics, titles = _describe(folder, name, rows, out)
-    return ConfigFacts(
-        name=name,
-        zoo=_config_info(folder),
+def _write_config(zoo: ZooFolder, rows: pd.DataFrame, out: Path, progress: Progress) -> ConfigSummary:
+    """Write tables, weights and figures of one zoo."""
+    info = _config_info(zoo)
+    schema, num_bytes = write_tables(zoo, info.recipe.config, rows, out, progress)
+    statistics, pairs = read_statistics(zoo.path) or ({}, pd.DataFrame())
+    titles = {}
+    for name, (title, png) in draw_figures(statistics, pairs, rows, tuple(info.recipe.columns)).items():
+        path = f"assets/{info.recipe.config}-{name}.png"
+        titles[path] = title
+        write_bytes(out / path, png)
+    return ConfigSummary(
+        info=info,
         rows=rows,
-        columns=columns,
-        diverged=int(folder.models["diverged"].sum()),
+        schema=schema,
+        num_diverged=int(zoo.models["diverged"].sum()),
         num_bytes=num_bytes,
         statistics=statistics,
-        pictures=titles,
-        missing=missing_epochs(rows),
+        figures=titles,
+        missing=find_missing_epochs(rows),
     )
 
 
-def _warn_of_missing_states(config: ConfigFacts) -> None:
+def _warn_of_missing_states(config: ConfigSummary) -> None:
     if config.missing:
-        states, models = sum(map(len, config.missing.values())), len(config.missing)
-        counts = f"{states:,} states of {models:,} models"
-        _log.warning("%s: %s are missing for some epochs, here too", config.name, counts)
-
-
-def _describe(
-    folder: ZooFolder, name: str, rows: pd.DataFrame, out: Path
-) -> tuple[dict[str, Any] | None, dict[str, str]]:
-    """What the zoo folder says of its population, and its pictures: path in the dataset folder -> title."""
-    found, titles = read_statistics(folder.path), {}
-    for kind, (title, picture) in pictures(found, rows, tuple(folder.info.recipe.columns)).items():
-        titles[f"assets/{name}-{kind}.png"] = title
-        write_bytes(out / "assets" / f"{name}-{kind}.png", picture)
-    return found[0] if found else None, titles
+        counts = f"{sum(map(len, config.missing.values())):,} states of {len(config.missing):,} models"
+        _log.warning("%s: %s are missing at epochs that other models have", config.name, counts)

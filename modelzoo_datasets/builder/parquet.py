@@ -1,7 +1,7 @@
-"""Write the Parquet files of a config: equal input gives equal bytes.
+"""Write the Parquet files of a config; equal input gives equal bytes.
 
-Files and row groups hold whole models. Weights are split into byte planes, which compress best, and cut into pages
-where their content says so: rows that are published again, before or behind others, are sent to the Hub only once.
+Files and row groups contain whole models. Weights are encoded as byte planes, which compress best. Content decides
+where pages are cut, so that rows that are published again among others are sent to the Hub only once.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,82 +15,94 @@ from torch import Tensor
 
 from .._util import prefetch
 from ..zoo import disk_full_told, flush_to_disk
-from .schema import Columns
-from .sharding import groups_of, shards_of
+from .schema import TableSchema
+from .sharding import split_into_row_groups, split_into_shards
 
-_BATCH = 1 << 17  # numbers that are encoded in one go: quicker than the usual 1,024, and still in the cache
-# Pages of 0.5 to 1 MB of weights: the writer counts with every number its two levels, as many bytes again. With its own
-# smaller pages it writes a fifth slower.
-_CHUNKS = {"min_chunk_size": 1 << 20, "max_chunk_size": 1 << 21, "norm_level": 2}
+_WRITE_BATCH_SIZE = 1 << 17  # numbers that are encoded at a time: faster than the default of 1,024, and fits the cache
+# Pages of 0.5 to 1 MB of weights: the writer also counts the two levels of each number, which are as many bytes again.
+# The smaller default pages are written a fifth slower.
+_CHUNKING = {"min_chunk_size": 1 << 20, "max_chunk_size": 1 << 21, "norm_level": 2}
 
 
 def write_split(
     folder: Path,
     split: str,
     rows: pd.DataFrame,
-    columns: Columns,
-    weights_of: Callable[[pd.DataFrame], Tensor],
-    written: Callable[[Path, pd.DataFrame], None],
+    schema: TableSchema,
+    read_weights: Callable[[pd.DataFrame], Tensor],
+    on_written: Callable[[Path, pd.DataFrame], None],
 ) -> int:
-    """Write `<split>-00000-of-0000N.parquet` with weights; returns the bytes of the uncompressed table.
+    """Write a split with weights to `<split>-00000-of-0000N.parquet` and so on.
 
-    While one row group is encoded the next one is read; no more than these two are in memory.
+    While one row group is encoded, the next one is read; no more than these two are in memory.
 
     Args:
-        rows: one per state, sorted by model and epoch.
-        weights_of: K rows, of whole models -> their weights (K, P); called by another thread.
-        written: told of every file that is finished, and its rows.
+        folder: The folder of the config.
+        split: Name of the split.
+        rows: One row per state, sorted by model and epoch.
+        schema: The columns.
+        read_weights: Reads the weights (K, P) of K rows of whole models; called in another thread.
+        on_written: Called with the path and the rows of each finished file.
+
+    Returns:
+        The size of the uncompressed table in bytes.
     """
-    shards, size = shards_of(rows, 4 * columns.parameters), 0
+    state_bytes, num_bytes = 4 * schema.num_parameters, 0
+    shards = split_into_shards(rows, state_bytes)
     for number, shard in enumerate(shards):
         path = folder / f"{split}-{number:05d}-of-{len(shards):05d}.parquet"
-        groups = groups_of(shard, 4 * columns.parameters)
-        with _writer(path, columns.all) as writer:
-            for table in prefetch(_table(group, columns, weights_of(group)) for group in groups):
+        groups = split_into_row_groups(shard, state_bytes)
+        with _open_writer(path, schema.full) as writer:
+            for table in prefetch(_make_table(group, schema, read_weights(group)) for group in groups):
                 writer.write_table(table, row_group_size=table.num_rows)
-                size += table.nbytes
-        written(path, shard)
-    return size
+                num_bytes += table.nbytes
+        on_written(path, shard)
+    return num_bytes
 
 
-def write_rows(path: Path, rows: pd.DataFrame, arrow: pa.Schema) -> int:
-    """Write rows without weights as one file; returns the bytes of the uncompressed table."""
-    table = _scalars(rows, arrow)
-    with _writer(path, arrow) as writer:
+def write_rows(path: Path, rows: pd.DataFrame, arrow_schema: pa.Schema) -> int:
+    """Write rows without weights to one file, and return the size of the uncompressed table in bytes.
+
+    Args:
+        path: The file.
+        rows: Rows with at least the columns of the schema.
+        arrow_schema: The columns to write.
+    """
+    table = _make_scalar_table(rows, arrow_schema)
+    with _open_writer(path, arrow_schema) as writer:
         writer.write_table(table)
     flush_to_disk(path)
     return int(table.nbytes)
 
 
 @contextmanager
-def _writer(path: Path, arrow: pa.Schema) -> Iterator[pq.ParquetWriter]:
-    # Dictionaries only serve the scalar columns.
-    scalars = [field.name for field in arrow if field.name != "weights"]
-    encoding = {"weights.list.element": "BYTE_STREAM_SPLIT"} if "weights" in arrow.names else None
+def _open_writer(path: Path, arrow_schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
+    scalars = [field.name for field in arrow_schema if field.name != "weights"]
+    encoding = {"weights.list.element": "BYTE_STREAM_SPLIT"} if "weights" in arrow_schema.names else None
     with disk_full_told(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with pq.ParquetWriter(
             path,
-            arrow,
+            arrow_schema,
             compression="zstd",
             compression_level=1,
-            use_dictionary=scalars,
+            use_dictionary=scalars,  # weights hardly ever repeat
             column_encoding=encoding,
-            write_batch_size=_BATCH,
+            write_batch_size=_WRITE_BATCH_SIZE,
             write_page_index=True,
             write_page_checksum=True,
-            use_content_defined_chunking=_CHUNKS,
+            use_content_defined_chunking=_CHUNKING,
         ) as writer:
             yield writer
 
 
-def _scalars(rows: pd.DataFrame, arrow: pa.Schema) -> pa.Table:
-    table = pa.Table.from_pandas(rows[arrow.names], schema=arrow, preserve_index=False)
+def _make_scalar_table(rows: pd.DataFrame, arrow_schema: pa.Schema) -> pa.Table:
+    table = pa.Table.from_pandas(rows[arrow_schema.names], schema=arrow_schema, preserve_index=False)
     return table.replace_schema_metadata(None)
 
 
-def _table(rows: pd.DataFrame, columns: Columns, weights: Tensor) -> pa.Table:
-    column = columns.all.field("weights")
-    numbers = pa.array(weights.reshape(-1).numpy())  # a view
-    lists = pa.FixedSizeListArray.from_arrays(numbers, type=column.type)
-    return _scalars(rows, columns.index).append_column(column, lists)
+def _make_table(rows: pd.DataFrame, schema: TableSchema, weights: Tensor) -> pa.Table:
+    field = schema.full.field("weights")
+    numbers = pa.array(weights.reshape(-1).numpy())  # a view, not a copy
+    lists = pa.FixedSizeListArray.from_arrays(numbers, type=field.type)
+    return _make_scalar_table(rows, schema.index).append_column(field, lists)

@@ -1,4 +1,4 @@
-"""What was written is read back: every state in a finished file has the hash recorded when it was trained."""
+"""Read back every written file: each state in it must have the hash that was recorded when it was trained."""
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
@@ -13,26 +13,26 @@ from ..errors import FormatError
 from ..zoo import ByteRange, ZooFolder, flush_to_disk, read_state, weights_sha256
 
 
-class Behind:
-    """Does one thing at a time in a thread, while the caller prepares the next; a context manager.
+class BackgroundChecker:
+    """Runs one check at a time in a thread, while the caller writes the next file; a context manager.
 
-    Handing work over waits for what was handed over before, and raises what that failed of.
+    A check that fails raises its error from the next call of `submit`, or at the end of the `with` block.
     """
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(1)
-        self._last: Future[None] | None = None
+        self._future: Future[None] | None = None
 
-    def submit(self, work: Callable[[], None]) -> None:
-        """Do this next."""
+    def submit(self, check: Callable[[], None]) -> None:
+        """Wait for the previous check, then start this one."""
         self._wait()
-        self._last = self._pool.submit(work)
+        self._future = self._pool.submit(check)
 
     def _wait(self) -> None:
-        if self._last is not None:
-            self._last.result()
+        if self._future is not None:
+            self._future.result()
 
-    def __enter__(self) -> "Behind":
+    def __enter__(self) -> "BackgroundChecker":
         return self
 
     def __exit__(
@@ -46,17 +46,37 @@ class Behind:
 
 
 def check_table(path: Path, rows: pd.DataFrame, zoo: ZooFolder) -> None:
-    """The weights in a Parquet file are those of these rows; see `_check` for what is raised."""
+    """Check that a Parquet file contains the weights of some rows.
+
+    Args:
+        path: The file, which is flushed to disk first.
+        rows: The rows of the file in their order.
+        zoo: The zoo that they come from.
+
+    Raises:
+        FormatError: A state differs from the trained one.
+    """
     flush_to_disk(path)
-    _check(path, rows, _hashes_in_table(path), zoo)
+    _check_hashes(path, rows, _hash_table(path), zoo)
 
 
-def check_trajectory(path: Path, rows: pd.DataFrame, places: Sequence[ByteRange], zoo: ZooFolder) -> None:
-    """The states at these places of a file are those of these rows; see `_check` for what is raised."""
-    _check(path, rows, (weights_sha256(read_state(path, place.offset, place.nbytes)) for place in places), zoo)
+def check_trajectory(path: Path, rows: pd.DataFrame, byte_ranges: Sequence[ByteRange], zoo: ZooFolder) -> None:
+    """Check that a file of weights contains the states of some rows.
+
+    Args:
+        path: The file.
+        rows: The rows of one model.
+        byte_ranges: The place of each row's state in the file.
+        zoo: The zoo that they come from.
+
+    Raises:
+        FormatError: A state differs from the trained one.
+    """
+    states = (read_state(path, byte_range.offset, byte_range.nbytes) for byte_range in byte_ranges)
+    _check_hashes(path, rows, map(weights_sha256, states), zoo)
 
 
-def _hashes_in_table(path: Path) -> Iterator[str]:
+def _hash_table(path: Path) -> Iterator[str]:
     with pq.ParquetFile(path) as file:
         for group in range(file.num_row_groups):
             (column,) = file.read_row_group(group, ["weights"], use_threads=False).columns
@@ -65,18 +85,18 @@ def _hashes_in_table(path: Path) -> Iterator[str]:
                     yield hashlib.sha256(state).hexdigest()
 
 
-def _check(path: Path, rows: pd.DataFrame, found: Iterator[str], zoo: ZooFolder) -> None:
-    """Raise FormatError for the first state that is not the one trained: the file in the zoo is altered, or ours."""
-    wanted = zip(rows["model_id"].tolist(), rows["epoch"].tolist(), rows["sha256"].tolist(), strict=True)
-    for (model_id, epoch, recorded), sha256 in zip(wanted, found, strict=True):
+def _check_hashes(path: Path, rows: pd.DataFrame, hashes: Iterator[str], zoo: ZooFolder) -> None:
+    """Raise FormatError for the first wrong state, and tell whether the zoo or the written file is damaged."""
+    recorded_hashes = zip(rows["model_id"].tolist(), rows["epoch"].tolist(), rows["sha256"].tolist(), strict=True)
+    for (model_id, epoch, recorded), sha256 in zip(recorded_hashes, hashes, strict=True):
         if sha256 == recorded:
             continue
         if weights_sha256(zoo.weights(model_id, epoch)) != recorded:
             raise FormatError(
-                f"state {model_id} epoch {epoch} of {zoo.path} is not the one that was trained; "
-                f"remove {zoo.place(model_id)} and run {zoo.maker} again"
+                f"state {model_id} epoch {epoch} of {zoo.path} differs from the state that was trained; "
+                f"delete {zoo.place(model_id)} and run {zoo.maker} again"
             )
         raise FormatError(
-            f"{path.name} does not hold state {model_id} epoch {epoch} as it was written: "
-            "memory or disk are not to be trusted; run the same command again"
+            f"state {model_id} epoch {epoch} in {path.name} differs from what was written, which points to faulty "
+            "memory or a faulty disk; run the same command again"
         )

@@ -1,4 +1,4 @@
-"""The columns of a dataset: one row per state, scalars first, weights last, or where they lie."""
+"""The columns of a dataset: one row per state, scalars first, then the weights or the place of the weights."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,18 +10,17 @@ import pyarrow as pa
 from ..recipes import Training
 from ..zoo import ZooInfo
 
-_KINDS = {int: pa.int32(), float: pa.float64(), str: pa.string()}
-_OWN = {"int": pa.int64(), "float": pa.float64(), "str": pa.string(), "bool": pa.bool_()}
+_TRAINING_TYPES = {int: pa.int32(), float: pa.float64(), str: pa.string()}
+_EXTRA_TYPES = {"int": pa.int64(), "float": pa.float64(), "str": pa.string(), "bool": pa.bool_()}
 _METRICS = ("train_loss", "train_acc", "val_loss", "val_acc", "test_loss", "test_acc", "ggap")
-# A row of the Hub's viewer is at most about 2 MB of JSON, at 20 characters a number; it shows 100 of them at a time.
-MOST_INLINE = 100_000  # numbers of a state in a cell; larger ones are in files beside the tables
-Weights = Literal["inline", "files"]
-_HEAD = (pa.field("model_id", pa.string()), pa.field("epoch", pa.int32()), pa.field("seed", pa.int64()))
+# The Hub's viewer shows rows of up to about 2 MB of JSON, 20 characters per number, 100 rows at a time.
+MAX_INLINE_PARAMETERS = 100_000  # numbers per state in a table; larger states are in files beside the tables
+WeightsLocation = Literal["inline", "files"]
+_KEYS = (pa.field("model_id", pa.string()), pa.field("epoch", pa.int32()), pa.field("seed", pa.int64()))
 
-
-# Where the weights of a state lie: in which file below the dataset folder, under which first part of the names of its
-# tensors, and which bytes of the file they are.
-PLACE = (
+# The place of a state's weights: the file below the dataset folder, the prefix of the names of its tensors in the
+# file, and its range of bytes in the file.
+BYTE_RANGE_FIELDS = (
     pa.field("weights_file", pa.string()),
     pa.field("weights_key", pa.string()),
     pa.field("offset", pa.int64()),
@@ -29,91 +28,91 @@ PLACE = (
 )
 
 
-def weights_kind(parameters: int) -> Weights:
-    """Where the weights of states of so many numbers go."""
-    return "inline" if parameters <= MOST_INLINE else "files"
+def choose_weights_location(num_parameters: int) -> WeightsLocation:
+    """Return whether the weights of states of this size are in the tables ("inline") or in files beside them."""
+    return "inline" if num_parameters <= MAX_INLINE_PARAMETERS else "files"
 
 
 @dataclass(frozen=True)
-class Columns:
-    """The columns of one config; hyper-parameters in the order of `Training`."""
+class TableSchema:
+    """The columns of one config; hyperparameters in the order of `Training`."""
 
-    parameters: int  # numbers per state
-    classes: int
+    num_parameters: int  # numbers per state
+    num_classes: int
     twins: bool  # sparsified models, which have a parent and a sparsity
-    weights: Weights = "inline"  # in the table, or in files that it names
-    own: Mapping[str, str] = field(default_factory=dict)  # of a population of any kind: more columns of models -> kind
-    measured: Sequence[str] = ()  # and of states
+    weights: WeightsLocation = "inline"
+    extra_columns: Mapping[str, str] = field(default_factory=dict)  # more columns of imported models -> their type
+    extra_metrics: Sequence[str] = ()  # more metrics of imported states
 
     @classmethod
-    def of(cls, zoo: ZooInfo) -> "Columns":
-        """The columns of a zoo by its zoo.json."""
-        recipe, size = zoo.recipe, zoo.layout.size
+    def from_info(cls, info: ZooInfo) -> "TableSchema":
+        """Return the columns of a zoo."""
         return cls(
-            size,
-            zoo.classes,
-            twins=recipe.parent is not None,
-            weights=zoo.weights or weights_kind(size),
-            own=recipe.columns,
-            measured=recipe.metrics,
+            info.layout.size,
+            info.classes,
+            twins=info.recipe.parent is not None,
+            weights=info.weights or choose_weights_location(info.layout.size),
+            extra_columns=info.recipe.columns,
+            extra_metrics=info.recipe.metrics,
         )
 
     @property
     def index(self) -> pa.Schema:
-        """All columns but the weights, or where they lie."""
-        recall = pa.list_(pa.field("element", pa.float64()), self.classes or -1)
+        """All columns without the weights and their place."""
+        recall = pa.list_(pa.field("element", pa.float64()), self.num_classes or -1)
         return pa.schema(
             [
-                *_HEAD,
+                *_KEYS,
                 *([pa.field("parent_id", pa.string())] if self.twins else []),
-                *(pa.field(name, _KINDS[kind]) for name, kind in Training.__annotations__.items()),
-                *(pa.field(name, _OWN[kind]) for name, kind in self.own.items()),
-                *(pa.field(name, pa.float64()) for name in (*_METRICS, *self.measured)),
+                *(pa.field(name, _TRAINING_TYPES[kind]) for name, kind in Training.__annotations__.items()),
+                *(pa.field(name, _EXTRA_TYPES[kind]) for name, kind in self.extra_columns.items()),
+                *(pa.field(name, pa.float64()) for name in (*_METRICS, *self.extra_metrics)),
                 *([pa.field("sparsity", pa.float64())] if self.twins else []),
-                *([pa.field("test_recall", recall)] if self.classes else []),
+                *([pa.field("test_recall", recall)] if self.num_classes else []),
                 pa.field("finite", pa.bool_()),
                 pa.field("sha256", pa.string()),
             ]
         )
 
     @property
-    def all(self) -> pa.Schema:
-        """Weights last, as a fixed-size list; nothing in it can be null, which reads half again as fast."""
+    def full(self) -> pa.Schema:
+        """All columns. Weights are last, as a fixed-size list without nulls, which is read 1.5 times as fast."""
         if self.weights == "files":
-            return pa.schema([*self.index, *PLACE])
+            return pa.schema([*self.index, *BYTE_RANGE_FIELDS])
         element = pa.field("element", pa.float32(), nullable=False)
-        return self.index.append(pa.field("weights", pa.list_(element, self.parameters), nullable=False))
+        weights = pa.list_(element, self.num_parameters)
+        return self.index.append(pa.field("weights", weights, nullable=False))
 
 
-def rows_of(models: pd.DataFrame, states: pd.DataFrame) -> pd.DataFrame:
-    """Join the two tables of a zoo folder: one row per state, in grid order, with every column of the index."""
+def join_rows(models: pd.DataFrame, states: pd.DataFrame) -> pd.DataFrame:
+    """Join the two tables of a zoo folder to one row per state, in the order of the grid, with all index columns."""
     rows = states.merge(models, on="model_id", how="left", sort=False)
     return rows.sort_values(["index", "epoch"], kind="stable", ignore_index=True)
 
 
-def missing_epochs(rows: pd.DataFrame) -> dict[str, list[int]]:
-    """Model id -> epochs up to its last one of which other models have a state and it has none, as published."""
-    every = sorted(rows["epoch"].unique().tolist())
+def find_missing_epochs(rows: pd.DataFrame) -> dict[str, list[int]]:
+    """Return for each model the epochs, up to its last one, that it lacks although other models have them."""
+    epochs = sorted(rows["epoch"].unique().tolist())
     missing = {}
-    for model_id, own in rows.groupby("model_id", sort=False):
-        last, known = own["epochs"].iloc[0], {*own["epoch"]}
-        if without := [epoch for epoch in every if epoch <= last and epoch not in known]:
-            missing[str(model_id)] = without
+    for model_id, states in rows.groupby("model_id", sort=False):
+        last, existing = states["epochs"].iloc[0], {*states["epoch"]}
+        if lacking := [epoch for epoch in epochs if epoch <= last and epoch not in existing]:
+            missing[str(model_id)] = lacking
     return missing
 
 
-def features(arrow: pa.Schema) -> list[dict[str, Any]]:
-    """The `features:` of a card's dataset_info, as the Hub writes them."""
-    described: list[dict[str, Any]] = []
-    for column in arrow:
+def describe_features(schema: pa.Schema) -> list[dict[str, Any]]:
+    """Return the `features:` of a card's `dataset_info`, as the Hub writes them."""
+    features: list[dict[str, Any]] = []
+    for column in schema:
         if pa.types.is_fixed_size_list(column.type):
-            entry = {"name": column.name, "list": _dtype(column.type.value_type), "length": column.type.list_size}
+            dtype, length = _name_dtype(column.type.value_type), column.type.list_size
+            features.append({"name": column.name, "list": dtype, "length": length})
         else:
-            entry = {"name": column.name, "dtype": _dtype(column.type)}
-        described.append(entry)
-    return described
+            features.append({"name": column.name, "dtype": _name_dtype(column.type)})
+    return features
 
 
-def _dtype(kind: pa.DataType) -> str:
-    """As `datasets` calls it; Arrow prints other names for floats."""
+def _name_dtype(kind: pa.DataType) -> str:
+    """Return the name that `datasets` uses; Arrow has other names for floats."""
     return {"float": "float32", "double": "float64"}.get(str(kind), str(kind))

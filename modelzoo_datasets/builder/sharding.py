@@ -1,7 +1,8 @@
-"""How the rows of a split are cut into files and row groups: never within a model.
+"""Cut the rows of a split into files and row groups, never within a model.
 
-A split of less than 64 MB of weights is one file. A larger one has at least four, as far as it has models, so that
-workers can share them; none has more than 128 MB, unless one model alone has. They are as even as models allow.
+A split of less than 64 MB of weights is one file. A larger split has at least four files, or one per model if it has
+fewer models, so that workers can share it. A file has at most 128 MB, unless one model alone has more. All files are
+as even as whole models allow.
 """
 
 import itertools
@@ -10,67 +11,91 @@ from bisect import bisect_left, bisect_right
 import numpy as np
 import pandas as pd
 
-_WORTH_SHARDS = 64_000_000  # bytes of weights
-_LEAST_SHARDS = 4
-_SHARD_BYTES = 128_000_000  # of one file, at most: quick to fetch, few enough for any zoo
-_GROUP_BYTES = 10_000_000  # of a row group, about: far below the viewer's limit of 300 MB
+_MIN_BYTES_TO_SHARD = 64_000_000  # bytes of weights
+_MIN_SHARDS = 4
+_MAX_SHARD_BYTES = 128_000_000  # small enough to download quickly, large enough to have few files in any zoo
+_ROW_GROUP_BYTES = 10_000_000  # approximate; far below the limit of 300 MB of the Hub's viewer
 
 
-def shards_of(rows: pd.DataFrame, state_bytes: int) -> list[pd.DataFrame]:
-    """The rows of each file of a split, given sorted by model."""
-    ends = _ends_of_models(rows)
-    shards = _LEAST_SHARDS if len(rows) * state_bytes >= _WORTH_SHARDS else 1
-    cuts = _even(ends, shards, _SHARD_BYTES // state_bytes)
+def split_into_shards(rows: pd.DataFrame, state_bytes: int) -> list[pd.DataFrame]:
+    """Cut the rows of a split into files.
+
+    Args:
+        rows: One row per state, sorted by model.
+        state_bytes: Bytes of the weights of one state.
+
+    Returns:
+        The rows of each file.
+    """
+    num_shards = _MIN_SHARDS if len(rows) * state_bytes >= _MIN_BYTES_TO_SHARD else 1
+    cuts = _cut_evenly(_find_model_ends(rows), num_shards, _MAX_SHARD_BYTES // state_bytes)
     return [rows.iloc[a:b] for a, b in itertools.pairwise(cuts)]
 
 
-def groups_of(rows: pd.DataFrame, state_bytes: int) -> list[pd.DataFrame]:
-    """The rows of each row group of a file."""
-    target = max(1, _GROUP_BYTES // state_bytes)
+def split_into_row_groups(rows: pd.DataFrame, state_bytes: int) -> list[pd.DataFrame]:
+    """Cut the rows of a file into row groups.
+
+    Args:
+        rows: One row per state, sorted by model.
+        state_bytes: Bytes of the weights of one state.
+
+    Returns:
+        The rows of each row group.
+    """
+    min_rows = max(1, _ROW_GROUP_BYTES // state_bytes)
     cuts = [0]
-    for end in _ends_of_models(rows):
-        if end - cuts[-1] >= target:
+    for end in _find_model_ends(rows):
+        if end - cuts[-1] >= min_rows:
             cuts.append(end)
     if cuts[-1] < len(rows):
         cuts.append(len(rows))
     return [rows.iloc[a:b] for a, b in itertools.pairwise(cuts)]
 
 
-def models_of(rows: pd.DataFrame) -> list[pd.DataFrame]:
-    """The rows of each model, given sorted by model."""
-    return [rows.iloc[a:b] for a, b in itertools.pairwise([0, *_ends_of_models(rows)])]
+def split_by_model(rows: pd.DataFrame) -> list[pd.DataFrame]:
+    """Cut rows, sorted by model, into those of each model."""
+    return [rows.iloc[a:b] for a, b in itertools.pairwise([0, *_find_model_ends(rows)])]
 
 
-def _ends_of_models(rows: pd.DataFrame) -> list[int]:
-    """For each model the place behind its last row."""
+def _find_model_ends(rows: pd.DataFrame) -> list[int]:
+    """Return for each model the position after its last row."""
     ids = rows["model_id"].to_numpy()
     return [*(np.flatnonzero(ids[1:] != ids[:-1]) + 1).tolist(), len(rows)]
 
 
-def _even(ends: list[int], shards: int, most: int) -> list[int]:
-    """Ends of models that cut all rows into parts as even as may be.
+def _cut_evenly(ends: list[int], num_parts: int, max_rows: int) -> list[int]:
+    """Choose where to cut all rows, so that the parts are as even as whole models allow.
 
-    Each is of one model at least, and of `most` rows at most if it has several; so many parts as far as there are
-    models for them, or as few more as it takes.
+    Args:
+        ends: The position after the last row of each model.
+        num_parts: Desired number of parts. There are fewer if there are fewer models, and more if `max_rows` needs
+            them, but no more than necessary.
+        max_rows: Most rows of a part, unless it is one single model.
+
+    Returns:
+        The ends of the parts, preceded by 0.
     """
-    starts = _earliest_starts(ends, most)
-    shards = max(min(shards, len(ends)), len(starts) - 1)
-    cuts, models = [0], 0  # behind the last cut
-    for left in range(shards - 1, 0, -1):  # parts behind the next cut
-        first = bisect_left(ends, starts[left], models) if left < len(starts) else models
-        last = min(max(models, bisect_right(ends, cuts[-1] + most) - 1), len(ends) - left - 1)
-        wanted = cuts[-1] + (ends[-1] - cuts[-1]) / (left + 1)
-        place = bisect_left(ends, wanted, first, last + 1)
-        chosen = min(max(place - 1, first), min(place, last), key=lambda model: abs(ends[model] - wanted))
-        cuts.append(ends[chosen])
-        models = chosen + 1
+    starts = _find_earliest_starts(ends, max_rows)
+    num_parts = max(min(num_parts, len(ends)), len(starts) - 1)
+    cuts, model = [0], 0  # `model` is the first one after the last cut
+    for remaining in range(num_parts - 1, 0, -1):  # parts after the next cut
+        # The next cut must leave no more than `remaining` parts can hold ...
+        first = bisect_left(ends, starts[remaining], model) if remaining < len(starts) else model
+        # ... and at least one model for each of them, and the part before it must not exceed `max_rows`.
+        last = min(max(model, bisect_right(ends, cuts[-1] + max_rows) - 1), len(ends) - remaining - 1)
+        # Of the two allowed ends around the ideal position, take the nearer one.
+        ideal = cuts[-1] + (ends[-1] - cuts[-1]) / (remaining + 1)
+        above = bisect_left(ends, ideal, first, last + 1)
+        nearest = min(max(above - 1, first), min(above, last), key=lambda end: abs(ends[end] - ideal))
+        cuts.append(ends[nearest])
+        model = nearest + 1
     return [*cuts, ends[-1]]
 
 
-def _earliest_starts(ends: list[int], most: int) -> list[int]:
-    """For 0, 1, 2, ... parts the first row from which on they can hold all that follows; the last is 0."""
+def _find_earliest_starts(ends: list[int], max_rows: int) -> list[int]:
+    """Return for 0, 1, 2, ... parts the earliest row from which they can hold all following rows, down to row 0."""
     bounds, starts = [0, *ends], [ends[-1]]
     while starts[-1]:
-        whole = bisect_left(bounds, starts[-1])
-        starts.append(bounds[min(bisect_left(bounds, starts[-1] - most), whole - 1)])
+        last_model = bisect_left(bounds, starts[-1]) - 1
+        starts.append(bounds[min(bisect_left(bounds, starts[-1] - max_rows), last_model)])
     return starts

@@ -1,4 +1,4 @@
-"""What cannot become one dataset, said before anything is written."""
+"""Checks that zoos can become one dataset, before anything is written."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -6,50 +6,60 @@ from pathlib import Path
 import pandas as pd
 
 from ..errors import FormatError
-from ..hub import beyond_the_hub, refuse_config_name
+from ..hub import check_config_name, check_file_counts
 from ..zoo import ZooFolder, trajectory_files
-from .schema import weights_kind
-from .sharding import shards_of
+from .schema import choose_weights_location
+from .sharding import split_into_shards
+
+_COMMON = ("architecture", "images", "images_sha256", "engine", "versions")
+_BUILD_SEPARATELY = "build them separately"
 
 
-def refuse_mixture(folders: Sequence[ZooFolder]) -> None:
-    """Raise FormatError where zoos do not go together, or the Hub would refuse one's name."""
-    first = folders[0]
-    for folder in folders[1:]:
-        for key in ("architecture", "images", "images_sha256", "engine", "versions"):
-            theirs, ours = getattr(first.info, key), getattr(folder.info, key)
-            if theirs != ours:
+def check_compatible(zoos: Sequence[ZooFolder]) -> None:
+    """Check that zoos can be the configs of one dataset.
+
+    Raises:
+        FormatError: They differ in something that all configs share, or the Hub does not accept the name of one.
+    """
+    first = zoos[0]
+    for zoo in zoos[1:]:
+        for key in _COMMON:
+            expected, value = getattr(first.info, key), getattr(zoo.info, key)
+            if value != expected:
                 raise FormatError(
-                    f"one dataset is of one {key}: {first.path} has {theirs}, "
-                    f"{folder.path} has {ours}; build them apart"
+                    f"all zoos of a dataset must have the same {key}: {first.path} has {expected}, {zoo.path} has "
+                    f"{value}; {_BUILD_SEPARATELY}"
                 )
-        if folder.layout != first.layout:
+        if zoo.layout != first.layout:
             raise FormatError(
-                f"one dataset is of one layout: the tensors of {folder.path} are not those of {first.path}; "
-                "build them apart"
+                f"all zoos of a dataset must have the same layout: the tensors of {zoo.path} differ from those of "
+                f"{first.path}; {_BUILD_SEPARATELY}"
             )
-    names = [folder.info.recipe.config for folder in folders]
-    for name, folder in zip(names, folders, strict=True):
-        refuse_config_name(name, folder.path)
+    names = [zoo.info.recipe.config for zoo in zoos]
+    for name, zoo in zip(names, zoos, strict=True):
+        check_config_name(name, zoo.path)
         if f"{name}_index" in names:
-            raise FormatError(f"'{name}_index' is what the index of {name!r} is called; build them apart")
+            raise FormatError(f"'{name}_index' is also the name of the index of config {name!r}; {_BUILD_SEPARATELY}")
     if len(set(names)) < len(names):
-        raise FormatError(f"each zoo must be another config, got {', '.join(names)}")
+        raise FormatError(f"all zoos of a dataset must have different configs, got {', '.join(names)}")
 
 
-def refuse_too_many_files(tables: Mapping[str, pd.DataFrame], parameters: int, out: Path) -> None:
-    """Raise FormatError where the weights alone would be more files than the Hub takes.
+def check_hub_limits(tables: Mapping[str, pd.DataFrame], num_parameters: int, out: Path) -> None:
+    """Check that the weights of a dataset are not more files than the Hub accepts.
 
     Args:
-        tables: by config the rows to be published, with split.
-        parameters: numbers of a state.
+        tables: Config -> one row per state to be published, with its split.
+        num_parameters: Numbers per state.
+        out: The dataset folder, for the message.
+
+    Raises:
+        FormatError: They are too many files.
     """
     paths: list[str] = []
-    for name, rows in tables.items():
+    for config, rows in tables.items():
         for split, part in rows.groupby("split", sort=False):
-            if weights_kind(parameters) == "files":
-                paths += trajectory_files(name, str(split), part["model_id"].unique().tolist()).values()
+            if choose_weights_location(num_parameters) == "files":
+                paths += trajectory_files(config, str(split), part["model_id"].unique().tolist()).values()
             else:
-                paths += [f"{name}/{number}" for number in range(len(shards_of(part, 4 * parameters)))]
-    if paths and (problem := beyond_the_hub(paths, out, "would have")):
-        raise FormatError(f"{problem}; build it as several datasets")
+                paths += [f"{config}/{number}" for number in range(len(split_into_shards(part, 4 * num_parameters)))]
+    check_file_counts(paths, out, "build several datasets")

@@ -1,4 +1,4 @@
-"""The only package that talks to the Hub: push a folder to a repo, resolve a repo to local files."""
+"""The Hub: push a folder to a repo, download files of a repo. No other room talks to the Hub."""
 
 import lazy_loader
 

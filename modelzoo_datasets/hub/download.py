@@ -1,46 +1,78 @@
-"""A repo as a local folder: what is asked for, in the cache that all of the client's users share."""
+"""Files of a repo on the Hub: downloaded into the client's shared cache, or read in ranges where they are."""
 
-import re
-from collections.abc import Sequence
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from huggingface_hub import HfApi, ResolvedRevision
+from huggingface_hub import HfApi, RepoFile, ResolvedRevision, constants, hf_hub_url, try_to_load_from_cache
+from huggingface_hub.errors import EntryNotFoundError, HFValidationError
+from huggingface_hub.utils import (  # type: ignore[attr-defined]  # exported, but not declared so
+    build_hf_headers,
+    hf_raise_for_status,
+    http_backoff,
+    validate_repo_id,
+)
 
+from ..errors import HubUnavailableError
 from .errors import translate_hub_errors, with_retries
 
 _PREFIX = "hf://datasets/"
-REPO_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
-_resolved: dict[tuple[str, str, str | None], ResolvedRevision] = {}  # (type, name, revision) ->
+_revisions: dict[tuple[str, str, str | None], ResolvedRevision] = {}  # by repo type, repo id and revision
 
 
-def client() -> HfApi:
-    """The Hub's own client, which finds the token in HF_TOKEN or where `hf auth login` put it."""
+def get_client() -> HfApi:
+    """Return the Hub's own client, which reads the token from HF_TOKEN or from the file of `hf auth login`."""
     return HfApi(library_name="modelzoo-datasets", library_version=version("modelzoo-datasets"))
 
 
-def repo_id_of(source: str | Path) -> str | None:
-    """The repo that a source names: `hf://datasets/ORG/NAME` always, `ORG/NAME` where there is no such folder."""
+def is_repo_id(text: str) -> bool:
+    """Tell whether a text is a valid ORG/NAME of the Hub."""
+    try:
+        validate_repo_id(text)
+    except HFValidationError:
+        return False
+    return "/" in text
+
+
+def parse_repo_id(source: str | Path) -> str | None:
+    """Return the dataset repo that a source names, None for a local folder.
+
+    Args:
+        source: `hf://datasets/ORG/NAME`, or `ORG/NAME` where there is no such local folder.
+    """
     text = str(source)
     if text.startswith(_PREFIX):
         return text.removeprefix(_PREFIX)
-    return text if REPO_ID.fullmatch(text) and not Path(text).exists() else None
+    return text if is_repo_id(text) and not Path(text).exists() else None
 
 
-def fetch(repo_id: str, patterns: Sequence[str], *, revision: str | None = None, repo_type: str = "dataset") -> Path:
-    """A folder with all files of a repo that match one of the patterns; what is in the cache is not asked for.
+def download_files(
+    repo_id: str, patterns: Sequence[str], *, revision: str | None = None, repo_type: str = "dataset"
+) -> Path:
+    """Download the files of a repo that match one of some patterns, unless they are in the cache.
 
-    A branch or tag is looked up once in the life of a process, so that all that is read in it is of one commit. A
-    commit that is named by its 40 digits and is in the cache takes no network at all.
+    A branch or tag is resolved once per process, so that all files that a process reads are of the same commit. A full
+    commit hash that is in the cache needs no network.
+
+    Args:
+        repo_id: ORG/NAME.
+        patterns: Patterns of paths in the repo, e.g. `seed/train-*.parquet`.
+        revision: Branch, tag or commit; None for the main branch.
+        repo_type: `dataset` or `model`.
+
+    Returns:
+        A folder that holds at least these files.
 
     Raises:
-        HubAccessError: there is no such repo, or none that may be seen.
-        HubUnavailableError: the Hub cannot be reached and not all of it is in the cache.
-        HubError: it has no such revision.
-        DiskFullError: there is no room for the files.
+        HubAccessError: The repo does not exist or is not visible.
+        HubUnavailableError: The Hub cannot be reached and some files are not in the cache.
+        HubError: The repo has no such revision.
+        DiskFullError: The disk has no space for the files.
     """
     with translate_hub_errors(repo_id, revision, f"loading {repo_id} from the Hub"):
-        commit, api = resolve(repo_id, revision, repo_type), client()
+        commit, api = resolve_revision(repo_id, revision, repo_type), get_client()
         return Path(
             with_retries(
                 lambda: api.snapshot_download(
@@ -50,21 +82,131 @@ def fetch(repo_id: str, patterns: Sequence[str], *, revision: str | None = None,
         )
 
 
-def resolve(repo_id: str, revision: str | None, repo_type: str = "dataset") -> ResolvedRevision:
-    """The commit that a revision is, looked up once in the life of a process; raises what the client does."""
-    key, api = (repo_type, repo_id, revision), client()
-    if key not in _resolved:
-        _resolved[key] = with_retries(lambda: api.resolve_revision(repo_id, repo_type=repo_type, revision=revision))
-    return _resolved[key]
+def resolve_revision(repo_id: str, revision: str | None, repo_type: str = "dataset") -> ResolvedRevision:
+    """Resolve a revision to its commit, once per process; errors are those of the client."""
+    key, api = (repo_type, repo_id, revision), get_client()
+    if key not in _revisions:
+        _revisions[key] = with_retries(lambda: api.resolve_revision(repo_id, repo_type=repo_type, revision=revision))
+    return _revisions[key]
 
 
-def resolved(repo_id: str, revision: str | None = None, repo_type: str = "dataset") -> str | None:
-    """The commit that a repo was fetched at in this process; None where it was not."""
-    found = _resolved.get((repo_type, repo_id, revision))
-    return None if found is None else str(found.resolved)
+def get_commit(repo_id: str, revision: str | None = None, repo_type: str = "dataset") -> str | None:
+    """Return the commit that this process downloaded from a repo, None if it downloaded nothing."""
+    resolved = _revisions.get((repo_type, repo_id, revision))
+    return None if resolved is None else str(resolved.resolved)
 
 
-def forget(repo_id: str) -> None:
-    """Look up the revisions of a repo again, which was changed."""
-    for key in [key for key in _resolved if key[1] == repo_id]:
-        del _resolved[key]
+def clear_revisions(repo_id: str) -> None:
+    """Resolve the revisions of a repo again when they are next used, because the repo has changed."""
+    for key in [key for key in _revisions if key[1] == repo_id]:
+        del _revisions[key]
+
+
+def find_cached_file(repo_id: str, path: str, *, revision: str | None = None) -> Path | None:
+    """Return the local path of a file of a dataset repo, None if it was not downloaded before.
+
+    Raises:
+        HubError: See `download_files`.
+    """
+    with translate_hub_errors(repo_id, revision, f"loading {repo_id} from the Hub"):
+        commit = resolve_revision(repo_id, revision).resolved
+    cached = try_to_load_from_cache(repo_id, path, repo_type="dataset", revision=commit)
+    return Path(cached) if isinstance(cached, str) else None
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file of a dataset repo on the Hub."""
+
+    repo_id: str
+    path: str
+    size: int  # bytes
+    revision: str | None = None
+
+    def read(self, begin: int, end: int) -> bytes:
+        """Return the bytes in [begin, end), in one request.
+
+        Raises:
+            HubError: See `download_files`.
+        """
+        url = hf_hub_url(
+            self.repo_id,
+            self.path,
+            repo_type="dataset",
+            revision=resolve_revision(self.repo_id, self.revision).resolved,
+            endpoint=constants.ENDPOINT,
+        )
+        with translate_hub_errors(self.repo_id, self.revision, f"reading {self.path} of {self.repo_id} from the Hub"):
+            return with_retries(lambda: _get_range(url, begin, end))
+
+    def open(self) -> "RangeReader":
+        """Return a file object that requests the bytes that are read."""
+        return RangeReader(self.read, self.size)
+
+
+def _get_range(url: str, begin: int, end: int) -> bytes:
+    headers = {**build_hf_headers(), "Range": f"bytes={begin}-{end - 1}"}
+    response = http_backoff("GET", url, headers=headers, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT)
+    hf_raise_for_status(response)
+    content: bytes = response.content
+    if len(content) != end - begin:
+        raise HubUnavailableError(f"{url}: expected {end - begin} bytes, got {len(content)}; try again")
+    return content
+
+
+def list_remote_files(repo_id: str, folder: str, *, revision: str | None = None) -> list[RemoteFile]:
+    """Return the files of one folder of a dataset repo, sorted by path; none if there is no such folder.
+
+    Raises:
+        HubError: See `download_files`.
+    """
+    with translate_hub_errors(repo_id, revision, f"loading {repo_id} from the Hub"):
+        commit, api = resolve_revision(repo_id, revision), get_client()
+        try:
+            entries = with_retries(
+                lambda: list(api.list_repo_tree(repo_id, folder, repo_type="dataset", revision=commit))
+            )
+        except EntryNotFoundError:
+            return []
+    files = sorted((entry for entry in entries if isinstance(entry, RepoFile)), key=lambda file: file.path)
+    return [RemoteFile(repo_id, file.path, file.size, revision) for file in files]
+
+
+class RangeReader(io.RawIOBase):
+    """A read-only file object over byte ranges: reads come from one window in memory, or are a request each."""
+
+    def __init__(self, read_range: Callable[[int, int], bytes], size: int) -> None:
+        self._read_range, self._size, self._position = read_range, size, 0
+        self._begin, self._window = 0, b""
+
+    def fetch_ahead(self, begin: int, end: int) -> None:
+        """Replace the window by the bytes in [begin, end), unless it contains them already."""
+        if not self._contains(begin, end):
+            self._begin, self._window = begin, self._read_range(begin, end)
+
+    def _contains(self, begin: int, end: int) -> bool:
+        return self._begin <= begin and end <= self._begin + len(self._window)
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def seekable(self) -> bool:
+        """Return True."""
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Move to an offset, counted as in `io.IOBase.seek`, and return the new position."""
+        self._position = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        return self._position
+
+    def read(self, size: int = -1) -> bytes:
+        """Return the next `size` bytes, or fewer at the end of the file; all that remain if negative."""
+        begin = self._position
+        end = self._size if size < 0 else min(begin + size, self._size)
+        self._position = max(begin, end)
+        if begin >= end:
+            return b""
+        if self._contains(begin, end):
+            return self._window[begin - self._begin : end - self._begin]
+        return self._read_range(begin, end)

@@ -1,4 +1,4 @@
-"""What the Hub's client raises, as one line with the remedy; and which requests are tried again."""
+"""Retries of requests that may succeed later, and errors of the Hub's client as one line that says what to do."""
 
 import errno
 import logging
@@ -24,132 +24,159 @@ from .._util import one_line
 from ..errors import DiskFullError, HubAccessError, HubError, HubUnavailableError, ModelZooError
 
 T = TypeVar("T")
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
+CONFLICT = (409, 412)  # HTTP status: somebody else changed the repo at the same time
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _BUSY = (408, 429, 500, 502, 503, 504)
 _NOT_SERVED = (429, 503)
-CHANGED = (409, 412)  # the repo was changed by somebody else at the same time
-_WAITS = (1.0, 2.0, 4.0, 8.0)  # seconds between tries; as long as the Hub says where it does, up to
-_LONGEST = 300.0  # its window of rates
-_LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
+_WAITS = (1.0, 2.0, 4.0, 8.0)  # seconds between attempts, unless the Hub asks for more with Retry-After
+_MAX_WAIT = 300.0  # seconds: the window of the Hub's rate limits
 _log = logging.getLogger(__name__)
 
 
-def with_retries(call: Callable[[], T], *, twice_is_harmless: bool = True) -> T:
-    """Try again, a few times and ever later, what failed for a reason that passes.
+def with_retries(call: Callable[[], T], *, idempotent: bool = True) -> T:
+    """Call a function up to five times while it fails for a reason that may pass, waiting longer each time.
 
-    The client does so itself for uploads, listings and downloads, but not where it makes repos, branches, commits
-    and tags. A call that must not be made twice is tried again only where the Hub said that it did not serve it.
+    The client retries uploads, listings and downloads by itself, but not the requests that create repos, branches,
+    commits and tags.
+
+    Args:
+        call: A function that makes one request.
+        idempotent: Whether the request may be served twice. Other requests are repeated only if the Hub said that it
+            did not serve them.
+
+    Returns:
+        The result of the first call that succeeds.
     """
     for wait in _WAITS:
         try:
             return call()
         except Exception as error:
-            cause = _cause(error)
-            if not _passes(cause, twice_is_harmless) or _asked_wait(cause) > _LONGEST:
+            cause = _find_cause(error)
+            if not _is_transient(cause, idempotent) or _retry_after(cause) > _MAX_WAIT:
                 raise
-            wait = max(wait, _asked_wait(cause))
+            wait = max(wait, _retry_after(cause))
             if wait > _WAITS[-1]:
-                _log.warning("the Hub takes no requests for now: trying again in %.0f s", wait)
+                _log.warning("the Hub limits the rate of requests; next attempt in %.0f s", wait)
             time.sleep(wait)
     return call()
 
 
-def _passes(error: BaseException, twice_is_harmless: bool) -> bool:
-    """Whether the same request may be served a little later; where there is no connection at all it is told at once."""
+def _is_transient(error: BaseException, idempotent: bool) -> bool:
+    """Tell whether the same request may be served later. Without any connection, waiting does not help."""
     if isinstance(error, HfHubHTTPError):
-        return error.response.status_code in (_BUSY if twice_is_harmless else _NOT_SERVED)
-    return twice_is_harmless and isinstance(error, httpx.TransportError) and not isinstance(error, httpx.ConnectError)
+        return error.response.status_code in (_BUSY if idempotent else _NOT_SERVED)
+    return idempotent and isinstance(error, httpx.TransportError) and not isinstance(error, httpx.ConnectError)
 
 
-def _asked_wait(error: BaseException) -> float:
-    asked = error.response.headers.get("Retry-After", "") if isinstance(error, HfHubHTTPError) else ""
-    return float(asked) if asked.isdigit() else 0.0
+def _retry_after(error: BaseException) -> float:
+    """Return the seconds that the Hub asks to wait for, 0 where it does not say."""
+    value = error.response.headers.get("Retry-After", "") if isinstance(error, HfHubHTTPError) else ""
+    return float(value) if value.isdigit() else 0.0
 
 
 @contextmanager
-def translate_hub_errors(repo_id: str, revision: str | None, doing: str) -> Iterator[None]:
-    """Turn whatever the client raises into one line of ours; `doing` says what failed, as in 'pushing to a/b'."""
+def translate_hub_errors(repo_id: str, revision: str | None, action: str) -> Iterator[None]:
+    """Raise errors of the Hub's client as errors of this package.
+
+    Args:
+        repo_id: ORG/NAME.
+        revision: Branch, tag or commit; None for the main branch.
+        action: The work that may fail, as messages begin with it: "pushing to a/b".
+
+    Raises:
+        HubError: The Hub or the connection to it failed; the subclass and the message say how.
+        DiskFullError: The disk has no space for a file.
+    """
     try:
         yield
     except ModelZooError:
         raise
     except Exception as error:
-        explained = _explained(_cause(error), repo_id, revision or constants.DEFAULT_REVISION, doing)
-        if explained is None:
+        translation = _translate(_find_cause(error), repo_id, revision or constants.DEFAULT_REVISION, action)
+        if translation is None:
             raise
-        raise explained from error
+        raise translation from error
 
 
-def _cause(error: BaseException) -> BaseException:
-    """The client wraps what happened, sometimes twice, in errors that say less."""
+def _find_cause(error: BaseException) -> BaseException:
+    """Return the informative error that the client wrapped, sometimes twice, in others."""
     while error.__cause__ is not None and not isinstance(error, (HfHubHTTPError, httpx.TransportError)):
         error = error.__cause__
     return error
 
 
-def _explained(error: BaseException, repo_id: str, revision: str, doing: str) -> ModelZooError | None:
-    """None for what is no failure of the Hub or of the way to it."""
+def _translate(error: BaseException, repo_id: str, revision: str, action: str) -> ModelZooError | None:
+    """Return None for an error that has nothing to do with the Hub."""
     if isinstance(error, OfflineModeIsEnabled):
-        return HubUnavailableError(f"{doing}: offline (HF_HUB_OFFLINE is set), and not all of it is in the cache")
+        return HubUnavailableError(
+            f"{action}: HF_HUB_OFFLINE is set and not all files are in the cache; unset it to download them"
+        )
     if isinstance(error, HfHubHTTPError):
-        return _refused(error, repo_id, revision, doing)
+        return _translate_status(error, repo_id, revision, action)
     if isinstance(error, httpx.TransportError):
         return HubUnavailableError(
-            f"{doing}: cannot reach the Hub at {constants.ENDPOINT} ({_line(error)}); check the network and "
-            "HF_ENDPOINT, then run the same command again to go on"
+            f"{action}: cannot reach the Hub at {constants.ENDPOINT} ({_without_token(error)}); check the network and "
+            "HF_ENDPOINT, then run the same command again to resume"
         )
     if isinstance(error, LocalEntryNotFoundError):
-        return HubUnavailableError(f"{doing}: the Hub cannot be reached, and not all of it is in the cache")
-    if _errno(error) in _FULL:
+        return HubUnavailableError(
+            f"{action}: cannot reach the Hub, and not all files are in the cache; check the network and try again"
+        )
+    if _error_number(error) in _DISK_FULL:
         return DiskFullError(
-            f"{doing}: the disk is full: no room for it in {constants.HF_HUB_CACHE}; make room there or set HF_HOME "
-            "to a larger disk, then do the same again to go on"
+            f"{action}: the disk of {constants.HF_HUB_CACHE} is full; free some space there, or set HF_HOME to a "
+            "folder on a larger disk, then try again to resume"
         )
     if isinstance(error, HFValidationError):
-        return HubError(f"{doing}: {_line(error)}")
-    if type(error).__module__.startswith("hf_xet") or isinstance(error, RuntimeError):  # of its transfers
-        return HubUnavailableError(f"{doing}: the transfer failed ({_line(error)}); do the same again to go on")
+        return HubError(f"{action}: {_without_token(error)}")
+    if type(error).__module__.startswith("hf_xet") or isinstance(error, RuntimeError):  # raised by Xet transfers
+        return HubUnavailableError(f"{action}: the transfer failed ({_without_token(error)}); try again to resume")
     return None
 
 
-def _errno(error: BaseException) -> int | None:
-    """The system's number of an error, which transfers of Xet storage put into their text."""
+def _error_number(error: BaseException) -> int | None:
+    """Return the system's number of an error, which Xet transfers mention only in their text."""
     if isinstance(error, OSError):
         return error.errno
-    found = re.search(r"\(os error (\d+)\)", str(error)) if isinstance(error, RuntimeError) else None
-    return int(found[1]) if found else None
+    match = re.search(r"\(os error (\d+)\)", str(error)) if isinstance(error, RuntimeError) else None
+    return int(match[1]) if match else None
 
 
-def _refused(error: HfHubHTTPError, repo_id: str, revision: str, doing: str) -> HubError:
-    status, said = error.response.status_code, _line(error.server_message or error.response.reason_phrase)
+def _translate_status(error: HfHubHTTPError, repo_id: str, revision: str, action: str) -> HubError:
+    status, message = error.response.status_code, _without_token(error.server_message or error.response.reason_phrase)
     if isinstance(error, GatedRepoError):
-        return HubAccessError(f"{doing}: {repo_id} is gated; ask for access at {constants.ENDPOINT}/{repo_id}")
+        return HubAccessError(f"{action}: {repo_id} is gated; request access at {constants.ENDPOINT}/{repo_id}")
     if isinstance(error, RevisionNotFoundError):
-        return HubError(f"{doing}: {repo_id} has no revision {revision!r}; name a branch, a tag or a commit of it")
+        return HubError(f"{action}: {repo_id} has no revision {revision!r}; pass one of its branches, tags or commits")
     if isinstance(error, RepositoryNotFoundError):
         if get_token() is None:
-            return HubAccessError(f"{doing}: no {repo_id} can be seen without a token; if it is private, {_LOG_IN}")
-        return HubAccessError(f"{doing}: there is no {repo_id}, or none that the token in use may see")
+            return HubAccessError(f"{action}: {repo_id} does not exist or is private; for a private repo, {LOG_IN}")
+        return HubAccessError(
+            f"{action}: {repo_id} does not exist or is not visible with the current token; check the name and the token"
+        )
     if status == 401:
         return HubAccessError(
-            f"{doing}: the Hub does not accept the token in use ({said}); make one at "
-            f"{constants.ENDPOINT}/settings/tokens, then {_LOG_IN}"
+            f"{action}: the Hub rejects the current token ({message}); create one at "
+            f"{constants.ENDPOINT}/settings/tokens, then {LOG_IN}"
         )
     if status == 403:
+        namespace = repo_id.split("/")[0]
         return HubAccessError(
-            f"{doing}: the token in use may not do this ({said}); it needs write access to {repo_id.split('/')[0]}"
+            f"{action}: the current token does not permit this ({message}); use one with write access to {namespace}"
         )
-    if status in CHANGED:
-        return HubUnavailableError(f"{doing}: {repo_id} is being changed by somebody else ({status} {said}); try later")
+    if status in CONFLICT:
+        return HubUnavailableError(
+            f"{action}: somebody else is changing {repo_id} ({status} {message}); try again later to resume"
+        )
     if status in _BUSY:
         return HubUnavailableError(
-            f"{doing}: the Hub does not serve this for now ({status} {said}); run the same command later to go on"
+            f"{action}: the Hub is busy or limits requests ({status} {message}); run the same command later to resume"
         )
-    return HubError(f"{doing}: the Hub refuses ({status} {said})")
+    return HubError(f"{action}: the Hub rejected the request ({status} {message})")
 
 
-def _line(reason: object) -> str:
-    """One line without the token, whoever put it there."""
-    text = one_line(reason)
-    token = get_token()
+def _without_token(reason: object) -> str:
+    """Return a reason on one line, with the current token blanked out."""
+    text, token = one_line(reason), get_token()
     return text.replace(token, "***") if token else text

@@ -1,306 +1,217 @@
-"""Folder -> repo: only what the repo does not hold is sent, and a push that was stopped goes on when run again."""
+"""Push a folder to a repo of the Hub: only missing files are sent, and rerunning an interrupted push resumes it."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from huggingface_hub import (
-    CommitOperationAdd,
-    CommitOperationDelete,
-    DatasetInfo,
-    HfApi,
-    ModelInfo,
-    RepoCard,
-    get_token,
-)
-from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
-from huggingface_hub.hf_api import RepoFile
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, RepoCard, RepoFile, get_token
+from huggingface_hub.errors import HfHubHTTPError
 
-from ..errors import HubAccessError, HubError
+from ..errors import ArgumentError, HubAccessError, HubError
 from ..progress import NO_PROGRESS, Progress
-from .download import REPO_ID, client, forget
-from .errors import CHANGED, translate_hub_errors, with_retries
-from .manifest import CARD, FACTS, LocalFile, UploadManifest, read_manifest
-from .pull_request import commit_title, open_pull_request
+from .download import clear_revisions, get_client, is_repo_id
+from .errors import CONFLICT, LOG_IN, translate_hub_errors, with_retries
+from .manifest import CARD, ZOO_INFO, LocalFile, UploadManifest, read_manifest
+from .repo import MAIN, Repo, commit_title
 
-_MAIN = "main"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_PULL_REQUEST = re.compile(r"refs/pr/\d+")
-_PER_COMMIT = 250  # files: with more the Hub may take longer than a request may
-_AT_ONCE = 8  # files: what was sent is kept by the Hub after so many, wherever a push is stopped
-_ROUNDS = 5  # of looking what is missing and committing it, when others push at the same time
+_FILES_PER_COMMIT = 250  # with more files, the Hub may need longer than the time limit of a request
+_FILES_PER_UPLOAD = 8  # the Hub keeps the files of every finished upload, so that an interrupted push can resume
+_MAX_ROUNDS = 5  # attempts to reach the desired content while others change the repo
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pushed:
-    """What a push did."""
+class PushResult:
+    """The result of a push."""
 
-    url: str  # of what the repo holds now, or of the pull request
+    url: str  # page of the repo, of its branch or of the pull request
     commit: str
     sent: tuple[LocalFile, ...]
     unchanged: tuple[LocalFile, ...]
     deleted: tuple[str, ...]  # shards of an earlier push
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Target:
-    api: HfApi
-    repo_id: str
-    repo_type: str
-    revision: str
-
-    def info(self, revision: str | None = None) -> ModelInfo | DatasetInfo | None:
-        """What the Hub says of the repo at a revision; None where no such repo can be seen."""
-        try:
-            return with_retries(
-                lambda: self.api.repo_info(self.repo_id, repo_type=self.repo_type, revision=revision)  # type: ignore[return-value]
-            )
-        except RepositoryNotFoundError:
-            return None
-
-    def head(self) -> str:
-        """The commit that the revision points to."""
-        info = self.info(self.revision)
-        if info is None or info.sha is None:
-            raise HubError(f"pushing to {self.repo_id}: the repo is gone; run the same command again")
-        return info.sha
-
-    def tree(self, commit: str) -> dict[str, RepoFile]:
-        """Its files at a commit."""
-        tree = self.api.list_repo_tree(self.repo_id, repo_type=self.repo_type, revision=commit, recursive=True)
-        return {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Change:
-    """What makes the repo hold what the folder does."""
-
-    add: tuple[LocalFile, ...]
-    delete: tuple[str, ...]
-
-    @classmethod
-    def between(cls, publication: UploadManifest, remote: Mapping[str, RepoFile], progress: Progress) -> "_Change":
-        add = []
-        with progress.start("comparing", len(publication.files)) as task:
-            for file in publication.files:
-                if not _holds(remote.get(file.path), file):
-                    add.append(file)
-                task.update()
-        return cls(add=tuple(add), delete=tuple(publication.leftovers(remote)))
-
-
-def _holds(remote: RepoFile | None, file: LocalFile) -> bool:
-    if remote is None or remote.size != file.size:
-        return False
-    return file.sha256 == remote.lfs.sha256 if remote.lfs else file.git_oid == remote.blob_id
-
-
 def check_destination(repo_id: str, revision: str | None, create_pr: bool) -> None:
-    """Refuse, without the network, what no repo can be.
+    """Check, without any request, that a push to a destination is possible; see `push_to_hub` for the arguments.
 
     Raises:
-        HubError: a name or revision that cannot be pushed to.
+        ArgumentError: The name or the revision is invalid.
     """
-    if not REPO_ID.fullmatch(repo_id) or len(repo_id) > 96 or "--" in repo_id or ".." in repo_id:
-        raise HubError(f"{repo_id!r} is no name of a repo; it must look like modelzoos/mnist-cnn-s")
+    if not is_repo_id(repo_id):
+        raise ArgumentError(f"{repo_id!r} is not a valid repo id; expected ORG/NAME, e.g. modelzoos/mnist-cnn-s")
     if revision is not None and _COMMIT.fullmatch(revision):
-        raise HubError(f"a commit cannot be pushed to; --revision must be a branch, got {revision!r}")
-    if create_pr and revision not in (None, _MAIN):
-        raise HubError(
-            "--create-pr opens a pull request against main; leave --revision out, or go on with one that is "
-            "open by --revision refs/pr/N alone"
+        raise ArgumentError(f"cannot push to a commit; --revision must be a branch, got {revision!r}")
+    if create_pr and revision not in (None, MAIN):
+        raise ArgumentError(
+            "--create-pr opens a pull request against main and takes no other --revision; to update an open pull "
+            "request, pass --revision refs/pr/N alone"
         )
 
 
 def push_to_hub(
-    folder: Path | str,
+    folder: str | Path,
     repo_id: str,
     *,
     private: bool = False,
     revision: str | None = None,
     create_pr: bool = False,
     progress: Progress = NO_PROGRESS,
-) -> Pushed:
-    """Make sure that a repo of the Hub holds what a folder does, and that its format is tagged.
+) -> PushResult:
+    """Make a repo of the Hub hold the files of a folder, and tag it with the format of the folder.
 
-    The repo and the branch are created where they do not exist. Up to 250 changed files are one commit; of more,
-    the card comes with the last. What the Hub has of an earlier push is not sent again, committed or not.
+    The repo and the branch are created if they do not exist. Up to 250 changed files are one commit; of more files,
+    the card comes with the last commit. Files that the Hub has from an earlier push are not sent again, even if that
+    push was interrupted before its commit.
 
     Args:
-        private: of a repo that is created; one that exists must be private already.
-        revision: the branch; main if not given, which alone is tagged.
-        create_pr: open a pull request against main instead of changing it, or go on with the one that an earlier
-            push with this token opened and that is still open.
+        folder: A dataset folder, or a folder with a card that modelzoo-hyperrep wrote.
+        repo_id: ORG/NAME of the repo.
+        private: Create a private repo. An existing repo must be private already.
+        revision: Branch to push to; main by default. Only main is tagged.
+        create_pr: Open a pull request instead of changing main. If an earlier push with the same token opened one
+            that is still open, it is updated.
+        progress: Display for the number of files that are compared and sent.
+
+    Returns:
+        The URL and commit of the repo, and what was sent, unchanged and deleted.
 
     Raises:
-        FormatError: the folder is not whole, or nothing that the Hub would take.
-        HubAccessError: no token, a wrong one, or one without the permission.
-        HubUnavailableError: the Hub cannot be reached or serves nothing for now.
-        HubError: the Hub refuses, the name is taken by another type of repo, or a config would be lost.
+        ArgumentError: The repo id or the revision is invalid.
+        FormatError: The folder is incomplete, or the Hub would reject it.
+        HubAccessError: The token is missing, invalid or lacks the permission.
+        HubUnavailableError: The Hub cannot be reached or refuses requests for now.
+        HubError: The Hub rejects the push, a repo of another type has this name, or a config would be lost.
     """
     check_destination(repo_id, revision, create_pr)
-    publication = read_manifest(Path(folder), repo_id)
+    manifest = read_manifest(folder, repo_id)
     if get_token() is None:
-        raise HubAccessError(
-            f"pushing to {repo_id} takes a token with write access: log in with `hf auth login` or set HF_TOKEN"
-        )
-    target = _Target(
-        api=client(), repo_id=repo_id, repo_type=publication.repo_type, revision=revision if revision else _MAIN
-    )
+        raise HubAccessError(f"pushing to {repo_id} needs a token with write access: {LOG_IN}")
+    repo = Repo(api=get_client(), repo_id=repo_id, repo_type=manifest.repo_type, revision=revision or MAIN)
     with translate_hub_errors(repo_id, revision, f"pushing to {repo_id}"):
-        _have_card_checked(publication)
-        _make_ready(target, private, create_pr)
-        if create_pr and (opened := open_pull_request(target.api, repo_id, target.repo_type)) is not None:
-            target, create_pr = replace(target, revision=opened), False
-        pushed = _bring_up_to_date(publication, target, create_pr, progress)
-        if target.revision == _MAIN and not create_pr:
-            _tag(target, publication.format, pushed.commit)
-    forget(repo_id)
-    return pushed
+        _validate_card(manifest)
+        _create_if_missing(repo, private, create_pr)
+        if create_pr and (pull_request := repo.find_pull_request()) is not None:
+            repo, create_pr = replace(repo, revision=pull_request), False
+        result = _update(manifest, repo, create_pr, progress)
+        if repo.revision == MAIN and not create_pr:
+            repo.tag(manifest.format, result.commit)
+    clear_revisions(repo_id)
+    return result
 
 
-def _have_card_checked(publication: UploadManifest) -> None:
-    """Ask the Hub whether it takes the card, if there is one, before hours of sending."""
-    if not (path := publication.folder / CARD).is_file():
+def _validate_card(manifest: UploadManifest) -> None:
+    """Let the Hub check the card before hours of sending."""
+    if not (path := manifest.folder / CARD).is_file():
         return
     card = RepoCard(path.read_text(encoding="utf-8"), ignore_metadata_errors=True)
     try:
-        with_retries(lambda: card.validate(repo_type=publication.repo_type))
+        with_retries(lambda: card.validate(repo_type=manifest.repo_type))
     except ValueError as error:
-        raise HubError(f"{path}: the Hub refuses its header: {error}") from error
+        raise HubError(f"{path}: the Hub rejects its YAML header: {error}") from error
 
 
-def _make_ready(target: _Target, private: bool, create_pr: bool) -> None:
-    """The repo and its branch, created if need be."""
-    info = target.info()
+def _create_if_missing(repo: Repo, private: bool, create_pr: bool) -> None:
+    info = repo.info()
     if info is None:
-        if create_pr or _PULL_REQUEST.fullmatch(target.revision):
-            raise HubError(f"there is no {target.repo_id} that a pull request could change; leave --create-pr out")
-        other = "model" if target.repo_type == "dataset" else "dataset"
-        if replace(target, repo_type=other).info() is not None:
-            raise HubError(f"{target.repo_id} is a {other}, not a {target.repo_type}; choose another name")
-        with_retries(
-            lambda: target.api.create_repo(
-                target.repo_id, repo_type=target.repo_type, private=private or None, exist_ok=True
-            )
-        )
+        if create_pr or repo.is_pull_request:
+            raise HubError(f"{repo.repo_id} does not exist, so no pull request can change it; omit --create-pr")
+        other = "model" if repo.repo_type == "dataset" else "dataset"
+        if replace(repo, repo_type=other).info() is not None:
+            raise HubError(f"{repo.repo_id} is a {other} repo, not a {repo.repo_type} repo; choose another name")
+        repo.create(private)
     elif private and not info.private:
-        raise HubError(
-            f"{target.repo_id} exists and is public; make it private in its settings first, or leave --private out"
-        )
-    if target.revision != _MAIN and not _PULL_REQUEST.fullmatch(target.revision):
-        with_retries(
-            lambda: target.api.create_branch(
-                target.repo_id, repo_type=target.repo_type, branch=target.revision, exist_ok=True
-            )
-        )
+        raise HubError(f"{repo.repo_id} exists and is public; make it private in its settings or omit --private")
+    if repo.revision != MAIN and not repo.is_pull_request:
+        repo.create_branch()
 
 
-def _bring_up_to_date(publication: UploadManifest, target: _Target, create_pr: bool, progress: Progress) -> Pushed:
-    """Look what is missing and commit it, until nothing is: what is returned was seen to be there."""
+def _update(manifest: UploadManifest, repo: Repo, create_pr: bool, progress: Progress) -> PushResult:
+    """Compare and commit until nothing differs, so that the returned commit is known to hold the folder."""
     sent: dict[str, LocalFile] = {}
     deleted: dict[str, None] = {}
-    for _ in range(_ROUNDS):
-        head = target.head()
-        remote = target.tree(head)
-        if hidden := publication.would_hide(remote):
+    for _ in range(_MAX_ROUNDS):
+        head = repo.head()
+        remote = repo.files(head)
+        if hidden := manifest.find_hidden_configs(remote):
             raise HubError(
-                f"{target.repo_id} has config {hidden[0]!r}, which {publication.folder} has not and whose card would "
-                "hide it; build all its zoos into one folder, or push to another --revision or name"
+                f"{repo.repo_id} has a config {hidden[0]!r} that {manifest.folder} does not have, and the new card "
+                "would hide it; build all zoos into one folder, or push to another --revision or repo"
             )
-        change = _Change.between(publication, remote, progress)
-        if not change.add and not change.delete:
-            unchanged = tuple(file for file in publication.files if file.path not in sent)
-            return Pushed(
-                url=_url(target), commit=head, sent=tuple(sent.values()), unchanged=unchanged, deleted=tuple(deleted)
+        changed = _find_changed(manifest, remote, progress)
+        stale = manifest.find_stale(remote)
+        if not changed and not stale:
+            unchanged = tuple(file for file in manifest.files if file.path not in sent)
+            return PushResult(
+                url=repo.url, commit=head, sent=tuple(sent.values()), unchanged=unchanged, deleted=tuple(deleted)
             )
         try:
-            target = _commit_all(change, target, head, create_pr, progress)
+            repo = _commit_all(changed, stale, repo, head, create_pr, progress)
         except HfHubHTTPError as error:
-            if error.response.status_code not in CHANGED:
+            if error.response.status_code not in CONFLICT:
                 raise
         else:
-            create_pr = False  # from here on it is there
-            sent |= {file.path: file for file in change.add}
-            deleted |= dict.fromkeys(change.delete)
-    raise HubError(f"{target.repo_id} changes faster than it can be pushed to; run the same command again later")
+            create_pr = False  # it is open now
+            sent |= {file.path: file for file in changed}
+            deleted |= dict.fromkeys(stale)
+    raise HubError(f"others keep changing {repo.repo_id} during the push; run the same command again later")
 
 
-def _commit_all(change: _Change, target: _Target, head: str, create_pr: bool, progress: Progress) -> _Target:
-    """Send and commit a change; returns what is committed to, which a new pull request decides."""
-    last = [file for file in change.add if file.path in (CARD, FACTS)]
-    data = [file for file in change.add if file not in last]
-    batches = [data[i : i + _PER_COMMIT] for i in range(0, len(data), _PER_COMMIT)] or [[]]
-    batches[-1] += last
-    with progress.start("sending", len(change.add)) as task:
-        for number, files in enumerate(batches, 1):
+def _find_changed(manifest: UploadManifest, remote: dict[str, RepoFile], progress: Progress) -> list[LocalFile]:
+    """Return the files that the repo does not have, or has with other content."""
+    changed = []
+    with progress.start("comparing", len(manifest.files)) as task:
+        for file in manifest.files:
+            if not _is_same(file, remote.get(file.path)):
+                changed.append(file)
+            task.update()
+    return changed
+
+
+def _is_same(file: LocalFile, remote: RepoFile | None) -> bool:
+    if remote is None or remote.size != file.size:
+        return False
+    return file.sha256 == remote.lfs.sha256 if remote.lfs else file.git_oid == remote.blob_id
+
+
+def _commit_all(
+    changed: Sequence[LocalFile], stale: Sequence[str], repo: Repo, head: str, create_pr: bool, progress: Progress
+) -> Repo:
+    """Send and commit changed files and delete stale ones, card and zoo.json last; see `_update`.
+
+    Returns:
+        The repo with the revision of the commits, which is new if they opened a pull request.
+    """
+    last = [file for file in changed if file.path in (CARD, ZOO_INFO)]
+    data = [file for file in changed if file not in last]
+    commits = [data[i : i + _FILES_PER_COMMIT] for i in range(0, len(data), _FILES_PER_COMMIT)] or [[]]
+    commits[-1] += last
+    with progress.start("sending", len(changed)) as task:
+        for number, files in enumerate(commits, 1):
             additions: list[CommitOperationAdd] = []
-            for i in range(0, len(files), _AT_ONCE):
-                part = files[i : i + _AT_ONCE]
-                additions += _upload(part, target, create_pr)
+            for i in range(0, len(files), _FILES_PER_UPLOAD):
+                part = files[i : i + _FILES_PER_UPLOAD]
+                additions += _upload(part, repo, create_pr)
                 task.update(len(part))
-            deletions = [CommitOperationDelete(path) for path in change.delete] if number == len(batches) else []
-            what = commit_title(target.repo_type, number, len(batches))
-            head, reference = _commit([*deletions, *additions], target, head, create_pr, what)
-            if create_pr and reference is not None:
-                target, create_pr = replace(target, revision=reference), False
-    return target
+            deletions = [CommitOperationDelete(path) for path in stale] if number == len(commits) else []
+            title = commit_title(repo.repo_type, number, len(commits))
+            head, pull_request = repo.commit([*deletions, *additions], head, create_pr, title)
+            if create_pr and pull_request is not None:
+                repo, create_pr = replace(repo, revision=pull_request), False
+    return repo
 
 
-def _upload(files: Sequence[LocalFile], target: _Target, create_pr: bool) -> list[CommitOperationAdd]:
-    """Send the content of large files; the small ones go with the commit."""
+def _upload(files: Sequence[LocalFile], repo: Repo, create_pr: bool) -> list[CommitOperationAdd]:
+    """Send the content of large files to the Hub's storage; small files are sent with the commit."""
     additions = [CommitOperationAdd(file.path, file.source) for file in files]
     for addition, file in zip(additions, files, strict=True):
-        addition.upload_info.sha256 = bytes.fromhex(file.sha256)  # or the client reads the file for it once more
-    target.api.preupload_lfs_files(
-        target.repo_id,
+        addition.upload_info.sha256 = bytes.fromhex(file.sha256)  # the client would read the whole file once more
+    repo.api.preupload_lfs_files(
+        repo.repo_id,
         additions,
-        repo_type=target.repo_type,
-        revision=target.revision,
+        repo_type=repo.repo_type,
+        revision=repo.revision,
         create_pr=create_pr,
-        free_memory=False,  # it would forget which files they are, and the commit reads the small ones
+        free_memory=False,  # the commit still reads the small files
     )
     return additions
-
-
-def _commit(
-    operations: Sequence[CommitOperationAdd | CommitOperationDelete],
-    target: _Target,
-    head: str,
-    create_pr: bool,
-    what: str,
-) -> tuple[str, str | None]:
-    """One commit on top of `head`: its id, and the reference of the pull request if it opened one."""
-    made = with_retries(
-        lambda: target.api.create_commit(
-            target.repo_id,
-            operations,
-            commit_message=what,
-            repo_type=target.repo_type,
-            revision=target.revision,
-            create_pr=create_pr,
-            parent_commit=head,
-        ),
-        twice_is_harmless=not create_pr,  # the second one on the same head is refused
-    )
-    return made.oid, made.pr_revision
-
-
-def _url(target: _Target) -> str:
-    prefix = "" if target.repo_type == "model" else f"{target.repo_type}s/"
-    base = f"{target.api.endpoint}/{prefix}{target.repo_id}"
-    if _PULL_REQUEST.fullmatch(target.revision):
-        return f"{base}/discussions/{target.revision.rsplit('/', 1)[1]}"
-    return base if target.revision == _MAIN else f"{base}/tree/{target.revision}"
-
-
-def _tag(target: _Target, tag: str, commit: str) -> None:
-    """Let the tag of the format name a commit; the Hub cannot move one."""
-    api, name, kind = target.api, target.repo_id, target.repo_type
-    tags = {ref.name: ref.target_commit for ref in with_retries(lambda: api.list_repo_refs(name, repo_type=kind)).tags}
-    if tags.get(tag) == commit:
-        return
-    if tag in tags:
-        with_retries(lambda: api.delete_tag(name, tag=tag, repo_type=kind))
-    with_retries(lambda: api.create_tag(name, tag=tag, revision=commit, repo_type=kind, exist_ok=True))

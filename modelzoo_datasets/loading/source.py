@@ -8,7 +8,7 @@ from pathlib import Path
 from .._util import SPLITS
 from ..architectures import Architecture
 from ..errors import ArgumentError, FormatError
-from ..hub import RemoteFile, cached_file, fetch, remote_files, repo_id_of
+from ..hub import RemoteFile, find_cached_file, download_files, list_remote_files, parse_repo_id
 from ..weights import Layout
 from ..zoo import DATASET_FORMAT, DatasetInfo, FormatTag, ZooInfo, read_json
 from .query import Query
@@ -66,7 +66,7 @@ class Dataset:
         local = self._local_shards(self.config, split)
         if self.repo_id is None or (local and Path(local[0].name).stem.endswith(f"-of-{len(local):05d}")):
             return local
-        files = remote_files(self.repo_id, self.config, revision=self.revision)
+        files = list_remote_files(self.repo_id, self.config, revision=self.revision)
         shards = [f for f in files if f.path.startswith(f"{self.config}/{split}-") and f.path.endswith(".parquet")]
         return [Shard(self._cache_path(f.path) or f, f"{self.source}/{f.path}", self.cache) for f in shards]
 
@@ -106,7 +106,7 @@ class Dataset:
             return {name: Path(self.source) / name for name in needed}
         files: dict[str, Path | RemoteFile] = {}
         for folder in sorted({name.rpartition("/")[0] for name in needed if not self._cache_path(name)}):
-            remote = remote_files(self.repo_id, folder, revision=self.revision)
+            remote = list_remote_files(self.repo_id, folder, revision=self.revision)
             files |= {file.path: file for file in remote if file.path in needed}
         remote = [file for file in files.values() if isinstance(file, RemoteFile)]
         large = [file.path for file in remote if needed[file.path] > _MIN_DOWNLOAD_FRACTION * file.size]
@@ -131,11 +131,11 @@ class Dataset:
         return [split] if split else SPLITS
 
     def _cache_path(self, path: str) -> Path | None:
-        return cached_file(self.repo_id or "", path, revision=self.revision)
+        return find_cached_file(self.repo_id or "", path, revision=self.revision)
 
     def _fetch(self, patterns: Sequence[str]) -> Path:
         assert self.repo_id is not None
-        return fetch(self.repo_id, patterns, revision=self.revision)
+        return download_files(self.repo_id, patterns, revision=self.revision)
 
     def _local_shards(self, config: str, split: str) -> list[Shard]:
         folder = Path(self.source) if self.repo_id is None else self._fetch(["zoo.json"])
@@ -165,10 +165,10 @@ def open_dataset(source: str | Path, config: str | None, revision: str | None, *
         ArgumentError: the dataset has no such config, or a folder is given a revision.
         HubError: the repo does not exist or cannot be reached.
     """
-    repo_id = repo_id_of(source)
+    repo_id = parse_repo_id(source)
     if repo_id is None and revision is not None:
         raise ArgumentError(f"revision must be None for a folder; got {revision!r} for {source}")
-    folder = Path(source) if repo_id is None else fetch(repo_id, ["zoo.json", "layout.json"], revision=revision)
+    folder = Path(source) if repo_id is None else download_files(repo_id, ["zoo.json", "layout.json"], revision=revision)
     configs = _read_info(folder, source, is_repo=repo_id is not None).configs
     config = config if config is not None else next(iter(configs), "")
     if config not in configs:

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from .._util import file_sha256, one_line
-from ..builder import CHECKSUMS_FILE, data_files, features, read_checksums
+from ..builder import CHECKSUMS_FILE, describe_features, list_data_files, read_checksums
 from ..errors import FormatError
 from ..zoo import LEFT_OUT, read_json
 from .check import Check
@@ -43,7 +43,7 @@ def check_checksums(path: Path) -> Check:
         listed = read_checksums(path)
     except FormatError as error:
         return Check("checksums", 0, [f"{error}; {REMEDY}"])
-    there = set(data_files(path))
+    there = set(list_data_files(path))
     problems = [f"{path / name} is missing, but listed in {CHECKSUMS_FILE}; {REMEDY}" for name in listed.keys() - there]
     problems += [f"{path / name} is not listed in {CHECKSUMS_FILE}; {REMEDY}" for name in there - listed.keys()]
     problems += [
@@ -140,9 +140,9 @@ def _described_by_files(configs: Sequence[DatasetConfig]) -> dict[str, dict[str,
     described = {}
     for config in configs:
         rows = {split: table.num_rows for split, table in config.scalars.items()}
-        for name, arrow in ((config.name, config.columns.all), (f"{config.name}_index", config.columns.index)):
+        for name, arrow in ((config.name, config.columns.full), (f"{config.name}_index", config.columns.index)):
             files = {split: f"{name}/{split}-*.parquet" for split in rows}
-            described[name] = {"files": files, "rows": rows, "features": features(arrow)}
+            described[name] = {"files": files, "rows": rows, "features": describe_features(arrow)}
     return described
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .._util import SPLITS
-from ..builder import PLACE, Columns
+from ..builder import BYTE_RANGE_FIELDS, TableSchema
 from ..errors import FormatError
 from ..zoo import ZOO_FILE, DatasetInfo, ZooInfo
 from .check import Check
@@ -29,7 +29,7 @@ class DatasetConfig:
 
     path: Path  # of the dataset folder
     name: str
-    columns: Columns
+    columns: TableSchema
     subject: Target
     scalars: Mapping[str, pa.Table]  # split -> all its rows without weights
     files: Check  # whether they are there, can be read and have the columns of this format
@@ -52,7 +52,7 @@ def _open_config(path: Path, name: str, info: ZooInfo) -> DatasetConfig:
     if info.weights is None:
         problem = f"'weights' of {name} must be inline or files, got None"
         raise FormatError(f"{path / ZOO_FILE} is not what modelzoo-build writes: {problem}; {REMEDY}")
-    layout, columns = info.layout, Columns.of(info)
+    layout, columns = info.layout, TableSchema.from_info(info)
     members, shards = info.members(path / ZOO_FILE), _Shards(columns)
     for split in SPLITS:
         shards.open(path / name, split)
@@ -85,7 +85,7 @@ def _files_check(name: str, shards: "_Shards", files: WeightFiles | None) -> Che
 class _Shards:
     """The Parquet files of one config, opened one after the other."""
 
-    columns: Columns
+    columns: TableSchema
     files: int = 0
     groups: list[tuple[Path, int]] = field(default_factory=list)  # file, row group: as many states as are read at once
     places: dict[Key, tuple[Path, int]] = field(default_factory=dict)
@@ -109,10 +109,10 @@ class _Shards:
 
     def _take_in(self, path: Path, split: str) -> None:
         with pq.ParquetFile(path) as file:
-            if not file.schema_arrow.equals(self.columns.all):
-                self.problems.append(f"{path}: {_difference(file.schema_arrow, self.columns.all)}; {REMEDY}")
+            if not file.schema_arrow.equals(self.columns.full):
+                self.problems.append(f"{path}: {_difference(file.schema_arrow, self.columns.full)}; {REMEDY}")
                 return
-            beside = [column.name for column in PLACE] if self.columns.weights == "files" else []
+            beside = [column.name for column in BYTE_RANGE_FIELDS] if self.columns.weights == "files" else []
             tables = [file.read_row_group(g, [*self.columns.index.names, *beside]) for g in range(file.num_row_groups)]
         if empty := [name for name in (*_FILLED, *beside) if any(table[name].null_count for table in tables)]:
             self.problems.append(f"{path}: column {empty[0]!r} must have a value in every row; {REMEDY}")
@@ -168,7 +168,7 @@ class _Shards:
             table = file.read_row_group(group, ["model_id", "epoch", "weights"])
         keys = list(zip(table["model_id"].to_pylist(), table["epoch"].to_pylist(), strict=True))
         rows = table["weights"].combine_chunks().flatten().to_numpy()
-        return keys, torch.tensor(rows).view(len(keys), self.columns.parameters)
+        return keys, torch.tensor(rows).view(len(keys), self.columns.num_parameters)
 
 
 def _difference(found: pa.Schema, wanted: pa.Schema) -> str:

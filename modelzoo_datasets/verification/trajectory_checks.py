@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 from torch import Tensor
 
-from ..builder import PLACE
+from ..builder import BYTE_RANGE_FIELDS
 from ..errors import FormatError
 from ..weights import Layout
 from ..zoo import ByteRange, read_state, trajectory_files, trajectory_header
@@ -33,7 +33,7 @@ class WeightFiles:
         """The files that tables (by split) point to, and what is wrong with them.
 
         Args:
-            rows: model_id, epoch and the columns `PLACE`.
+            rows: model_id, epoch and the columns `BYTE_RANGE_FIELDS`.
         """
         files = cls(folder, layout)
         for split, table in rows.items():
@@ -54,7 +54,7 @@ class WeightFiles:
         header, places = trajectory_header(self.layout, epochs)
         self.places |= {(model, e): (self.folder / file, place) for e, place in zip(epochs, places, strict=True)}
         wanted = [(file, place.key, place.offset, place.nbytes) for place in places]
-        for name, values in zip((column.name for column in PLACE), zip(*wanted, strict=True), strict=True):
+        for name, values in zip((column.name for column in BYTE_RANGE_FIELDS), zip(*wanted, strict=True), strict=True):
             for epoch, value, found in zip(epochs, values, rows[name].tolist(), strict=True):
                 if found != value:
                     self.problems.append(f"{name} of {model} epoch {epoch} is {found!r}, not {value!r}; {REMEDY}")

@@ -188,8 +188,8 @@ def test_row_groups_and_shards_hold_whole_models(
     tiny_zoo: Path, tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     state = 4 * 2464
-    monkeypatch.setattr(sharding, "_GROUP_BYTES", 4 * state)  # a model has 3 states here
-    monkeypatch.setattr(sharding, "_SHARD_BYTES", 14 * state)
+    monkeypatch.setattr(sharding, "_ROW_GROUP_BYTES", 4 * state)  # a model has 3 states here
+    monkeypatch.setattr(sharding, "_MAX_SHARD_BYTES", 14 * state)
     build_dataset([tiny_zoo], tmp_path / "cut")
     paths = sorted((tmp_path / "cut" / "seed").glob("train-*"))
     assert len(paths) > 1
@@ -246,7 +246,7 @@ def test_what_is_already_there_is_never_overwritten(
     before = contents(tmp_path)
     with pytest.raises(FolderInUseError) as caught:
         build_dataset([tiny_zoo], out)
-    assert str(caught.value) == f"{out} holds something else; choose another --out or remove it"
+    assert str(caught.value) == f"output folder {out} already contains other files; pass a different --out or delete it"
     assert contents(tmp_path) == before
 
 
@@ -258,8 +258,8 @@ def test_a_state_that_was_altered_is_refused_and_nothing_is_left(zoo: Path, tmp_
     with pytest.raises(FormatError) as caught:
         build_dataset([zoo], tmp_path / "out")
     assert str(caught.value) == (
-        f"state hyp-00003 epoch 1 of {zoo} is not the one that was trained; "
-        f"remove {zoo}/states/hyp-00003 and run modelzoo-generate again"
+        f"state hyp-00003 epoch 1 of {zoo} differs from the state that was trained; "
+        f"delete {zoo}/states/hyp-00003 and run modelzoo-generate again"
     )
     assert not (tmp_path / "out").exists()
 
@@ -329,14 +329,15 @@ def test_zoos_of_other_architectures_are_not_mixed(zoo: Path, tiny_zoo: Path, tm
     with pytest.raises(FormatError) as caught:
         build_dataset([tiny_zoo, zoo], tmp_path / "out")
     assert str(caught.value) == (
-        f"one dataset is of one architecture: {tiny_zoo} has cnn-s, {zoo} has mlp; build them apart"
+        f"all zoos of a dataset must have the same architecture: {tiny_zoo} has cnn-s, {zoo} has mlp; "
+        "build them separately"
     )
 
 
 def test_two_zoos_of_one_config_are_refused(zoo: Path, tiny_hyp_zoo: Path, tmp_path: Path) -> None:
     with pytest.raises(FormatError) as caught:
         build_dataset([zoo, tiny_hyp_zoo], tmp_path / "out")
-    assert str(caught.value) == "each zoo must be another config, got hyp, hyp"
+    assert str(caught.value) == "all zoos of a dataset must have different configs, got hyp, hyp"
 
 
 def test_a_folder_that_is_no_zoo_is_refused(tmp_path: Path) -> None:

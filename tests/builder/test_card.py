@@ -23,8 +23,8 @@ from torch import nn
 from modelzoo_datasets import build_dataset, load_zoo, read_recipe
 from modelzoo_datasets.architectures import architecture_names, build_module, get_architecture
 from modelzoo_datasets.builder import schema
-from modelzoo_datasets.builder.card.code import module_code
-from modelzoo_datasets.builder.card.known_issues import defects_of
+from modelzoo_datasets.builder.card.code import write_module_code
+from modelzoo_datasets.builder.card.known_issues import find_known_issues
 from modelzoo_datasets.builder.card_metadata import CardMetadata
 from modelzoo_datasets.builder.checksums import read_checksums
 from modelzoo_datasets.errors import FormatError, RecipeError
@@ -90,7 +90,7 @@ def test_every_python_example_runs_against_the_hub(
 def test_the_examples_of_a_zoo_with_weights_in_files_run(
     tiny_zoo: Path, tmp_path: Path, offline: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(schema, "MOST_INLINE", 1000)
+    monkeypatch.setattr(schema, "MAX_INLINE_PARAMETERS", 1000)
     build_dataset([tiny_zoo], tmp_path / "dataset")
     card = (tmp_path / "dataset" / "README.md").read_text()
     plain, _, module = blocks(card, "python")
@@ -190,8 +190,8 @@ def test_twins_and_zoos_without_accuracies_have_cards_too(tmp_path: Path) -> Non
         write_zoo(tmp_path / config, chosen, "packed", config=config)
     build_dataset([tmp_path / "seed", tmp_path / "seed-sparse"], tmp_path / "dataset")
     card = (tmp_path / "dataset" / "README.md").read_text()
-    assert "`seed-sparse` are sparsified twins of the models of `seed`" in card
-    assert "a share of 0.062 ± 0.000 of them" in card
+    assert "The models of `seed-sparse` are sparsified twins of those of `seed`" in card
+    assert "their share after the last epoch is 0.062 ± 0.000." in card
     assert (tmp_path / "dataset" / "assets" / "seed-sparse-sparsity.png").is_file()
 
 
@@ -201,7 +201,7 @@ def test_twins_and_zoos_without_accuracies_have_cards_too(tmp_path: Path) -> Non
 @pytest.mark.parametrize("name", ["cnn-s", "cnn-s-rgb", "cnn-m", "small-cnn", "resnet18", "resnet18-100"])
 def test_the_code_of_a_network_is_that_network(name: str) -> None:
     architecture = get_architecture(name)
-    code = module_code(architecture)
+    code = write_module_code(architecture)
     assert code is not None
     for activation, kind in (("tanh", nn.Tanh), ("gelu", nn.GELU)):
         scope: dict[str, Any] = {"nn": nn, "activation": kind}
@@ -219,11 +219,11 @@ def test_the_code_of_a_network_is_that_network(name: str) -> None:
 
 
 def test_networks_that_are_no_chains_have_no_code() -> None:
-    spelled = {name for name in architecture_names() if module_code(get_architecture(name)) is not None}
+    spelled = {name for name in architecture_names() if write_module_code(get_architecture(name)) is not None}
     assert "cnn-s" in spelled and not {"cnn-s-residual", "small-cnn-colour"} & spelled
 
 
-# Known defects.
+# Known issues.
 
 
 def states(**columns: Any) -> pd.DataFrame:
@@ -267,13 +267,13 @@ PUBLISHED = ExternalModels(models={"origin": ["x"] * 4})
             {"recipe": grid(("random", 1000, 10**6))},
             {},
             0,
-            ["4 of the 1,000 models of its recipe are here"],
+            ["contains 4 of the 1,000 models of its recipe"],
         ),
         (
             {"recipe": grid((1, 2, 3, 4, 5))},
             {},
             1,
-            ["1 model diverged, with weights that are not finite in some state; they are left out"],
+            ["1 model diverged (some weights are not finite): not included"],
         ),
         ({"recipe": grid((), published=PUBLISHED)}, {}, 0, []),
         (
@@ -281,50 +281,51 @@ PUBLISHED = ExternalModels(models={"origin": ["x"] * 4})
             {"test_acc": [0.55, 0.551, 0.9, float("nan")]},
             0,
             [
-                "1 of 4 models at chance level after the last epoch: a test accuracy of at most 1.1 / 2",
-                "`test_acc` is missing for 1 of 4 trained states: not recorded, or no finite number",
+                "at chance level after the last epoch (test accuracy at most 1.1 / 2): 1 of 4 models",
+                "`test_acc` is missing for 1 of 4 trained states: not recorded or not finite",
             ],
         ),
         (
             {},
             {"test_recall": [[0.0, 1.0], [1.0, 0.0], [0.1, 1.0], None]},
             0,
-            ["2 of 4 models with one class predicted for every test image after the last epoch"],
+            ["a single class predicted for all test images after the last epoch: 2 of 4 models"],
         ),
         (
             {},
             {"sha256": ["1", "2", "1", "1"]},
             0,
-            ["2 states have the very weights of another one (equal `sha256`), 0 of them untrained"],
+            ["2 states have the same weights as another state (equal `sha256`), 0 are untrained"],
         ),
         ({}, {"val_loss": [None] * 4, "val_acc": [None] * 4}, 0, ["not recorded: `val_loss`, `val_acc`"]),
         (
             {"imported": ImportInfo(format="x", source="x", measured_otherwise=("train", "test_loss"))},
             {},
             0,
-            ["recorded elsewhere of something else than the column names say: train, test_loss"],
+            ["recorded on other data than the column names say: train, test_loss"],
         ),
     ],
 )
 def test_defects_are_said_where_there_are_some(
     zoo: dict[str, Any], columns: dict[str, Any], diverged: int, wrong: list[str]
 ) -> None:
-    assert defects_of(replace(SOUND, **zoo), states(**columns), diverged, {}, kept_diverged=False) == wrong
+    assert find_known_issues(replace(SOUND, **zoo), states(**columns), diverged, {}, keep_diverged=False) == wrong
 
 
 def test_missing_states_are_a_defect() -> None:
     missing = {"a": [0, 2], "b": [1]}
-    assert defects_of(SOUND, states(), 0, missing, kept_diverged=True) == [
-        "3 states of 2 models are missing for epochs of which others have one"
+    assert find_known_issues(SOUND, states(), 0, missing, keep_diverged=True) == [
+        "3 states of 2 models are missing at epochs that other models have"
     ]
 
 
 def test_defects_of_a_card_are_those_of_its_table(tiny_dataset: Path) -> None:
-    card = (tiny_dataset / "README.md").read_text().split("## Known defects")[1].split("\n## ")[0]
-    assert "* `seed`: none known." in card
+    card = (tiny_dataset / "README.md").read_text().split("## Known issues")[1].split("\n## ")[0]
+    assert "* `seed`: none." in card
     last = load_zoo(tiny_dataset, "hyp", epochs=[1]).table
     if n := int((last["test_acc"] <= 0.11).sum()):
-        assert f"* `hyp`: {n} of 8 models at chance level after the last epoch" in card
+        bound = "test accuracy at most 1.1 / 10"
+        assert f"* `hyp`: at chance level after the last epoch ({bound}): {n} of 8 models." in card
     assert DatasetInfo.read(tiny_dataset).configs["hyp"].recipe.num_models == 8
 
 
@@ -361,14 +362,14 @@ def test_a_list_of_checksums_that_is_none_is_refused(dataset: Path) -> None:
     path.write_text("0123  layout.json\n")
     with pytest.raises(FormatError) as caught:
         read_checksums(dataset)
-    assert str(caught.value) == f"{path} is no list of checksums: '0123  layout.json'"
+    assert str(caught.value) == f"{path}: expected lines of a SHA-256, two spaces and a path, got '0123  layout.json'"
 
 
 # Builder recipes.
 
 
 def test_every_recipe_of_the_paper_is_published_under_its_name() -> None:
-    published = {name: CardMetadata.read(find_recipe("builders", name)) for name in recipe_names("builders")}
+    published = {name: CardMetadata.from_toml(find_recipe("builders", name)) for name in recipe_names("builders")}
     assert set(published) == set(recipe_names("generation"))
     zoos = 0
     for name, publication in published.items():
@@ -386,17 +387,17 @@ def test_every_recipe_of_the_paper_is_published_under_its_name() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('license = "mit"', 'there is no title; say for example title = "MNIST, small CNN"'),
+        ('license = "mit"', 'the key "title" is missing; add a title, e.g. title = "MNIST, small CNN"'),
         ('title = "A"\nlicence = "mit"', "a builder recipe has no key 'licence'; did you mean 'license'?"),
         ("title = 7", "title must be str, got 7"),
         (
             'title = "A"\nsource_datasets = "ylecun/mnist"',
-            "source_datasets must be a list of texts, got 'ylecun/mnist'",
+            "source_datasets must be a list of strings, got 'ylecun/mnist'",
         ),
-        ('title = "A"\nrepo_id = "mine"', "a repo of the Hub is named like modelzoos/mnist-cnn-s, got 'mine'"),
+        ('title = "A"\nrepo_id = "mine"', "repo_id: expected ORG/NAME, e.g. modelzoos/mnist-cnn-s, got 'mine'"),
         (
             'title = "A"\nsource_datasets = ["a b/c"]',
-            "a repo of the Hub is named like modelzoos/mnist-cnn-s, got 'a b/c'",
+            "source_datasets: expected ORG/NAME, e.g. modelzoos/mnist-cnn-s, got 'a b/c'",
         ),
         (
             'title = "A"\ncitation = ["schuerholt2022modelzoo"]',
@@ -407,7 +408,7 @@ def test_every_recipe_of_the_paper_is_published_under_its_name() -> None:
 def test_a_builder_recipe_that_is_none_is_refused(text: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_text(text)
     with pytest.raises(RecipeError) as caught:
-        CardMetadata.read(tmp_path / "mine.toml")
+        CardMetadata.from_toml(tmp_path / "mine.toml")
     assert str(caught.value) == f"builder recipe mine.toml: {message}"
 
 
@@ -439,8 +440,8 @@ def test_a_part_of_a_published_zoo_does_not_point_to_the_whole_one(tiny_hyp_zoo:
     shipped = read_recipe("fashion-mnist-cnn-s")
     facts = folder.info.to_json() | {"recipe": RecipeInfo.from_recipe(shipped, "seed").to_json()}
     (folder.path / "zoo.json").write_text(json.dumps(facts))
-    found = CardMetadata.of([ZooFolder(folder.path)])
+    found = CardMetadata.from_zoos([ZooFolder(folder.path)])
     assert (found.title, found.repo_id) == ("Fashion-MNIST, small CNN", None)
     facts["recipe"]["seeds"] = list(range(8))
     (folder.path / "zoo.json").write_text(json.dumps(facts))
-    assert CardMetadata.of([ZooFolder(folder.path)]).repo_id == "modelzoos/fashion-mnist-cnn-s"
+    assert CardMetadata.from_zoos([ZooFolder(folder.path)]).repo_id == "modelzoos/fashion-mnist-cnn-s"

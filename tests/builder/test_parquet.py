@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 from modelzoo_datasets import build_dataset, load_zoo
 from modelzoo_datasets.architectures import get_architecture
 from modelzoo_datasets.builder import schema
-from modelzoo_datasets.builder.schema import MOST_INLINE, weights_kind
+from modelzoo_datasets.builder.schema import MAX_INLINE_PARAMETERS, choose_weights_location
 from modelzoo_datasets.engines.torch.torch_engine import TorchEngine
 from modelzoo_datasets.errors import FormatError
 from modelzoo_datasets.hub import read_manifest
@@ -63,9 +63,10 @@ def wrong(dataset: Path) -> dict[str, list[str]]:
 
 
 def test_weights_are_in_the_table_up_to_a_hundred_thousand_numbers() -> None:
-    assert (weights_kind(MOST_INLINE), weights_kind(MOST_INLINE + 1)) == ("inline", "files")
+    assert choose_weights_location(MAX_INLINE_PARAMETERS) == "inline"
+    assert choose_weights_location(MAX_INLINE_PARAMETERS + 1) == "files"
     sizes = {name: get_architecture(name).layout.size for name in ("cnn-s", "cnn-m", "resnet18")}
-    kinds = {name: weights_kind(size) for name, size in sizes.items()}
+    kinds = {name: choose_weights_location(size) for name, size in sizes.items()}
     assert kinds == {"cnn-s": "inline", "cnn-m": "inline", "resnet18": "files"}
 
 
@@ -152,8 +153,8 @@ def test_an_altered_state_is_not_published(resnet_dataset: Path, tmp_path: Path)
     with pytest.raises(FormatError) as caught:
         build_dataset([zoo], tmp_path / "out")
     assert str(caught.value) == (
-        f"state seed-00004 epoch 0 of {zoo} is not the one that was trained; "
-        f"remove {path.parent} and run modelzoo-generate again"
+        f"state seed-00004 epoch 0 of {zoo} differs from the state that was trained; "
+        f"delete {path.parent} and run modelzoo-generate again"
     )
     assert not (tmp_path / "out").exists()
 
@@ -274,18 +275,18 @@ def test_a_missing_file_of_weights_is_not_pushed(dataset: Path) -> None:
 
 
 def test_weights_of_models_that_are_gone_are_taken_from_the_repo(resnet_dataset: Path) -> None:
-    publication = read_manifest(resnet_dataset, "zoos/resnets")
+    manifest = read_manifest(resnet_dataset, "zoos/resnets")
     gone = ["weights/seed/train/seed-00001.safetensors", "weights/seed/train/000/seed-00003.safetensors"]
     others = ["weights/hyp/train/hyp-00001.safetensors", "assets/seed-accuracy.png", "README.md"]
-    assert publication.leftovers([*gone, *others, *FILES.values()]) == gone
-    assert publication.would_hide([*gone, *others]) == ["hyp"]
+    assert manifest.find_stale([*gone, *others, *FILES.values()]) == gone
+    assert manifest.find_hidden_configs([*gone, *others]) == ["hyp"]
 
 
 def test_another_zoo_in_files_is_built_verified_and_pushed(
     tiny_hyp_zoo: Path, hub: HubServer, ann: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of small networks as if they were beyond the limit: all splits, and dropout that shifts the names of layers."""
-    monkeypatch.setattr(schema, "MOST_INLINE", 1000)
+    monkeypatch.setattr(schema, "MAX_INLINE_PARAMETERS", 1000)
     build_dataset([tiny_hyp_zoo], tmp_path / "dataset")
     zoo = ZooFolder.open(tiny_hyp_zoo)
     splits = zoo.models.set_index("model_id")["split"].to_dict()

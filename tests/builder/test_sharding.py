@@ -23,8 +23,8 @@ from helpers.untrained_originals import write_zoo as write_originals
 from modelzoo_datasets import build_dataset, load_zoo
 from modelzoo_datasets.builder import sharding
 from modelzoo_datasets.builder.readback import check_table
-from modelzoo_datasets.builder.schema import rows_of
-from modelzoo_datasets.builder.sharding import groups_of, shards_of
+from modelzoo_datasets.builder.schema import join_rows
+from modelzoo_datasets.builder.sharding import split_into_row_groups, split_into_shards
 from modelzoo_datasets.errors import FormatError
 from modelzoo_datasets.verification import verify_folder
 from modelzoo_datasets.zoo import ZooFolder
@@ -42,7 +42,7 @@ def rows_with(states: Sequence[int]) -> pd.DataFrame:
 def cut(states: Sequence[int], state_bytes: int) -> list[list[int]]:
     """States per model of each shard; whole models in their order, or it fails."""
     rows = rows_with(states)
-    parts = shards_of(rows, state_bytes)
+    parts = split_into_shards(rows, state_bytes)
     assert pd.concat(parts).equals(rows)
     assert sum(part["model_id"].nunique() for part in parts) == len(states), "a model is in two shards"
     return [part.groupby("model_id", sort=False).size().tolist() for part in parts]
@@ -109,16 +109,16 @@ def test_as_few_shards_as_can_be_and_no_model_in_two() -> None:
 def test_shards_of_very_many_models_take_no_time() -> None:
     rows = rows_with([100 if model % 3 == 0 else 1 for model in range(12_000)])
     started = time.perf_counter()
-    parts = shards_of(rows, 1 * MB)
+    parts = split_into_shards(rows, 1 * MB)
     assert time.perf_counter() - started < 20
     assert len(parts) == 4000
 
 
 def test_row_groups_are_of_whole_models_and_about_ten_megabytes() -> None:
-    groups = groups_of(rows_with([51] * 50), STATE)
+    groups = split_into_row_groups(rows_with([51] * 50), STATE)
     assert [len(group) for group in groups] == [20 * 51, 20 * 51, 10 * 51]
     assert pd.concat(groups).equals(rows_with([51] * 50))
-    assert [len(group) for group in groups_of(rows_with([3, 5]), 100 * MB)] == [3, 5]
+    assert [len(group) for group in split_into_row_groups(rows_with([3, 5]), 100 * MB)] == [3, 5]
 
 
 # What is built.
@@ -129,7 +129,7 @@ def sharded(tiny_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The dataset of a zoo whose splits are all worth four shards."""
     out = tmp_path_factory.mktemp("sharded") / "dataset"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sharding, "_WORTH_SHARDS", 1)
+        patch.setattr(sharding, "_MIN_BYTES_TO_SHARD", 1)
         build_dataset([tiny_zoo], out)
     return out
 
@@ -141,7 +141,7 @@ def test_a_dataset_in_shards_holds_what_one_in_single_files_does(
     assert counts == {"train": 4, "validation": 3, "test": 3}, "of 14, 3 and 3 models"
     cut, whole = load_zoo(sharded, "seed"), load_zoo(tiny_dataset, "seed")
     assert cut.weights.equal(whole.weights) and cut.table.equals(whole.table)
-    monkeypatch.setattr(sharding, "_WORTH_SHARDS", 1)
+    monkeypatch.setattr(sharding, "_MIN_BYTES_TO_SHARD", 1)
     build_dataset([tiny_zoo], tmp_path / "again")
     assert hashes(tmp_path / "again") == hashes(sharded)
 
@@ -198,7 +198,7 @@ def test_a_file_that_holds_other_weights_than_were_written_is_not_published(
     tiny_hyp_zoo: Path, tiny_dataset: Path, tmp_path: Path
 ) -> None:
     zoo = ZooFolder.open(tiny_hyp_zoo)
-    rows = rows_of(zoo.models, zoo.states)
+    rows = join_rows(zoo.models, zoo.states)
     rows = rows[rows["split"] == "train"]
     path = shutil.copy(tiny_dataset / "hyp" / "train-00000-of-00001.parquet", tmp_path / "train.parquet")
     check_table(path, rows, zoo)  # as it was written
@@ -211,8 +211,8 @@ def test_a_file_that_holds_other_weights_than_were_written_is_not_published(
     with pytest.raises(FormatError) as caught:
         check_table(path, rows, zoo)
     assert str(caught.value) == (
-        f"train.parquet does not hold state {rows['model_id'].iloc[1]} epoch 1 as it was written: "
-        "memory or disk are not to be trusted; run the same command again"
+        f"state {rows['model_id'].iloc[1]} epoch 1 in train.parquet differs from what was written, which points to "
+        "faulty memory or a faulty disk; run the same command again"
     )
 
 
@@ -224,7 +224,7 @@ def test_states_missing_for_some_epochs_are_reported_and_the_others_published(tm
     imported(originals, tmp_path / "zoo", storage=storage)
     with logged_lines("modelzoo_datasets") as told:
         assert build_dataset([tmp_path / "zoo"], tmp_path / "dataset") is True
-    assert told == ["seed: 3 states of 2 models are missing for some epochs, here too"]
+    assert told == ["seed: 3 states of 2 models are missing at epochs that other models have"]
     zoo, table = ZooFolder.open(tmp_path / "zoo"), load_zoo(tmp_path / "dataset")
     states = [*zip(table.table["model_id"], table.table["epoch"], strict=True)]
     assert sorted(states) == [

@@ -43,15 +43,15 @@ def refused(*zoos: Path) -> str:
 def test_a_name_that_the_hub_refuses(zoo: Path, name: str) -> None:
     rename(zoo, name)
     assert refused(zoo) == (
-        f"{zoo}: the Hub refuses {name!r} as the name of a config (none of < > : / \\ | ? *, no leading dot, not "
-        "'data'); name it otherwise in the recipe"
+        f"{zoo}: the Hub does not accept {name!r} as the name of a config: it must not contain any of "
+        "< > : / \\ | ? *, begin with a dot or be 'data'; rename the config in its recipe"
     )
 
 
 def test_a_config_called_like_the_index_of_another(zoo: Path) -> None:
     other = Path(shutil.copytree(zoo, zoo.parent / "other"))
     rename(other, "seed_index")
-    assert refused(zoo, other) == "'seed_index' is what the index of 'seed' is called; build them apart"
+    assert refused(zoo, other) == "'seed_index' is also the name of the index of config 'seed'; build them separately"
 
 
 def test_zoos_of_one_architecture_by_name_alone(zoo: Path) -> None:
@@ -60,7 +60,8 @@ def test_zoos_of_one_architecture_by_name_alone(zoo: Path) -> None:
     layout = read_json(other / "zoo.json")["layout"]
     change(other, layout=[{**layout[0], "name": "conv.weight"}, *layout[1:]])
     assert refused(zoo, other) == (
-        f"one dataset is of one layout: the tensors of {other} are not those of {zoo}; build them apart"
+        f"all zoos of a dataset must have the same layout: the tensors of {other} differ from those of {zoo}; "
+        "build them separately"
     )
 
 
@@ -117,8 +118,8 @@ def test_a_dataset_of_an_older_format_is_neither_overwritten_nor_verified(zoo: P
     with pytest.raises(FolderInUseError) as building:
         build_dataset([zoo], tmp_path / "out")
     assert str(building.value) == (
-        f"{tmp_path / 'out'} holds a dataset of format 'modelzoo-dataset-2', and 'modelzoo-dataset-3' is written "
-        "today; choose another --out or remove it"
+        f"output folder {tmp_path / 'out'} contains a dataset of format 'modelzoo-dataset-2', but this release writes "
+        "'modelzoo-dataset-3'; pass a different --out or delete it"
     )
     with pytest.raises(FormatError) as verifying:
         verify_folder(tmp_path / "out", images_root=tmp_path)
@@ -129,11 +130,11 @@ def test_a_dataset_of_an_older_format_is_neither_overwritten_nor_verified(zoo: P
 
 
 def test_more_files_than_the_hub_takes(zoo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(schema, "MOST_INLINE", 1000)
-    monkeypatch.setattr(manifest, "_MOST_FILES", 5)
+    monkeypatch.setattr(schema, "MAX_INLINE_PARAMETERS", 1000)
+    monkeypatch.setattr(manifest, "_MAX_FILES", 5)
     out = zoo.parent / "out"
-    assert refused(zoo) == f"{out} would have 6 files, a repo at most 5; build it as several datasets"
-    monkeypatch.setattr(manifest, "_MOST_FILES", 6)
-    monkeypatch.setattr(manifest, "_MOST_IN_A_FOLDER", 1)
-    told = f"{out}/weights/seed/train would have 5 files, the Hub takes 1 in a folder; build it as several datasets"
+    assert refused(zoo) == f"{out}: 6 files exceed the Hub's limit of 5 a repo; build several datasets"
+    monkeypatch.setattr(manifest, "_MAX_FILES", 6)
+    monkeypatch.setattr(manifest, "_MAX_FILES_PER_FOLDER", 1)
+    told = f"{out}/weights/seed/train: 5 files exceed the Hub's limit of 1 a folder; build several datasets"
     assert refused(zoo) == told

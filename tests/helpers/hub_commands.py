@@ -118,7 +118,7 @@ def pushes_in_commits_of_five(*words: str) -> None:
     """The command modelzoo-push where the Hub takes no more than five files in a commit."""
     from modelzoo_datasets.hub import push
 
-    push._PER_COMMIT = 5
+    push._FILES_PER_COMMIT = 5
     pushes(*words)
 
 

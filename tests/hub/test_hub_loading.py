@@ -67,11 +67,12 @@ def test_a_private_repo_is_loaded_with_a_token_alone(
     request = {"config": "hyp", "split": "test"}
     assert ann.run(loads, "zoos/tiny", request).stdout == shown(tiny_dataset, **request)
     assert anyone.run(loads, "zoos/tiny", request).stdout == (
-        "HubAccessError: loading zoos/tiny from the Hub: no zoos/tiny can be seen without a token; if it is private, "
-        "log in with `hf auth login` or set HF_TOKEN\n"
+        "HubAccessError: loading zoos/tiny from the Hub: zoos/tiny does not exist or is private; for a "
+        "private repo, log in with `hf auth login` or set HF_TOKEN\n"
     )
     assert bob.run(loads, "zoos/tiny", request).stdout == (
-        "HubAccessError: loading zoos/tiny from the Hub: there is no zoos/tiny, or none that the token in use may see\n"
+        "HubAccessError: loading zoos/tiny from the Hub: zoos/tiny does not exist or is not visible with the current "
+        "token; check the name and the token\n"
     )
     plain = "from datasets import load_dataset; load_dataset('zoos/tiny', 'hyp')"
     told = run(["python", "-c", plain], cwd=hub.store, env={"PATH": "/usr/bin:/bin", **anyone.environment()})
@@ -95,8 +96,8 @@ def test_only_the_files_that_are_asked_for_are_loaded_and_only_once(
     fixed = request | {"revision": tiny(hub).branches["main"]}
     assert anyone.run(loads, "zoos/tiny", fixed).stdout == loaded.stdout
     assert anyone.run(loads, "zoos/tiny", request, {"config": "seed"}, HF_HUB_OFFLINE="1").stdout == (
-        f"{loaded.stdout}HubUnavailableError: loading zoos/tiny from the Hub: offline (HF_HUB_OFFLINE is set), and "
-        "not all of it is in the cache\n"
+        f"{loaded.stdout}HubUnavailableError: loading zoos/tiny from the Hub: HF_HUB_OFFLINE is set and not all "
+        "files are in the cache; unset it to download them\n"
     )
     assert not hub.requests
     anyone.endpoint = "http://127.0.0.1:9"
@@ -106,15 +107,15 @@ def test_only_the_files_that_are_asked_for_are_loaded_and_only_once(
 def test_what_cannot_be_loaded_is_told(hub: HubServer, ann: Client, anyone: Client, tiny_dataset: Path) -> None:
     assert ann.push(tiny_dataset, "zoos/tiny").returncode == 0
     told = anyone.run(loads, "zoos/tiny", {"revision": "gone"}, {"config": "sed"}, {"split": "val"}).stdout.splitlines()
-    unknown = "zoos/tiny has no revision 'gone'; name a branch, a tag or a commit of it"
+    unknown = "zoos/tiny has no revision 'gone'; pass one of its branches, tags or commits"
     assert told == [
         f"HubError: loading zoos/tiny from the Hub: {unknown}",
         "ArgumentError: zoos/tiny has no config 'sed'; it has seed, hyp",
         "ArgumentError: split must be one of train, validation, test; got 'val'",
     ]
     assert ann.run(loads, "zoos/tiny", {}, HF_HUB_OFFLINE="1").stdout == (
-        "HubUnavailableError: loading zoos/tiny from the Hub: offline (HF_HUB_OFFLINE is set), and not all of it is in "
-        "the cache\n"
+        "HubUnavailableError: loading zoos/tiny from the Hub: HF_HUB_OFFLINE is set and not all files are in the "
+        "cache; unset it to download them\n"
     ), "offline without a copy"
     newer = tiny(hub).commit("main").files | {"zoo.json": hub.put(b'{"format": "modelzoo-dataset-4"}')}
     tiny(hub).branches["main"] = tiny(hub).add("a later release", newer).oid
@@ -148,8 +149,8 @@ def test_a_full_disk_is_told_and_the_next_load_goes_on(
     request = {"config": "seed", "split": "train"}
     told = anyone.run(loads_onto_a_full_disk, "zoos/tiny", request, HF_HUB_DISABLE_XET=without_xet).stdout
     assert told == (
-        f"DiskFullError: loading zoos/tiny from the Hub: the disk is full: no room for it in {anyone.home}/hub; make "
-        "room there or set HF_HOME to a larger disk, then do the same again to go on\n"
+        f"DiskFullError: loading zoos/tiny from the Hub: the disk of {anyone.home}/hub is full; free some space "
+        "there, or set HF_HOME to a folder on a larger disk, then try again to resume\n"
     )
     loaded = anyone.run(loads, "zoos/tiny", request, HF_HUB_DISABLE_XET=without_xet)
     assert loaded.stdout == shown(tiny_dataset, **request)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from modelzoo_datasets.errors import FormatError, HubError
+from modelzoo_datasets.errors import ArgumentError, FormatError
 from modelzoo_datasets.hub import check_destination, read_manifest
 
 
@@ -23,7 +23,7 @@ def _without_layout(folder: Path) -> str:
 
 def _without_header(folder: Path) -> str:
     (folder / "README.md").write_text("# A card\n")
-    return f"{folder}/README.md has no header with the configs of the dataset; build it again with modelzoo-build"
+    return f"{folder}/README.md has no YAML header with the configs of the dataset; build it again with modelzoo-build"
 
 
 def _without_a_split(folder: Path) -> str:
@@ -40,29 +40,29 @@ def _without_a_shard(folder: Path) -> str:
 def _with_shards_of_two_builds(folder: Path) -> str:
     shutil.copy(folder / "hyp" / "test-00000-of-00001.parquet", folder / "hyp" / "test-00001-of-00002.parquet")
     extra = "hyp/test-00001-of-00002.parquet"
-    return f"{folder} is incomplete: it must not have {extra}; build it again with modelzoo-build"
+    return f"{folder} has shards of two builds, such as {extra}; build it again with modelzoo-build"
 
 
 def _of_an_older_format(folder: Path) -> str:
     facts = json.loads((folder / "zoo.json").read_text())
     (folder / "zoo.json").write_text(json.dumps(facts | {"format": "modelzoo-dataset-1"}))
     return (
-        f"{folder} has format 'modelzoo-dataset-1', but modelzoo-push takes 'modelzoo-dataset-3'; "
-        "modelzoo-build makes one from zoo folders"
+        f"{folder} has format 'modelzoo-dataset-1', but modelzoo-push expects 'modelzoo-dataset-3'; "
+        "build it from its zoo folders with modelzoo-build"
     )
 
 
 def _no_dataset(folder: Path) -> str:
     (folder / "zoo.json").unlink()
-    return f"{folder} is no dataset folder: it has no zoo.json; modelzoo-build makes one"
+    return f"{folder} is not a dataset folder: it has no zoo.json; build one with modelzoo-build"
 
 
 def _with_a_config_the_hub_refuses(folder: Path) -> str:
     card = folder / "README.md"
     card.write_text(card.read_text().replace("config_name: hyp\n", "config_name: hyp?\n"))
     return (
-        f"{folder}: the Hub refuses 'hyp?' as the name of a config (none of < > : / \\ | ? *, no leading dot, not "
-        "'data'); name it otherwise in the recipe"
+        f"{folder}: the Hub does not accept 'hyp?' as the name of a config: it must not contain any of "
+        "< > : / \\ | ? *, begin with a dot or be 'data'; rename the config in its recipe"
     )
 
 
@@ -75,7 +75,7 @@ def _with_a_config_the_card_does_not_name(folder: Path) -> str:
 
 def _with_a_loading_script(folder: Path) -> str:
     (folder / "tiny.py").touch()
-    return f"{folder}: `datasets` refuses a repo with a tiny.py in it; remove the file"
+    return f"{folder}: `datasets` does not load a repo that contains tiny.py; delete this file"
 
 
 def _with_too_many_files(folder: Path) -> str:
@@ -83,8 +83,8 @@ def _with_too_many_files(folder: Path) -> str:
     for number in range(10_001):
         (folder / "weights" / f"{number}").touch()
     return (
-        f"{folder}/weights has 10,001 files, the Hub takes 10,000 in a folder; publish it as several datasets, or "
-        "build it with larger shards"
+        f"{folder}/weights: 10,001 files exceed the Hub's limit of 10,000 a folder; publish it as several datasets, "
+        "or build it with larger shards"
     )
 
 
@@ -122,20 +122,20 @@ def test_hidden_files_are_not_published(dataset: Path) -> None:
 @pytest.mark.parametrize(
     ("repo_id", "revision", "create_pr", "told"),
     [
-        ("tiny", None, False, "'tiny' is no name of a repo; it must look like modelzoos/mnist-cnn-s"),
-        ("a/b/c", None, False, "'a/b/c' is no name of a repo; it must look like modelzoos/mnist-cnn-s"),
-        ("a/b c", None, False, "'a/b c' is no name of a repo; it must look like modelzoos/mnist-cnn-s"),
-        ("a/b", "0" * 40, False, f"a commit cannot be pushed to; --revision must be a branch, got '{'0' * 40}'"),
+        ("tiny", None, False, "'tiny' is not a valid repo id; expected ORG/NAME, e.g. modelzoos/mnist-cnn-s"),
+        ("a/b/c", None, False, "'a/b/c' is not a valid repo id; expected ORG/NAME, e.g. modelzoos/mnist-cnn-s"),
+        ("a/b c", None, False, "'a/b c' is not a valid repo id; expected ORG/NAME, e.g. modelzoos/mnist-cnn-s"),
+        ("a/b", "0" * 40, False, f"cannot push to a commit; --revision must be a branch, got '{'0' * 40}'"),
         (
             "a/b",
             "draft",
             True,
-            "--create-pr opens a pull request against main; leave --revision out, or go on with one that is open by "
-            "--revision refs/pr/N alone",
+            "--create-pr opens a pull request against main and takes no other --revision; to update an open pull "
+            "request, pass --revision refs/pr/N alone",
         ),
     ],
 )
 def test_what_cannot_be_pushed_to_is_refused(repo_id: str, revision: str | None, create_pr: bool, told: str) -> None:
-    with pytest.raises(HubError) as caught:
+    with pytest.raises(ArgumentError) as caught:
         check_destination(repo_id, revision, create_pr)
     assert str(caught.value) == told

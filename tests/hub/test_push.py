@@ -115,16 +115,17 @@ def test_a_hub_that_fails_now_and_then_is_asked_again(hub: HubServer, ann: Clien
 
 def test_a_hub_that_serves_nothing_is_told_in_one_line(hub: HubServer, ann: Client, tiny_dataset: Path) -> None:
     hub.faults.append(Fault("/api/", status=429, headers={"Retry-After": "1800"}, times=100))
-    busy = "the Hub does not serve this for now (429 an injected fault); run the same command later to go on"
+    busy = "the Hub is busy or limits requests (429 an injected fault); run the same command later to resume"
     fails(ann.push(tiny_dataset, "zoos/tiny"), f"pushing to zoos/tiny: {busy}")
     ann.endpoint = "http://127.0.0.1:9"
     result = ann.push(tiny_dataset, "zoos/tiny")
     fails(
         result,
         "pushing to zoos/tiny: cannot reach the Hub at http://127.0.0.1:9 ([Errno 111] Connection refused); check the "
-        "network and HF_ENDPOINT, then run the same command again to go on",
+        "network and HF_ENDPOINT, then run the same command again to resume",
     )
-    offline = "pushing to zoos/tiny: offline (HF_HUB_OFFLINE is set), and not all of it is in the cache"
+    why = "HF_HUB_OFFLINE is set and not all files are in the cache; unset it to download them"
+    offline = f"pushing to zoos/tiny: {why}"
     fails(ann.push(tiny_dataset, "zoos/tiny", HF_HUB_OFFLINE="1"), offline)
 
 
@@ -132,18 +133,18 @@ def test_tokens_that_do_not_suffice_are_told_without_being_shown(
     hub: HubServer, ann: Client, bob: Client, anyone: Client, tiny_dataset: Path
 ) -> None:
     words = (tiny_dataset, "zoos/tiny")
-    need = "pushing to zoos/tiny takes a token with write access: log in with `hf auth login` or set HF_TOKEN"
+    need = "pushing to zoos/tiny needs a token with write access: log in with `hf auth login` or set HF_TOKEN"
     fails(anyone.push(*words), need)
     forged = (
-        "pushing to zoos/tiny: the Hub does not accept the token in use (Invalid credentials in Authorization header); "
-        f"make one at {hub.url}/settings/tokens, then log in with `hf auth login` or set HF_TOKEN"
+        "pushing to zoos/tiny: the Hub rejects the current token (Invalid credentials in Authorization header); "
+        f"create one at {hub.url}/settings/tokens, then log in with `hf auth login` or set HF_TOKEN"
     )
     fails(anyone.push(*words, HF_TOKEN="hf_forged"), forged)
     told = bob.push(*words)
     fails(
         told,
-        "pushing to zoos/tiny: the token in use may not do this (You don't have the rights to create a dataset under "
-        "the namespace 'zoos'); it needs write access to zoos",
+        "pushing to zoos/tiny: the current token does not permit this (You don't have the rights to create a dataset "
+        "under the namespace 'zoos'); use one with write access to zoos",
     )
     assert not hub.repos
     assert ann.push(*words).returncode == 0
@@ -151,21 +152,21 @@ def test_tokens_that_do_not_suffice_are_told_without_being_shown(
     changed = Path(shutil.copytree(tiny_dataset, hub.store.parent / "changed" / "dataset"))
     (changed / "README.md").write_text((tiny_dataset / "README.md").read_text() + "!")
     refused = bob.push(changed, "zoos/tiny")
-    assert "may not do this (You don't have the rights to write to this repo)" in refused.stderr
+    assert "does not permit this (You don't have the rights to write to this repo)" in refused.stderr
     (anyone.home / "token").write_text("hf_writer")  # where `hf auth login` puts it
     assert anyone.push(*words).stdout.endswith("is already this dataset\n")
 
 
 def test_what_is_public_does_not_pass_for_private(hub: HubServer, ann: Client, tiny_dataset: Path) -> None:
     hub.create("datasets", "zoos/tiny")
-    refused = "zoos/tiny exists and is public; make it private in its settings first, or leave --private out"
+    refused = "zoos/tiny exists and is public; make it private in its settings or omit --private"
     fails(ann.push(tiny_dataset, "zoos/tiny", "--private"), refused)
     assert list(tiny(hub).commits.values())[-1].title == "initial commit"
 
 
 def test_a_name_that_a_model_has_is_refused(hub: HubServer, ann: Client, tiny_dataset: Path) -> None:
     hub.create("models", "zoos/tiny")
-    fails(ann.push(tiny_dataset, "zoos/tiny"), "zoos/tiny is a model, not a dataset; choose another name")
+    fails(ann.push(tiny_dataset, "zoos/tiny"), "zoos/tiny is a model repo, not a dataset repo; choose another name")
     assert list(hub.repos) == [("models", "zoos/tiny")]
 
 
@@ -175,8 +176,8 @@ def test_a_config_that_others_load_is_not_hidden(
     assert ann.push(tiny_dataset, "zoos/tiny").returncode == 0
     build_dataset([tiny_zoo], tmp_path / "one")
     refused = (
-        f"zoos/tiny has config 'hyp', which {tmp_path / 'one'} has not and whose card would hide it; build all its "
-        "zoos into one folder, or push to another --revision or name"
+        f"zoos/tiny has a config 'hyp' that {tmp_path / 'one'} does not have, and the new card would hide it; build "
+        "all zoos into one folder, or push to another --revision or repo"
     )
     fails(ann.push(tmp_path / "one", "zoos/tiny"), refused)
     assert holds(hub, tiny_dataset)
@@ -200,7 +201,7 @@ def test_a_branch_is_made_and_main_is_left_alone(
 def test_a_pull_request_is_opened_by_who_may_not_write(
     hub: HubServer, ann: Client, bob: Client, dataset: Path, tiny_dataset: Path
 ) -> None:
-    none = "there is no zoos/tiny that a pull request could change; leave --create-pr out"
+    none = "zoos/tiny does not exist, so no pull request can change it; omit --create-pr"
     fails(bob.push(dataset, "zoos/tiny", "--create-pr"), none)
     assert ann.push(tiny_dataset, "zoos/tiny").returncode == 0
     (dataset / "layout.json").write_text((dataset / "layout.json").read_text() + "\n")
@@ -240,7 +241,7 @@ def test_a_pull_request_whose_opening_was_not_heard_of_is_not_opened_twice(
     hub.create("datasets", "zoos/tiny")
     hub.faults.append(Fault("/commit/", when="after"))
     result = bob.push(tiny_dataset, "zoos/tiny", "--create-pr")
-    assert result.returncode == 2 and result.stderr.endswith("then run the same command again to go on\n")
+    assert result.returncode == 2 and result.stderr.endswith("then run the same command again to resume\n")
     again = bob.push(tiny_dataset, "zoos/tiny", "--create-pr")
     assert again.stdout.endswith("/discussions/1: is already this dataset\n"), again.stderr
     assert [*tiny(hub).pulls] == ["refs/pr/1"]
@@ -318,5 +319,5 @@ def test_a_card_that_the_hub_refuses_is_told_before_anything_is_made(
     card = dataset / "README.md"
     card.write_text(card.read_text().replace("license: ", "license: none-such-"))
     told = '"license" must be one of [apache-2.0, mit, ...]'
-    fails(ann.push(dataset, "zoos/tiny"), f"{card}: the Hub refuses its header: {told}")
+    fails(ann.push(dataset, "zoos/tiny"), f"{card}: the Hub rejects its YAML header: {told}")
     assert not hub.repos

@@ -104,7 +104,7 @@ def test_files_that_were_downloaded_are_streamed_from_there(
     private = tiny(hub)
     private.private = True
     told = anyone.run(prints, f"try:\n  {code.strip().replace(chr(10), chr(10) + '  ')}\nexcept OSError as e: print(e)")
-    assert "no zoos/tiny can be seen without a token" in told.stdout
+    assert "zoos/tiny does not exist or is private" in told.stdout
 
 
 LEFT = """

@@ -31,7 +31,7 @@ def in_files(tiny_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny zoo as a dataset whose states are, by assumption, too big for a cell."""
     out = tmp_path_factory.mktemp("datasets") / "in-files"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(schema, "MOST_INLINE", 0)
+        patch.setattr(schema, "MAX_INLINE_PARAMETERS", 0)
         build_dataset([tiny_zoo], out)
     return out
 

@@ -1,1 +1,1 @@
-"""The dataset card: text, figures and snippets, rendered from measured values alone."""
+"""The dataset card: text, figures and code, rendered from measured values."""

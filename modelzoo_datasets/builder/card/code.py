@@ -1,4 +1,4 @@
-"""An architecture as a few lines of plain torch, for readers who have nothing else."""
+"""An architecture as a few lines of plain torch, for readers of a card who do not install this package."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,50 +17,50 @@ module.maxpool = nn.Identity()"""
 
 @dataclass(frozen=True)
 class ModuleCode:
-    """Python that binds `module`, given `nn` of torch and, where it is used, `activation`: a class of torch.nn."""
+    """Python code that assigns `module`, given `torch.nn` as `nn` and, if it is used, a class `activation`."""
 
     code: str
-    prefix: str = ""  # of the names of its tensors in a layout, which the module itself does not have
+    prefix: str = ""  # prefix of the tensors' names in the layout that the names in the module do not have
 
     @property
-    def takes_activation(self) -> bool:
+    def uses_activation(self) -> bool:
         """Whether the code uses `activation`."""
         return "activation()" in self.code
 
 
-def module_code(architecture: Architecture) -> ModuleCode | None:
-    """The code of chains of torch's own layers and of ResNet-18; None for others, which nothing spells here."""
+def write_module_code(architecture: Architecture) -> ModuleCode | None:
+    """Return the code of ResNet-18 and of chains of torch's own layers, None for other architectures."""
     if architecture.family == "resnet18":
         return ModuleCode(_RESNET18.format(classes=architecture.classes))
-    first, second = (architecture.module(activation) for activation in ("tanh", "relu"))
-    chains = [_chain(module) for module in (first, second)]
-    if chains[0] is None or chains[1] is None:
+    tanh, relu = (architecture.module(activation) for activation in ("tanh", "relu"))
+    tanh_layers, relu_layers = _list_layers(tanh), _list_layers(relu)
+    if tanh_layers is None or relu_layers is None:
         return None
-    lines = [_line(*pair) for pair in zip(chains[0], chains[1], strict=True)]
+    lines = [_write_layer(*pair) for pair in zip(tanh_layers, relu_layers, strict=True)]
     if None in lines:
         return None
     body = "".join(f"    {line},\n" for line in lines)
-    return ModuleCode(f"module = nn.Sequential(\n{body})", "module_list." if isinstance(first, ModuleListCNN) else "")
+    return ModuleCode(f"module = nn.Sequential(\n{body})", "module_list." if isinstance(tanh, ModuleListCNN) else "")
 
 
-def _chain(module: nn.Module) -> Sequence[nn.Module] | None:
-    """Layers that are applied one after the other."""
+def _list_layers(module: nn.Module) -> Sequence[nn.Module] | None:
+    """Return layers that are applied one after the other, None if the module is not a plain chain."""
     if isinstance(module, ModuleListCNN):
         return list(module.module_list)
     return list(module) if type(module) is nn.Sequential else None
 
 
-def _line(tanh: nn.Module, relu: nn.Module) -> str | None:
-    """One layer as it is written down; the same layer of the network with another activation tells what varies."""
+def _write_layer(tanh: nn.Module, relu: nn.Module) -> str | None:
+    """Return the code of one layer, None if it is not torch's own.
+
+    The layer comes from two networks with different activations: where it differs, it is the activation.
+    """
     if type(tanh) is not type(relu):
-        return "activation()" if (type(tanh), type(relu)) == _activations("tanh", "relu") else None
+        is_activation = (type(tanh), type(relu)) == (ACTIVATION_MODULES["tanh"], ACTIVATION_MODULES["relu"])
+        return "activation()" if is_activation else None
     if isinstance(tanh, nn.Dropout):
         return f"nn.Dropout({tanh.p})"
-    known = next((kind for kind in type(tanh).__mro__ if getattr(nn, kind.__name__, None) is kind), None)
-    if known is None or known is nn.Module or list(tanh.children()):
+    torch_class = next((kind for kind in type(tanh).__mro__ if getattr(nn, kind.__name__, None) is kind), None)
+    if torch_class is None or torch_class is nn.Module or list(tanh.children()):
         return None
-    return f"nn.{known.__name__}({tanh.extra_repr()})"
-
-
-def _activations(*names: str) -> tuple[object, ...]:
-    return tuple(ACTIVATION_MODULES[name] for name in names)
+    return f"nn.{torch_class.__name__}({tanh.extra_repr()})"

@@ -1,4 +1,4 @@
-"""What is wrong with a zoo, as far as its tables tell; a line for each, none where nothing is."""
+"""The known issues of a zoo, as far as its tables show them: one line each."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -6,88 +6,91 @@ import pandas as pd
 
 from ...engines import METRICS
 from ...zoo import ZooInfo
+from .figures import select_last_states
 
-_CHANCE = 1.1  # times the accuracy of guessing all classes equally often
+_CHANCE = 1.1  # accuracy at chance level: up to this many times the accuracy of uniform guessing
 
 
-def defects_of(
-    zoo: ZooInfo,
+def find_known_issues(
+    info: ZooInfo,
     rows: pd.DataFrame,
-    diverged: int,
+    num_diverged: int,
     missing: Mapping[str, Sequence[int]],
     *,
-    kept_diverged: bool,
+    keep_diverged: bool,
 ) -> list[str]:
-    """Known defects of one config.
+    """Return the known issues of one config, as lines of its card.
 
     Args:
-        zoo: its zoo.json.
-        rows: one per published state.
-        diverged: models with weights that are not finite, published or not.
-        missing: model -> epochs of which others have a state and it has none.
+        info: The config.
+        rows: One row per published state.
+        num_diverged: Models with weights that are not finite, published or not.
+        missing: Model id -> epochs that it lacks although other models have them.
+        keep_diverged: Whether models that diverged are published.
     """
-    last = rows[rows["epoch"] == rows.groupby("model_id")["epoch"].transform("max")]
-    found = [
-        *_missing_models(zoo, rows["model_id"].nunique() + (0 if kept_diverged else diverged)),
-        *_diverged(diverged, kept_diverged),
-        *_missing_states(missing),
-        *_accuracy(last, zoo.classes),
-        *_twice(rows[rows["finite"].astype(bool)]),
-        *_unrecorded(rows),
+    last = select_last_states(rows)
+    num_models = rows["model_id"].nunique() + (0 if keep_diverged else num_diverged)
+    issues = [
+        *_find_missing_models(info, num_models),
+        *_find_diverged(num_diverged, keep_diverged),
+        *_find_missing_states(missing),
+        *_find_low_accuracy(last, info.classes),
+        *_find_duplicates(rows[rows["finite"].astype(bool)]),
+        *_find_missing_metrics(rows),
     ]
-    if zoo.imported is not None and (otherwise := zoo.imported.measured_otherwise):
-        found.append(f"recorded elsewhere of something else than the column names say: {', '.join(otherwise)}")
-    return found
+    if info.imported is not None and (names := info.imported.measured_otherwise):
+        issues.append(f"recorded on other data than the column names say: {', '.join(names)}")
+    return issues
 
 
-def _missing_models(zoo: ZooInfo, models: int) -> Iterator[str]:
-    if models < (all_of_them := zoo.recipe.num_models):
-        yield f"{models:,} of the {all_of_them:,} models of its recipe are here"
+def _find_missing_models(info: ZooInfo, num_models: int) -> Iterator[str]:
+    if num_models < (expected := info.recipe.num_models):
+        yield f"contains {num_models:,} of the {expected:,} models of its recipe"
 
 
-def _diverged(diverged: int, kept: bool) -> Iterator[str]:
-    if diverged:
-        where = "they are in their splits, see the column `finite`" if kept else "they are left out"
-        yield f"{_models(diverged)} diverged, with weights that are not finite in some state; {where}"
+def _find_diverged(num_diverged: int, keep_diverged: bool) -> Iterator[str]:
+    if num_diverged:
+        outcome = "included, see the column `finite`" if keep_diverged else "not included"
+        yield f"{_count_models(num_diverged)} diverged (some weights are not finite): {outcome}"
 
 
-def _missing_states(missing: Mapping[str, Sequence[int]]) -> Iterator[str]:
+def _find_missing_states(missing: Mapping[str, Sequence[int]]) -> Iterator[str]:
     if missing:
-        states = sum(map(len, missing.values()))
-        yield f"{states:,} states of {_models(len(missing))} are missing for epochs of which others have one"
+        num_states = sum(map(len, missing.values()))
+        yield f"{num_states:,} states of {_count_models(len(missing))} are missing at epochs that other models have"
 
 
-def _accuracy(last: pd.DataFrame, classes: int) -> Iterator[str]:
-    accuracy = pd.to_numeric(last["test_acc"], errors="coerce")
-    if classes and (n := int((accuracy <= _CHANCE / classes).sum())):
-        level = f"a test accuracy of at most {_CHANCE} / {classes}"
-        yield f"{n:,} of {_models(len(last))} at chance level after the last epoch: {level}"
-    if "test_recall" in last and (n := sum(map(_constant, last["test_recall"]))):
-        yield f"{n:,} of {_models(len(last))} with one class predicted for every test image after the last epoch"
+def _find_low_accuracy(last: pd.DataFrame, num_classes: int) -> Iterator[str]:
+    accuracy, after = pd.to_numeric(last["test_acc"], errors="coerce"), "after the last epoch"
+    if num_classes and (n := int((accuracy <= _CHANCE / num_classes).sum())):
+        bound = f"test accuracy at most {_CHANCE} / {num_classes}"
+        yield f"at chance level {after} ({bound}): {n:,} of {_count_models(len(last))}"
+    if "test_recall" in last and (n := sum(map(_is_constant, last["test_recall"]))):
+        yield f"a single class predicted for all test images {after}: {n:,} of {_count_models(len(last))}"
 
 
-def _constant(recall: Sequence[float] | None) -> bool:
-    """Whether all images of one class are recognised and none of any other: then nothing else is ever predicted."""
+def _is_constant(recall: Sequence[float] | None) -> bool:
+    """Tell whether a network predicts a single class: its recall is 1 for this class and 0 for all others."""
     return recall is not None and not isinstance(recall, float) and sorted(recall) == [0.0] * (len(recall) - 1) + [1.0]
 
 
-def _twice(rows: pd.DataFrame) -> Iterator[str]:
-    again = rows[rows["sha256"].duplicated()]
-    if n := len(again):
-        untrained = int((again["epoch"] == 0).sum())
-        yield f"{n:,} states have the very weights of another one (equal `sha256`), {untrained:,} of them untrained"
+def _find_duplicates(rows: pd.DataFrame) -> Iterator[str]:
+    duplicates = rows[rows["sha256"].duplicated()]
+    if n := len(duplicates):
+        num_untrained = int((duplicates["epoch"] == 0).sum())
+        yield f"{n:,} states have the same weights as another state (equal `sha256`), {num_untrained:,} are untrained"
 
 
-def _unrecorded(rows: pd.DataFrame) -> Iterator[str]:
-    """What is missing in the table: after epoch 0, before which nothing was trained."""
+def _find_missing_metrics(rows: pd.DataFrame) -> Iterator[str]:
+    """Count missing metrics of trained states, i.e. after epoch 0 where there is a later one."""
     trained = rows[rows["epoch"] > 0] if (rows["epoch"] > 0).any() else rows
     counts = {name: int(trained[name].isna().sum()) for name in METRICS}
-    if nowhere := [f"`{name}`" for name, n in counts.items() if n == len(trained)]:
-        yield f"not recorded: {', '.join(nowhere)}"
+    if absent := [f"`{name}`" for name, n in counts.items() if n == len(trained)]:
+        yield f"not recorded: {', '.join(absent)}"
     for name, n in counts.items():
         if 0 < n < len(trained):
-            yield f"`{name}` is missing for {n:,} of {len(trained):,} trained states: not recorded, or no finite number"
+            yield f"`{name}` is missing for {n:,} of {len(trained):,} trained states: not recorded or not finite"
 
 
-def _models(n: int) -> str:
+def _count_models(n: int) -> str:
     return f"{n:,} model{'s' if n != 1 else ''}"

@@ -1,4 +1,4 @@
-"""The dataset card: YAML that the Hub and `datasets` read, and a text rendered from measured facts alone."""
+"""Render the dataset card: the YAML header that the Hub and `datasets` read, and a text for readers."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -14,151 +14,157 @@ from ..._util import SPLITS
 from ...architectures import ACTIVATION_MODULES, architecture_names, get_architecture
 from ...engines import METRICS
 from ...images import get_image_dataset, image_dataset_names
-from ...zoo import ZooInfo
-from ..card_metadata import CardMetadata as CardMetadata
+from ...zoo import CardInfo, ZooInfo
 from ..checksums import CHECKSUMS_FILE
-from ..schema import Columns, features
-from .code import ModuleCode, module_code
-from .figures import ORIGIN, last_states, varied_columns
-from .known_issues import defects_of
-from .sql import example_queries
+from ..schema import TableSchema, describe_features
+from .code import ModuleCode, write_module_code
+from .figures import ORIGIN, find_varied_columns, select_last_states
+from .known_issues import find_known_issues
+from .sql import SqlExample, make_sql_examples
 
-_SHOWN = 24  # values of an axis
+_MAX_VALUES = 24  # values of a hyperparameter that are listed one by one
 _TAGS = ["model-zoo", "neural-network-weights", "weight-space-learning", "modelzoo-datasets"]
-_UNKNOWN = "unknown"  # the Hub's word for a licence that nobody named
+_UNKNOWN = "unknown"  # the Hub's word for a license that nobody named
+_SIZES = ("1K", "10K", "100K", "1M", "10M", "100M", "1B", "10B", "100B", "1T")  # 1,000 times powers of 10
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConfigFacts:
-    """What the card says of one config, all of it measured or recorded."""
+class ConfigSummary:
+    """All that the card says about one config; everything is measured or recorded."""
 
-    name: str
-    zoo: ZooInfo
+    info: ZooInfo
     rows: pd.DataFrame  # one per published state, with split
-    columns: Columns
-    diverged: int  # models with weights that are not finite
-    num_bytes: dict[str, int]  # "<config>/<split>" -> bytes of the uncompressed table
-    statistics: dict[str, Any] | None  # of the population, as its zoo folder keeps them
-    pictures: Mapping[str, str]  # path in the dataset folder -> title
-    missing: Mapping[str, Sequence[int]] = field(default_factory=dict)  # model -> epochs that others have and it lacks
+    schema: TableSchema
+    num_diverged: int  # models with weights that are not finite
+    num_bytes: Mapping[str, int]  # "<config>/<split>" -> bytes of the uncompressed table
+    statistics: Mapping[str, Any]  # of the population, as its zoo folder keeps them; empty if they were not computed
+    figures: Mapping[str, str]  # path in the dataset folder -> title
+    missing: Mapping[str, Sequence[int]] = field(default_factory=dict)  # model -> epochs that only other models have
+
+    @property
+    def name(self) -> str:
+        """The name of the config."""
+        return self.info.recipe.config
+
+    @property
+    def setting_columns(self) -> list[str]:
+        """Extra columns that may be hyperparameters, which the original name of a model is not."""
+        return [name for name in self.schema.extra_columns if name != ORIGIN]
 
 
 def render_card(
-    repo_id: str, publication: CardMetadata, configs: list[ConfigFacts], *, kept_diverged: bool = False
+    repo_id: str, metadata: CardInfo, configs: Sequence[ConfigSummary], *, keep_diverged: bool = False
 ) -> str:
-    """README.md of the dataset folder.
+    """Return README.md of a dataset folder.
 
     Args:
-        repo_id: ORG/NAME, or . for examples that run in the folder itself.
+        repo_id: ORG/NAME for the examples, or `.` for examples that run in the folder itself.
+        metadata: Title, license, text and citation.
+        configs: The configs in their order; the first one is the default of `datasets`.
+        keep_diverged: Whether models that diverged are published.
     """
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True)
-    environment.filters |= {"spread": _spread, "number": _number}
+    environment.filters |= {"spread": _format_spread, "number": _format_number}
     template = environment.from_string((files("modelzoo_datasets.builder.card") / "card.md.j2").read_text())
     first = configs[0]
-    inline = "weights" in first.columns.all.names
+    inline = first.schema.weights == "inline"
     body = template.render(
         repo_id=repo_id,
-        source="str(Path.cwd())" if repo_id == "." else f'"{repo_id}"',  # `datasets` takes no "." for a folder
-        publication=publication,
-        license=publication.license or _UNKNOWN,
-        configs=[_summary(config, kept_diverged=kept_diverged) for config in configs],
+        source="str(Path.cwd())" if repo_id == "." else f'"{repo_id}"',  # `datasets` does not accept "." as a folder
+        metadata=metadata,
+        license=metadata.license or _UNKNOWN,
+        configs=[_summarize(config, keep_diverged=keep_diverged) for config in configs],
         metrics=[name for name in METRICS if any(config.rows[name].notna().any() for config in configs)],
-        zoo=first.zoo,
-        images=_images(first.zoo.images),
-        kept=kept_diverged,
-        own={**first.columns.own, **dict.fromkeys(first.columns.measured, "float")},
+        zoo=first.info,
+        images=_describe_images(first.info.images),
+        keep_diverged=keep_diverged,
+        extra_columns={**first.schema.extra_columns, **dict.fromkeys(first.schema.extra_metrics, "float")},
         inline=inline,
-        layout=first.zoo.layout,
-        module=_module(first.zoo.architecture, configs),
+        layout=first.info.layout,
+        module=_write_module(first.info.architecture, configs),
         activations={name: kind.__name__ for name, kind in ACTIVATION_MODULES.items()},
-        queries=_queries(repo_id, configs, inline=inline),
+        queries=_write_queries(repo_id, configs, inline=inline),
         checksums=CHECKSUMS_FILE,
     )
-    header = DatasetCardData(**_header(publication, configs)).to_yaml(line_break="\n")
+    header = DatasetCardData(**_make_header(metadata, configs)).to_yaml(line_break="\n")
     return str(DatasetCard(f"---\n{header}\n---\n\n{body}"))
 
 
-def _module(architecture: str, configs: list[ConfigFacts]) -> ModuleCode | None:
-    """The code of a network, as far as it is known here, and the activations of all states are."""
-    code = module_code(get_architecture(architecture)) if architecture in architecture_names() else None
-    found = {activation for config in configs for activation in config.rows["activation"]}
-    return None if code is not None and code.takes_activation and not found <= {*ACTIVATION_MODULES} else code
+def _write_module(architecture: str, configs: Sequence[ConfigSummary]) -> ModuleCode | None:
+    """Return the code of the network, None if the architecture or one of the activations is not registered."""
+    code = write_module_code(get_architecture(architecture)) if architecture in architecture_names() else None
+    activations = {activation for config in configs for activation in config.rows["activation"]}
+    return None if code is not None and code.uses_activation and not activations <= {*ACTIVATION_MODULES} else code
 
 
-def _images(name: str) -> Mapping[str, Any] | None:
-    """How images come to the networks, as far as they are known here."""
+def _describe_images(name: str) -> Mapping[str, Any] | None:
+    """Return shape, classes and normalization of an image dataset, None if it is not registered."""
     if name not in image_dataset_names():
         return None
-    known = get_image_dataset(name)
-    return {"shape": known.input_shape, "classes": known.classes, "mean": known.mean, "std": known.std}
+    dataset = get_image_dataset(name)
+    return {"shape": dataset.input_shape, "classes": dataset.classes, "mean": dataset.mean, "std": dataset.std}
 
 
-def _queries(repo_id: str, configs: list[ConfigFacts], *, inline: bool) -> list[Any]:
-    """Examples of the first config with a grid, or else of the first."""
-    varied = [varied_columns(last_states(config.rows), _own_settings(config)) for config in configs]
-    chosen = next((i for i, names in enumerate(varied) if names), 0)
-    return example_queries(repo_id, configs[chosen].name, varied[chosen][:3], inline=inline)
+def _write_queries(repo_id: str, configs: Sequence[ConfigSummary], *, inline: bool) -> list[SqlExample]:
+    """Return examples for the first config that varies a hyperparameter, or else for the first one."""
+    varied = [find_varied_columns(select_last_states(config.rows), config.setting_columns) for config in configs]
+    index = next((i for i, names in enumerate(varied) if names), 0)
+    return make_sql_examples(repo_id, configs[index].name, varied[index][:3], inline=inline)
 
 
-def _header(publication: CardMetadata, configs: list[ConfigFacts]) -> dict[str, Any]:
+def _make_header(metadata: CardInfo, configs: Sequence[ConfigSummary]) -> dict[str, Any]:
     entries: list[dict[str, Any]] = []
     infos: list[dict[str, Any]] = []
-    for facts in configs:
-        splits = [split for split in SPLITS if (facts.rows["split"] == split).any()]
-        for name, arrow in (
-            (facts.name, facts.columns.all),
-            (f"{facts.name}_index", facts.columns.index),
-        ):
-            files_of = [{"split": s, "path": f"{name}/{s}-*.parquet"} for s in splits]
-            entry: dict[str, Any] = {"config_name": name, "data_files": files_of}
-            if not entries:
-                entry["default"] = True
-            entries.append(entry)
+    for config in configs:
+        counts = {split: int((config.rows["split"] == split).sum()) for split in SPLITS}
+        splits = [split for split in SPLITS if counts[split]]
+        for name, schema in ((config.name, config.schema.full), (f"{config.name}_index", config.schema.index)):
+            data_files = [{"split": split, "path": f"{name}/{split}-*.parquet"} for split in splits]
+            entries.append({"config_name": name, "data_files": data_files, **({} if entries else {"default": True})})
             sizes = [
-                {
-                    "name": split,
-                    "num_bytes": facts.num_bytes[f"{name}/{split}"],
-                    "num_examples": int((facts.rows["split"] == split).sum()),
-                }
+                {"name": split, "num_bytes": config.num_bytes[f"{name}/{split}"], "num_examples": counts[split]}
                 for split in splits
             ]
-            infos.append({"config_name": name, "features": features(arrow), "splits": sizes})
-    states = sum(len(facts.rows) for facts in configs)
+            infos.append({"config_name": name, "features": describe_features(schema), "splits": sizes})
     return {
-        "license": publication.license or _UNKNOWN,
-        "pretty_name": publication.title,
+        "license": metadata.license or _UNKNOWN,
+        "pretty_name": metadata.title,
         "task_categories": ["other"],
         "tags": _TAGS,
-        "size_categories": [_size_category(states)],
-        "source_datasets": list(publication.source_datasets) or None,
+        "size_categories": [_size_category(sum(len(config.rows) for config in configs))],
+        "source_datasets": list(metadata.source_datasets) or None,
         "configs": entries,
         "dataset_info": infos,
     }
 
 
-def _spread(summary: Mapping[str, Any] | None) -> str:
-    """Mean and spread over pairs, as far as there are pairs."""
+def _size_category(num_rows: int) -> str:
+    """Return the Hub's category of a number of rows."""
+    for power, name in enumerate(_SIZES):
+        if num_rows < 1_000 * 10**power:
+            return f"{_SIZES[power - 1]}<n<{name}" if power else f"n<{name}"
+    return f"n>{_SIZES[-1]}"
+
+
+def _format_spread(summary: Mapping[str, Any] | None) -> str:
+    """Return "mean ± standard deviation", without what is missing."""
     if not summary or summary["mean"] is None or math.isnan(summary["mean"]):
         return "-"
-    known = summary["std"] is not None and not math.isnan(summary["std"])
-    return f"{summary['mean']:.3f}" + (f" ± {summary['std']:.3f}" if known else "")
+    has_std = summary["std"] is not None and not math.isnan(summary["std"])
+    return f"{summary['mean']:.3f}" + (f" ± {summary['std']:.3f}" if has_std else "")
 
 
-def _number(value: float) -> str:
-    """Three digits of a number, as far as there is one."""
+def _format_number(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:.3f}"
 
 
-def _own_settings(facts: ConfigFacts) -> list[str]:
-    """Columns of a population's own that may be settings: not the names of its models."""
-    return [name for name in facts.columns.own if name != ORIGIN]
-
-
-def _few(axis: Sequence[Any]) -> list[Any]:
-    """The values of an axis; of very many, which only imported zoos have, the ends."""
-    known = [value for value in axis if not pd.isna(value)]
-    missing = ["not recorded"] if len(known) < len(axis) else []
-    return [*(known if len(known) <= _SHOWN else [f"{min(known)} to {max(known)} ({len(known)} values)"]), *missing]
+def _shorten(values: Sequence[Any]) -> list[Any]:
+    """Return the values of a hyperparameter; of very many values, which only imported zoos have, the two ends."""
+    present = [value for value in values if not pd.isna(value)]
+    missing = ["not recorded"] if len(present) < len(values) else []
+    if len(present) > _MAX_VALUES:
+        return [f"{min(present)} to {max(present)} ({len(present)} values)", *missing]
+    return [*present, *missing]
 
 
 def _mean_and_std(values: pd.Series) -> dict[str, float]:
@@ -166,38 +172,28 @@ def _mean_and_std(values: pd.Series) -> dict[str, float]:
     return {"mean": float(numbers.mean()), "std": float(numbers.std(ddof=0))}
 
 
-def _size_category(rows: int) -> str:
-    """As the Hub counts."""
-    bounds = ((1_000, "1K"), (10_000, "10K"), (100_000, "100K"), (10**6, "1M"), (10**7, "10M"), (10**8, "100M"))
-    for place, (bound, name) in enumerate(bounds):
-        if rows < bound:
-            return f"{bounds[place - 1][1]}<n<{name}" if place else f"n<{name}"
-    return "100M<n<1B"
-
-
-def _own_values(facts: ConfigFacts, last: pd.DataFrame) -> dict[str, list[Any]]:
-    return {name: _few(last[name].drop_duplicates().tolist()) for name in _own_settings(facts)}
-
-
-def _summary(facts: ConfigFacts, *, kept_diverged: bool) -> dict[str, Any]:
-    rows, axes = facts.rows, facts.zoo.recipe.axes
-    last = last_states(rows)
+def _summarize(config: ConfigSummary, *, keep_diverged: bool) -> dict[str, Any]:
+    """Return the values that the template shows of a config."""
+    rows, info = config.rows, config.info
+    last, axes = select_last_states(rows), info.recipe.axes
     accuracy = pd.to_numeric(last["test_acc"], errors="coerce").astype("float64")
+    extra = {name: _shorten(last[name].drop_duplicates().tolist()) for name in config.setting_columns}
+    issues = find_known_issues(info, rows, config.num_diverged, config.missing, keep_diverged=keep_diverged)
     return {
-        "name": facts.name,
+        "name": config.name,
         "models": rows["model_id"].nunique(),
         "states": len(rows),
-        "diverged": facts.diverged,
-        "splits": {s: last.loc[last["split"] == s, "model_id"].nunique() for s in SPLITS},
+        "num_diverged": config.num_diverged,
+        "splits": {split: last.loc[last["split"] == split, "model_id"].nunique() for split in SPLITS},
         "accuracy": accuracy.quantile([0, 0.25, 0.5, 0.75, 1]).tolist(),
         "metrics": {name: _mean_and_std(last[name]) for name in METRICS},
         "fixed": {name: axis[0] for name, axis in axes.items() if len(axis) == 1 and axis[0] is not None},
-        "varied": {name: _few(axis) for name, axis in axes.items() if len(axis) > 1} | _own_values(facts, last),
+        "varied": {name: _shorten(axis) for name, axis in axes.items() if len(axis) > 1} | extra,
         "epochs": int(rows["epoch"].max()),
-        "parent": facts.zoo.recipe.parent,
+        "parent": info.recipe.parent,
         "sparsity": _mean_and_std(last["sparsity"]) if "sparsity" in last else None,
         "ggap": _mean_and_std(last["ggap"]),
-        "statistics": facts.statistics,
-        "pictures": facts.pictures,
-        "defects": defects_of(facts.zoo, rows, facts.diverged, facts.missing, kept_diverged=kept_diverged),
+        "statistics": config.statistics,
+        "figures": config.figures,
+        "issues": issues,
     }

@@ -1,34 +1,35 @@
-"""The SQL of a card: examples for DuckDB, which the viewer's console runs too."""
+"""The SQL examples of a card, for DuckDB and the SQL console of the Hub's viewer."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Query:
-    """One example."""
+class SqlExample:
+    """One query and its heading."""
 
     title: str
     sql: str
 
 
-def example_queries(repo_id: str, config: str, varied: Sequence[str], *, inline: bool) -> list[Query]:
-    """Queries of one config.
+def make_sql_examples(repo_id: str, config: str, varied: Sequence[str], *, inline: bool) -> list[SqlExample]:
+    """Return example queries of one config.
 
     Args:
-        repo_id: ORG/NAME, or . for files below the current folder.
-        varied: columns of hyper-parameters with more than one value.
-        inline: whether the weights are in the table.
+        repo_id: ORG/NAME, or `.` for files below the current folder.
+        config: Name of the config.
+        varied: Columns of hyperparameters that have more than one value.
+        inline: Whether the weights are in the table.
     """
-    place = "" if repo_id == "." else f"hf://datasets/{repo_id}/"
-    index, whole = (f"'{place}{name}/*.parquet'" for name in (f"{config}_index", config))
-    queries = [Query("Test accuracy by epoch", _BY_EPOCH.format(files=index))]
+    prefix = "" if repo_id == "." else f"hf://datasets/{repo_id}/"
+    index, full = (f"'{prefix}{name}/*.parquet'" for name in (f"{config}_index", config))
+    examples = [SqlExample("Test accuracy by epoch", _BY_EPOCH.format(files=index))]
     if varied:
         names = ", ".join(f'"{name}"' for name in varied)
-        queries.append(Query("The best hyper-parameters by the mean of their models", _BEST.format(names, files=index)))
+        examples.append(SqlExample("The best hyperparameters by mean accuracy", _BEST.format(names, files=index)))
     if inline:
-        queries.append(Query("The norm of the weights, computed where they are", _NORMS.format(files=whole)))
-    return queries
+        examples.append(SqlExample("The norm of the weights", _NORMS.format(files=full)))
+    return examples
 
 
 _BY_EPOCH = """\
