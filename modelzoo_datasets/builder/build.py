@@ -113,13 +113,13 @@ def _is_built(out: Path, info: DatasetInfo) -> bool:
     exists = (out / ZOO_FILE).is_file()
     if exists and read_json(out / ZOO_FILE) == info.to_json():
         return True
-    remedy = "pass a different --out or delete it"
+    advice = "pass a different --out or delete it"
     if exists and (tag := FormatTag.read(out / ZOO_FILE)).is_dataset and tag.format != DATASET_FORMAT:
         raise FolderInUseError(
             f"output folder {out} contains a dataset of format {tag.format!r}, but this release writes "
-            f"{DATASET_FORMAT!r}; {remedy}"
+            f"{DATASET_FORMAT!r}; {advice}"
         )
-    raise FolderInUseError(f"output folder {out} already contains other files; {remedy}")
+    raise FolderInUseError(f"output folder {out} already contains other files; {advice}")
 
 
 def _config_info(zoo: ZooFolder) -> ZooInfo:

@@ -12,7 +12,7 @@ from ..zoo import ByteRange, ZooFolder, trajectory_files, write_trajectory
 from .parquet import write_rows, write_split
 from .readback import BackgroundChecker, check_table, check_trajectory
 from .schema import BYTE_RANGE_FIELDS, TableSchema
-from .sharding import split_by_model
+from .shard_plan import split_by_model
 
 
 def write_tables(

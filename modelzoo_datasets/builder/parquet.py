@@ -16,7 +16,7 @@ from torch import Tensor
 from .._util import prefetch
 from ..zoo import disk_full_told, flush_to_disk
 from .schema import TableSchema
-from .sharding import split_into_row_groups, split_into_shards
+from .shard_plan import split_into_row_groups, split_into_shards
 
 _WRITE_BATCH_SIZE = 1 << 17  # numbers that are encoded at a time: faster than the default of 1,024, and fits the cache
 # Pages of 0.5 to 1 MB of weights: the writer also counts the two levels of each number, which are as many bytes again.

@@ -9,7 +9,7 @@ from ..errors import FormatError
 from ..hub import check_config_name, check_file_counts
 from ..zoo import ZooFolder, trajectory_files
 from .schema import choose_weights_location
-from .sharding import split_into_shards
+from .shard_plan import split_into_shards
 
 _COMMON = ("architecture", "images", "images_sha256", "engine", "versions")
 _BUILD_SEPARATELY = "build them separately"

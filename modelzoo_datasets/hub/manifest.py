@@ -133,9 +133,9 @@ def read_manifest(folder: str | Path, repo_id: str) -> UploadManifest:
             return _read_hyperrep_folder(kind, name, folder, repo_id)
     if not (folder / ZOO_INFO).is_file():
         raise FormatError(f"{folder} is not a dataset folder: it has no {ZOO_INFO}; build one with modelzoo-build")
-    if (found := FormatTag.read(folder / ZOO_INFO).format) != DATASET_FORMAT:
+    if (name := FormatTag.read(folder / ZOO_INFO).format) != DATASET_FORMAT:
         raise FormatError(
-            f"{folder} has format {found!r}, but modelzoo-push expects {DATASET_FORMAT!r}; build it from its zoo "
+            f"{folder} has format {name!r}, but modelzoo-push expects {DATASET_FORMAT!r}; build it from its zoo "
             "folders with modelzoo-build"
         )
     files = _list_files(folder)
@@ -248,24 +248,24 @@ def _check_accepted(files: tuple[LocalFile, ...], repo_id: str, folder: Path) ->
     script = f"{repo_id.split('/')[-1]}.py"
     if any(file.path == script for file in files):
         raise FormatError(f"{folder}: `datasets` does not load a repo that contains {script}; delete this file")
-    remedy = "publish it as several datasets, or build it with larger shards"
-    check_file_counts([file.path for file in files], folder, remedy)
+    advice = "publish it as several datasets, or build it with larger shards"
+    check_file_counts([file.path for file in files], folder, advice)
 
 
-def check_file_counts(paths: Sequence[str], folder: Path, remedy: str) -> None:
+def check_file_counts(paths: Sequence[str], folder: Path, advice: str) -> None:
     """Check that the files of a dataset folder stay within the limits of the Hub.
 
     Args:
         paths: Paths in the folder, which need not exist yet.
         folder: The dataset folder, for the message.
-        remedy: The end of the message: what to do about it.
+        advice: End of the message, which says what to do.
 
     Raises:
         FormatError: They are too many for one repo, or too many in one folder of it.
     """
     if len(paths) > _MAX_FILES:
-        raise FormatError(f"{folder}: {len(paths):,} files exceed the Hub's limit of {_MAX_FILES:,} a repo; {remedy}")
+        raise FormatError(f"{folder}: {len(paths):,} files exceed the Hub's limit of {_MAX_FILES:,} a repo; {advice}")
     for parent, count in Counter(str(PurePosixPath(path).parent) for path in paths).most_common(1):
         if count > _MAX_FILES_PER_FOLDER:
             limit = f"the Hub's limit of {_MAX_FILES_PER_FOLDER:,} a folder"
-            raise FormatError(f"{folder / parent}: {count:,} files exceed {limit}; {remedy}")
+            raise FormatError(f"{folder / parent}: {count:,} files exceed {limit}; {advice}")

@@ -34,7 +34,7 @@ class Repo:
 
     @property
     def is_pull_request(self) -> bool:
-        """Whether the revision is a pull request."""
+        """True if the revision is a pull request."""
         return _PULL_REQUEST.fullmatch(self.revision) is not None
 
     @property

@@ -19,7 +19,7 @@ from helpers.random_zoos import recipe, write_zoo
 from helpers.steps import StepProgress
 
 from modelzoo_datasets import build_dataset, generate_zoo, load_zoo, read_recipe
-from modelzoo_datasets.builder import sharding
+from modelzoo_datasets.builder import shard_plan
 from modelzoo_datasets.engines import Engine
 from modelzoo_datasets.errors import FolderInUseError, FormatError
 from modelzoo_datasets.zoo import ZooFolder, read_json, read_tensors, write_json, write_tensors
@@ -188,8 +188,8 @@ def test_row_groups_and_shards_hold_whole_models(
     tiny_zoo: Path, tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     state = 4 * 2464
-    monkeypatch.setattr(sharding, "_ROW_GROUP_BYTES", 4 * state)  # a model has 3 states here
-    monkeypatch.setattr(sharding, "_MAX_SHARD_BYTES", 14 * state)
+    monkeypatch.setattr(shard_plan, "_ROW_GROUP_BYTES", 4 * state)  # a model has 3 states here
+    monkeypatch.setattr(shard_plan, "_MAX_SHARD_BYTES", 14 * state)
     build_dataset([tiny_zoo], tmp_path / "cut")
     paths = sorted((tmp_path / "cut" / "seed").glob("train-*"))
     assert len(paths) > 1
@@ -320,7 +320,8 @@ def test_zoos_of_other_images_are_not_mixed(zoo: Path, tiny_zoo: Path, tmp_path:
     with pytest.raises(FormatError) as caught:
         build_dataset([tiny_zoo, zoo], tmp_path / "out")
     assert str(caught.value) == (
-        f"one dataset is of one images: {tiny_zoo} has fashion-mnist-5k, {zoo} has mnist; build them apart"
+        f"all zoos of a dataset must have the same images: {tiny_zoo} has fashion-mnist-5k, {zoo} has mnist; "
+        "build them separately"
     )
 
 

@@ -24,7 +24,7 @@ class ModuleCode:
 
     @property
     def uses_activation(self) -> bool:
-        """Whether the code uses `activation`."""
+        """True if the code uses `activation`."""
         return "activation()" in self.code
 
 

@@ -37,7 +37,7 @@ class ConfigSummary:
     schema: TableSchema
     num_diverged: int  # models with weights that are not finite
     num_bytes: Mapping[str, int]  # "<config>/<split>" -> bytes of the uncompressed table
-    statistics: Mapping[str, Any]  # of the population, as its zoo folder keeps them; empty if they were not computed
+    statistics: Mapping[str, Any]  # from the zoo folder; empty if they were not computed
     figures: Mapping[str, str]  # path in the dataset folder -> title
     missing: Mapping[str, Sequence[int]] = field(default_factory=dict)  # model -> epochs that only other models have
 

@@ -21,10 +21,10 @@ from helpers.untrained_originals import checkpoint, imported
 from helpers.untrained_originals import write_zoo as write_originals
 
 from modelzoo_datasets import build_dataset, load_zoo
-from modelzoo_datasets.builder import sharding
+from modelzoo_datasets.builder import shard_plan
 from modelzoo_datasets.builder.readback import check_table
 from modelzoo_datasets.builder.schema import join_rows
-from modelzoo_datasets.builder.sharding import split_into_row_groups, split_into_shards
+from modelzoo_datasets.builder.shard_plan import split_into_row_groups, split_into_shards
 from modelzoo_datasets.errors import FormatError
 from modelzoo_datasets.verification import verify_folder
 from modelzoo_datasets.zoo import ZooFolder
@@ -129,7 +129,7 @@ def sharded(tiny_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The dataset of a zoo whose splits are all worth four shards."""
     out = tmp_path_factory.mktemp("sharded") / "dataset"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sharding, "_MIN_BYTES_TO_SHARD", 1)
+        patch.setattr(shard_plan, "_MIN_BYTES_TO_SHARD", 1)
         build_dataset([tiny_zoo], out)
     return out
 
@@ -141,7 +141,7 @@ def test_a_dataset_in_shards_holds_what_one_in_single_files_does(
     assert counts == {"train": 4, "validation": 3, "test": 3}, "of 14, 3 and 3 models"
     cut, whole = load_zoo(sharded, "seed"), load_zoo(tiny_dataset, "seed")
     assert cut.weights.equal(whole.weights) and cut.table.equals(whole.table)
-    monkeypatch.setattr(sharding, "_MIN_BYTES_TO_SHARD", 1)
+    monkeypatch.setattr(shard_plan, "_MIN_BYTES_TO_SHARD", 1)
     build_dataset([tiny_zoo], tmp_path / "again")
     assert hashes(tmp_path / "again") == hashes(sharded)
 
