@@ -8,7 +8,7 @@ from pathlib import Path
 from .._util import SPLITS
 from ..architectures import Architecture
 from ..errors import ArgumentError, FormatError
-from ..hub import RemoteFile, find_cached_file, download_files, list_remote_files, parse_repo_id
+from ..hub import RemoteFile, download_files, find_cached_file, list_remote_files, parse_repo_id
 from ..weights import Layout
 from ..zoo import DATASET_FORMAT, DatasetInfo, FormatTag, ZooInfo, read_json
 from .query import Query
@@ -168,7 +168,9 @@ def open_dataset(source: str | Path, config: str | None, revision: str | None, *
     repo_id = parse_repo_id(source)
     if repo_id is None and revision is not None:
         raise ArgumentError(f"revision must be None for a folder; got {revision!r} for {source}")
-    folder = Path(source) if repo_id is None else download_files(repo_id, ["zoo.json", "layout.json"], revision=revision)
+    folder = (
+        Path(source) if repo_id is None else download_files(repo_id, ["zoo.json", "layout.json"], revision=revision)
+    )
     configs = _read_info(folder, source, is_repo=repo_id is not None).configs
     config = config if config is not None else next(iter(configs), "")
     if config not in configs:
