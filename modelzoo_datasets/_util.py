@@ -5,7 +5,7 @@ This module imports neither torch nor numpy, so that a `--help` costs next to no
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
@@ -41,7 +41,7 @@ def versions() -> dict[str, str]:
     return {name: version(name) for name in ("modelzoo-datasets", "torch")}
 
 
-def format_versions(numbers: dict[str, str]) -> str:
+def format_versions(numbers: Mapping[str, str]) -> str:
     """Return package versions as text, e.g. "modelzoo-datasets 0.1.0, torch 2.15.0"."""
     return ", ".join(f"{name} {number}" for name, number in numbers.items())
 

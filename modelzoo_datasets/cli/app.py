@@ -1,23 +1,25 @@
-"""What all commands share: --version and other options, errors as one line with exit status 2."""
+"""Options that several commands share, and the frame of every command: an expected error is one line, exit status 2."""
 
 import os
 import sys
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from .._util import one_line, user_cache_folder
-from ..errors import ModelZooError
+from ..errors import ArgumentError, ModelZooError
+from ..zoo import STORAGES
 from .display import hide_information, log_lines
 
 INTERRUPTED = 130  # exit status of a command that was stopped with Ctrl-C
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(is_set: bool) -> None:
+    if is_set:
+        from importlib.metadata import version
+
         print(f"{Path(sys.argv[0]).name} {version('modelzoo-datasets')}")
         raise typer.Exit
 
@@ -40,51 +42,83 @@ Version = Annotated[
     typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
 ]
 Quiet = Annotated[
-    bool, typer.Option("--quiet", callback=_hide_information, help="Show no progress bars and no lines but warnings.")
+    bool, typer.Option("--quiet", callback=_hide_information, help="Show warnings only: no progress bars, no log.")
 ]
 Out = Annotated[Path, typer.Option("--out", help="Folder to write.")]
-Engine = Annotated[str, typer.Option("--engine", help="auto, native (a compiled kernel), cuda or torch.")]
-Threads = Annotated[int | None, typer.Option("--threads", help="Cores to use; all by default.", show_default=False)]
-ImagesRoot = Annotated[Path, typer.Option("--images-root", help="Where image datasets lie, or are downloaded to.")]
+Engine = Annotated[
+    str, typer.Option("--engine", help="auto, native (a compiled CPU kernel), cuda, or torch (the reference).")
+]
+Threads = Annotated[
+    int | None, typer.Option("--threads", help="Number of CPU cores; all by default.", show_default=False)
+]
+ImagesRoot = Annotated[
+    Path, typer.Option("--images-root", help="Folder of the image datasets; missing ones are downloaded into it.")
+]
 Plugin = Annotated[
     Path | None,
     typer.Option(
         "--plugin",
         callback=_use_plugin,
         is_eager=True,
-        help="Python file that registers architectures or images of your own.",
+        help="Python file that registers your own architectures or images.",
         show_default=False,
     ),
 ]
+Storage = Annotated[
+    str | None,
+    typer.Option(
+        "--storage",
+        help="states: one file per state; packed: one file per 100 models, for zoos of many states.",
+        show_default="states",
+    ),
+]
+Layout = Annotated[str | None, typer.Option("--layout", hidden=True)]  # the former name of --storage
 DEFAULT_IMAGES_ROOT = user_cache_folder("images")
 
 
+def resolve_storage(storage: str | None, layout: str | None) -> str:
+    """Return how states are stored, from --storage or from its former name --layout.
+
+    Raises:
+        ArgumentError: The two options contradict each other, or the value is unknown.
+    """
+    if None not in (storage, layout) and storage != layout:
+        raise ArgumentError(
+            f"--storage {storage} and --layout {layout} contradict each other: --layout is the former name of "
+            "--storage; pass only --storage"
+        )
+    value = storage or layout or STORAGES[0]
+    if value not in STORAGES:
+        raise ArgumentError(f"--storage must be {' or '.join(STORAGES)}, got {value!r}")
+    return value
+
+
 def new_app(help_text: str) -> typer.Typer:
-    """A command without shell-completion options, its help and its tracebacks as Python writes them."""
+    """Return a command without options for shell completion, whose help and tracebacks are plain text."""
     return typer.Typer(help=help_text, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 
 def run(app: typer.Typer) -> None:
-    """Run a command: expected failures end as one line on stderr and exit status 2, never as a traceback."""
-    # Library chatter about downloads and caches has no place between our bars.
+    """Run a command and exit. An expected error is printed as one line on stderr, and the exit status is 2."""
+    # Libraries must not draw between our progress bars.
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # it warns of every try of a request
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # it warns of every retry of a request
     name = Path(sys.argv[0]).name
     try:
         with log_lines(name):
             status = app(prog_name=name, standalone_mode=False)
     except (ModelZooError, OSError, typer.TyperException) as error:
-        text = error.format_message() if isinstance(error, typer.TyperException) else str(error)
-        print(f"{name}: {one_line(text) if text else type(error).__name__}", file=sys.stderr)
+        text = error.format_message() if isinstance(error, typer.TyperException) else error
+        print(f"{name}: {one_line(text)}", file=sys.stderr)
         raise SystemExit(2) from None
     except (KeyboardInterrupt, typer.Abort):
         status = INTERRUPTED
     if status == INTERRUPTED:  # typer turns Ctrl-C within a command into this status
-        print(f"{name}: stopped; run the same command again to go on", file=sys.stderr)
+        print(f"{name}: stopped; run the same command again to resume", file=sys.stderr)
     raise SystemExit(status if isinstance(status, int) else 0)
 
 
 def entry_point(app: typer.Typer) -> Callable[[], Any]:
-    """The function that a console script calls."""
+    """Return the function that a console script calls."""
     return lambda: run(app)

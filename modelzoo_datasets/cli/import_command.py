@@ -1,54 +1,83 @@
 """modelzoo-import: published originals -> zoo folder."""
 
-import sys
+import logging
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .app import DEFAULT_IMAGES_ROOT, ImagesRoot, Out, Plugin, Quiet, Version, entry_point, new_app
+from ..importers import check_source
+from ..zoo import check_zoo_folder
+from .app import (
+    DEFAULT_IMAGES_ROOT,
+    ImagesRoot,
+    Layout,
+    Out,
+    Plugin,
+    Quiet,
+    Storage,
+    Version,
+    entry_point,
+    new_app,
+    resolve_storage,
+)
 from .display import show_progress
 
-_FORMATS = "model-zoos (2209.14764), small-cnn-zoo (2002.11448), weightclip (2607.03551) or safetensors (of any kind)."
+if TYPE_CHECKING:
+    from ..importers import Imported
+
+_log = logging.getLogger(__name__)
+_FORMATS = (
+    "model-zoos (2209.14764), small-cnn-zoo (2002.11448), weightclip (2607.03551) or safetensors (any architecture)."
+)
 app = new_app("Import a published zoo.")
 
 
 @app.command(epilog="Example: modelzoo-import tune_zoo_mnist_uniform.zip --format model-zoos --out zoos/seed")
 def command(
-    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="Folder, zip or tar of the originals.")],
+    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="Folder, zip or tar archive of the originals.")],
     out: Out,
     format: Annotated[str, typer.Option("--format", help=_FORMATS)],
     name: Annotated[
-        str | None, typer.Option(help="RECIPE/CONFIG of the zoo; by the names in SOURCE.", show_default=False)
+        str | None,
+        typer.Option(help="RECIPE/CONFIG to name the zoo; derived from SOURCE by default.", show_default=False),
     ] = None,
     images: Annotated[
-        str | None, typer.Option(help="Images it was trained on; by the names in SOURCE.", show_default=False)
+        str | None,
+        typer.Option(help="Images that the models saw; derived from SOURCE by default.", show_default=False),
     ] = None,
     architecture: Annotated[
-        str | None, typer.Option(help="Its architecture; by the shapes of its states.", show_default=False)
+        str | None,
+        typer.Option(help="Architecture; derived from the shapes of the weights by default.", show_default=False),
     ] = None,
     inside: Annotated[
-        str | None, typer.Option(help="Folder within SOURCE, where that holds several zoos.", show_default=False)
+        str | None, typer.Option(help="Folder within SOURCE, if SOURCE holds several zoos.", show_default=False)
     ] = None,
     splits: Annotated[
-        Path | None, typer.Option(help="Of small-cnn-zoo: the CSV with its splits of 2302.14040.", show_default=False)
+        Path | None, typer.Option(help="For small-cnn-zoo: CSV file of the splits of 2302.14040.", show_default=False)
     ] = None,
     parent: Annotated[
         Path | None,
-        typer.Option(help="Of sparsified twins: their parents' imported zoo folder; beside --out.", show_default=False),
+        typer.Option(
+            help="For sparsified twins: the imported zoo folder of their parents; the one beside --out by default.",
+            show_default=False,
+        ),
     ] = None,
-    layout: Annotated[
-        str, typer.Option(help="states: a file per state; packed: a file per 100 models, for many states.")
-    ] = "states",
+    storage: Storage = None,
+    layout: Layout = None,
     images_root: ImagesRoot = DEFAULT_IMAGES_ROOT,
     plugin: Plugin = None,
     quiet: Quiet = False,
     version: Version = False,
 ) -> None:
-    """Write the models of a published zoo as a zoo folder: their weights bit for bit, their metrics as recorded.
+    """Convert a published zoo into a zoo folder, with bit-identical weights and the recorded metrics.
 
-    Nothing is unpacked and no pickle is executed; what cannot be read is skipped and counted. Run it again to go on.
+    Nothing is unpacked to disk and no pickle is executed. Unreadable files are skipped and counted. You can stop the
+    command at any time; running it again resumes it.
     """
+    storage = resolve_storage(storage, layout)
+    check_source(source, format)
+    check_zoo_folder(out)
     from ..importers import Overrides, import_zoo
 
     with show_progress(quiet) as progress:
@@ -59,16 +88,20 @@ def command(
             images_root=images_root,
             overrides=Overrides(name=name, images=images, architecture=architecture, inside=inside, splits=splits),
             parent=parent,
-            storage=layout,
+            storage=storage,
             progress=progress,
         )
-    for line in imported.skipped:
-        print(f"modelzoo-import: {line}", file=sys.stderr)
-    if imported.lacking:
-        print(f"modelzoo-import: {imported.lacking:,} states are missing for some epochs", file=sys.stderr)
-    if imported.diverged:
-        print(f"modelzoo-import: {imported.diverged:,} models have weights that are not finite", file=sys.stderr)
+    _warn(imported)
     print(f"{out}: {imported.name}, {imported.models:,} models, {imported.states:,} states; {imported.added:,} added")
+
+
+def _warn(imported: "Imported") -> None:
+    for line in imported.skipped:
+        _log.warning("%s", line)
+    if imported.lacking:
+        _log.warning("%s states are missing for some epochs", f"{imported.lacking:,}")
+    if imported.diverged:
+        _log.warning("%s models have weights that are not finite", f"{imported.diverged:,}")
 
 
 main = entry_point(app)

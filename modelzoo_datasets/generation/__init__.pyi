@@ -1,9 +1,10 @@
-from .catalogue import ZooFacts as ZooFacts
-from .catalogue import all_zoos as all_zoos
-from .catalogue import zoos_of as zoos_of
+from .catalogue import CatalogueEntry as CatalogueEntry
+from .catalogue import list_shipped_zoos as list_shipped_zoos
+from .catalogue import list_zoos as list_zoos
 from .cost import CostKey as CostKey
 from .cost import CostRate as CostRate
-from .cost import measure as measure
+from .cost import measure_costs as measure_costs
 from .generate import generate_cohort as generate_cohort
 from .generate import generate_zoo as generate_zoo
+from .ray_cluster import check_ray_options as check_ray_options
 from .ray_cohorts import generate_on_ray as generate_on_ray

@@ -1,4 +1,4 @@
-"""Every zoo of the shipped recipes: models, states, parameters, bytes on disk, and the images it takes to train."""
+"""The zoos of recipes with their sizes: models, states, parameters, bytes on disk, and images seen in training."""
 
 import itertools
 from collections.abc import Sequence
@@ -16,8 +16,8 @@ from ..weights import Layout
 
 
 @dataclass(frozen=True, kw_only=True)
-class ZooFacts:
-    """What is known of a zoo before it is trained."""
+class CatalogueEntry:
+    """A zoo before it is trained: its recipe, and the sizes that follow from it."""
 
     recipe: Recipe
     config: str
@@ -27,73 +27,81 @@ class ZooFacts:
 
     @property
     def name(self) -> str:
-        """As a command takes it."""
+        """RECIPE/CONFIG, as commands take it."""
         return f"{self.recipe.name}/{self.config}"
 
     @property
-    def twins(self) -> bool:
-        """Whether these are sparsified twins."""
+    def is_twins(self) -> bool:
+        """True if the models are sparsified twins."""
         return self.recipe.config(self.config).parent is not None
 
     @property
     def parameters(self) -> int:
-        """Trained numbers of one model; buffers such as the statistics of BatchNorm do not count."""
+        """Number of trained weights of one model, without buffers such as the statistics of BatchNorm."""
         return sum(slot.size for slot in self.architecture.layout.slots if not slot.buffer)
 
     @property
     def states(self) -> int:
-        """States kept, epoch 0 included."""
+        """Number of states of all models, including epoch 0."""
         return sum(member.training.epochs + 1 for member in self.members)
 
     @property
     def states_as_published(self) -> int:
-        """States as 2209.14764 counts them: epoch 0 of the ResNets and of the twins does not."""
-        uncounted = self.twins or self.architecture.family == "resnet18"
-        return self.states - uncounted * len(self.members)
+        """Number of states as 2209.14764 counts them: without epoch 0 of the ResNets and of the twins."""
+        skips_initial = self.is_twins or self.architecture.family == "resnet18"
+        return self.states - skips_initial * len(self.members)
 
     @property
     def files(self) -> int:
-        """State files with the default layout; the tables beside them do not count."""
-        return self.states * (2 if self.twins else 1)
+        """Number of state files with the default storage, without the tables."""
+        return self.states * (2 if self.is_twins else 1)
 
     @property
     def bytes(self) -> int:
-        """Of all state files with the default layout."""
+        """Size of all state files in bytes with the default storage."""
         name = self.architecture.name
         return sum(
-            (m.training.epochs + 1) * (_state_bytes(name, m.training.dropout) + self.twins * _variational_bytes(name))
+            (m.training.epochs + 1)
+            * (_state_bytes(name, m.training.dropout) + self.is_twins * _variational_bytes(name))
             for m in self.members
         )
 
     @property
     def images_trained(self) -> int:
-        """Images that go forward and backward."""
+        """Number of images that pass forward and backward through a network."""
         return sum(m.training.epochs for m in self.members) * self.images.sizes[0]
 
     @property
     def images_evaluated(self) -> int:
-        """Images that only go forward: validation and test after every epoch, training images once before the first."""
+        """Number of images that pass only forward through a network.
+
+        These are the validation and test images of every state, and the training images of every initial state.
+        """
         train, validation, test = self.images.sizes
         return self.states * (validation + test) + len(self.members) * train
 
 
-def published_zoos() -> list[ZooFacts]:
-    """The zoos of 2209.14764 and their twins, in the order of the recipes."""
-    return [facts for facts in all_zoos() if facts.recipe.source is not None]
+def list_published_zoos() -> list[CatalogueEntry]:
+    """Return the zoos of 2209.14764 and their twins, in the order of the recipes."""
+    return [entry for entry in list_shipped_zoos() if entry.recipe.source is not None]
 
 
-def all_zoos() -> list[ZooFacts]:
-    """Every zoo of every shipped recipe."""
+def list_shipped_zoos() -> list[CatalogueEntry]:
+    """Return all zoos of all shipped recipes."""
     recipes = [read_recipe(name) for name in recipe_names("generation")]
-    return list(itertools.chain.from_iterable(zoos_of(recipe) for recipe in recipes))
+    return list(itertools.chain.from_iterable(list_zoos(recipe) for recipe in recipes))
 
 
-def zoos_of(recipe: Recipe, config: str = "") -> list[ZooFacts]:
-    """One zoo of a recipe, or every one if no config is named; raises RecipeError for what is not known."""
+def list_zoos(recipe: Recipe, config: str | None = None) -> list[CatalogueEntry]:
+    """Return the zoo of one config of a recipe, or of every config if none is named.
+
+    Raises:
+        RecipeError: The config, architecture or images are unknown.
+    """
     images = get_image_dataset(recipe.images)
     architecture = resolve_architecture(recipe.architecture, images.input_shape, images.classes)
     return [
-        ZooFacts(
+        CatalogueEntry(
             recipe=recipe,
             config=name,
             architecture=architecture,
@@ -115,6 +123,6 @@ def _variational_bytes(architecture: str) -> int:
 
 
 def _file_bytes(layout: Layout) -> int:
-    """Size of one state file: its numbers and its header."""
+    """Return the size of one state file: its numbers and its header."""
     empty = layout.unpack(torch.zeros(layout.size))
     return len(safetensors.torch.save({k: v.contiguous() for k, v in empty.items()}, metadata={"format": "pt"}))

@@ -1,12 +1,16 @@
-"""Cohorts: models trained elsewhere, whose results come as files on a local disk or at an fsspec URL.
+"""Cohorts: groups of models that are trained elsewhere and return their results as files.
 
-A result is one safetensors file per model, `<model_id>.safetensors`, with all its states in the order of their epochs:
-`weights` (K, P), `recall` (K, C), every metric (K,) and, of twins, `variational` (K, Q). Where that would be too big
-for memory, the first states come before it in `<model_id>.part-000.safetensors` and so on. It is written last, and
-whole, so that what a killed task leaves behind never counts. Every file names the digest of the zoo's info: what
-another recipe, engine or version made is never taken in.
+The files lie in a local folder or at an fsspec URL. A result is one safetensors file per model,
+`<model_id>.safetensors`, with all states of the model in the order of their epochs: `weights` (K, P), `recall` (K, C),
+every metric (K,) and, for twins, `variational` (K, Q). If these would not fit into memory, the first states are written
+before it as `<model_id>.part-000.safetensors` and so on. The result itself is written last and atomically, so that the
+leftovers of a killed task are never mistaken for a result. Every file names the digest of the zoo, so that results of
+another recipe, engine or version are never collected.
 
-The process that owns the zoo folder collects results into it, so that the folder is the same as trained in one place.
+The process that owns the zoo folder collects the results into it, which makes the folder the same as if every model
+had been trained in that process.
+
+    K states, P weights, C classes, Q numbers of a variational state
 """
 
 import json
@@ -27,67 +31,85 @@ from torch import Tensor
 
 from .._util import SPLITS
 from ..engines import METRICS, SPARSITY, Engine, Job, States
-from ..errors import FormatError, ModelZooError, RecipeError
+from ..errors import ArgumentError, FormatError
 from ..images import Images
 from ..progress import NO_PROGRESS, Progress
 from ..recipes import Member
 from ..zoo import ZooInfo, ZooWriter, write_bytes
 
-_PART_BYTES = 100_000_000  # of states in memory, per model in training
-_COLLECTED_AT_ONCE = 20  # models, whose results lie on disk twice for a while
-_HEADER_BYTES = 65_536  # more than the header of a result takes
-_NAME = re.compile(r"\.*(.+?)\.(?:part-\d+\.)?safetensors.*")  # of any file of a result, half-written ones included
+_PART_BYTES = 100_000_000  # states in memory, per model in training
+_COLLECT_BATCH = 20  # models whose results lie on disk twice for a while
+_HEADER_BYTES = 65_536  # more than any header of a result
+_FILE_NAME = re.compile(r"\.*(.+?)\.(?:part-\d+\.)?safetensors.*")  # any file of a result, unfinished ones included
 
 
-def results_beside(out: Path) -> str:
-    """Where the results of the cohorts of a zoo folder lie if nothing else is said."""
+def default_results_url(out: Path) -> str:
+    """Return the folder of the results of a zoo folder for callers who name none: beside it, named OUT.cohorts."""
     return str(out.absolute().with_name(f"{out.name}.cohorts"))
 
 
-def slice_of(members: Sequence[Member], part: int, parts: int) -> list[Member]:
-    """Part 1 to `parts` of the models, in stretches as equal as can be; raises RecipeError for no such part."""
+def select_part(members: Sequence[Member], part: int, parts: int) -> list[Member]:
+    """Return one of several consecutive parts of the models, whose sizes differ by at most one.
+
+    Args:
+        members: All models.
+        part: Number of the part, counted from 1.
+        parts: Number of parts.
+
+    Raises:
+        ArgumentError: There is no such part.
+    """
     if not 1 <= part <= parts:
-        raise RecipeError(f"cohort must be 1/{parts} to {parts}/{parts}, got {part}/{parts}")
+        raise ArgumentError(f"cohort must be 1/{parts} to {parts}/{parts}, got {part}/{parts}")
     return list(members[len(members) * (part - 1) // parts : len(members) * part // parts])
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cohort:
-    """Models to be trained together somewhere, and where their results go."""
+    """Models that are trained together, and the place of their results."""
 
     members: Sequence[Member]
     jobs: Sequence[Job]
     architecture: str
-    info: ZooInfo  # of the zoo, see `Plan.zoo_info`
-    url: str
+    info: ZooInfo
+    url: str  # folder or fsspec URL of the results
 
 
 def train_cohort(cohort: Cohort, images: Images, engine: Engine, *, progress: Progress = NO_PROGRESS) -> int:
-    """Train what has no result yet and write its results; returns how many models were trained.
+    """Train the models of a cohort that have no result yet, and write their results.
+
+    Args:
+        cohort: The models.
+        images: The images that they are trained on.
+        engine: The engine that trains them.
+        progress: Display of the number of finished models.
+
+    Returns:
+        The number of models that had to be trained.
 
     Raises:
-        FormatError: there are results of another zoo.
+        FormatError: The folder of the results holds results of another zoo.
     """
     results = Results(cohort.url, cohort.info.digest)
-    there = {member.model_id for member in results.of(cohort.members)}
-    missing = [i for i, member in enumerate(cohort.members) if member.model_id not in there]
-    growing = [_Growing(results, cohort.members[i]) for i in missing]
+    finished = {member.model_id for member in results.select_finished(cohort.members)}
+    missing = [i for i, member in enumerate(cohort.members) if member.model_id not in finished]
+    buffers = [_ResultBuffer(results, cohort.members[i]) for i in missing]
     jobs = [cohort.jobs[i] for i in missing]
-    what = f"training a cohort of {cohort.info.name}"
+    description = f"training a cohort of {cohort.info.name}"
     with (
-        progress.start(what, len(cohort.members), initial=len(there)) as task,
+        progress.start(description, len(cohort.members), initial=len(finished)) as task,
         closing(engine.train(cohort.architecture, images, jobs, metrics_on=SPLITS)) as stream,
     ):
         for states in stream:
             for row, job in enumerate(states.jobs.tolist()):
-                if growing[job].add(states, row):
+                if buffers[job].add(states, row):
                     task.update()
     return len(missing)
 
 
 @dataclass
-class _Growing:
-    """The result of a model in training: written in parts, so that no big model is in memory with all its epochs."""
+class _ResultBuffer:
+    """The states of a model in training, written in parts so that a big model is never in memory with all of them."""
 
     results: "Results"
     member: Member
@@ -95,7 +117,7 @@ class _Growing:
     parts: int = 0
 
     def add(self, states: States, row: int) -> bool:
-        """Take over one state; True with the last one."""
+        """Add one row of `states`; return True if it was the last state of the model."""
         columns = {**states.metrics, "weights": states.weights, "recall": states.recall}
         if states.variational is not None:
             columns["variational"] = states.variational
@@ -116,28 +138,47 @@ def collect(
     *,
     progress: Progress = NO_PROGRESS,
 ) -> int:
-    """Take the results that there are of these models into the zoo folder and remove them there; returns how many.
+    """Move the results of models into the zoo folder.
+
+    Args:
+        writer: The writer of the zoo folder.
+        members: The models; those without a result are left out.
+        url: Folder or fsspec URL of the results.
+        info: The zoo.
+        progress: Display of the number of collected models.
+
+    Returns:
+        The number of collected models.
 
     Raises:
-        FormatError: there are results of another zoo, or damaged ones.
+        FormatError: A result belongs to another zoo or is damaged.
     """
     results = Results(url, info.digest)
-    found = results.of(members)
-    if not found:
+    available = results.select_finished(members)
+    if not available:
         return 0
-    finished = writer.finished(found)
-    with progress.start("taking in results", len(found)) as task:
-        for first in range(0, len(found), _COLLECTED_AT_ONCE):
-            part = found[first : first + _COLLECTED_AT_ONCE]
-            take_in(writer, [member for member in part if member.model_id not in finished], results)
+    finished = writer.finished(available)
+    with progress.start("collecting results", len(available)) as task:
+        for first in range(0, len(available), _COLLECT_BATCH):
+            part = available[first : first + _COLLECT_BATCH]
+            write_results(writer, [member for member in part if member.model_id not in finished], results)
             results.remove(part)
             task.update(len(part))
-    results.sweep(found)
-    return len(found)
+    results.sweep(available)
+    return len(available)
 
 
-def take_in(writer: ZooWriter, members: Iterable[Member], results: "Results") -> None:
-    """Write the results of these models into the zoo folder; raises FormatError where one is missing or damaged."""
+def write_results(writer: ZooWriter, members: Iterable[Member], results: "Results") -> None:
+    """Write the results of models into the zoo folder.
+
+    Args:
+        writer: The writer of the zoo folder.
+        members: Models that have a result.
+        results: The results of the zoo.
+
+    Raises:
+        FormatError: A result is missing or damaged.
+    """
     for member in members:
         epoch = 0
         for part in results.read(member):
@@ -151,39 +192,51 @@ def take_in(writer: ZooWriter, members: Iterable[Member], results: "Results") ->
 
 
 class Results:
-    """The results of one zoo, below a URL or in a local folder."""
+    """The results of the cohorts of one zoo."""
 
     def __init__(self, url: str, digest: str) -> None:
-        """Nothing is read yet; raises ModelZooError for a URL that cannot be."""
+        """Name the place without reading it.
+
+        Args:
+            url: Local folder or fsspec URL.
+            digest: `ZooInfo.digest` of the zoo.
+
+        Raises:
+            ArgumentError: fsspec does not know this kind of URL.
+        """
         try:
             self._files, self._root = fsspec.core.url_to_fs(url)
         except (ValueError, ImportError) as error:
-            raise ModelZooError(f"results cannot be at {url}: {error}") from error
+            raise ArgumentError(f"results cannot be at {url}: {error}") from error
         self._local = isinstance(self._files, LocalFileSystem)
-        self.url = str(self._root) if self._local else url  # as it is understood in any working directory
+        self.url = str(self._root) if self._local else url  # valid in any working directory
         self._digest = digest
 
-    def of(self, members: Iterable[Member]) -> list[Member]:
-        """Those of these models that have a whole result; raises FormatError where it is another zoo's."""
+    def select_finished(self, members: Iterable[Member]) -> list[Member]:
+        """Return the models that have a complete result.
+
+        Raises:
+            FormatError: A result belongs to another zoo.
+        """
         sizes = self._sizes()
-        named = [member for member in members if _name(member) in sizes]
-        return [member for member in named if self._is_whole(_name(member), sizes[_name(member)])]
+        candidates = [member for member in members if _name(member) in sizes]
+        return [member for member in candidates if self._is_complete(_name(member), sizes[_name(member)])]
 
     def _sizes(self) -> dict[str, int]:
-        """Bytes of every file there is, by name."""
-        self._files.invalidate_cache(self._root)  # others write here
+        """Return the size in bytes of every file, by name."""
+        self._files.invalidate_cache(self._root)  # other processes write here
         try:
-            listed = self._files.ls(self._root, detail=True)
+            entries = self._files.ls(self._root, detail=True)
         except FileNotFoundError:
             return {}
-        return {str(info["name"]).rpartition("/")[2]: int(info["size"] or 0) for info in listed}
+        return {str(info["name"]).rpartition("/")[2]: int(info["size"] or 0) for info in entries}
 
-    def _is_whole(self, name: str, size: int) -> bool:
+    def _is_complete(self, name: str, size: int) -> bool:
         try:
             length, header = self._header(name)
             metadata = header.pop("__metadata__")
             end = 8 + length + max(int(slot["data_offsets"][1]) for slot in header.values())
-        except (OSError, ValueError, LookupError, TypeError, AttributeError):  # cut off, or gone meanwhile
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):  # truncated, or removed meanwhile
             return False
         self._check(name, metadata)
         return size == end
@@ -196,25 +249,36 @@ class Results:
     def _check(self, name: str, metadata: Mapping[str, str]) -> None:
         if metadata.get("facts") != self._digest:
             raise FormatError(
-                f"cohort result {self.url}/{name} is of another recipe, engine or version than this zoo; remove it, or "
-                "name another place with --results"
+                f"cohort result {self.url}/{name} belongs to another recipe, engine or version than this zoo; remove "
+                "it, or pass another --results"
             )
 
     def put(self, member: Member, states: Mapping[str, Tensor], part: int, *, last: bool) -> None:
-        """Write the next states of a model, whole; `last` makes its result, of `part` files before it."""
+        """Write a file with the next states of a model, atomically.
+
+        Args:
+            member: The model.
+            states: Column of the result -> values of these states.
+            part: Number of files that were written before for this model.
+            last: Whether these are its last states, which makes the file its result.
+        """
         content = safetensors.torch.save(dict(states), metadata={"facts": self._digest, "parts": str(part)})
         name = _name(member) if last else _part_name(member, part)
         if not self._local:
             self._files.makedirs(self._root, exist_ok=True)
             self._files.pipe_file(f"{self._root}/{name}", content)
             return
-        # A name of its own: a task that was given up for lost may still be writing the same.
+        # A unique name, since a task that was considered lost may still be writing the same file.
         partial = Path(self._root) / f".{name}.{uuid4().hex}"
         write_bytes(partial, content)
         partial.replace(partial.with_name(name))
 
     def read(self, member: Member) -> Iterator[dict[str, Tensor]]:
-        """The states of a model, part by part; raises FormatError where they are missing, damaged or another zoo's."""
+        """Yield the states of a model, one file after the other.
+
+        Raises:
+            FormatError: A file is missing or damaged, or belongs to another zoo.
+        """
         epochs = 0
         for name in self._names(member):
             tensors = self._load(name)
@@ -224,13 +288,13 @@ class Results:
             yield tensors
 
     def _names(self, member: Member) -> list[str]:
-        """The files of a result, in the order of their states."""
+        """Return the names of the files of a result, in the order of their states."""
         try:
             parts = int(self._header(_name(member))[1]["__metadata__"]["parts"])
         except FileNotFoundError:
             raise FormatError(
-                f"there is no result of {member.model_id} at {self.url}, though it was written: name a folder that all "
-                "nodes see with --results, or an fsspec URL"
+                f"there is no result of {member.model_id} at {self.url}, although a node wrote it: pass a folder that "
+                "all nodes share as --results, or an fsspec URL"
             ) from None
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise self._damaged(_name(member), error) from error
@@ -250,7 +314,7 @@ class Results:
         return FormatError(f"cannot read cohort result {self.url}/{name}: {reason}; remove it")
 
     def remove(self, members: Iterable[Member]) -> None:
-        """Remove the results of these models."""
+        """Remove the results of models."""
         for member in members:
             for name in self._names(member):
                 self._remove(name)
@@ -260,13 +324,13 @@ class Results:
             self._files.rm_file(f"{self._root}/{name}")
 
     def sweep(self, members: Iterable[Member]) -> None:
-        """Remove every file of these models, half-written ones included, and a local folder with its last file."""
+        """Remove every file of models, unfinished ones included, and then a local folder that is empty."""
         ids = {member.model_id for member in members}
         for name in self._sizes():
-            if (found := _NAME.fullmatch(name)) and found[1] in ids:
+            if (match := _FILE_NAME.fullmatch(name)) and match[1] in ids:
                 self._remove(name)
         if self._local:
-            with suppress(OSError):  # not there, or not empty
+            with suppress(OSError):  # it does not exist or is not empty
                 Path(self._root).rmdir()
 
 

@@ -11,7 +11,7 @@ from ..engines import METRICS, SPARSITY, Engine, Job, States, get_engine
 from ..progress import NO_PROGRESS, Progress
 from ..recipes import Member, Recipe, select_config
 from ..zoo import ZooFolder, ZooWriter
-from .cohorts import Cohort, collect, results_beside, slice_of, train_cohort
+from .cohorts import Cohort, collect, default_results_url, select_part, train_cohort
 from .plan import Plan, resolve_images_root, resolve_parent
 
 _log = logging.getLogger(__name__)
@@ -66,12 +66,12 @@ def generate_zoo(
     """
     recipe, config = select_config(recipe, config)
     out, parents = Path(out), resolve_parent(recipe, config, Path(out), parent)
-    plan = Plan.of(recipe, config, images_root=resolve_images_root(images_root), epochs=epochs, parent=parents)
-    members = plan.chosen(models)
+    plan = Plan.from_recipe(recipe, config, images_root=resolve_images_root(images_root), epochs=epochs, parent=parents)
+    members = plan.select_members(models)
     engine = (get_engine(engine) if isinstance(engine, str) else engine).resolve(plan.architecture.name)
     info = plan.zoo_info(engine)
     with ZooWriter(out, info.with_storage(storage)) as writer:
-        collect(writer, members, results or results_beside(out), info, progress=progress)
+        collect(writer, members, results or default_results_url(out), info, progress=progress)
         trained = _train_missing(plan, members, writer, engine, progress)
         writer.complete(plan.grid)
         write_statistics(ZooFolder.open(out), engine, plan.images, progress=progress)
@@ -114,13 +114,14 @@ def generate_cohort(
         The number of models that had to be trained.
 
     Raises:
-        RecipeError: There is no such part; see also `generate_zoo`.
+        ArgumentError: There is no such part.
         FormatError: The folder of the results holds results of another zoo.
+        RecipeError: See `generate_zoo`.
     """
     recipe, config = select_config(recipe, config)
     out, parents = Path(out), resolve_parent(recipe, config, Path(out), parent)
-    plan = Plan.of(recipe, config, images_root=resolve_images_root(images_root), epochs=epochs, parent=parents)
-    members = slice_of(plan.chosen(models), *part)
+    plan = Plan.from_recipe(recipe, config, images_root=resolve_images_root(images_root), epochs=epochs, parent=parents)
+    members = select_part(plan.select_members(models), *part)
     engine = (get_engine(engine) if isinstance(engine, str) else engine).resolve(plan.architecture.name)
     trained = 0
     for batch, jobs in plan.jobs(members):
@@ -129,7 +130,7 @@ def generate_cohort(
             jobs=jobs,
             architecture=plan.architecture.name,
             info=plan.zoo_info(engine),
-            url=results or results_beside(out),
+            url=results or default_results_url(out),
         )
         trained += train_cohort(cohort, plan.images, engine, progress=progress)
     return trained

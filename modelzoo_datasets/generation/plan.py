@@ -1,4 +1,4 @@
-"""What is to be trained: a config of a recipe with its images, its architecture and, for twins, its parents."""
+"""The plan of a training: a config of a recipe with its images, its architecture and, for twins, their parents."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ from ..images import Images, load_images
 from ..recipes import Member, Recipe, select_members
 from ..zoo import ParentInfo, RecipeInfo, ZooFolder, ZooInfo
 
-_BYTES_AT_ONCE = 1_000_000_000  # of parents' weights in memory
+_MAX_WEIGHTS_BYTES = 1_000_000_000  # initial weights of twins in memory
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """All that training a zoo needs to know."""
+    """A config of a recipe with everything that its training needs."""
 
     recipe: Recipe
     config: str
@@ -28,20 +28,25 @@ class Plan:
     parent: ZooFolder | None  # of sparsified twins
 
     @classmethod
-    def of(
+    def from_recipe(
         cls, recipe: Recipe, config: str, *, images_root: Path, epochs: int | None = None, parent: Path | None = None
     ) -> "Plan":
-        """Load the images and check that everything fits.
+        """Load the images and check that recipe, images, architecture and parents fit together.
 
         Args:
-            parent: zoo folder of the models that twins start from; not for other configs.
+            recipe: The recipe.
+            config: Name of the config.
+            images_root: Folder of the image datasets, which are downloaded if missing.
+            epochs: Number of epochs instead of the recipe's.
+            parent: For twins only, the zoo folder of their parents.
 
         Raises:
-            RecipeError: unknown config, architecture or images, or images or dropout that it does not take.
-            MissingImagesError: the images are neither in `images_root` nor to be downloaded.
-            FormatError: the parent zoo is not complete, or not the one that the recipe names.
+            RecipeError: The config, architecture or images are unknown, or the architecture does not support these
+                images or this dropout.
+            MissingImagesError: The images are neither in `images_root` nor can they be downloaded.
+            FormatError: The parent zoo is incomplete, or not the one that the recipe names.
         """
-        recipe.members(config, epochs=epochs)  # refuses what is not there, or cannot be trained
+        recipe.members(config, epochs=epochs)  # raises where the config is unknown or cannot be trained
         images = load_images(recipe.images, images_root)
         architecture = resolve_architecture(recipe.architecture, images.input_shape, images.classes)
         for dropout in recipe.config(config).axes.get("dropout", ()):
@@ -87,14 +92,17 @@ class Plan:
 
     @cached_property
     def grid(self) -> list[Member]:
-        """Every model of the config."""
+        """All models of the config."""
         return self.recipe.members(self.config, epochs=self.epochs)
 
-    def chosen(self, models: range | None) -> list[Member]:
-        """The models at these places of the grid; if None all, of twins those whose parents are there.
+    def select_members(self, models: range | None) -> list[Member]:
+        """Return the models at these positions of the grid, counted from 1.
+
+        Args:
+            models: The positions; None for all models or, for twins, all whose parents exist.
 
         Raises:
-            RecipeError: the grid ends before, or a parent is not there.
+            RecipeError: The grid has no such position, or a parent does not exist.
         """
         members = select_members(self.grid, models)
         if self.parent is None:
@@ -106,8 +114,10 @@ class Plan:
         return ready
 
     def jobs(self, members: Sequence[Member]) -> Iterator[tuple[list[Member], list[Job]]]:
-        """Jobs of these models, as many at once as their starting weights leave memory for."""
-        size = max(1, _BYTES_AT_ONCE // (4 * self.architecture.layout.size)) if self.parent else max(1, len(members))
+        """Yield models with their jobs, in parts whose initial weights fit into memory."""
+        size = (
+            max(1, _MAX_WEIGHTS_BYTES // (4 * self.architecture.layout.size)) if self.parent else max(1, len(members))
+        )
         for first in range(0, len(members), size):
             part = list(members[first : first + size])
             yield part, [self._job(member) for member in part]

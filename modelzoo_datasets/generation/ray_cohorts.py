@@ -1,20 +1,17 @@
-"""Cohorts as tasks of a Ray cluster; the zoo folder gets the same bytes as from a run on one machine.
+"""Training on a Ray cluster: each task trains one cohort. The zoo folder is byte-identical to one made on one machine.
 
-One task trains one cohort, minutes of work, and leaves its results as files where all nodes and this process see them;
-this process takes them into the zoo folder. A task whose worker or node is lost runs again elsewhere and trains only
-what has no result yet. The cluster is given few more tasks than it can run at once, and the images once, so that
-neither it nor this process ever holds all that a big zoo starts from.
+A task takes minutes and leaves its results as files that all nodes and this process can read. This process collects
+the results into the zoo folder. If the worker or the node of a task is lost, the task runs again elsewhere and trains
+only the models that have no result yet. The cluster gets few more tasks than it can run at once, and the images only
+once, so that neither the cluster nor this process ever holds all the initial weights of a big zoo.
 
 Every node needs the same versions of Python, Ray, torch and this package, and plugin files at the same paths.
 """
 
-import logging
 import os
 import platform
-import socket
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from time import monotonic
@@ -23,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .._util import one_line, versions
+from .._util import format_versions, versions
 from ..analysis import write_statistics
 from ..engines import get_engine
 from ..errors import DeviceError, LostWorkerError, ModelZooError
@@ -32,19 +29,18 @@ from ..plugins import VARIABLE, load_plugins
 from ..progress import NO_PROGRESS, Progress
 from ..recipes import Member, Recipe, select_config
 from ..zoo import ZooFolder, ZooInfo, ZooWriter
-from .cohorts import Cohort, Results, collect, results_beside, take_in, train_cohort
+from .cohorts import Cohort, Results, collect, default_results_url, train_cohort, write_results
 from .plan import Plan, resolve_images_root, resolve_parent
+from .ray_cluster import check_ray_options, connect_to_ray, short_cause
 
-_RETRIES = 3  # of a task that was lost
-_AHEAD = 2  # tasks given to the cluster for each that it can run at once
-_LOOK_AFTER = 5.0  # seconds after which its nodes are counted again
-_PATIENCE = 300.0  # seconds without a node for the tasks; a cluster that grows by itself needs minutes
-_REACHED_IN = 10.0  # seconds
-_TOLD = 3  # failures told in full
-_LONGEST = 300  # characters of a cause
+_MAX_RETRIES = 3  # of a task that was lost
+_TASKS_PER_SLOT = 2  # submitted tasks for each task that the cluster can run at once
+_POLL_SECONDS = 5.0  # after which the nodes are counted again
+_NODE_TIMEOUT = 300.0  # seconds without a node for the tasks; a cluster that scales up needs minutes
+_MAX_FAILURES = 3  # that the message lists
 
 SharedImages = tuple[Images, Mapping[str, tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]]
-Outcome = tuple[Sequence[Member], str | None]  # a cohort, and why it failed
+Outcome = tuple[Sequence[Member], str | None]  # the models of a cohort, and the cause if its task failed
 
 
 def generate_on_ray(
@@ -65,37 +61,49 @@ def generate_on_ray(
     parent: Path | str | None = None,
     progress: Progress = NO_PROGRESS,
 ) -> int:
-    """As `generate`, with cohorts trained by the nodes of a Ray cluster. Returns how many models had to be trained.
+    """Train the models of one config of a recipe into a zoo folder, by tasks on the nodes of a Ray cluster.
 
     Args:
-        address: HOST:PORT of the cluster's head, `auto` for the cluster that this machine belongs to, `local` to start
-            one on this machine for the time of the call.
-        engine: its name, the same on every node.
-        cpus: cores of one task, which its engine uses.
-        gpus: share of a GPU of one task, or how many.
-        cohort_size: models of one task; choose it so that a task takes minutes.
-        results: folder that all nodes see, or fsspec URL, through which results come; beside `out` if not given.
+        recipe: See `generate_zoo`.
+        out: The zoo folder to write.
+        address: HOST:PORT of the head of the cluster, "auto" for the cluster that this machine belongs to, "local" to
+            start a cluster on this machine for the time of the call.
+        config: See `generate_zoo`.
+        images_root: See `generate_zoo`; read by this process only.
+        engine: Name of the engine, which is the same on every node.
+        cpus: Number of CPU cores of one task.
+        gpus: Number of GPUs of one task, or its share of one GPU.
+        cohort_size: Number of models of one task; enough for a task to take minutes.
+        results: Folder that all nodes can read and write, or fsspec URL; by default beside `out`.
+        models: See `generate_zoo`.
+        epochs: See `generate_zoo`.
+        storage: See `generate_zoo`.
+        parent: See `generate_zoo`.
+        progress: Display of the number of finished models.
+
+    Returns:
+        The number of models that had to be trained.
 
     Raises:
         DeviceError: Ray is not installed, there is no such cluster, or its nodes cannot run the tasks.
-        ModelZooError: cohorts failed for good; all that was trained is kept.
+        ModelZooError: Cohorts failed repeatedly. All trained models are kept.
     """
-    _check(address, cpus, gpus, cohort_size)
+    check_ray_options(address, cpus, gpus, cohort_size)
     recipe, config = select_config(recipe, config)
     out, parents = Path(out), resolve_parent(recipe, config, Path(out), parent)
-    plan = Plan.of(recipe, config, images_root=resolve_images_root(images_root), epochs=epochs, parent=parents)
-    members, here = plan.chosen(models), get_engine(engine).resolve(plan.architecture.name)
+    plan = Plan.from_recipe(recipe, config, images_root=resolve_images_root(images_root), epochs=epochs, parent=parents)
+    members, here = plan.select_members(models), get_engine(engine).resolve(plan.architecture.name)
     info = plan.zoo_info(here)
-    store = Results(results or results_beside(out), info.digest)
-    with _cluster(address, progress) as ray, ZooWriter(out, info.with_storage(storage)) as writer:
+    store = Results(results or default_results_url(out), info.digest)
+    with connect_to_ray(address, progress) as ray, ZooWriter(out, info.with_storage(storage)) as writer:
         collect(writer, members, store.url, info, progress=progress)
         finished = writer.finished(members)
         missing = [member for member in members if member.model_id not in finished]
-        what, trained = f"training {recipe.name}/{config}", 0
-        tasks = _Tasks(ray, plan.images, cpus, gpus, patience=0.0 if address == "local" else _PATIENCE)
-        outcomes = tasks.outcomes(_cohorts(plan, missing, cohort_size, info, store.url))
-        with progress.start(what, len(members), initial=len(finished)) as task:
-            for done in _taken_in(outcomes, writer, store):
+        description, trained = f"training {recipe.name}/{config}", 0
+        tasks = _Tasks(ray, plan.images, cpus, gpus, node_timeout=0.0 if address == "local" else _NODE_TIMEOUT)
+        outcomes = tasks.run(_cohorts(plan, missing, cohort_size, info, store.url))
+        with progress.start(description, len(members), initial=len(finished)) as task:
+            for done in _collect_outcomes(outcomes, writer, store):
                 trained += done
                 task.update(done)
         store.sweep(members)
@@ -104,117 +112,61 @@ def generate_on_ray(
     return trained
 
 
-def _check(address: str, cpus: int, gpus: float, cohort_size: int) -> None:
-    """Refuse in a moment what Ray would refuse after minutes, or not at all."""
-    _ray()
-    for option, number in (("--ray-cpus", cpus), ("--ray-cohort", cohort_size)):
-        if number < 1:
-            raise DeviceError(f"{option} must be at least 1, got {number}")
-    if gpus < 0 or (gpus > 1 and gpus != int(gpus)):
-        raise DeviceError(f"--ray-gpus must be a share from 0 to 1, or a whole number, got {gpus}")
-    meant = os.environ.get("RAY_ADDRESS", address) if address == "auto" else address
-    if meant not in ("auto", "local"):
-        _check_answers(meant)
-
-
-def _ray() -> Any:
-    """The module; raises DeviceError with the remedy where it is not installed."""
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # nothing is reported to anybody
-    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")  # what Ray tells of lost workers, on stdout; read on import
-    try:
-        import ray
-    except ImportError:
-        raise DeviceError("--ray needs Ray, which is not installed: pip install 'modelzoo-datasets[ray]'") from None
-    return ray
-
-
-def _check_answers(address: str) -> None:
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not (host and port.isdecimal() and int(port) < 2**16):
-        raise DeviceError(f"--ray must be HOST:PORT, auto or local, got {address!r}")
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), _REACHED_IN).close()
-    except OSError as error:
-        raise DeviceError(f"there is no Ray cluster at {address}: {error}") from error
-
-
-@contextmanager
-def _cluster(address: str, progress: Progress) -> Iterator[Any]:
-    """The module `ray`, connected; one that the caller has connected stays so."""
-    ray = _ray()
-    if ray.is_initialized():
-        yield ray
-        return
-    local: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
-    with progress.start("connecting to Ray", 1) as task:
-        try:
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **local)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise DeviceError(f"cannot use the Ray cluster {address}: {_line(error)}") from error
-        task.update()
-    try:
-        yield ray
-    finally:
-        ray.shutdown()
-
-
 def _cohorts(plan: Plan, members: Sequence[Member], size: int, info: ZooInfo, url: str) -> Iterator[Cohort]:
-    """One after the other: those of twins are large."""
+    """Yield the cohorts one by one, since the initial weights of twins are large."""
     for first in range(0, len(members), size):
         for part, jobs in plan.jobs(members[first : first + size]):
             yield Cohort(members=part, jobs=jobs, architecture=plan.architecture.name, info=info, url=url)
 
 
 class _Tasks:
-    """Runs cohorts on the nodes of a cluster."""
+    """The tasks of one zoo on a cluster: submits cohorts and yields their outcomes."""
 
-    def __init__(self, ray: Any, images: Images, cpus: int, gpus: float, *, patience: float) -> None:
-        self._ray, self._cpus, self._gpus, self._patience = ray, cpus, gpus, patience
-        self._images = ray.put(_shared(images))
+    def __init__(self, ray: Any, images: Images, cpus: int, gpus: float, *, node_timeout: float) -> None:
+        self._ray, self._cpus, self._gpus, self._node_timeout = ray, cpus, gpus, node_timeout
+        self._images = ray.put(_share_images(images))
         self._task = ray.remote(
             num_cpus=cpus,
             num_gpus=gpus,
-            max_retries=_RETRIES,
+            max_retries=_MAX_RETRIES,
             retry_exceptions=[OSError, LostWorkerError],
             scheduling_strategy="SPREAD",
         )(_train_on_node)
 
-    def outcomes(self, cohorts: Iterator[Cohort]) -> Iterator[Outcome]:
-        """Train the cohorts, and say of each how it ended, as they end.
+    def run(self, cohorts: Iterator[Cohort]) -> Iterator[Outcome]:
+        """Train the cohorts and yield the outcome of each as its task ends.
 
         Raises:
-            DeviceError: no node can run them.
-            ModelZooError: a node refused its task, as any other would.
+            DeviceError: No node can run the tasks.
+            ModelZooError: A node refused its task for a reason that holds for every node.
         """
         running: dict[Any, Sequence[Member]] = {}
-        last_seen = monotonic()  # when there was a node to run them
+        last_seen = monotonic()  # the last time that there was a node for the tasks
         while True:
             slots = self._slots()
-            while len(running) < max(1, _AHEAD * slots) and (cohort := next(cohorts, None)) is not None:
+            while len(running) < max(1, _TASKS_PER_SLOT * slots) and (cohort := next(cohorts, None)) is not None:
                 running[self._submit(cohort)] = cohort.members
             if not running:
                 return
             last_seen = monotonic() if slots else last_seen
-            if monotonic() - last_seen >= self._patience and not slots:
-                wanted = f"CPU: {self._cpus}, GPU: {self._gpus:g}"
+            if monotonic() - last_seen >= self._node_timeout and not slots:
+                resources = f"CPU: {self._cpus}, GPU: {self._gpus:g}"
                 raise DeviceError(
-                    f"no node of the Ray cluster has what a task needs ({wanted}); ask for less, or add nodes"
+                    f"no node of the Ray cluster has what a task needs ({resources}); ask for less, or add nodes"
                 )
-            ended, _ = self._ray.wait(list(running), timeout=_LOOK_AFTER)
+            ended, _ = self._ray.wait(list(running), timeout=_POLL_SECONDS)
             for task in ended:
                 yield running.pop(task), self._failure(task)
 
     def _slots(self) -> int:
-        """How many tasks the nodes can run at once, were they free."""
-        found = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
-        return sum(
-            int(min(node.get(kind, 0) / share for kind, share in (("CPU", self._cpus), ("GPU", self._gpus)) if share))
-            for node in found
-        )
+        """Return how many tasks the nodes could run at once if they were idle."""
+        nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+        shares = [(kind, share) for kind, share in (("CPU", self._cpus), ("GPU", self._gpus)) if share]
+        return sum(int(min(node.get(kind, 0) / share for kind, share in shares)) for node in nodes)
 
     def _submit(self, cohort: Cohort) -> Any:
-        named = self._task.options(name=f"cohort {_span(cohort.members)}")
-        return named.remote(cohort, self._images, self._cpus, os.environ.get(VARIABLE, ""))
+        task = self._task.options(name=f"cohort {_id_range(cohort.members)}")
+        return task.remote(cohort, self._images, self._cpus, os.environ.get(VARIABLE, ""))
 
     def _failure(self, task: Any) -> str | None:
         try:
@@ -222,51 +174,61 @@ class _Tasks:
         except self._ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, ModelZooError):
                 raise error.cause from None
-            return f"{type(error.cause).__name__}: {_line(error.cause)}"
+            return f"{type(error.cause).__name__}: {short_cause(error.cause)}"
         except self._ray.exceptions.RayError as error:
-            return f"{type(error).__name__}: {_line(error)}"
+            return f"{type(error).__name__}: {short_cause(error)}"
         return None
 
 
-def _taken_in(outcomes: Iterable[Outcome], writer: ZooWriter, store: Results) -> Iterator[int]:
-    """Take in what each cohort has trained and say how many models that are; in the end raises what has failed."""
+def _collect_outcomes(outcomes: Iterable[Outcome], writer: ZooWriter, store: Results) -> Iterator[int]:
+    """Write the results of each cohort to the zoo folder and yield the number of its trained models.
+
+    Raises:
+        ModelZooError: Cohorts failed; raised after the results of all others were collected.
+    """
     failures: list[str] = []
     for members, cause in outcomes:
-        trained = members if cause is None else store.of(members)
-        take_in(writer, trained, store)
+        trained = members if cause is None else store.select_finished(members)
+        write_results(writer, trained, store)
         store.remove(trained)
         if lost := [member for member in members if member not in trained]:
-            failures.append(f"{_span(lost)} ({cause})")
+            failures.append(f"{_id_range(lost)} ({cause})")
         yield len(trained)
     if failures:
-        more = f" and {len(failures) - _TOLD} more cohorts" if len(failures) > _TOLD else ""
+        more = f" and {len(failures) - _MAX_FAILURES} more cohorts" if len(failures) > _MAX_FAILURES else ""
         raise ModelZooError(
-            f"could not train {', '.join(sorted(failures)[:_TOLD])}{more}; all others are kept, run the same command "
-            "again to go on"
+            f"could not train {', '.join(sorted(failures)[:_MAX_FAILURES])}{more}; all others are kept, run the same "
+            "command again to resume"
         )
 
 
 def _train_on_node(cohort: Cohort, images: SharedImages, cpus: int, plugins: str) -> int:
-    """What a task does; returns how many models it trained."""
-    if (found := versions()) != cohort.info.versions:
-        wanted = cohort.info.versions
-        raise DeviceError(f"node {platform.node()} has {_listed(found)}, but the zoo is of {_listed(wanted)}")
+    """Train a cohort as the task of a node, and return the number of its trained models.
+
+    Raises:
+        DeviceError: The node has other versions than the zoo, or not its engine: the weights would differ.
+    """
+    if (here := versions()) != cohort.info.versions:
+        raise DeviceError(
+            f"node {platform.node()} has {format_versions(here)}, but the zoo is made with "
+            f"{format_versions(cohort.info.versions)}; install the same versions on every node"
+        )
     os.environ[VARIABLE] = plugins
     load_plugins()
     engine = get_engine(cohort.info.engine, cpus).resolve(cohort.architecture)
-    if engine.name != cohort.info.engine:  # another engine, other bits
-        raise DeviceError(f"expected the {cohort.info.engine} engine on every node, but it is not to be had on one")
-    return train_cohort(cohort, _images(images), engine)
+    if engine.name != cohort.info.engine:
+        raise DeviceError(f"node {platform.node()} cannot run the {cohort.info.engine} engine, which the zoo needs")
+    return train_cohort(cohort, _restore_images(images), engine)
 
 
-def _shared(images: Images) -> SharedImages:
-    """Images as Ray keeps them once per node, whatever the number of its tasks: large tensors as plain arrays."""
+def _share_images(images: Images) -> SharedImages:
+    """Return images as Ray stores them once per node, whatever the number of its tasks: tensors as plain arrays."""
     arrays = {name: (split.pixels.numpy(), split.labels.numpy()) for name, split in images.splits.items()}
     return replace(images, splits={}), arrays
 
 
-def _images(shared: SharedImages) -> Images:
-    """The inverse of `_shared`; nothing may be written into these."""
+def _restore_images(shared: SharedImages) -> Images:
+    """Invert `_share_images`. The tensors share the memory of the node and must not be written to."""
     images, arrays = shared
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")
@@ -274,14 +236,6 @@ def _images(shared: SharedImages) -> Images:
     return replace(images, splits=splits)
 
 
-def _span(members: Sequence[Member]) -> str:
+def _id_range(members: Sequence[Member]) -> str:
     first, last = members[0].model_id, members[-1].model_id
     return first if first == last else f"{first} to {last}"
-
-
-def _listed(found: Mapping[str, str]) -> str:
-    return " and ".join(f"{name} {version}" for name, version in found.items())
-
-
-def _line(error: object) -> str:
-    return one_line(error)[:_LONGEST]

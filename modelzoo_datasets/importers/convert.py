@@ -11,13 +11,14 @@ import torch
 from .._util import user_cache_folder
 from ..architectures import ANY_FORMAT
 from ..engines import METRICS, SPARSITY
-from ..errors import FormatError, RecipeError, unknown
+from ..errors import FormatError
 from ..images import image_dataset_names, load_images
 from ..progress import NO_PROGRESS, Progress
 from ..recipes import Member
 from ..zoo import ZooFolder, ZooWriter
 from .archives import Source, open_source
 from .base import ImportedModel, ImportedState, ModelSource, Overrides
+from .formats import check_source
 from .model_zoos import open_model_zoos
 from .safetensors_folder import SafetensorsFolder
 from .small_cnn_zoo import SmallCnnZoo
@@ -30,7 +31,6 @@ _OPENERS: dict[str, Callable[[Source, Overrides, Progress], ModelSource]] = {
     "weightclip": open_weightclip,
     ANY_FORMAT: SafetensorsFolder,
 }
-FORMATS = tuple(_OPENERS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,8 +80,7 @@ def import_zoo(
         FolderInUseError: `out` holds another zoo or other files, or another process is writing to it.
         MissingImagesError: The images are neither in `images_root` nor can they be downloaded.
     """
-    if format not in _OPENERS:
-        raise RecipeError(unknown("format", format, FORMATS))
+    check_source(Path(source), format)
     out, parent = Path(out), None if parent is None else Path(parent)
     root = user_cache_folder("images") if images_root is None else Path(images_root)
     with closing(open_source(Path(source))) as opened:

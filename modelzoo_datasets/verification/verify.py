@@ -9,7 +9,7 @@ from ..engines import Engine, get_engine
 from ..errors import FormatError, ModelZooError, RecipeError
 from ..images import Images
 from ..progress import NO_PROGRESS, Progress
-from ..zoo import DATASET_FORMAT, ZOO_FILE, FormatTag, ZooFolder
+from ..zoo import DATASET_FORMAT, ZOO_FILE, FormatTag, ZooFolder, require_zoo_file
 from .check import Check, Request
 from .dataset_checks import check_card, check_checksums, check_index, check_layouts, check_rows
 from .dataset_target import DatasetConfig, open_dataset
@@ -71,8 +71,7 @@ def verify_folder(
         parent=None if parent is None else Path(parent),
         progress=progress,
     )
-    if not (path / ZOO_FILE).is_file():
-        raise FormatError(f"{path} is no zoo folder and no dataset folder: it has no {ZOO_FILE}")
+    require_zoo_file(path, "zoo folder and no dataset folder")
     tag = FormatTag.read(path / ZOO_FILE)
     if tag.format == DATASET_FORMAT:
         return _verify_dataset(path, request)

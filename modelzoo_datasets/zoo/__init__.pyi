@@ -29,7 +29,9 @@ from .paths import STATISTICS_FILE as STATISTICS_FILE
 from .paths import STORAGES as STORAGES
 from .paths import VARIATIONAL as VARIATIONAL
 from .paths import ZOO_FILE as ZOO_FILE
+from .paths import check_zoo_folder as check_zoo_folder
 from .paths import pack_path as pack_path
+from .paths import require_zoo_file as require_zoo_file
 from .paths import state_path as state_path
 from .reader import ZooFolder as ZooFolder
 from .reader import weights_sha256 as weights_sha256

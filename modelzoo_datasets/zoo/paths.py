@@ -12,6 +12,8 @@ progress/<model_id>.safetensors                their states, while a packed zoo 
 
 from pathlib import Path
 
+from ..errors import FolderInUseError, FormatError
+
 ZOO_FORMAT = "modelzoo-zoo-2"
 DATASET_FORMAT = "modelzoo-dataset-3"  # of what is built from zoo folders
 ZOO_FILE = "zoo.json"
@@ -25,6 +27,32 @@ VARIATIONAL = "variational"
 STORAGES = ("states", "packed")
 _MODELS_PER_FILE = 100  # at most, in a packed file
 _PACK_BYTES = 1_000_000_000  # of a packed file, if that is more than one model
+
+
+def require_zoo_file(folder: Path, kind: str) -> None:
+    """Check that a folder has a zoo.json, without reading it.
+
+    Args:
+        folder: The folder of a zoo or of a dataset.
+        kind: What the folder should be, for the message: "zoo folder".
+
+    Raises:
+        FormatError: The folder or the file does not exist.
+    """
+    if not (folder / ZOO_FILE).is_file():
+        raise FormatError(f"{folder} is no {kind}: it has no {ZOO_FILE}")
+
+
+def check_zoo_folder(folder: Path) -> None:
+    """Check that a zoo can be written to a folder, as far as the names of its files tell.
+
+    Raises:
+        FolderInUseError: There is a file of this name, or the folder contains files but no zoo.json.
+    """
+    partial = f".{ZOO_FILE}.partial"  # left by a process that was killed while it began the folder
+    is_free = not folder.exists() or (folder.is_dir() and all(path.name == partial for path in folder.iterdir()))
+    if not is_free and not (folder / ZOO_FILE).is_file():
+        raise FolderInUseError(f"{folder} is not empty and no zoo; choose another --out")
 
 
 def state_path(folder: Path, model_id: str, epoch: int, kind: str = "states") -> Path:

@@ -17,7 +17,7 @@ from .atomic_io import read_table, read_tensors
 from .bulk_read import fill_from_files, fill_from_pack, match
 from .info import ZooInfo
 from .packed import pack_rows, read_pack
-from .paths import MODELS_FILE, STATES_FILE, VARIATIONAL, ZOO_FILE, pack_path, state_name, state_path
+from .paths import MODELS_FILE, STATES_FILE, VARIATIONAL, pack_path, require_zoo_file, state_name, state_path
 
 
 def weights_sha256(weights: Tensor) -> str:
@@ -35,8 +35,7 @@ class ZooFolder:
     @classmethod
     def open(cls, path: Path) -> "ZooFolder":
         """Check that this is a complete zoo folder of this format; raises FormatError."""
-        if not (path / ZOO_FILE).is_file():
-            raise FormatError(f"{path} is no zoo folder: it has no {ZOO_FILE}")
+        require_zoo_file(path, "zoo folder")
         folder = cls(path)
         _ = folder.info  # which checks it
         if not (path / STATES_FILE).is_file():

@@ -11,11 +11,11 @@ from torch import Tensor
 from ..errors import FolderInUseError
 from ..recipes import Member
 from .async_writer import WriterPool
-from .atomic_io import disk_full_told, partial_beside, read_json, write_json, write_table
+from .atomic_io import disk_full_told, read_json, write_json, write_table
 from .backends import PackedFiles, StateFiles, Store, StoreFacts
 from .info import ZooInfo, find_difference
 from .lock import FolderLock
-from .paths import MODELS_FILE, PROGRESS, STATES_FILE, ZOO_FILE
+from .paths import MODELS_FILE, PROGRESS, STATES_FILE, ZOO_FILE, check_zoo_folder
 from .tables import Row, epochs_known, known_epochs, known_states, state_row, tables, write_record
 
 
@@ -36,8 +36,7 @@ class ZooWriter:
         self._info = info
         with disk_full_told(folder):
             folder.parent.mkdir(parents=True, exist_ok=True)
-            if folder.exists() and not folder.is_dir():
-                raise FolderInUseError(f"{folder} is not empty and no zoo; choose another --out")
+            check_zoo_folder(folder)
             folder.mkdir(exist_ok=True)
         self._lock = FolderLock(folder)
         try:
@@ -51,16 +50,15 @@ class ZooWriter:
 
     def _claim(self) -> None:
         zoo_file = self.folder / ZOO_FILE
-        if not any(path != partial_beside(zoo_file) for path in self.folder.iterdir()):
+        check_zoo_folder(self.folder)  # again, now that no other process can write to it
+        if not zoo_file.is_file():
             write_json(zoo_file, self._info.to_json())
-        elif not zoo_file.is_file():
-            raise FolderInUseError(f"{self.folder} is not empty and no zoo; choose another --out")
         if difference := find_difference(read_json(zoo_file), self._info):
             what, theirs, ours = difference
             if what == "storage":
                 raise FolderInUseError(
-                    f"{self.folder} keeps its states in layout {_short(theirs)}, not {_short(ours)}; "
-                    f"choose another --out, or --layout {theirs}"
+                    f"{self.folder} stores its states as {_short(theirs)}, not {_short(ours)}; "
+                    f"choose another --out, or --storage {theirs}"
                 )
             raise FolderInUseError(
                 f"{self.folder} holds another zoo: its {what} is {_short(theirs)}, not {_short(ours)}; "

@@ -97,16 +97,22 @@ def test_a_wrong_option_is_one_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        ([], "say what to train and where: modelzoo-generate RECIPE[/CONFIG] --out DIR, or --list"),
-        (["RECIPE/seed"], "say what to train and where: modelzoo-generate RECIPE[/CONFIG] --out DIR, or --list"),
+        ([], "expected a recipe and a folder: modelzoo-generate RECIPE[/CONFIG] --out DIR, or --list"),
+        (["RECIPE/seed"], "expected a recipe and a folder: modelzoo-generate RECIPE[/CONFIG] --out DIR, or --list"),
         (["RECIPE/sed", "--out", "zoo"], "recipe tiny: unknown config 'sed'; did you mean 'seed'?"),
-        (["RECIPE", "--out", "zoo", "--layout", "tar"], "--layout must be states or packed, got 'tar'"),
+        (["RECIPE", "--out", "zoo", "--storage", "tar"], "--storage must be states or packed, got 'tar'"),
+        (["RECIPE", "--out", "zoo", "--layout", "tar"], "--storage must be states or packed, got 'tar'"),
+        (
+            ["RECIPE", "--out", "zoo", "--storage", "states", "--layout", "packed"],
+            "--storage states and --layout packed contradict each other: --layout is the former name of --storage; "
+            "pass only --storage",
+        ),
         (["RECIPE", "--out", "zoo", "--models", "5-30"], "models 5-30: the grid has models 1-20"),
         (["RECIPE", "--out", "zoo", "--epochs", "-1"], "epochs must be positive, got -1"),
         (["RECIPE", "--out", "zoo", "--cohort", "3"], "--cohort must look like 3/40, got '3'"),
         (
             ["RECIPE", "--out", "zoo", "--cohort", "1/4", "--ray", "local"],
-            "--cohort and --ray are two ways to spread the work; choose one",
+            "--cohort and --ray are alternative ways to distribute the work; pass only one of them",
         ),
     ],
 )
@@ -120,13 +126,13 @@ def test_what_cannot_be_trained_is_refused_before_anything_is(
 
 
 def test_many_files_are_told_of_with_the_remedy(tmp_path: Path) -> None:
-    told = (
-        "modelzoo-generate: svhn-cnn-s/hyp-10-fix will be 220,320 files; --layout packed puts up to 100 models into one"
-    )
+    told = "modelzoo-generate: svhn-cnn-s/hyp-10-fix will be 220,320 files; --storage packed writes one per 100 models"
     refused = "modelzoo-generate: --cohort must look like 3/40, got '?'"
     for config, more, lines in (
         ("hyp-10-fix", [], [told, refused]),
+        ("hyp-10-fix", ["--storage", "packed"], [refused]),
         ("hyp-10-fix", ["--layout", "packed"], [refused]),
+        ("hyp-10-fix", ["--layout", "packed", "--storage", "packed"], [refused]),
         ("hyp-10-fix", ["--models", "1-1000"], [refused]),
         ("seed", [], [refused]),
     ):

@@ -15,8 +15,8 @@ from modelzoo_datasets.cli.zoo_listing import print_catalogue
 from modelzoo_datasets.engines import Engine
 from modelzoo_datasets.errors import RecipeError
 from modelzoo_datasets.generation import generate_zoo
-from modelzoo_datasets.generation.catalogue import ZooFacts, all_zoos, published_zoos, zoos_of
-from modelzoo_datasets.generation.cost import CostKey, measure
+from modelzoo_datasets.generation.catalogue import CatalogueEntry, list_published_zoos, list_shipped_zoos, list_zoos
+from modelzoo_datasets.generation.cost import CostKey, measure_costs
 from modelzoo_datasets.recipes import recipe_names
 
 ACTIVATIONS = ["tanh", "relu", "sigmoid", "gelu"]
@@ -64,18 +64,18 @@ PARAMETERS = {
 
 
 @pytest.fixture(scope="module")
-def zoos() -> dict[str, ZooFacts]:
+def zoos() -> dict[str, CatalogueEntry]:
     """All zoos by name."""
-    return {zoo.name: zoo for zoo in all_zoos()}
+    return {zoo.name: zoo for zoo in list_shipped_zoos()}
 
 
-def values(zoo: ZooFacts) -> dict[str, list[Any]]:
+def values(zoo: CatalogueEntry) -> dict[str, list[Any]]:
     """Every value that a field of the training of its models has, in order of appearance."""
     trainings = [vars(member.training) for member in zoo.members]
     return {name: list(dict.fromkeys(training[name] for training in trainings)) for name in trainings[0]}
 
 
-def check(zoo: ZooFacts, expected: Mapping[str, list[Any]]) -> None:
+def check(zoo: CatalogueEntry, expected: Mapping[str, list[Any]]) -> None:
     found = values(zoo)
     assert {name: found[name] for name in expected} == expected
     cells = {tuple(vars(member.training).values()) for member in zoo.members}
@@ -83,7 +83,7 @@ def check(zoo: ZooFacts, expected: Mapping[str, list[Any]]) -> None:
 
 
 @pytest.mark.parametrize("name", SEED)
-def test_a_seed_zoo_is_the_published_one(name: str, zoos: dict[str, ZooFacts]) -> None:
+def test_a_seed_zoo_is_the_published_one(name: str, zoos: dict[str, CatalogueEntry]) -> None:
     activation, init, lr, decay = SEED[name]
     zoo = zoos[f"{name}/seed"]
     assert [member.seed for member in zoo.members] == list(range(1, 1001))
@@ -100,7 +100,7 @@ def test_a_seed_zoo_is_the_published_one(name: str, zoos: dict[str, ZooFacts]) -
 
 @pytest.mark.parametrize("name", HYP)
 @pytest.mark.parametrize("config", ["hyp-10-rand", "hyp-10-fix"])
-def test_a_grid_is_the_published_one(name: str, config: str, zoos: dict[str, ZooFacts]) -> None:
+def test_a_grid_is_the_published_one(name: str, config: str, zoos: dict[str, CatalogueEntry]) -> None:
     optimizers, lrs, decays, dropouts, models = HYP[name]
     zoo = zoos[f"{name}/{config}"]
     assert len(zoo.members) == models
@@ -118,7 +118,7 @@ def test_a_grid_is_the_published_one(name: str, config: str, zoos: dict[str, Zoo
 
 
 @pytest.mark.parametrize("name", RESNET)
-def test_a_zoo_of_resnets_is_the_published_one(name: str, zoos: dict[str, ZooFacts]) -> None:
+def test_a_zoo_of_resnets_is_the_published_one(name: str, zoos: dict[str, CatalogueEntry]) -> None:
     lr, batch_size, epochs, classes, augmentation = RESNET[name]
     zoo = zoos[f"{name}/seed"]
     assert [member.seed for member in zoo.members] == list(range(1, 1001))
@@ -128,10 +128,10 @@ def test_a_zoo_of_resnets_is_the_published_one(name: str, zoos: dict[str, ZooFac
     check(zoo, {key: [value] for key, value in {**fixed, **varied, "schedule": "onecycle", "dropout": 0.0}.items()})
 
 
-def test_all_in_all_they_are_the_published_numbers(zoos: dict[str, ZooFacts]) -> None:
-    published = published_zoos()
+def test_all_in_all_they_are_the_published_numbers(zoos: dict[str, CatalogueEntry]) -> None:
+    published = list_published_zoos()
     assert {zoo.recipe.name for zoo in published} == {*SEED, *RESNET} == {*PARAMETERS}
-    trained, twins = ([zoo for zoo in published if zoo.twins is kind] for kind in (False, True))
+    trained, twins = ([zoo for zoo in published if zoo.is_twins is kind] for kind in (False, True))
     assert len(trained) == 27
     assert len({zoo.images.name.partition("-")[0] for zoo in trained}) == 8, "CIFAR-10 is there in three forms"
     assert sum(len(zoo.members) for zoo in trained) == 50_360
@@ -147,7 +147,7 @@ def test_all_in_all_they_are_the_published_numbers(zoos: dict[str, ZooFacts]) ->
     assert {zoo.recipe.name: zoo.parameters for zoo in published} == PARAMETERS
 
 
-def test_zoos_of_our_own_are_not_among_the_published(zoos: dict[str, ZooFacts]) -> None:
+def test_zoos_of_our_own_are_not_among_the_published(zoos: dict[str, CatalogueEntry]) -> None:
     assert {zoo.recipe.name for zoo in zoos.values()} == set(recipe_names("generation"))
     assert zoos["fashion-mnist-5k-cnn-s/seed"].recipe.source is None
 
@@ -175,18 +175,18 @@ epochs = 2
 def test_files_and_bytes_are_those_of_the_generated_zoo(engine: Engine, tmp_path: Path) -> None:
     (tmp_path / "tiny.toml").write_text(TINY)
     recipe = read_recipe(str(tmp_path / "tiny.toml"))
-    for zoo in zoos_of(recipe):
+    for zoo in list_zoos(recipe):
         out = tmp_path / zoo.config
         generate_zoo(recipe, out, config=zoo.config, engine=engine, images_root=tmp_path)
         files = [*(out / "states").rglob("*.safetensors"), *(out / "variational").rglob("*.safetensors")]
-        assert len(files) == zoo.files == (24 if zoo.twins else 8)
+        assert len(files) == zoo.files == (24 if zoo.is_twins else 8)
         assert sum(path.stat().st_size for path in files) == zoo.bytes
         facts = json.loads((out / "zoo.json").read_text())
         assert (facts["name"], facts["architecture"]) == (zoo.name, zoo.architecture.name)
 
 
 def test_images_are_counted_as_the_engine_sees_them() -> None:
-    zoo = zoos_of(read_recipe("fashion-mnist-5k-cnn-s"), "hyp")[0]
+    zoo = list_zoos(read_recipe("fashion-mnist-5k-cnn-s"), "hyp")[0]
     train, validation, test = zoo.images.sizes
     epochs = [member.training.epochs for member in zoo.members]
     assert zoo.images_trained == sum(epochs) * train
@@ -195,19 +195,19 @@ def test_images_are_counted_as_the_engine_sees_them() -> None:
 
 def test_one_config_of_a_recipe_can_be_asked_for() -> None:
     recipe = read_recipe("mnist-cnn-s")
-    assert [zoo.config for zoo in zoos_of(recipe)] == list(recipe.configs)
-    assert [zoo.config for zoo in zoos_of(recipe, "seed-sparse")] == ["seed-sparse"]
+    assert [zoo.config for zoo in list_zoos(recipe)] == list(recipe.configs)
+    assert [zoo.config for zoo in list_zoos(recipe, "seed-sparse")] == ["seed-sparse"]
     with pytest.raises(RecipeError, match="^recipe mnist-cnn-s: unknown config 'sed'; did you mean 'seed'\\?$"):
-        zoos_of(recipe, "sed")
+        list_zoos(recipe, "sed")
 
 
 def test_costs_grow_with_the_work(engine: Engine) -> None:
     told: list[tuple[str, int, int | None]] = []
-    zoos = zoos_of(read_recipe("fashion-mnist-5k-cnn-s"))
-    rates = measure(zoos, engine, seconds=1, progress=StepProgress(lambda *step: told.append(step)))
-    assert set(rates) == {CostKey.of(zoo) for zoo in zoos} and len(rates) == 1
+    zoos = list_zoos(read_recipe("fashion-mnist-5k-cnn-s"))
+    rates = measure_costs(zoos, engine, seconds=1, progress=StepProgress(lambda *step: told.append(step)))
+    assert set(rates) == {CostKey.from_zoo(zoo) for zoo in zoos} and len(rates) == 1
     seed, hyp = zoos
-    rate = rates[CostKey.of(seed)]
+    rate = rates[CostKey.from_zoo(seed)]
     assert rate.train > 0 and rate.evaluate > 0
     assert rate.core_seconds(seed) == pytest.approx(
         rate.train * seed.images_trained + rate.evaluate * seed.images_evaluated
@@ -216,14 +216,14 @@ def test_costs_grow_with_the_work(engine: Engine) -> None:
     assert told == [("measuring the cost", 0, 1), ("measuring the cost", 1, 1)]
 
 
-def test_zoos_whose_steps_differ_are_measured_apart(zoos: dict[str, ZooFacts]) -> None:
-    kinds = {CostKey.of(zoo) for zoo in zoos.values() if zoo.recipe.source is not None}
+def test_zoos_whose_steps_differ_are_measured_apart(zoos: dict[str, CatalogueEntry]) -> None:
+    kinds = {CostKey.from_zoo(zoo) for zoo in zoos.values() if zoo.recipe.source is not None}
     # The small CNN for one and for three channels, the medium one, ResNet-18 for 10, 100 and 200 classes; their twins.
     assert len(kinds) == 2 * 6
     assert {kind.batch_size for kind in kinds} == {10, 128, 256}
 
 
-def test_the_list_has_every_zoo_and_the_totals(zoos: dict[str, ZooFacts]) -> None:
+def test_the_list_has_every_zoo_and_the_totals(zoos: dict[str, CatalogueEntry]) -> None:
     result = run(["modelzoo-generate", "--list"])
     assert (result.returncode, result.stderr) == (0, "")
     lines = [[cell.strip() for cell in line.split("│")[1:-1]] for line in result.stdout.splitlines() if "│" in line]

@@ -17,7 +17,7 @@ from modelzoo_datasets import generate_zoo, read_recipe
 from modelzoo_datasets.engines import Engine
 from modelzoo_datasets.errors import FormatError, ModelZooError, RecipeError
 from modelzoo_datasets.generation import cohorts, generate_cohort
-from modelzoo_datasets.generation.cohorts import Results, slice_of
+from modelzoo_datasets.generation.cohorts import Results, select_part
 from modelzoo_datasets.recipes import Member, Recipe
 
 SCRIPT = ROOT / "generation" / "slurm.sh"
@@ -47,7 +47,7 @@ def put_whole(results: Results, member: Member) -> None:
 @pytest.mark.parametrize(("n", "parts"), [(8, 3), (20, 20), (3, 5), (2560, 40), (0, 2)])
 def test_slices_are_all_models_once_in_order_and_of_equal_size(n: int, parts: int, members: list[Member]) -> None:
     many = [dataclasses.replace(members[0], index=i) for i in range(n)]
-    slices = [slice_of(many, part, parts) for part in range(1, parts + 1)]
+    slices = [select_part(many, part, parts) for part in range(1, parts + 1)]
     assert [member for part in slices for member in part] == many
     assert max(map(len, slices)) - min(map(len, slices)) <= 1
 
@@ -55,7 +55,7 @@ def test_slices_are_all_models_once_in_order_and_of_equal_size(n: int, parts: in
 @pytest.mark.parametrize("part", [0, 4])
 def test_a_part_that_is_not_there_is_refused(part: int, members: list[Member]) -> None:
     with pytest.raises(RecipeError) as caught:
-        slice_of(members, part, 3)
+        select_part(members, part, 3)
     assert str(caught.value) == f"cohort must be 1/3 to 3/3, got {part}/3"
 
 
@@ -103,9 +103,9 @@ def test_what_a_killed_task_leaves_is_no_result(at: str, members: list[Member], 
     for kept in (0, 7, 8, 100, len(content) - 1):
         files.pipe_file(name[cut], content[:kept])
         files.pipe_file(name[empty], content[:0])
-        assert results.of(members) == [whole]
+        assert results.select_finished(members) == [whole]
     results.sweep(members)
-    assert results.of(members) == []
+    assert results.select_finished(members) == []
     assert not files.exists(results._root) or files.ls(results._root) == []
 
 
@@ -133,7 +133,7 @@ def test_a_result_is_whole_whoever_writes_the_same_at_the_same_time(members: lis
     for thread in threads:
         thread.start()
     while any(thread.is_alive() for thread in threads):
-        if results.of(members[:1]):
+        if results.select_finished(members[:1]):
             (found,) = results.read(members[0])
             assert torch.equal(found["weights"], states_of(members[0])["weights"])
     assert not errors
@@ -152,8 +152,8 @@ def test_results_of_another_recipe_or_version_are_refused_and_left(
         with pytest.raises(FormatError) as caught:
             attempt(other, tmp_path / "zoo", config="hyp", **where)
         assert str(caught.value) == (
-            f"cohort result {name} is of another recipe, engine or version than this zoo; remove it, or name another "
-            "place with --results"
+            f"cohort result {name} belongs to another recipe, engine or version than this zoo; remove it, or pass "
+            "another --results"
         )
     assert name.read_bytes() == before
 
@@ -178,8 +178,8 @@ def test_a_result_that_only_its_writer_sees_is_an_error(members: list[Member], t
     with pytest.raises(FormatError) as caught:
         list(Results(str(tmp_path), DIGEST).read(members[0]))
     assert str(caught.value) == (
-        f"there is no result of {members[0].model_id} at {tmp_path}, though it was written: name a folder that all "
-        "nodes see with --results, or an fsspec URL"
+        f"there is no result of {members[0].model_id} at {tmp_path}, although a node wrote it: pass a folder that "
+        "all nodes share as --results, or an fsspec URL"
     )
 
 

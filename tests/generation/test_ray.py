@@ -225,7 +225,7 @@ def test_twins_and_packed_layouts_come_through_ray_unchanged(
         f"{recipe}/hyp-sparse",
         "--parent",
         tiny_hyp_zoo,
-        "--layout",
+        "--storage",
         "packed",
         "--engine",
         "torch",
@@ -264,7 +264,7 @@ def test_what_fails_for_good_is_one_line_and_the_rest_is_kept(
     refused(
         [*words, out, *on_ray],
         "could not train hyp-00003 to hyp-00004 (RuntimeError: brittle indeed), hyp-00007 to hyp-00008 (RuntimeError: "
-        "brittle indeed); all others are kept, run the same command again to go on",
+        "brittle indeed); all others are kept, run the same command again to resume",
     )
     plugin.write_text(PLUGIN.format(fails=False))
     found = run([*words, out, *on_ray])
@@ -298,7 +298,7 @@ def test_ctrl_c_stops_the_cluster_too_and_leaves_a_folder_to_go_on_with(
         assert {"raylet", "gcs_server"} <= of_session(process.pid)
         os.killpg(process.pid, signal.SIGINT)
         _, told = process.communicate(timeout=60)
-    assert (process.returncode, told) == (130, "modelzoo-generate: stopped; run the same command again to go on\n")
+    assert (process.returncode, told) == (130, "modelzoo-generate: stopped; run the same command again to resume\n")
     assert not (out / "states.parquet").exists()
     kept = {path.stem for pattern in ("zoo/progress/*", "zoo.cohorts/hyp-*") for path in tmp_path.glob(pattern)}
     end = time.monotonic() + 60
@@ -319,10 +319,10 @@ def test_nodes_with_other_versions_or_too_little_are_refused(
     information.parent.mkdir(parents=True)
     information.write_text("Metadata-Version: 2.1\nName: modelzoo-datasets\nVersion: 9.9\n")
     here = versions()
-    mine, other = (f"modelzoo-datasets {own} and torch {here['torch']}" for own in (here["modelzoo-datasets"], "9.9"))
+    mine, other = (f"modelzoo-datasets {own}, torch {here['torch']}" for own in (here["modelzoo-datasets"], "9.9"))
     words = ["modelzoo-generate", f"{tiny_recipe}/hyp", "--out", tmp_path / "zoo", "--ray"]
     with served(PYTHONPATH=str(information.parent.parent)) as cluster:
-        told = f"node {socket.gethostname()} has {other}, but the zoo is of {mine}"
+        told = f"node {socket.gethostname()} has {other}, but the zoo is made with {mine}; install the same versions on every node"
         refused([*words, cluster.address], told)
     told = "no node of the Ray cluster has what a task needs (CPU: 1, GPU: 1); ask for less, or add nodes"
     refused([*words, "local", "--ray-gpus", "1"], told, env=ray_files)

@@ -84,7 +84,7 @@ def test_a_packed_generate_killed_between_models_and_again_while_they_are_merged
         f"{tiny_recipe}/hyp",
         "--out",
         out,
-        "--layout",
+        "--storage",
         "packed",
         "--threads",
         "1",
@@ -125,7 +125,7 @@ def test_ctrl_c_is_one_line_and_leaves_a_folder_to_go_on_with(tiny_recipe: Path,
             time.sleep(0.01)
         process.send_signal(signal.SIGINT)
         _, told = process.communicate(timeout=60)
-    assert (process.returncode, told) == (130, "modelzoo-generate: stopped; run the same command again to go on\n")
+    assert (process.returncode, told) == (130, "modelzoo-generate: stopped; run the same command again to resume\n")
     assert not (out / "states.parquet").exists()
     assert list(out.glob("progress/*.json"))
 

@@ -272,7 +272,7 @@ def test_folders_of_one_layout_refuse_the_other(
         with pytest.raises(FolderInUseError) as caught:
             generate_zoo(read_recipe(str(tiny_recipe)), out, config="hyp", engine=engine, images_root=out, storage=ours)
         assert str(caught.value) == (
-            f"{out} keeps its states in layout {theirs!r}, not {ours!r}; choose another --out, or --layout {theirs}"
+            f"{out} stores its states as {theirs!r}, not {ours!r}; choose another --out, or --storage {theirs}"
         )
         assert hashes(out) == before
 
