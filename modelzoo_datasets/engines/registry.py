@@ -1,14 +1,17 @@
 """Engines by name, and the engine that `auto` means on this machine. An engine is imported when it is chosen."""
 
 import os
+from typing import TYPE_CHECKING
 
 from ..errors import DeviceError
-from .base import Engine
+
+if TYPE_CHECKING:
+    from .base import Engine
 
 ENGINES = ("auto", "torch", "native", "cuda")
 
 
-def get_engine(name: str = "auto", num_threads: int | None = None) -> Engine:
+def get_engine(name: str = "auto", num_threads: int | None = None) -> "Engine":
     """Return an engine by its name.
 
     Args:
@@ -35,7 +38,7 @@ def get_engine(name: str = "auto", num_threads: int | None = None) -> Engine:
     return _make_engine(name, count)
 
 
-def _make_engine(name: str, num_threads: int) -> Engine:
+def _make_engine(name: str, num_threads: int) -> "Engine":
     if name == "torch":
         from .torch.torch_engine import TorchEngine
 

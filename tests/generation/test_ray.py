@@ -322,7 +322,8 @@ def test_nodes_with_other_versions_or_too_little_are_refused(
     mine, other = (f"modelzoo-datasets {own}, torch {here['torch']}" for own in (here["modelzoo-datasets"], "9.9"))
     words = ["modelzoo-generate", f"{tiny_recipe}/hyp", "--out", tmp_path / "zoo", "--ray"]
     with served(PYTHONPATH=str(information.parent.parent)) as cluster:
-        told = f"node {socket.gethostname()} has {other}, but the zoo is made with {mine}; install the same versions on every node"
+        told = f"node {socket.gethostname()} has {other}, but the zoo is made with {mine}; "
+        told += "install the same versions on every node"
         refused([*words, cluster.address], told)
     told = "no node of the Ray cluster has what a task needs (CPU: 1, GPU: 1); ask for less, or add nodes"
     refused([*words, "local", "--ray-gpus", "1"], told, env=ray_files)
