@@ -70,6 +70,12 @@ def build_dataset(
         FolderInUseError: `out` already contains other files.
         RecipeError: The builder recipe does not exist or is invalid.
         DiskFullError: The disk is full.
+
+    Example:
+        >>> build_dataset(zoo_folder, out / "dataset", repo_id="modelzoos/tiny")
+        True
+        >>> sorted(path.name for path in (out / "dataset").iterdir())
+        ['README.md', 'assets', 'checksums.sha256', 'layout.json', 'seed', 'seed_index', 'zoo.json']
     """
     out = Path(out)
     folders = [ZooFolder.open(Path(zoo)) for zoo in ([zoos] if isinstance(zoos, str | Path) else zoos)]

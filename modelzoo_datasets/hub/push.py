@@ -82,6 +82,14 @@ def push_to_hub(
         HubAccessError: The token is missing, invalid or lacks the permission.
         HubUnavailableError: The Hub cannot be reached or refuses requests for now.
         HubError: The Hub rejects the push, a repo of another type has this name, or a config would be lost.
+
+    Example:
+        >>> push_to_hub(dataset, "modelzoos/mnist-cnn-s", private=True).url  # doctest: +SKIP
+        'https://huggingface.co/datasets/modelzoos/mnist-cnn-s'
+        >>> push_to_hub(dataset, "mnist-cnn-s")
+        Traceback (most recent call last):
+        ...
+        modelzoo_datasets.errors.ArgumentError: 'mnist-cnn-s' is not a valid repo id; expected ORG/NAME, ...
     """
     check_destination(repo_id, revision, create_pr)
     manifest = read_manifest(folder, repo_id)

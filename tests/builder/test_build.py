@@ -1,4 +1,4 @@
-"""Building: a dataset folder is the zoos to the bit, described exactly, and whole or not there at all."""
+"""A dataset folder holds the bits of its zoos, is described exactly, and is written completely or not at all."""
 
 import hashlib
 import json

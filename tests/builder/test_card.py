@@ -1,4 +1,4 @@
-"""The card: valid for the Hub, its examples run as they stand, its pictures and defects are those of its zoos."""
+"""The card is valid for the Hub, its examples run, and its figures and known issues are those of its zoos."""
 
 import json
 import re

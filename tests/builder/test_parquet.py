@@ -1,4 +1,4 @@
-"""Zoos whose states are too big for a table: two trained ResNet-18, 45 MB a state, in files that rows point to."""
+"""Zoos with states that are too large for a table: two trained ResNet-18 of 45 MB per state, in files beside it."""
 
 import hashlib
 import json

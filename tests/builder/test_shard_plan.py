@@ -1,4 +1,4 @@
-"""How a dataset is cut and checked: whole models in even shards, every file read back, what is missing reported."""
+"""Datasets are cut into even shards of whole models, read back, and missing states are reported."""
 
 import itertools
 import os

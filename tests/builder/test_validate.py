@@ -1,4 +1,4 @@
-"""What cannot become a dataset: one line with the remedy, and nothing is left."""
+"""Zoos that cannot become a dataset: the error says what to do, and no files are left."""
 
 import shutil
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Our commands and functions against a Hub on loopback, each in a process of its own with its own caches.
+"""Run commands and functions against a Hub on loopback, each in a separate process with separate caches.
 
 The processes are forked from one that has imported torch and matplotlib, but neither `huggingface_hub` nor what uses
 it: each reads its environment and its files anew, as a command does, and starts in a fraction of a second.
@@ -22,7 +22,7 @@ _FORKED.set_forkserver_preload(["typer", "hyperrep.report.tables", "modelzoo_dat
 
 @dataclass(frozen=True)
 class Result:
-    """How a process ended."""
+    """The exit status and output of a process."""
 
     returncode: int | None
     stdout: str
@@ -31,20 +31,20 @@ class Result:
 
 @dataclass
 class Client:
-    """A machine that uses the Hub: its caches, its token, its environment."""
+    """A machine that uses the Hub, with its own caches, token and environment."""
 
     home: Path
     endpoint: str
     token: str | None = None
 
     def environment(self) -> dict[str, str]:
-        """What a process of this machine sees."""
+        """Return the environment variables of a process on this machine."""
         quiet = {name: "1" for name in ("HF_HUB_DISABLE_TELEMETRY", "HF_HUB_DISABLE_UPDATE_CHECK")}
         token = {"HF_TOKEN": self.token} if self.token else {}
         return {"HF_HOME": str(self.home), "HF_ENDPOINT": self.endpoint, "HF_HUB_DISABLE_XET": "1", **quiet, **token}
 
     def start(self, work: Callable[..., Any], *args: Any, **environment: str) -> "Running":
-        """Begin some work in a process of its own."""
+        """Start a function in a separate process."""
         self.home.mkdir(parents=True, exist_ok=True)
         out = self.home / f"out-{len(list(self.home.glob('out-*')))}"
         process = _FORKED.Process(target=_work, args=(work, args, self.environment() | environment, str(out)))
@@ -52,23 +52,23 @@ class Client:
         return Running(process, out)
 
     def run(self, work: Callable[..., Any], *args: Any, **environment: str) -> Result:
-        """Do some work in a process of its own."""
+        """Run a function in a separate process."""
         return self.start(work, *args, **environment).result()
 
     def push(self, *words: str | Path, **environment: str) -> Result:
-        """modelzoo-push with these words."""
+        """Run modelzoo-push with these arguments."""
         return self.run(pushes, *map(str, words), **environment)
 
 
 @dataclass
 class Running:
-    """Work in progress."""
+    """A running process."""
 
     process: Any
     out: Path
 
     def result(self) -> Result:
-        """Wait for its end."""
+        """Wait for the end of the process."""
         self.process.join(120)
         assert self.process.exitcode is not None, "still running after two minutes"
         read = [Path(f"{self.out}{end}").read_text() if Path(f"{self.out}{end}").exists() else "" for end in ("", "-e")]
@@ -88,7 +88,7 @@ def _work(work: Callable[..., Any], args: tuple[Any, ...], environment: Mapping[
 
 
 def pushes(*words: str) -> None:
-    """The command modelzoo-push."""
+    """Run the command modelzoo-push."""
     sys.argv = ["modelzoo-push", *words]
     from hyperrep.cli.push_command import main
 
@@ -96,13 +96,13 @@ def pushes(*words: str) -> None:
 
 
 def executes(folder: str, program: str) -> None:
-    """A program in a folder."""
+    """Run a program in a folder."""
     os.chdir(folder)
     exec(program, {"__name__": "__main__"})
 
 
 def commands(folder: str, lines: Sequence[str]) -> None:
-    """Our commands in a folder, one after the other, up to the first that fails."""
+    """Run commands in a folder one after the other, until one fails."""
     os.chdir(folder)
     for line in lines:
         sys.argv = shlex.split(line)
@@ -115,7 +115,7 @@ def commands(folder: str, lines: Sequence[str]) -> None:
 
 
 def pushes_in_commits_of_five(*words: str) -> None:
-    """The command modelzoo-push where the Hub takes no more than five files in a commit."""
+    """Run modelzoo-push with at most five files per commit."""
     from modelzoo_datasets.hub import push
 
     push._FILES_PER_COMMIT = 5
@@ -123,7 +123,7 @@ def pushes_in_commits_of_five(*words: str) -> None:
 
 
 def loads(source: str, *requests: Mapping[str, Any], most_bytes: int | None = None) -> None:
-    """`load_zoo` once per request: prints the states of each split and a hash of all weights, or the error.
+    """Call `load_zoo` once per request, and print the states per split and a hash of all weights, or the error.
 
     Args:
         most_bytes: that a file may have, as if the disk were full then.
@@ -146,23 +146,23 @@ def loads(source: str, *requests: Mapping[str, Any], most_bytes: int | None = No
 
 
 def loads_onto_a_full_disk(source: str, options: Mapping[str, Any]) -> None:
-    """`load_zoo` where no file can have more than 100 kB."""
+    """Call `load_zoo` on a machine where no file can be larger than 100 kB."""
     loads(source, options, most_bytes=100_000)
 
 
 def loads_in(folder: str, source: str) -> None:
-    """`load_zoo` where a folder is the current one."""
+    """Call `load_zoo` in a folder."""
     os.chdir(folder)
     loads(source, {})
 
 
 def prints(code: str) -> None:
-    """Any code."""
+    """Run any code."""
     exec(compile(code, "code", "exec"), {})
 
 
 def shown(source: Path, **options: Any) -> str:
-    """What `loads` prints of a folder."""
+    """Return what `loads` prints for a local folder."""
     with contextlib.redirect_stdout(io.StringIO()) as text:
         loads(str(source), options)
     return text.getvalue()

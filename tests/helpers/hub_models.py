@@ -1,8 +1,8 @@
-"""What a machine does with models of the Hub, in processes of its own: see `hub_commands`; nothing is imported here."""
+"""Functions that use models of the Hub, for the processes of `hub_commands`; they import all they need themselves."""
 
 
 def loads_sample(source: str) -> None:
-    """The two lines that load a sample; prints what came."""
+    """Load a sample as its card does, and print it."""
     from hyperrep import SampledModel
 
     network = SampledModel.from_pretrained(source)
@@ -10,7 +10,7 @@ def loads_sample(source: str) -> None:
 
 
 def loads_table(source: str, config: str) -> None:
-    """The table, with nothing of ours; prints names and the sum of all weights."""
+    """Load the table with `datasets` alone, and print the names and the sum of all weights."""
     import sys
 
     from datasets import load_dataset
@@ -20,7 +20,7 @@ def loads_table(source: str, config: str) -> None:
 
 
 def samples_from(representation: str, out: str) -> None:
-    """The command that samples from a hyper-representation of the Hub."""
+    """Sample from a hyper-representation of the Hub with the command."""
     import sys
 
     sys.argv = ["modelzoo-hyperrep", "sample", "--hyperrep", representation, "-n", "2", "--out", out]

@@ -26,7 +26,7 @@ _TIME = "2026-01-01T00:00:00.000Z"
 
 
 class HubServer:
-    """The Hub: its state, its faults, and what was asked of it."""
+    """The Hub: its state, its injected faults and the requests that it received."""
 
     def __init__(self, folder: Path) -> None:
         self.store = folder
@@ -53,38 +53,38 @@ class HubServer:
             self._http.server_close()
 
     def asked(self, match: str) -> list[Request]:
-        """The requests of which `METHOD /path` matches."""
+        """Return the requests whose `METHOD /path` matches."""
         return [r for r in self.requests if re.search(match, f"{r.method} {r.path}")]
 
     def create(self, kind: str, name: str, private: bool = False) -> Repo:
-        """A repo with a first commit, as the Hub makes them."""
+        """Create a repo with an initial commit, as the Hub does."""
         repo = self.repos[kind, name] = Repo(kind, name, private)
         files = {".gitattributes": self.put(b"*.parquet filter=lfs\n")}
         repo.branches["main"] = repo.add("initial commit", files).oid
         return repo
 
     def put(self, content: bytes) -> Entry:
-        """Store a file of git."""
+        """Store a file in git."""
         oid = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
         (self.store / oid).write_bytes(content)
         return Entry(len(content), oid)
 
     def content(self, repo: Repo, path: str, revision: str = "main") -> bytes:
-        """A file as it would be downloaded."""
+        """Return the content of a file as it is downloaded."""
         commit = repo.commit(revision)
         assert commit is not None
         return self.read(commit.files[path])
 
     def read(self, entry: Entry) -> bytes:
-        """The content of a file."""
+        """Return the stored content of a file."""
         return (self.store / entry.stored).read_bytes()
 
     def holds(self, sha256: str) -> bool:
-        """Whether a large file was sent."""
+        """Return True if a large file was uploaded."""
         return (self.xet is not None and self.xet.holds(sha256)) or (self.store / sha256).exists()
 
     def fault_of(self, line: str) -> Fault | None:
-        """The fault that befalls a request, if any; used up by it."""
+        """Return the fault to inject into a request, if there is one, and count it."""
         with self.lock:
             for fault in self.faults:
                 if fault.times and re.search(fault.match, line):
@@ -109,7 +109,7 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
     def handle_one_request(self) -> None:
         with contextlib.suppress(ConnectionError):  # a client that was killed
@@ -162,7 +162,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.hub.requests.append(Request(self.command, self.path, status, self.received))
 
     def _answer(self, status: int, value: Any, headers: Mapping[str, str] | None = None) -> None:
-        """Plain values as JSON, or bytes as they are."""
+        """Send plain values as JSON, or bytes as they are."""
         body = value if isinstance(value, bytes) else json.dumps(value).encode()
         if getattr(self, "silent", False):
             return self._cut()
@@ -199,7 +199,7 @@ class _Handler(BaseHTTPRequestHandler):
         return self.hub.users.get(given)
 
     def _repo(self, kind: str, name: str, write: bool = False, rev: str = "main") -> Repo:
-        """What may be seen of it, and changed at a revision: a pull request also by who opened it."""
+        """Return a repo that the user may read, or change at a revision; authors may change their pull request."""
         user, repo = self._user(write), self.hub.repos.get((kind, name))
         namespace = name.split("/")[0]
         if repo is None or (repo.private and (user is None or namespace not in (*user.writes, *user.reads))):
@@ -269,7 +269,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._page(shown)
 
     def _page(self, shown: list[dict[str, Any]], size: int = 10) -> None:
-        """A page of a list, with a link to the next one: the Hub has a thousand on each."""
+        """Send a page of a list with a link to the next one; the Hub has a thousand entries per page."""
         start = int(self.query.get("cursor", 0))
         headers = {}
         if start + size < len(shown):
@@ -302,7 +302,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(200, {**listed, "converts": [], "pullRequests": pulls})
 
     def discussions(self, body: bytes, kind: str, repo: str) -> None:
-        """A page, of two where the Hub has more."""
+        """Send a page of two discussions; the Hub has more per page."""
         listed = [
             {
                 "num": int(name.rpartition("/")[2]),
@@ -433,7 +433,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._send_file(entry, headers)
 
     def _send_file(self, entry: Entry, headers: dict[str, str]) -> None:
-        """All of it, or the range that was asked for."""
+        """Send the whole file, or the requested range."""
         asked = re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers.get("Range", ""))
         if self.command == "HEAD":
             headers["Content-Length"] = str(entry.size)
@@ -461,7 +461,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _folders(path: str, recursive: bool) -> Iterator[str]:
-    """The folders above a path, or only the first of them."""
+    """Yield the folders above a path, or only the first of them."""
     parts = path.split("/")[:-1]
     for depth in range(1, len(parts) + 1 if recursive else min(len(parts), 1) + 1):
         yield "/".join(parts[:depth])
@@ -492,12 +492,12 @@ _ROUTES = (  # methods, path, name of the method above
 
 
 def tiny(hub: HubServer) -> Repo:
-    """The repo that most tests push to."""
+    """Return the repo that most tests push to."""
     return hub.repos["datasets", "zoos/tiny"]
 
 
 def holds(hub: HubServer, folder: Path, revision: str = "main") -> bool:
-    """Whether the repo has exactly the files of a folder, byte for byte."""
+    """Return True if the repo has exactly the files of a folder, byte for byte."""
     commit = tiny(hub).commit(revision)
     assert commit is not None
     local = {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}

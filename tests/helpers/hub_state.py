@@ -1,4 +1,4 @@
-"""What a Hub on loopback knows: users, repos with commits and what points to them, faults, what was asked."""
+"""The state of a Hub on loopback: users, repos with commits and references, faults and requests."""
 
 import hashlib
 import json
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class User:
-    """Whom a token belongs to."""
+    """The owner of a token."""
 
     name: str
     writes: tuple[str, ...]  # to repos of these namespaces
@@ -18,7 +18,7 @@ class User:
 
 @dataclass(frozen=True)
 class Entry:
-    """A file of a commit; its content lies in the store under its name there."""
+    """A file of a commit; the store holds its content."""
 
     size: int
     oid: str  # of git
@@ -31,7 +31,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Commit:
-    """A state of all files."""
+    """A commit: all files of a repo at one time."""
 
     oid: str
     title: str
@@ -40,7 +40,7 @@ class Commit:
 
 @dataclass
 class Pull:
-    """What is listed of a pull request."""
+    """A pull request in the list of discussions."""
 
     title: str
     author: str
@@ -49,7 +49,7 @@ class Pull:
 
 @dataclass
 class Repo:
-    """Commits and what points to them: `main` and other branches, tags, `refs/pr/1`."""
+    """The commits of a repo and its references: branches, tags and pull requests such as `refs/pr/1`."""
 
     kind: str  # models or datasets
     name: str
@@ -61,12 +61,12 @@ class Repo:
     discussions: dict[str, Pull] = field(default_factory=dict)  # by the name that `pulls` have them under
 
     def commit(self, revision: str) -> Commit | None:
-        """What a branch, tag, pull request or commit id names."""
+        """Return the commit of a branch, tag, pull request or commit id."""
         oid = self.branches.get(revision) or self.tags.get(revision) or self.pulls.get(revision) or revision
         return self.commits.get(oid)
 
     def add(self, title: str, files: Mapping[str, Entry]) -> Commit:
-        """A new commit that nothing points to yet."""
+        """Add a commit without a reference to it."""
         text = json.dumps([title, len(self.commits), sorted((path, entry.oid) for path, entry in files.items())])
         commit = Commit(hashlib.sha1(text.encode()).hexdigest(), title, dict(files))
         self.commits[commit.oid] = commit
@@ -75,7 +75,7 @@ class Repo:
 
 @dataclass
 class Fault:
-    """What goes wrong with requests of which `METHOD /path` matches: after `skip` of them, `times` times."""
+    """A fault in requests whose `METHOD /path` matches: `times` times, after the first `skip` ones."""
 
     match: str
     status: int = 0  # answered instead of serving; 0: the connection is cut
@@ -88,7 +88,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class Request:
-    """One that was answered, or not."""
+    """A request that was received, answered or not."""
 
     method: str
     path: str
@@ -97,7 +97,7 @@ class Request:
 
 
 class Refusal(Exception):
-    """An answer that is no success."""
+    """A response with an error status."""
 
     def __init__(self, status: int, message: str, code: str | None = None) -> None:
         super().__init__(message)

@@ -12,22 +12,22 @@ _VERIFIED, _HASHED = 1 << 31, 1 << 30  # flags of a file: further records follow
 
 
 class XetStorage:
-    """Files by the SHA-256 of their content."""
+    """Stored files by the SHA-256 of their content."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True)
         self.folder, self.url = folder, f"local://{folder}"
 
     def hash_of(self, sha256: str) -> str:
-        """What a file is called in this storage."""
+        """Return the Xet hash of a file."""
         return self._hashes()[sha256]
 
     def holds(self, sha256: str) -> bool:
-        """Whether a file was sent."""
+        """Return True if a file was uploaded."""
         return sha256 in self._hashes()
 
     def bytes(self) -> int:
-        """Of all chunks that are kept."""
+        """Return the bytes of all stored chunks."""
         return sum(path.stat().st_size for path in self.folder.rglob("xorbs/xorbs/*") if path.suffix != ".tagset")
 
     def _hashes(self) -> dict[str, str]:
@@ -38,7 +38,7 @@ class XetStorage:
 
 
 def _files_of(shard: bytes) -> dict[str, str]:
-    """SHA-256 -> hash of the files of a shard: a header, then of each file a record, its segments, and its SHA-256."""
+    """Return SHA-256 -> Xet hash of the files in a shard: a header, then a record, segments and SHA-256 per file."""
     files, at = {}, _RECORD
     while shard[at : at + 32] != b"\xff" * 32:
         flags, segments = struct.unpack_from("<II", shard, at + 32)

@@ -1,4 +1,4 @@
-"""Loading from a Hub: by plain `datasets`, and by `load_zoo` no more than was asked for."""
+"""Load from a Hub with `datasets` alone, and with `load_zoo`, which downloads only the needed files."""
 
 import json
 from pathlib import Path

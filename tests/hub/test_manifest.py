@@ -1,4 +1,4 @@
-"""What a folder publishes: refused, without a Hub, before anything is sent."""
+"""The files that a folder publishes; incomplete folders are rejected before any request."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""Publishing to a Hub by the real client over HTTP; faults on the way."""
+"""Push to a Hub with the real client over HTTP, with faults on the way."""
 
 import re
 import shutil
