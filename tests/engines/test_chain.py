@@ -1,4 +1,4 @@
-"""Which networks are chains of stages, what the stages say, and why others are none."""
+"""Networks that are chains, their stages, and the reasons why other networks are not chains."""
 
 from itertools import pairwise
 
@@ -51,7 +51,7 @@ def test_stages_are_what_the_module_computes() -> None:
 
 
 class Flattening(nn.Module):
-    """Flattens with a function or a method, as many write it."""
+    """A network that flattens with a function or a method instead of a layer."""
 
     def __init__(self, method: bool) -> None:
         super().__init__()
@@ -89,7 +89,7 @@ class Deciding(nn.Module):
 
 
 class Holding(nn.Sequential):
-    """Has a parameter of its own."""
+    """A network with a parameter outside of its layers."""
 
     def __init__(self) -> None:
         super().__init__(nn.Flatten(), nn.Linear(144, 3))

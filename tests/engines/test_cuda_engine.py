@@ -1,6 +1,6 @@
-"""The GPU engine, run on the CPU, against the reference engine; and what it promises beside.
+"""The GPU engine, run on the CPU, against the reference engine; random numbers, rates and cohorts.
 
-Bits are not compared: stacked arithmetic adds up in another order. What must be equal to the bit is what is drawn.
+Weights are compared to rounding, since stacked arithmetic sums in another order. Random numbers must have equal bits.
 """
 
 import dataclasses
@@ -37,26 +37,26 @@ from modelzoo_datasets.weights.layout import Layout
 
 @pytest.fixture(autouse=True)
 def on_one_thread() -> Iterator[None]:
-    """These tensors are so small that a second thread would only wait."""
+    """Run on one thread; these tensors are too small for a second one."""
     with one_thread():
         yield
 
 
 @pytest.fixture(scope="module")
 def stacked() -> CudaEngine:
-    """The engine under test, on the CPU."""
+    """Return the engine under test, on the CPU."""
     return CudaEngine(torch.device("cpu"))
 
 
 @pytest.fixture
 def noise_images() -> Images:
-    """8 images of noise for the networks that take 3 x 32 x 32."""
+    """Return 8 images of noise for networks that take 3 x 32 x 32."""
     pixels = torch.randint(256, (8, 3, 32, 32), generator=keyed_generator(0, "noise")).to(torch.uint8)
     return Images("noise", 10, (0.5,) * 3, (0.25,) * 3, {"train": Split(pixels, torch.arange(8))})
 
 
 def assert_same(found: dict[int, States], expected: dict[int, States], bound: float = 1e-3) -> None:
-    """Weights, metrics and recall to float rounding; and that something was learned at all.
+    """Assert that weights, metrics and recall are equal to float rounding, and that the models have learned.
 
     Where two cells of a pooling window are nearly equal, rounding decides which of them wins, and Adam makes a visible
     step of it: so the update as a whole is held to `bound`, relative, and half of the weights to 1e-6.
@@ -130,7 +130,7 @@ def test_the_published_init_saturates_and_is_trained_through_all_the_same(
 
 def test_twins_are_the_reference(stacked: CudaEngine, engine: TorchEngine, few_images: Images) -> None:
     weights, _ = population(few_images, engine)
-    weights[:, ::9] *= 1e-3  # nearly nothing but noise from the start: pruned
+    weights[:, ::9] *= 1e-3  # nearly pure noise from the start, so they are pruned
     trainings = [dataclasses.replace(JOBS[0].training, epochs=3), JOBS[1].training]
     trainings += [dataclasses.replace(JOBS[0].training, epochs=3, dropout=0.2)]
     starts = (weights[0], weights[1], weights[3])
@@ -204,7 +204,7 @@ def test_small_networks_with_statistics_and_plain_dropout_are_stacked_too(
 
 
 class _Choosy(nn.Module):
-    """Its forward looks at values, which vmap does not allow."""
+    """A network whose forward depends on values, which vmap does not allow."""
 
     def __init__(self, activation: str) -> None:
         super().__init__()
@@ -295,7 +295,7 @@ def test_small_cohorts_give_the_same_models(
 
 
 def test_dropout_and_noise_ahead_are_what_layers_draw_themselves() -> None:
-    """To the bit, over two steps and a smaller one."""
+    """Compare bits over two steps and a smaller one."""
     plain = get_architecture("cnn-s").module("tanh", 0.2)
     module = make_variational(plain).train()
     for parameter in module.parameters():
@@ -322,7 +322,7 @@ def test_dropout_and_noise_ahead_are_what_layers_draw_themselves() -> None:
 
 
 def test_given_numbers_leave_other_draws_alone() -> None:
-    module = SeededDropout(0.5)  # without a generator: torch's own
+    module = SeededDropout(0.5)  # without a generator it uses that of torch
     with torch.random.fork_rng(), ReplayedRandom(torch.zeros(4), torch.zeros(0)):
         assert set(module(torch.ones(1000)).tolist()) == {0.0, 2.0}
 
@@ -361,10 +361,10 @@ def test_rates_are_those_of_torch_at_every_step(optimizer: str, schedule: str) -
 @pytest.mark.parametrize(
     ("free", "shared", "each", "models", "size"),
     [
-        (1000, 0, 100, 8, 8),  # 8 fit: a fifth is left free
+        (1000, 0, 100, 8, 8),  # 8 fit; a fifth stays free
         (1000, 0, 100, 9, 5),  # two cohorts of 5 and 4, not of 8 and 1
         (1000, 500, 100, 9, 3),
-        (1000, 5000, 100, 9, 1),  # nothing fits: one at a time, and the device says what it lacks
+        (1000, 5000, 100, 9, 1),  # nothing fits: one at a time, and the device reports the lack of memory
         (10**12, 0, 100, 3, 3),
     ],
 )
@@ -401,7 +401,7 @@ def test_stacked_weights_are_given_back_to_the_bit(channels_last: bool, monkeypa
     monkeypatch.setattr("modelzoo_datasets.engines.cuda.stacked._LARGE", 0 if channels_last else 10**9)
     layout = Layout.from_module(_normed("relu", 0.0))
     vectors = torch.randn(3, layout.size, generator=keyed_generator(0, "weights"))
-    vectors[:, -1] = torch.arange(3)  # batches seen, an integer
+    vectors[:, -1] = torch.arange(3)  # the number of batches, an integer
     stack = StackedWeights.from_vectors(layout, vectors, torch.device("cpu"))
     assert torch.equal(stack.vectors(), vectors)
     assert torch.equal(stack.flatten(stack.parameters(slice(1, 3))), stack.trained[1:3])

@@ -1,6 +1,6 @@
-"""The kernel of the GPU engine in a CPU build of the same source: gradients, whole trainings, and what nvcc says to it.
+"""The kernel of the GPU engine in a CPU build of the same source: gradients, trainings, barriers and compilers.
 
-The build has one thread per block. All that differs on a GPU is who does which part of a phase; that has not been run.
+The build has one thread per block. On a GPU only the distribution of work over threads differs; that has not been run.
 """
 
 import copy
@@ -51,14 +51,14 @@ Build = Callable[[str, str], ctypes.CDLL]
 
 @pytest.fixture(autouse=True)
 def on_one_thread() -> Iterator[None]:
-    """These tensors are so small that a second thread would only wait."""
+    """Run on one thread; these tensors are too small for a second one."""
     with one_thread():
         yield
 
 
 @pytest.fixture(scope="module")
 def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
-    """Compiles a source into a library."""
+    """Return a function that compiles a source into a library."""
     folder = tmp_path_factory.mktemp("kernels")
 
     def built(name: str, source: str) -> ctypes.CDLL:
@@ -78,7 +78,7 @@ def compiled_by_cpp(source: str, path: Path, *options: str) -> None:
 
 @pytest.fixture(scope="module")
 def compile_kernel(build: Build) -> CompileKernel:
-    """Makes the CPU build of a kernel; it writes nothing outside the memory that it is given."""
+    """Return a function that builds a kernel for the CPU and checks that it writes only into its own memory."""
 
     def compiled(block: Block) -> LaunchKernel:
         return launch_of(block, build(f"kernel-{abs(hash(block))}", kernel_source(block)))
@@ -90,7 +90,7 @@ def launch_of(block: Block, library: ctypes.CDLL) -> LaunchKernel:
     margin = 256  # bytes
 
     def launch(fields: Tensor, models: int) -> None:
-        shared = torch.full((block.memory_bytes + 2 * margin,), 0xFF, dtype=torch.uint8)  # NaN where nothing is set
+        shared = torch.full((block.memory_bytes + 2 * margin,), 0xFF, dtype=torch.uint8)  # NaN
         library.train_epoch(ctypes.c_void_p(fields.data_ptr()), models, ctypes.c_void_p(shared.data_ptr() + margin))
         assert (shared[:margin] == 0xFF).all() and (shared[-margin:] == 0xFF).all()
 
@@ -99,7 +99,7 @@ def launch_of(block: Block, library: ctypes.CDLL) -> LaunchKernel:
 
 @pytest.fixture(scope="module")
 def kernel(compile_kernel: CompileKernel) -> CudaEngine:
-    """The engine with the kernel, on the CPU; a chain that it does not take fails the test."""
+    """Return the engine with the kernel, on the CPU; a chain without a kernel fails the test."""
 
     def strict(block: Block) -> LaunchKernel:
         try:
@@ -123,7 +123,7 @@ def color_noise(n: int) -> Images:
 def gradients(
     architecture: str, images: Images, jobs: list[Job], compile_kernel: CompileKernel
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Weights, gradients of the kernel in its first step, and those of float64 autograd: (M, P) each."""
+    """Return weights, gradients of the first step of the kernel, and gradients of float64 autograd, (M, P) each."""
     vectors = torch.stack([pack_state(build_initial_module(architecture, job)) for job in jobs])
     trainer = BlockTrainer(
         architecture, DeviceImages.from_images(images, {"train"}, CPU), jobs, vectors, 1, compile_kernel
@@ -151,7 +151,7 @@ def gradients(
 def test_gradients_are_those_of_float64_autograd(
     architecture: str, few_images: Images, compile_kernel: CompileKernel
 ) -> None:
-    """All activations, with dropout where there is any; one batch of several tiles, the last of them smaller."""
+    """Test all activations, with dropout if the network has it; the batch has several tiles, the last one smaller."""
     images = color_noise(5) if architecture == "cnn-m" else some(few_images, 20)
     dropouts = (0.0,) if architecture == "cnn-more-layers" else (0.0, 0.3)
     base = dataclasses.replace(TRAINING, optimizer="sgd", momentum=0.0, weight_decay=0.0, epochs=1, lr=0.1)
@@ -169,7 +169,7 @@ def test_gradients_are_those_of_float64_autograd(
 
 
 def assert_same(found: dict[int, States], expected: dict[int, States], bound: float = 1e-3) -> None:
-    """As in the tests of the engine: updates to `bound`, relative, as a whole; metrics to rounding."""
+    """Assert that updates as a whole are equal to the relative `bound`, and metrics to rounding."""
     assert list(found) == list(expected)
     for index, states in expected.items():
         assert torch.equal(found[index].weights[0], states.weights[0])
@@ -182,7 +182,7 @@ def assert_same(found: dict[int, States], expected: dict[int, States], bound: fl
 
 @BUILT
 def test_mixed_jobs_are_those_of_the_reference(kernel: CudaEngine, engine: TorchEngine, few_images: Images) -> None:
-    """SGD, Adam, AdamW, all activations, dropout, other rates, one cycle, smaller last batches, several epochs."""
+    """Mix SGD, Adam, AdamW, activations, dropout, rates, one-cycle schedules, smaller last batches and epochs."""
     cycle = {"schedule": "onecycle", "lr": 0.01, "batch_size": 32, "epochs": 2, "dropout": 0.1}
     jobs = [*JOBS, *(Job(training=dataclasses.replace(training, **cycle), seed=9) for training in MIXED[:2])]
     assert_same(collected(kernel, few_images, jobs), collected(engine, few_images, jobs))
@@ -192,7 +192,7 @@ def test_mixed_jobs_are_those_of_the_reference(kernel: CudaEngine, engine: Torch
 def test_the_published_init_over_hundreds_of_adam_steps(
     kernel: CudaEngine, engine: TorchEngine, images: Images
 ) -> None:
-    """U(0, 1): units begin at sums of up to 35, where a slope that is not exactly 0 becomes whole steps."""
+    """Test U(0, 1): units start at sums of up to 35, where Adam turns any slope except 0 into full steps."""
     training = dataclasses.replace(TRAINING, init="uniform", lr=3e-4, batch_size=10, epochs=1, weight_decay=0.0)
     jobs = [
         Job(training=dataclasses.replace(training, activation=activation), seed=seed)
@@ -207,7 +207,7 @@ def test_the_published_init_over_hundreds_of_adam_steps(
 
 @BUILT
 def test_the_medium_cnn_trains_as_the_reference(kernel: CudaEngine, engine: TorchEngine) -> None:
-    """Its optimizer's state is outside of shared memory."""
+    """Test a network whose optimizer state is outside of shared memory."""
     training = dataclasses.replace(TRAINING, batch_size=5, epochs=2, dropout=0.2, activation="gelu", lr=1e-3)
     jobs = [Job(training=training, seed=seed) for seed in (1, 2)]
     assert not make_block("cnn-m", jobs).shares_state
@@ -216,7 +216,7 @@ def test_the_medium_cnn_trains_as_the_reference(kernel: CudaEngine, engine: Torc
 
 
 def _odd(activation: str, dropout: float) -> nn.Module:
-    """Pooling by itself, of an odd number of rows; wide kernels; linear layers on what is still an image."""
+    """A chain with separate pooling of an odd number of rows, wide kernels and layers without biases."""
     acts = {"tanh": nn.Tanh, "relu": nn.ReLU}
     return nn.Sequential(
         *(nn.Conv2d(1, 3, (4, 7)), acts[activation](), nn.MaxPool2d(2), nn.Dropout(dropout)),  # 25x22 -> 12x11
@@ -257,7 +257,7 @@ def test_a_model_does_not_depend_on_its_neighbors(kernel: CudaEngine, few_images
 def test_threads_of_a_block_share_the_work_and_change_no_bit(
     build: Build, kernel: CudaEngine, few_images: Images
 ) -> None:
-    """Seven threads of the CPU with real barriers: on a GPU it is as many as a block has, with __syncthreads."""
+    """Run seven CPU threads with real barriers, which stand for the threads of a block and __syncthreads."""
 
     def threaded(block: Block) -> LaunchKernel:
         source = f"#define BLOCK_THREADS 7\n{kernel_source(block)}"
@@ -303,7 +303,7 @@ int main() {  // two models on images of noise, batches of 12, dropout everywher
 @BUILT
 @pytest.mark.parametrize(("architecture", "images"), [("cnn-s", 75), ("cnn-m", 27)])
 def test_no_barrier_is_missing(architecture: str, images: int, tmp_path: Path) -> None:
-    """ThreadSanitizer on a block of four threads: what one writes and another reads has a barrier between."""
+    """Run ThreadSanitizer on a block of four threads: it finds reads and writes without a barrier between them."""
     block = Block.from_stages(get_chain(architecture, "tanh", 0.0), 12)
     head = f"#define BLOCK_THREADS 4\n#define SHARED {block.memory_bytes}\n#define IMAGES {images}\n"
     source = f"{head}{kernel_source(block)}{RACING}"
@@ -340,7 +340,7 @@ def test_activations_saturate_where_those_of_torch_do(build: Build) -> None:
         (exact, exact_slope), (rounded, rounded_slope) = (with_slope(function, v) for v in (x.double(), x))
         torch.testing.assert_close(y.double(), exact, rtol=2e-7, atol=5e-7)
         torch.testing.assert_close(slope.double(), exact_slope, rtol=2e-7, atol=2e-7)
-        # Of GELU's slope torch has two versions, one of which is exactly 0 below -6.2 and one that is exact: not below.
+        # torch has two slopes of GELU: one is exactly 0 below -6.2, the other is exact. So the slope is not compared.
         for value, wanted in ((y, rounded), (slope, rounded_slope))[: 1 if function is nn.functional.gelu else 2]:
             for level in (0.0, 1.0):
                 assert ((value == level) != (wanted == level)).sum() <= 25, (kind, level)  # of 160,001
@@ -429,7 +429,7 @@ def test_nvcc_compiles_it_and_it_fits_on_a_multiprocessor(architecture: str, bat
 
 
 def test_nvrtc_compiles_it() -> None:
-    """As CuPy does on a GPU: without any header of C++."""
+    """Compile without any header of C++, as CuPy does on a GPU."""
     nvrtc = pytest.importorskip("cuda.bindings.nvrtc")
     source = kernel_source(Block.from_stages(get_chain("cnn-s", "tanh", 0.0), 10)).encode()
     try:
@@ -438,7 +438,8 @@ def test_nvrtc_compiles_it() -> None:
         pytest.skip("no NVRTC here")
     options = [*(option.encode() for option in OPTIONS), b"--gpu-architecture=sm_90"]
     (found,) = nvrtc.nvrtcCompileProgram(program, len(options), options)
-    log = bytes(nvrtc.nvrtcGetProgramLogSize(program)[1] + 2)  # written in place; bytes of length 1 Python shares
+    # NVRTC writes into the bytes, so they must not be a shared object, as bytes of length 1 are.
+    log = bytes(nvrtc.nvrtcGetProgramLogSize(program)[1] + 2)
     nvrtc.nvrtcGetProgramLog(program, log)
     assert found == nvrtc.nvrtcResult.NVRTC_SUCCESS, log.decode()
 

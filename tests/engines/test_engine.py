@@ -1,4 +1,4 @@
-"""The engine against plain PyTorch, and what a model must not depend on."""
+"""The reference engine against plain PyTorch, and the independence of its models from each other."""
 
 import dataclasses
 import os

@@ -1,4 +1,4 @@
-"""What models say, and which way their weights should go: all of them at once, against plain modules one by one."""
+"""Batched networks against plain modules: logits, cross entropy and gradients."""
 
 from typing import Any
 
@@ -29,7 +29,7 @@ def _case(architecture: str) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _plain(architecture: str, activation: str, weights: Tensor, inputs: Tensor, targets: Tensor) -> tuple[Any, ...]:
-    """Logits, divergence and its gradient of one model in float64."""
+    """Return logits, cross entropy and its gradient of one model in float64."""
     module = build_module(get_architecture(architecture), weights, activation=activation, dropout=0.0).double()
     logits = module(inputs.double())
     loss = -(targets.double() * logits.log_softmax(dim=1)).sum(dim=1).mean()
@@ -87,7 +87,7 @@ def test_a_network_that_is_no_chain_is_computed_by_torch() -> None:
 
 
 def test_a_target_that_a_model_meets_leaves_no_gradient() -> None:
-    """Cross entropy is least where the model says the target itself; there it is the target's entropy."""
+    """Test that the cross entropy is minimal, and the entropy of the target, where the output is the target itself."""
     weights, inputs, _ = _case("cnn-s")
     functions = _functions("native", "cnn-s", "tanh")
     said = functions.compute_logits(weights, inputs).softmax(dim=-1)

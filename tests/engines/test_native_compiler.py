@@ -1,4 +1,4 @@
-"""Compiling: once, whoever asks at the same time; never somebody else's code; and what is said where it cannot be."""
+"""Compilation: once for concurrent processes, never from an untrusted cache, and with clear errors."""
 
 import os
 import subprocess
@@ -27,7 +27,7 @@ def forget() -> None:
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty cache folder, and nothing known from earlier tests."""
+    """Return an empty cache folder and clear the caches of the process."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     forget()
     yield tmp_path / "cache" / "modelzoo-datasets" / "native"

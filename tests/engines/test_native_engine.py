@@ -1,4 +1,4 @@
-"""The native engine against the reference, and what a model must not depend on."""
+"""The native engine against the reference engine, and the independence of its models from each other."""
 
 import dataclasses
 import hashlib
@@ -41,7 +41,7 @@ def native() -> NativeEngine:
 
 
 def close(found: States, expected: States) -> None:
-    """Most weights to rounding, all of them to a small share of how far they have moved; metrics to rounding.
+    """Assert that most weights and the metrics are equal to rounding, and all weights to a fraction of their updates.
 
     Where two cells of a pooling window are equal but for rounding another one may win, and some weights go other ways.
     """
@@ -65,7 +65,7 @@ def test_training_is_that_of_the_reference(
 def test_saturated_units_train_as_in_the_reference(
     native: NativeEngine, engine: TorchEngine, few_images: Images
 ) -> None:
-    """500 steps of Adam on the published init, whose units begin saturated: noise in their gradients would show."""
+    """Run 500 steps of Adam on the published init, whose saturated units would reveal noise in their gradients."""
     job = Job(training=dataclasses.replace(PUBLISHED, epochs=20), seed=1)
     close(collected(native, few_images, [job])[0], collected(engine, few_images, [job])[0])
 
@@ -133,7 +133,7 @@ def test_how_many_images_one_call_takes_changes_nothing(
 
 
 def test_another_process_gives_the_same_bits(native: NativeEngine, few_images: Images) -> None:
-    """As after a resume: nothing is left over from what this process did before."""
+    """Test that results do not depend on what a process did before, as after a resume."""
     script = (
         "import dataclasses, hashlib, pathlib\n"
         "from helpers.training_by_hand import JOBS, trajectories\n"
@@ -232,7 +232,7 @@ def test_a_failing_job_stops_the_others_and_its_error_comes_out(few_images: Imag
 
 
 def test_states_wait_until_they_are_taken(few_images: Images, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However slow the disk is, memory holds only so many."""
+    """Test that a slow consumer bounds the number of states in memory."""
     made: list[int] = []
     real = native_trainer.train_network
 
@@ -282,7 +282,7 @@ def test_auto_is_native_on_a_cpu() -> None:
 
 
 def test_the_memory_foretold_holds(images: Images) -> None:
-    """Of a process that trains: what it takes more than one that has only loaded the images."""
+    """Compare the estimate with the memory that training adds to a process with loaded images."""
     script = (
         "import resource, sys, pathlib\n"
         "from modelzoo_datasets.engines import Job, get_engine\n"
@@ -299,7 +299,7 @@ def test_the_memory_foretold_holds(images: Images) -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], cwd="tests", capture_output=True, text=True, check=True)
     taken, foretold = map(int, done.stdout.split())
-    overhead = 60_000_000  # of the interpreter: threads' stacks and arenas, modules that are first used in training
+    overhead = 60_000_000  # stacks and arenas of threads, and modules that are first imported in training
     assert taken < foretold + overhead
 
 

@@ -28,7 +28,7 @@ def _shape(architecture: str) -> tuple[int, int, int]:
 
 
 def _odd(act: type[nn.Module]) -> nn.Sequential:
-    """Sizes that fill no vector, pooling that drops a row and a column, an activation before pooling, no bias."""
+    """Return a network with sizes that fill no vector, odd pooling, an activation before pooling and no bias."""
     return nn.Sequential(
         *(nn.Conv2d(2, 3, (3, 2)), nn.MaxPool2d(2), act()),  # 2x11x13 -> 3x9x12 -> 3x4x6
         *(nn.Conv2d(3, 17, 2, bias=False), act(), nn.MaxPool2d(2)),  # -> 17x3x5 -> 17x1x2
@@ -37,7 +37,7 @@ def _odd(act: type[nn.Module]) -> nn.Sequential:
 
 
 def _wide(act: type[nn.Module]) -> nn.Sequential:
-    """More accumulators than registers."""
+    """Return a network with more accumulators than registers."""
     return nn.Sequential(
         *(nn.Conv2d(1, 40, 3), nn.MaxPool2d(2), act()), nn.Conv2d(40, 33, 5), act(), nn.Flatten(), nn.Linear(33, 5)
     )
@@ -52,7 +52,7 @@ NAMES = ["cnn-s", "cnn-s-rgb", "cnn-m", "cnn-more-layers", *MADE]
 
 
 def made(name: str, activation: str, init: str = "kaiming_uniform") -> tuple[nn.Module, CompiledNetwork, KernelImages]:
-    """A module with fresh weights, its network and a batch of images."""
+    """Return a module with random weights, its compiled network and a batch of images."""
     if name in MADE:
         build, shape = MADE[name]
         module: nn.Module = build(ACTIVATIONS[activation])
@@ -62,7 +62,7 @@ def made(name: str, activation: str, init: str = "kaiming_uniform") -> tuple[nn.
     classes = [layer for layer in module.modules() if isinstance(layer, nn.Linear)][-1].out_features
     draws = keyed_generator(0, "images")
     images = torch.randn(N, *shape, generator=draws)
-    images[:3] = 0.5  # plain ones, in which all cells of a window are equal
+    images[:3] = 0.5  # constant images, in which all cells of a window are equal
     labels = torch.randint(classes, (N,), generator=draws)
     return (
         module,
@@ -92,7 +92,7 @@ def training(optimizer: str = "sgd", **changes: Any) -> Training:
 
 
 def gradient(module: nn.Module, network: CompiledNetwork, pixels: KernelImages) -> Tensor:
-    """Of the mean loss, from one huge step of SGD beside which the weights themselves do not count."""
+    """Return the gradient of the mean loss, from one huge step of SGD that makes the weights negligible."""
     start, lr = vector(module), 2.0**20
     model = NativeModel(network, training(), start)
     model.train(pixels, steps(N, N, lr, 0.0))
@@ -100,7 +100,7 @@ def gradient(module: nn.Module, network: CompiledNetwork, pixels: KernelImages) 
 
 
 def exact(module: nn.Module, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Loss and gradient in float64."""
+    """Return loss and gradient in float64."""
     module = copy.deepcopy(module).double()
     loss = cross_entropy(module(x.double()), labels)
     loss.backward()
@@ -123,13 +123,13 @@ def test_gradients_are_those_of_float64_autograd(name: str, activation: str) -> 
 @pytest.mark.parametrize("init", ["uniform", "normal", "xavier_normal"])
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_gradients_hold_on_the_published_inits_too(activation: str, init: str) -> None:
-    """U(0, 1) weights are all positive: most units are saturated."""
+    """Test U(0, 1) weights, which saturate most units."""
     module, network, pixels = made("cnn-s", activation, init)
     x = inputs(pixels, _shape("cnn-s"))
     _, expected = exact(module, x, pixels.labels)
     cross_entropy(module(x), pixels.labels).backward()
     theirs = torch.cat([p.grad.flatten() for p in module.parameters() if p.grad is not None])
-    # 1 - tanh² of a tanh close to 1 has lost its digits in float32, in torch as here; how many, sums' orders decide.
+    # 1 - tanh² close to 0 has lost digits in float32, in torch as here; the order of sums decides how many.
     allowed = max(1e-6, 5 * ((theirs - expected).norm() / expected.norm()).item())
     assert allowed < 1e-4
     assert (gradient(module, network, pixels) - expected).norm() < allowed * expected.norm()
@@ -151,7 +151,7 @@ OPTIMIZERS: dict[str, Any] = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, 
 @pytest.mark.parametrize("batch_size", [1, 5, 13])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_steps_are_those_of_torch_optim(optimizer: str, batch_size: int) -> None:
-    """Rates that change from step to step, weight decay, and a last batch that is smaller."""
+    """Test rates that change from step to step, weight decay, and a smaller last batch."""
     module, network, pixels = made("odd", "tanh")
     x, draws = inputs(pixels, MADE["odd"][1]).double(), keyed_generator(0, "rates")
     order = torch.randint(N, (3 * N,), generator=draws)
@@ -178,7 +178,7 @@ def test_steps_are_those_of_torch_optim(optimizer: str, batch_size: int) -> None
 
 
 def test_a_saturated_unit_has_no_gradient_at_all() -> None:
-    """As in torch, which rounds such a tanh to 1: Adam would make a full step out of a gradient of 1e-7."""
+    """Test that saturated units have no gradient, as in torch: Adam would turn 1e-7 into a full step."""
     module, network, pixels = made("linear", "tanh")
     with torch.no_grad():
         module[1].weight.zero_()
@@ -194,7 +194,7 @@ def test_a_saturated_unit_has_no_gradient_at_all() -> None:
 
 @pytest.mark.parametrize("name", ["cnn-s", "odd"])
 def test_instruction_sets_agree(name: str) -> None:
-    """To the bit where they all have fused multiply-adds, to rounding where one has not."""
+    """Test instruction sets: equal bits if all have fused multiply-adds, equal to rounding otherwise."""
     found: dict[str, Tensor] = {}
     for target in TARGETS:
         module, network, pixels = made(name, "tanh")
@@ -212,7 +212,7 @@ def _shape_and_classes(name: str) -> tuple[tuple[int, int, int], int]:
 
 
 def test_where_a_vector_begins_changes_nothing() -> None:
-    """A module with its parameters in another order than its layers."""
+    """A module whose parameters have another order than its layers."""
 
     class Backwards(nn.Module):
         def __init__(self) -> None:

@@ -29,18 +29,21 @@ void keep_mask(TorchGenerator* g, uint8_t* out, size_t n, float p) { g->keep_mas
 uint32_t next_word(TorchGenerator* g) { return g->next_word(); }
 }
 """
-FLAGS = {"portable": [], "this machine's": ["-march=native"]}  # without and with fused multiply-add, if there is one
+FLAGS = {
+    "portable": [],
+    "this machine's": ["-march=native"],
+}  # without and, if possible, with fused multiply-add
 SEEDS = (0, 1, 2**31, 2**32 - 1, 2**32, 2**40 + 17, 2**63 - 1, derive_seed(3, "noise", 1))
-# Around blocks of 16, the 624 words that the twister makes at once and the 2048 normals made at once; activations.
+# Lengths around blocks of 16, the 624 words of a state and the 2048 normal numbers of a piece; and activations.
 LENGTHS = (*range(71), 396, 397, 398, 623, 624, 625, 1247, 1248, 1249, 2047, 2048, 2049, 2065, 4608 * 10)
-# With AVX2 torch has float polynomials of its own; elsewhere it makes its angles in double precision and so differs
-# from itself, by up to 2.4e-6.
+# With AVX2 torch uses its own float polynomials; elsewhere it computes angles in double precision, and its results
+# differ by up to 2.4e-6.
 ALIKE = torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
 NORMALS_APART = 1.5e-6 if ALIKE else 4e-6
 
 
 class Native:
-    """A TorchGenerator of the compiled header."""
+    """A `TorchGenerator` of the compiled header."""
 
     def __init__(self, library: ctypes.CDLL, seed: int) -> None:
         self._library = library
@@ -68,12 +71,12 @@ class Native:
         return torch.from_numpy(out[:-1])
 
 
-Make = Callable[[int], Native]  # of a seed
+Make = Callable[[int], Native]  # makes a generator from a seed
 
 
 @pytest.fixture(scope="module", params=list(FLAGS.values()), ids=list(FLAGS))
 def native(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Make:
-    """The header, compiled as the kernels are."""
+    """Compile the header with the flags of the kernels."""
     compiler = shutil.which("g++")
     if compiler is None:
         pytest.skip("no g++")
@@ -99,7 +102,7 @@ def assert_near(found: torch.Tensor, wanted: torch.Tensor) -> None:
 @pytest.mark.parametrize("seed", SEEDS)
 def test_uniforms_are_those_of_torch_to_the_bit(native: Make, seed: int) -> None:
     ours, theirs = native(seed), seeded(seed)
-    for n in LENGTHS:  # in a row, so that calls begin everywhere between two twists
+    for n in LENGTHS:  # one after the other, so that calls begin at all places between two twists
         assert torch.equal(ours.uniforms(n), torch.rand(n, generator=theirs)), n
 
 
@@ -107,7 +110,7 @@ def test_uniforms_are_those_of_torch_to_the_bit(native: Make, seed: int) -> None
 def test_a_first_call_of_any_length_draws_what_torch_draws(native: Make, n: int) -> None:
     ours, theirs = native(5), seeded(5)
     assert_near(ours.normals(n), torch.randn(n, generator=theirs))
-    assert torch.equal(ours.uniforms(20), torch.rand(20, generator=theirs))  # as many words were used
+    assert torch.equal(ours.uniforms(20), torch.rand(20, generator=theirs))  # the same number of words has been used
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -126,7 +129,7 @@ def test_fewer_than_16_normals_are_those_of_torch_within_a_bit(native: Make) -> 
 @pytest.mark.parametrize("between", ["nothing", "normals", "uniforms", "mask"])
 def test_the_spare_normal_outlives_other_draws(native: Make, between: str) -> None:
     ours, theirs = native(12), seeded(12)
-    assert_near(ours.normals(3), torch.randn(3, generator=theirs))  # of two pairs
+    assert_near(ours.normals(3), torch.randn(3, generator=theirs))  # from two pairs
     if between == "normals":
         assert_near(ours.normals(40), torch.randn(40, generator=theirs))
     elif between == "uniforms":
@@ -189,8 +192,9 @@ def test_normals_are_on_average_a_fraction_of_a_rounding_away(native: Make) -> N
 def test_moments_of_normals(native: Make) -> None:
     n = 1_000_000
     x = native(18).normals(n).double()
-    # The k-th moment of n normals is that of the distribution with a variance of (E x^2k - (E x^k)²) / n.
+    # The k-th moment of n normal numbers has the variance (E x^2k - (E x^k)²) / n.
     for power, moment, variance in ((1, 0, 1), (2, 1, 2), (3, 0, 15), (4, 3, 96)):
         assert abs((x**power).mean().item() - moment) < 5 * (variance / n) ** 0.5
     assert abs((x[:-1] * x[1:]).mean().item()) < 5 / n**0.5
-    assert abs((x.view(-1, 2, 8)[:, 0] * x.view(-1, 2, 8)[:, 1]).mean().item()) < 5 * 2**0.5 / n**0.5  # of pairs
+    # The two numbers of a pair are not correlated.
+    assert abs((x.view(-1, 2, 8)[:, 0] * x.view(-1, 2, 8)[:, 1]).mean().item()) < 5 * 2**0.5 / n**0.5

@@ -1,4 +1,4 @@
-"""Worker processes: results come back in order, and however a worker or its consumer ends, nothing is left hanging."""
+"""Worker processes: results come in order, and nothing hangs, however a worker or its consumer ends."""
 
 import dataclasses
 import multiprocessing
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.timeout(120)
 
 @pytest.fixture(autouse=True)
 def nothing_is_left() -> Iterator[None]:
-    """No process outlives what it was started for."""
+    """Assert that no worker outlives its test."""
     assert not multiprocessing.active_children()
     yield
     assert not multiprocessing.active_children()
@@ -84,7 +84,7 @@ def test_a_killed_worker_is_an_error_and_no_hang(few_images: Images) -> None:
 def test_a_worker_killed_amid_a_message_is_an_error_and_no_hang(tmp_path: Path) -> None:
     results = run_in_processes(2, calls.writes, (tmp_path,), [(10_000_000,), (10_000_000,)])
     next(results)
-    time.sleep(0.3)  # no pipe holds so much: both wait in the middle of their messages
+    time.sleep(0.3)  # more than a pipe holds: both workers wait in the middle of a message
     for worker in multiprocessing.active_children():
         worker.kill()
     with pytest.raises(LostWorkerError) as caught:
