@@ -70,7 +70,13 @@ class Engine(Protocol):
         ...
 
     def estimate_memory(self, architecture: str, images: Images, jobs: Sequence[Job]) -> int:
-        """Estimate an upper bound of the bytes of memory that these jobs need, not counting the images themselves."""
+        """Estimate an upper bound of the bytes of memory that training needs, not counting the images themselves.
+
+        Args:
+            architecture: Name of the architecture of all models.
+            images: Images to train and evaluate on.
+            jobs: Trainings to run.
+        """
         ...
 
     def train(

@@ -119,7 +119,13 @@ class NativeBatchedNetwork:
         return loss
 
     def losses_and_gradients(self, weights: Tensor, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute the cross entropy (B,) and its gradient by the weights (B, P); arguments as of `cross_entropy`."""
+        """Compute the cross entropy (B,) and its gradient by the weights (B, P).
+
+        Args:
+            weights: One row per model, (B, P).
+            inputs: Normalized images (Q, channels, height, width).
+            targets: Distributions over the classes (B, Q, C).
+        """
         images = KernelImages.from_tensors(inputs, torch.zeros(len(inputs), dtype=torch.int64))
         order, gradients = torch.arange(len(inputs)), torch.zeros_like(weights)
 

@@ -33,7 +33,13 @@ class DeviceImages:
 
     @classmethod
     def from_images(cls, images: Images, splits: set[str], device: torch.device) -> "DeviceImages":
-        """Copy these splits, if the images have them, to the device."""
+        """Copy splits to the device.
+
+        Args:
+            images: Images on the host.
+            splits: Names of splits; those that the images lack are skipped.
+            device: Device to copy to.
+        """
         needed = [split for split in images.splits if split in splits]
         pixels = {split: images.splits[split].pixels.to(device) for split in needed}
         return cls(images, pixels, {split: images.labels(split).to(device) for split in needed})
@@ -73,7 +79,15 @@ def iterate_logits(
 def evaluate_models(
     groups: list[StackedModels], weights: StackedWeights, images: DeviceImages, split: str, num_activations: int
 ) -> SplitMetrics:
-    """Evaluate all M models; the metrics are on the host. Waits for the device once; arguments of `iterate_logits`."""
+    """Evaluate all M models and return their metrics on the host; this waits for the device once.
+
+    Args:
+        groups: Networks that are called together.
+        weights: Weights of all models.
+        images: Images with that split.
+        split: Name of the split.
+        num_activations: Numbers in the outputs of all layers for one image.
+    """
     y, classes, device = images.labels[split], images.images.classes, weights.trained.device
     num_models = len(weights.trained)
     loss = torch.zeros(num_models, dtype=torch.float64, device=device)
@@ -93,6 +107,14 @@ class StateRecorder:
     """Turns the weights of a cohort into states, with their metrics."""
 
     def __init__(self, architecture: str, images: DeviceImages, jobs: Sequence[Job], metrics_on: Sequence[str]) -> None:
+        """Build the plain networks of a cohort.
+
+        Args:
+            architecture: Name of the architecture.
+            images: Images to evaluate on.
+            jobs: Jobs of the cohort.
+            metrics_on: Splits to evaluate; those that the images lack are skipped.
+        """
         self._architecture, self._images, self._jobs = architecture, images, jobs
         self._splits = [split for split in metrics_on if split in images.pixels]
         kinds = [(job.training.activation, job.training.dropout) for job in jobs]

@@ -102,6 +102,13 @@ class RandomStream:
     """All random numbers of one model in one epoch, in the order of its steps."""
 
     def __init__(self, job: Job, epoch: int, num_images: int) -> None:
+        """Draw the data order of an epoch and seed the other generators.
+
+        Args:
+            job: Job of the model.
+            epoch: Epoch, counted from 1.
+            num_images: Number of training images.
+        """
         self.order = torch.randperm(num_images, generator=keyed_generator(job.seed, "order", epoch))
         self._uniform, self._normal, self._views = (
             keyed_generator(job.seed, purpose, epoch) for purpose in ("dropout", "noise", "augmentation")
@@ -145,7 +152,13 @@ class StepChunk:
 
 
 def split_epoch(num_images: int, batch_size: int, max_steps: int) -> Iterator[tuple[int, int, int]]:
-    """Yield (first step, K, B) of the chunks of an epoch; a smaller last batch is a chunk of its own."""
+    """Yield (first step, K, B) of the chunks of an epoch; a smaller last batch is a chunk of its own.
+
+    Args:
+        num_images: Number of training images.
+        batch_size: Images of a step.
+        max_steps: Maximum number of steps of a chunk.
+    """
     whole, rest = divmod(num_images, batch_size)
     for first in range(0, whole, max_steps):
         yield first, min(max_steps, whole - first), batch_size

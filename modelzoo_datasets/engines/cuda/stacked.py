@@ -33,7 +33,13 @@ class StackedWeights:
 
     @classmethod
     def from_vectors(cls, layout: Layout, vectors: Tensor, device: torch.device) -> "StackedWeights":
-        """Stack vectors (M, P) in the order of the layout; large networks get channels last."""
+        """Stack the weights of M models; large networks get channels last.
+
+        Args:
+            layout: Layout of one model.
+            vectors: Weights (M, P) in the order of the layout.
+            device: Device to copy them to.
+        """
         channels_last = is_large(layout)
         parameters = [slot for slot in layout.slots if not slot.buffer]
         state = layout.unpack(vectors.to(device))
@@ -93,6 +99,13 @@ class StackedModels:
     """Equal networks of some models of a cohort: one vectorized call for all, or a plain call for a single one."""
 
     def __init__(self, module: nn.Module, models: slice, *, sparsify: bool = False) -> None:
+        """Wrap a module that stands for all the models.
+
+        Args:
+            module: A module of the kind of these models; its own weights are not used.
+            models: Indices of the models within the cohort.
+            sparsify: Whether the objective has the penalty of variational dropout.
+        """
         use_generators(module)
         self.models, self.module = models, module
         self._objective = _Objective(module, sparsify)

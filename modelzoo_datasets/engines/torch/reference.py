@@ -114,7 +114,15 @@ def evaluate_model(
 def compute_model_logits(
     architecture: str, inputs: ModelInputs, weights: Tensor, network: NetworkSpec, split: str
 ) -> Tensor:
-    """Compute the logits (N, C) of one model on all N images of a split; arguments as of `evaluate_model`."""
+    """Compute the logits (N, C) of one model on all N images of a split.
+
+    Args:
+        architecture: Name of the architecture.
+        inputs: Images with that split.
+        weights: Weights of the model (P,).
+        network: Activation and dropout of the model.
+        split: Name of the split.
+    """
     module = _load_module(architecture, weights, network).eval()
     with one_thread():
         return torch.cat([module(inputs.batch(split, part)) for part in _evaluation_batches(inputs, split)])
