@@ -14,7 +14,7 @@ from ..architectures import ACTIVATION_MODULES, Architecture, build_module
 from ..errors import ArgumentError
 from ..recipes import Training
 from ..weights import Layers, Layout, Tokens
-from .display import count_states, draw_accuracy, format_bytes, list_columns, render_html, render_text
+from .zoo_summary import count_states, draw_accuracy, format_bytes, list_columns, render_html, render_text
 
 Rows = int | slice | Sequence[int] | Sequence[bool] | np.ndarray | Tensor | pd.Series  # index a zoo
 
