@@ -1,4 +1,4 @@
-"""What a check says, and what all of them are asked."""
+"""The result of a check, and the options that all checks share."""
 
 import math
 import random
@@ -18,34 +18,34 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class Check:
-    """What was looked at, how many of them there were, and what is wrong: a line for each, with the remedy."""
+    """The result of one check: how many things it looked at, and a line for each problem with its remedy."""
 
     name: str
     n: int
     problems: list[str]
-    notes: list[str] = field(default_factory=list)  # what is worth knowing, but not wrong
+    notes: list[str] = field(default_factory=list)  # worth knowing, but not wrong
 
     @property
     def passed(self) -> bool:
-        """Whether nothing is wrong; so too where there was nothing to look at."""
+        """True if there are no problems, also if there was nothing to look at."""
         return not self.problems
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What is to be measured and trained again, with what."""
+    """The options of a verification: how much to measure and train again, and with what."""
 
-    engine: Engine | None  # None: the one that made the zoo
+    engine: Engine | None  # None: the engine that made the zoo
     threads: int | None
     images_root: Path
-    states: int  # of each zoo
-    retrain: int  # models of each zoo
-    seed: int  # draws which
+    states: int  # to measure, of each zoo
+    retrain: int  # models to train, of each zoo
+    seed: int  # of the random choice of states and models
     parent: Path | None  # zoo folder of the parents of sparsified twins
     progress: Progress
 
-    def engine_for(self, info: ZooInfo) -> Engine:
-        """What measures a zoo; the usual engine where the one that made it is not to be had here."""
+    def select_engine(self, info: ZooInfo) -> Engine:
+        """Return the engine that measures a zoo: if the one that made it is not available, the usual one."""
         if self.engine is not None:
             return self.engine
         try:
@@ -53,18 +53,18 @@ class Request:
         except DeviceError:
             return get_engine("auto", self.threads)
 
-    def drawn(self, population: Sequence[_T], n: int, *purpose: str) -> list[_T]:
-        """At most n of them, in their order; the same for the same seed and purpose."""
-        draws = random.Random(derive_seed(self.seed, "verify", *purpose))
-        chosen = draws.sample(range(len(population)), min(n, len(population)))
-        return [population[index] for index in sorted(chosen)]
+    def sample(self, population: Sequence[_T], n: int, *purpose: str) -> list[_T]:
+        """Choose at most n items in their order, the same ones for the same seed and purpose."""
+        generator = random.Random(derive_seed(self.seed, "verify", *purpose))
+        indices = generator.sample(range(len(population)), min(n, len(population)))
+        return [population[index] for index in sorted(indices)]
 
 
-def short(sha256: object) -> str:
-    """As much of a hash as tells it from others."""
+def shorten_hash(sha256: object) -> str:
+    """Return the first 12 digits of a hash."""
     return f"{str(sha256)[:12]}…"
 
 
-def number(cell: Any) -> float:
-    """A cell of a table as a number; NaN where nothing is recorded."""
+def to_number(cell: Any) -> float:
+    """Return a cell of a table as a number, NaN for a missing value."""
     return math.nan if cell is None else float(cell)

@@ -1,4 +1,4 @@
-"""Checks of a dataset folder alone: its rows are those of the recipe, its index, layout and card those of its files."""
+"""Checks of a dataset folder: its rows match the recipe, and its index, layout, card and checksums match its files."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -15,71 +15,76 @@ from ..errors import FormatError
 from ..zoo import LEFT_OUT, read_json
 from .check import Check
 from .dataset_target import REMEDY, DatasetConfig
-from .table_checks import against_arithmetic, against_recipe, missing_epochs, model_columns
-from .zoo_checks import foreign_layouts
+from .table_checks import compare_with_recipe, find_wrong_epochs, find_wrong_metrics, model_columns
+from .zoo_checks import find_foreign_layouts
 
 
 def check_layouts(path: Path, configs: Sequence[DatasetConfig]) -> Check:
-    """layout.json and the layouts in zoo.json are those of the architecture."""
+    """Check that layout.json and the layouts in zoo.json are those of the architecture."""
     try:
-        found = read_json(path / "layout.json")
+        layout = read_json(path / "layout.json")
     except FormatError as error:
         return Check("layout", 1, [f"{error}; {REMEDY}"])
     problems = []
     for config in configs:
-        info = config.subject.info
+        info = config.target.info
         problems += [
             f"zoo.json: {name} of {config.name} is not that of architecture {info.architecture}; {REMEDY}"
-            for name in foreign_layouts(info)
+            for name in find_foreign_layouts(info)
         ]
-        if found != info.layout.to_json():
+        if layout != info.layout.to_json():
             problems.append(f"{path / 'layout.json'} is not the layout of {config.name} in zoo.json; {REMEDY}")
     return Check("layout", len(configs), problems)
 
 
 def check_checksums(path: Path) -> Check:
-    """Every file is listed with the checksum that it has, and every one that is listed is there."""
+    """Check that every file is listed with its checksum, and that every listed file exists."""
     try:
-        listed = read_checksums(path)
+        checksums = read_checksums(path)
     except FormatError as error:
         return Check("checksums", 0, [f"{error}; {REMEDY}"])
-    there = set(list_data_files(path))
-    problems = [f"{path / name} is missing, but listed in {CHECKSUMS_FILE}; {REMEDY}" for name in listed.keys() - there]
-    problems += [f"{path / name} is not listed in {CHECKSUMS_FILE}; {REMEDY}" for name in there - listed.keys()]
+    present = set(list_data_files(path))
+    missing, unlisted = checksums.keys() - present, present - checksums.keys()
+    problems = [f"{path / name} is listed in {CHECKSUMS_FILE}, but missing; {REMEDY}" for name in missing]
+    problems += [f"{path / name} is not listed in {CHECKSUMS_FILE}; {REMEDY}" for name in unlisted]
     problems += [
-        f"{path / name} has not the checksum that is listed in {CHECKSUMS_FILE}; {REMEDY}"
-        for name in there & listed.keys()
-        if file_sha256(path / name) != listed[name]
+        f"{path / name} has another checksum than {CHECKSUMS_FILE} lists; {REMEDY}"
+        for name in present & checksums.keys()
+        if file_sha256(path / name) != checksums[name]
     ]
-    return Check("checksums", len(listed), sorted(problems))
+    return Check("checksums", len(checksums), sorted(problems))
 
 
 def check_rows(config: DatasetConfig, diverged: str) -> Check:
-    """The rows, and the splits they are in, are those that the recipe in zoo.json gives."""
-    subject, table = config.subject, config.subject.table
-    columns = [name for name in model_columns(twins=subject.twins) if name != "index"] + [*subject.own_columns]
-    source = f"config {config.name}"
-    problems = [f"zoo.json: {source}: {what}" for what in subject.info.contradictions()]
-    problems += against_recipe(table, subject.members, columns, source)
-    problems += missing_epochs(table["model_id"].unique(), table, subject.members, source)
-    problems += [what for _, what in against_arithmetic(table, source)]
+    """Check that the rows, and their splits, are those that the recipe in zoo.json gives.
+
+    Args:
+        config: the config.
+        diverged: whether the dataset keeps models with weights that are not finite, as zoo.json says it.
+    """
+    target, table, source = config.target, config.target.table, f"config {config.name}"
+    columns = [name for name in model_columns(twins=target.is_twins) if name != "index"] + [*target.extra_columns]
+    problems = [f"zoo.json: {source}: {line}" for line in target.info.contradictions()]
+    problems += compare_with_recipe(table, target.members, columns, source)
+    problems += find_wrong_epochs(table["model_id"].unique(), table, target.members, source)
+    problems += [line for _, line in find_wrong_metrics(table, source)]
     if diverged == LEFT_OUT:
-        wrong = table.loc[~table["finite"].astype(bool), "model_id"].unique()
-        problems += [f"{source}: {model} has weights that are not finite, so it must be left out" for model in wrong]
-    elif not problems and _states_sha256(config) != subject.info.states_sha256:
+        models = table.loc[~table["finite"].astype(bool), "model_id"].unique()
+        problems += [f"{source}: {model} has weights that are not finite, so it must be left out" for model in models]
+    elif not problems and _hash_states(config) != target.info.states_sha256:
         problems.append(f"{source}: its states are not those of the zoo folder that it was built from")
-    return Check(f"{config.name}: recipe", table["model_id"].nunique(), [f"{what}; {REMEDY}" for what in problems])
+    return Check(f"{config.name}: recipe", table["model_id"].nunique(), [f"{line}; {REMEDY}" for line in problems])
 
 
-def _states_sha256(config: DatasetConfig) -> str:
-    """Hash of the hashes of all states in the order of the grid, as the build records it."""
-    members = config.subject.members
-    rows = sorted(config.subject.rows.items(), key=lambda item: (members[item[0][0]].index, item[0][1]))
+def _hash_states(config: DatasetConfig) -> str:
+    """Return the hash of the hashes of all states in the order of the grid, as the build records it."""
+    members = config.target.members
+    rows = sorted(config.target.rows.items(), key=lambda item: (members[item[0][0]].index, item[0][1]))
     return hashlib.sha256("".join(str(row["sha256"]) for _, row in rows).encode()).hexdigest()
 
 
 def check_index(config: DatasetConfig) -> Check:
-    """`<config>_index` has the same rows, without weights."""
+    """Check that the config `<config>_index` has the same rows, without weights."""
     folder = config.path / f"{config.name}_index"
     problems = []
     for split, table in config.scalars.items():
@@ -87,56 +92,56 @@ def check_index(config: DatasetConfig) -> Check:
         try:
             index = pq.read_table(path, partitioning=None)
         except (OSError, pa.ArrowException) as error:
-            problems.append(f"cannot read {path}: {error}; {REMEDY}")
+            problems.append(f"cannot read {path}: {one_line(error)}; {REMEDY}")
             continue
-        if what := _difference(index, table):
-            problems.append(f"{path}: {what}; {REMEDY}")
-    wanted = {f"{split}-00000-of-00001.parquet" for split in config.scalars}
-    extra = {found.name for found in folder.glob("*.parquet")} - wanted
+        if difference := _describe_difference(index, table):
+            problems.append(f"{path}: {difference}; {REMEDY}")
+    expected = {f"{split}-00000-of-00001.parquet" for split in config.scalars}
+    extra = {path.name for path in folder.glob("*.parquet")} - expected
     problems += [f"{folder / name} belongs to no file of {config.name}; {REMEDY}" for name in sorted(extra)]
     return Check(f"{config.name}: index", sum(table.num_rows for table in config.scalars.values()), problems)
 
 
-def _difference(index: pa.Table, table: pa.Table) -> str | None:
-    """The first place in which the index differs from the rows with weights."""
+def _describe_difference(index: pa.Table, table: pa.Table) -> str | None:
+    """Describe the first difference between the index and the rows with weights, None if there is none."""
     if index.schema.names != table.schema.names or index.schema.types != table.schema.types:
-        return f"its columns are not those of the files with weights, {', '.join(table.schema.names)}"
+        return f"its columns must be those of the files with weights, {', '.join(table.schema.names)}"
     if index.num_rows != table.num_rows:
         return f"it has {index.num_rows} rows, the files with weights have {table.num_rows}"
-    for name in table.schema.names:
-        if not index[name].equals(table[name]):
-            pairs = enumerate(zip(index[name].to_pylist(), table[name].to_pylist(), strict=True))
-            row = next((row for row, (a, b) in pairs if a != b), 0)
-            model, epoch = table["model_id"][row].as_py(), table["epoch"][row].as_py()
-            found, wanted = index[name][row].as_py(), table[name][row].as_py()
-            return f"{name} of {model} epoch {epoch} is {found!r}, the file with weights has {wanted!r}"
+    for name in (name for name in table.schema.names if not index[name].equals(table[name])):
+        pairs = enumerate(zip(index[name].to_pylist(), table[name].to_pylist(), strict=True))
+        row = next((row for row, (a, b) in pairs if a != b), 0)
+        model, epoch, value = (table[column][row].as_py() for column in ("model_id", "epoch", name))
+        recorded = index[name][row].as_py()
+        return f"{name} of {model} epoch {epoch} is {recorded!r}, the file with weights has {value!r}"
     return None
 
 
 def check_card(path: Path, configs: Sequence[DatasetConfig]) -> Check:
-    """README.md names, for `datasets`, exactly the configs, files, columns and numbers of rows that are there."""
+    """Check that README.md names, for `datasets`, exactly the existing configs, files, columns and numbers of rows."""
     from huggingface_hub import metadata_load  # here, because it takes most of a second to import
 
-    card, wanted = path / "README.md", _described_by_files(configs)
+    card, expected = path / "README.md", _describe_files(configs)
     try:
-        found = _described_by_card(metadata_load(card) or {})
+        described = _describe_card(metadata_load(card) or {})
     except (OSError, ValueError, LookupError, TypeError, yaml.YAMLError) as error:
-        what = one_line(f"{type(error).__name__}: {error}")
-        return Check("card", 1, [f"{card} has no configs and dataset_info that can be read ({what}); {REMEDY}"])
+        reason = one_line(f"{type(error).__name__}: {error}")
+        return Check("card", 1, [f"{card} has no configs and dataset_info that can be read ({reason}); {REMEDY}"])
     problems = [
-        f"{card}: {name} is {'missing' if name in wanted else 'no config of zoo.json'}; {REMEDY}"
-        for name in sorted(found.keys() ^ wanted.keys())
+        f"{card}: {name} is {'missing' if name in expected else 'no config of zoo.json'}; {REMEDY}"
+        for name in sorted(described.keys() ^ expected.keys())
     ]
     problems += [
-        f"{card}: the {what} of {name} are not those of its files; {REMEDY}"
-        for name in wanted.keys() & found.keys()
-        for what in wanted[name]
-        if found[name][what] != wanted[name][what]
+        f"{card}: the {key} of {name} are not those of its files; {REMEDY}"
+        for name in expected.keys() & described.keys()
+        for key in expected[name]
+        if described[name][key] != expected[name][key]
     ]
-    return Check("card", len(wanted), sorted(problems))
+    return Check("card", len(expected), sorted(problems))
 
 
-def _described_by_files(configs: Sequence[DatasetConfig]) -> dict[str, dict[str, Any]]:
+def _describe_files(configs: Sequence[DatasetConfig]) -> dict[str, dict[str, Any]]:
+    """Return config -> files, rows and features, as they are on disk."""
     described = {}
     for config in configs:
         rows = {split: table.num_rows for split, table in config.scalars.items()}
@@ -146,8 +151,8 @@ def _described_by_files(configs: Sequence[DatasetConfig]) -> dict[str, dict[str,
     return described
 
 
-def _described_by_card(header: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Raises LookupError, TypeError or ValueError for what is no such header."""
+def _describe_card(header: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the same of a card's header; raises LookupError, TypeError or ValueError if it is malformed."""
     infos = {info["config_name"]: info for info in header["dataset_info"]}
     described = {}
     for entry in header["configs"]:

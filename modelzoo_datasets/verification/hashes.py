@@ -1,4 +1,4 @@
-"""Read every state once: is it one of this zoo, the one that was trained, finite where the table says so?"""
+"""Reads every state once and checks that it is the state that was trained, and finite where the table says so."""
 
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -9,80 +9,87 @@ import torch
 from ..engines import SPARSITY
 from ..progress import Progress
 from ..zoo import weights_sha256
-from .check import Check, number, short
-from .target import Found, Key, Target
-from .twin_checks import Twins
+from .check import Check, shorten_hash, to_number
+from .target import Key, StoredState, Target
+from .twin_checks import TwinChecker
 
 _CHECKS = ("states", "hashes", "finite")
-_THREADS = 4  # reading and hashing of large states leave Python's lock
+_THREADS = 4  # reading and hashing large states releases Python's lock
 
 
 @dataclass(frozen=True)
-class _Seen:
-    """What was found out about one state: by check the problem, None where there is none."""
+class StateReport:
+    """The checks of one state, name -> problem, None where there is none."""
 
     key: Key
     checks: Mapping[str, str | None]
 
 
 @dataclass(frozen=True)
-class Reading:
-    """What reading all states has shown."""
+class StateSummary:
+    """The checks of all states."""
 
-    checks: list[Check]  # states, hashes, finite and, of twins, twins
-    sound: list[Key]  # finite states that are those that were trained
+    checks: list[Check]  # states, hashes, finite, and for twins: twins
+    sound: list[Key]  # finite states without a problem
 
 
-def read_states(subject: Target, twins: Twins | None, progress: Progress) -> Reading:
-    """Read all states of a zoo, many at a time."""
+def check_states(target: Target, twins: TwinChecker | None, progress: Progress) -> StateSummary:
+    """Read and check all states of a zoo, many at a time.
+
+    Args:
+        target: the zoo.
+        twins: the checker of its sparsified twins, None for any other zoo.
+        progress: counts states.
+    """
     problems: dict[str, list[str | None]] = {name: [] for name in (*_CHECKS, *(["twins"] if twins else []))}
     sound: list[Key] = []
-    for seen in _seen(subject, twins, progress):
-        for name, problem in seen.checks.items():
+    for report in _iter_reports(target, twins, progress):
+        for name, problem in report.checks.items():
             problems[name].append(problem)
-        row = subject.rows.get(seen.key)
-        if row is not None and row["finite"] and not any(seen.checks.values()):
-            sound.append(seen.key)
-    checks = [Check(name, len(found), [text for text in found if text]) for name, found in problems.items()]
-    return Reading(checks, sound)
+        row = target.rows.get(report.key)
+        if row is not None and row["finite"] and not any(report.checks.values()):
+            sound.append(report.key)
+    checks = [Check(name, len(lines), [line for line in lines if line]) for name, lines in problems.items()]
+    return StateSummary(checks, sound)
 
 
-def _seen(subject: Target, twins: Twins | None, progress: Progress) -> Iterator[_Seen]:
-    """Every state in the order of its parts."""
-    known = {row["sha256"]: key for key, row in subject.rows.items()}
+def _iter_reports(target: Target, twins: TwinChecker | None, progress: Progress) -> Iterator[StateReport]:
+    """Check every state in the order of the readers."""
+    keys = {row["sha256"]: key for key, row in target.rows.items()}
 
-    def look(part: Callable[[], Iterator[Found]]) -> list[_Seen]:
-        return [_look(subject, twins, known, found) for found in part()]
+    def run_reader(reader: Callable[[], Iterator[StoredState]]) -> list[StateReport]:
+        return [_check_state(target, twins, keys, state) for state in reader()]
 
     pool = ThreadPoolExecutor(_THREADS)
     try:
-        with progress.start(f"reading {subject.name}", len(subject.rows)) as task:
-            for states in pool.map(look, subject.parts):
-                yield from states
-                task.update(len(states))
+        with progress.start(f"reading {target.name}", len(target.rows)) as task:
+            for reports in pool.map(run_reader, target.readers):
+                yield from reports
+                task.update(len(reports))
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _look(subject: Target, twins: Twins | None, known: Mapping[str, Key], found: Found) -> _Seen:
-    key = (found.model_id, found.epoch)
-    if found.weights is None:
-        return _Seen(key, {"states": found.problem})
-    row = subject.rows.get(key)
-    if row is None:  # said of the tables
-        return _Seen(key, {"states": None})
-    where, remedy = subject.where(*key), subject.remedy(found.model_id)
-    sha256 = weights_sha256(found.weights)
+def _check_state(target: Target, twins: TwinChecker | None, keys: Mapping[str, Key], state: StoredState) -> StateReport:
+    key = (state.model_id, state.epoch)
+    if state.weights is None:
+        return StateReport(key, {"states": state.problem})
+    row = target.rows.get(key)
+    if row is None:  # the check of the tables reports it
+        return StateReport(key, {"states": None})
+    where, repair = target.locate(*key), target.suggest_repair(state.model_id)
+    sha256 = weights_sha256(state.weights)
     if sha256 != row["sha256"]:
-        really = f"it is {known[sha256][0]} epoch {known[sha256][1]}" if sha256 in known else "it was altered"
-        hashes = f"sha256 {short(sha256)}, recorded {short(row['sha256'])}"
-        return _Seen(key, {"states": None, "hashes": f"{where} is not what was trained: {really} ({hashes}); {remedy}"})
+        reason = f"it is {keys[sha256][0]} epoch {keys[sha256][1]}" if sha256 in keys else "it was altered"
+        hashes = f"sha256 {shorten_hash(sha256)}, recorded {shorten_hash(row['sha256'])}"
+        problem = f"{where} is not the state that was trained: {reason} ({hashes}); {repair}"
+        return StateReport(key, {"states": None, "hashes": problem})
     checks: dict[str, str | None] = {"states": None, "hashes": None, "finite": None}
-    if (finite := bool(torch.isfinite(found.weights).all())) != row["finite"]:
-        what = "has only finite weights" if finite else "has weights that are not finite"
-        checks["finite"] = f"{where} {what}, but column finite says {bool(row['finite'])}; {remedy}"
+    if (finite := bool(torch.isfinite(state.weights).all())) != row["finite"]:
+        content = "has only finite weights" if finite else "has weights that are not finite"
+        checks["finite"] = f"{where} {content}, but column finite says {bool(row['finite'])}; {repair}"
     if twins:
-        parent_id = subject.members[found.model_id].parent_id or ""
-        problem = twins.problem(found, parent_id, number(row[SPARSITY]))
-        checks["twins"] = f"{where}: {problem}; {remedy}" if problem else None
-    return _Seen(key, checks)
+        parent_id = target.members[state.model_id].parent_id or ""
+        twin_problem = twins.find_problem(state, parent_id, to_number(row[SPARSITY]))
+        checks["twins"] = f"{where}: {twin_problem}; {repair}" if twin_problem else None
+    return StateReport(key, checks)

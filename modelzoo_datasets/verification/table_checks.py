@@ -1,4 +1,4 @@
-"""Whether the tables say what the recipe says."""
+"""Checks that tables agree with the recipe."""
 
 import dataclasses
 from collections.abc import Iterable, Mapping
@@ -11,43 +11,53 @@ from ..engines import METRICS, SPARSITY
 from ..errors import FormatError
 from ..recipes import Member, Training
 
-HYPER_PARAMETERS = tuple(field.name for field in dataclasses.fields(Training))
 _ACCURACIES = tuple(name for name in METRICS if name.endswith("_acc"))
+_KINDS = {"epoch": "integer", "index": "integer", "seed": "integer", "finite": "boolean", "diverged": "boolean"}
 
 
 def model_columns(*, twins: bool) -> tuple[str, ...]:
-    """Columns of the table of models that the recipe decides."""
-    return ("index", "seed", "split", *(("parent_id",) if twins else ()), *HYPER_PARAMETERS)
+    """Return the columns of the table of models that the recipe determines."""
+    hyperparameters = tuple(field.name for field in dataclasses.fields(Training))
+    return ("index", "seed", "split", *(("parent_id",) if twins else ()), *hyperparameters)
 
 
 def state_columns(*, twins: bool) -> tuple[str, ...]:
-    """Columns of the table of states."""
+    """Return the columns of the table of states."""
     return (*METRICS, *((SPARSITY,) if twins else ()), "ggap", "test_recall", "finite", "sha256")
 
 
 def check_columns(table: pd.DataFrame, path: Path, columns: Iterable[str]) -> None:
-    """Raise FormatError where a column is missing, or has no numbers or truth values where there must be some."""
-    again = "it is not what modelzoo-generate writes; restore it, or make the zoo again"
+    """Raise FormatError if a table lacks a column, or has other values than numbers or booleans where it needs them."""
+    repair = "restore it, or make the zoo again"
     for name in ("model_id", *columns):
         if name not in table:
-            raise FormatError(f"table {path} has no column {name!r}: {again}")
-        kind = {"epoch": "integer", "index": "integer", "seed": "integer", "finite": "boolean", "diverged": "boolean"}
-        if name in kind and pd.api.types.infer_dtype(table[name]) != kind[name]:
-            raise FormatError(f"table {path} must have {kind[name]} values in every row of {name!r}: {again}")
+            raise FormatError(f"table {path} has no column {name!r}, which modelzoo-generate writes; {repair}")
+        kind = pd.api.types.infer_dtype(table[name])
+        if name in _KINDS and kind != _KINDS[name]:
+            raise FormatError(
+                f"table {path} must have {_KINDS[name]} values in every row of {name!r}, got {kind}; {repair}"
+            )
 
 
-def against_recipe(
+def compare_with_recipe(
     table: pd.DataFrame, members: Mapping[str, Member], columns: Iterable[str], source: str
 ) -> list[str]:
-    """Rows (of models or of states) whose values are not those that the recipe gives their model."""
+    """Find rows with other values than the recipe gives their model.
+
+    Args:
+        table: rows of models or of states.
+        members: the models of the recipe, by id.
+        columns: the columns to compare.
+        source: the name of the table in messages.
+    """
     unknown = [str(model) for model in table["model_id"].unique() if model not in members]
     problems = [f"{source}: the recipe has no model {model!r}" for model in unknown]
     known = table[~table["model_id"].isin(unknown)]
-    values = {model: _values(members[model]) for model in known["model_id"].unique()}
-    wanted = pd.DataFrame([values[model] for model in known["model_id"]], index=known.index)
+    values = {model: _member_values(members[model]) for model in known["model_id"].unique()}
+    expected = pd.DataFrame([values[model] for model in known["model_id"]], index=known.index)
     for name in columns if len(known) else ():
-        missing = known[name].isna() & wanted[name].isna()
-        wrong = known.loc[((known[name] != wanted[name]) & ~missing).to_numpy(dtype=bool), ["model_id", name]]
+        missing = known[name].isna() & expected[name].isna()
+        wrong = known.loc[((known[name] != expected[name]) & ~missing).to_numpy(dtype=bool), ["model_id", name]]
         problems += [
             f"{source}: {name} of {model} is {value!r}, the recipe says {values[model][name]!r}"
             for model, value in wrong.drop_duplicates().itertuples(index=False, name=None)
@@ -55,42 +65,58 @@ def against_recipe(
     return problems
 
 
-def _values(member: Member) -> dict[str, object]:
+def _member_values(member: Member) -> dict[str, object]:
     values = {name: getattr(member, name) for name in ("index", "seed", "split", "parent_id")}
     return {**values, **dataclasses.asdict(member.training), **member.extra}
 
 
-def missing_epochs(
+def find_wrong_epochs(
     models: Iterable[str], states: pd.DataFrame, members: Mapping[str, Member], source: str
 ) -> list[str]:
-    """Models that have not exactly one state for each of their epochs, those from 0 to the last or those published."""
-    found = {str(model): sorted(epochs) for model, epochs in states.groupby("model_id")["epoch"]}
-    listed = set(models)
-    problems = [f"{source}: {model} is not in the table of models" for model in found if model not in listed]
-    for model in sorted(listed & members.keys()):
-        wanted, epochs = members[model].epochs, found.get(model, [])
-        if epochs != list(wanted):
-            what = f"lacks epoch {_few(missing)}" if (missing := sorted({*wanted} - {*epochs})) else "has more"
-            these = f"the epochs 0 to {wanted[-1]}" if isinstance(wanted, range) else f"its {len(wanted)} epochs"
-            problems.append(f"{source}: {model} must have {these} once each; it {what}")
+    """Find models that do not have exactly one state for each of their epochs.
+
+    Args:
+        models: the ids in the table of models.
+        states: the table of states.
+        members: the models of the recipe, by id.
+        source: the name of the table of states in messages.
+    """
+    by_model = {str(model): sorted(epochs) for model, epochs in states.groupby("model_id")["epoch"]}
+    ids = set(models)
+    problems = [f"{source}: {model} is not in the table of models" for model in by_model if model not in ids]
+    for model in sorted(ids & members.keys()):
+        expected, epochs = members[model].epochs, by_model.get(model, [])
+        if epochs != list(expected):
+            missing = sorted({*expected} - {*epochs})
+            difference = f"lacks epoch {_list_numbers(missing)}" if missing else "has more"
+            noun = f"the epochs 0 to {expected[-1]}" if isinstance(expected, range) else f"its {len(expected)} epochs"
+            problems.append(f"{source}: {model} must have {noun} once each; it {difference}")
     return problems
 
 
-def _few(numbers: list[int]) -> str:
+def _list_numbers(numbers: list[int]) -> str:
     return ", ".join(map(str, numbers[:5])) + (", ..." if len(numbers) > 5 else "")
 
 
-def against_arithmetic(states: pd.DataFrame, source: str) -> list[tuple[str, str]]:
-    """(model, what) of states whose accuracies are no fractions, or whose gap is not their difference."""
-    # A column of which nothing was measured has no type.
+def find_wrong_metrics(states: pd.DataFrame, source: str) -> list[tuple[str, str]]:
+    """Find states with accuracies that are no fractions, or a gap that is not the difference of two accuracies.
+
+    Args:
+        states: the table of states.
+        source: its name in messages.
+
+    Returns:
+        (model, problem) of each such value.
+    """
+    # A column without any measured value has the type `object`.
     numbers = {name: pd.to_numeric(states[name], errors="coerce") for name in (*_ACCURACIES, "ggap")}
     wrong = {name: (numbers[name] < 0) | (numbers[name] > 1) for name in _ACCURACIES}
     gap = numbers["train_acc"] - numbers["test_acc"]
-    same = np.isclose(numbers["ggap"], gap, rtol=0, atol=1e-12, equal_nan=True)
-    wrong["ggap"] = pd.Series(~same, index=states.index)
-    no = {**dict.fromkeys(_ACCURACIES, "no fraction"), "ggap": "not train_acc - test_acc"}
+    is_gap = np.isclose(numbers["ggap"], gap, rtol=0, atol=1e-12, equal_nan=True)
+    wrong["ggap"] = pd.Series(~is_gap, index=states.index)
+    expected = {**dict.fromkeys(_ACCURACIES, "in [0, 1]"), "ggap": "train_acc - test_acc"}
     return [
-        (model, f"{source}: {name} of {model} epoch {epoch} is {value!r}, which is {no[name]}")
-        for name, chosen in wrong.items()
-        for model, epoch, value in states.loc[chosen, ["model_id", "epoch", name]].itertuples(index=False, name=None)
+        (model, f"{source}: {name} of {model} epoch {epoch} must be {expected[name]}, got {value!r}")
+        for name, mask in wrong.items()
+        for model, epoch, value in states.loc[mask, ["model_id", "epoch", name]].itertuples(index=False, name=None)
     ]

@@ -1,4 +1,4 @@
-"""What is verified: the states of one zoo, in a zoo folder or as one config of a dataset folder.
+"""The target of a verification: the states of one zoo, in a zoo folder or as one config of a dataset folder.
 
 P numbers of a state.
 """
@@ -14,73 +14,73 @@ from torch import Tensor
 from ..recipes import Member
 from ..zoo import ZooInfo
 
-_BYTES_AT_ONCE = 1_000_000_000  # of weights in memory
-Key = tuple[str, int]  # of a state: model_id, epoch
+_BATCH_BYTES = 1_000_000_000  # of weights in memory
+Key = tuple[str, int]  # identifies a state: model_id, epoch
 
 
 @dataclass(frozen=True)
-class Found:
+class StoredState:
     """One state as its file holds it."""
 
     model_id: str
     epoch: int
-    weights: Tensor | None  # (P,); None where it cannot be read
+    weights: Tensor | None  # (P,); None if it cannot be read
     variational: Mapping[str, Tensor] | None = None  # of a twin in a zoo folder
-    problem: str | None = None  # why it cannot be read, or is no state of this zoo; with the remedy
+    problem: str | None = None  # why it cannot be read or is no state of this zoo, with the remedy
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Target:
-    """The states that tables say are there, and how to read them."""
+    """The states that the tables list, and functions that read them."""
 
     info: ZooInfo
     members: Mapping[str, Member]  # of the recipe, by id
     table: pd.DataFrame  # one row per state
-    parts: Sequence[Callable[[], Iterator[Found]]]  # all states, to be read in parts by different threads
-    weights: Callable[[str, int], Tensor]  # (model_id, epoch) -> (P,)
-    where: Callable[[str, int], str]  # in words, such as 'seed-00001 epoch 2 (FILE)'
-    remedy: Callable[[str], str]  # for the states of a model
+    readers: Sequence[Callable[[], Iterator[StoredState]]]  # each reads a part of the states, in a thread of its own
+    read_weights: Callable[[str, int], Tensor]  # (model_id, epoch) -> (P,); raises FormatError
+    locate: Callable[[str, int], str]  # (model_id, epoch) -> text such as 'seed-00001 epoch 2 (FILE)'
+    suggest_repair: Callable[[str], str]  # model_id -> what to do if its states are damaged
 
     @property
     def name(self) -> str:
-        """As the recipe names it."""
+        """The name of the zoo, RECIPE/CONFIG."""
         return self.info.name
 
     @property
-    def twins(self) -> bool:
-        """Whether these are sparsified twins."""
+    def is_twins(self) -> bool:
+        """True for a zoo of sparsified twins."""
         return self.info.recipe.parent is not None
 
     @property
-    def imported(self) -> bool:
-        """Whether these were trained elsewhere: then what was not recorded there is missing."""
+    def is_imported(self) -> bool:
+        """True if the models were trained elsewhere, so that unrecorded values are missing."""
         return self.info.imported is not None
 
     @property
-    def measured_otherwise(self) -> Sequence[str]:
-        """Splits and metrics that were recorded elsewhere of something else than is measured here."""
+    def incomparable(self) -> Sequence[str]:
+        """The splits and metrics that were recorded elsewhere on other data than here."""
         return self.info.imported.measured_otherwise if self.info.imported is not None else ()
 
     @property
-    def own_columns(self) -> Sequence[str]:
-        """What a population of any kind has a column for beside the usual, by model."""
+    def extra_columns(self) -> Sequence[str]:
+        """The columns that an imported population has beside the usual ones, one value per model."""
         return tuple(self.info.recipe.columns)
 
     @property
-    def measurable(self) -> bool:
-        """Whether there is something to measure with: of populations of any kind there may be nothing."""
+    def is_measurable(self) -> bool:
+        """False for an imported population whose architecture or images are unknown here."""
         if self.info.imported is None or not self.info.imported.any_architecture:
             return True
         return self.info.find_architecture().tensors is None and self.info.images_sha256 != ""
 
     @property
-    def at_once(self) -> int:
-        """How many states to have in memory."""
-        return max(1, _BYTES_AT_ONCE // (4 * self.info.layout.size))
+    def batch_size(self) -> int:
+        """The number of states to hold in memory."""
+        return max(1, _BATCH_BYTES // (4 * self.info.layout.size))
 
     @cached_property
     def rows(self) -> dict[Key, dict[str, Any]]:
-        """What is recorded of every state that the recipe knows of, in the order of the table."""
+        """The row of every state that the recipe knows, in the order of the table."""
         rows: dict[Key, dict[str, Any]] = {}
         for row in self.table.to_dict("records"):
             member = self.members.get(row["model_id"])
@@ -96,7 +96,7 @@ class Target:
             last[model_id] = max(epoch, last.get(model_id, 0))
         return last
 
-    def last_weights(self, model_id: str) -> Tensor | None:
-        """The last state (P,) of a model, None if there is no such model; raises FormatError if it is unreadable."""
+    def read_last_weights(self, model_id: str) -> Tensor | None:
+        """Read the last state (P,) of a model, None if there is no such model; raises FormatError if unreadable."""
         epoch = self.last_epochs.get(model_id)
-        return None if epoch is None else self.weights(model_id, epoch)
+        return None if epoch is None else self.read_weights(model_id, epoch)

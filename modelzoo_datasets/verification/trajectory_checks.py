@@ -1,4 +1,4 @@
-"""The weights of a config beside its tables: every file is the one that its rows point to, tensor by tensor."""
+"""Checks of weights that are stored beside the tables: every file is the one that its rows locate, tensor by tensor."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,71 +12,79 @@ from ..builder import BYTE_RANGE_FIELDS
 from ..errors import FormatError
 from ..weights import Layout
 from ..zoo import ByteRange, read_state, trajectory_files, trajectory_header
-from .target import Found, Key
+from .target import Key, StoredState
 
 REMEDY = "build the dataset again"
 
 
 @dataclass
-class WeightFiles:
-    """The files of one config."""
+class TrajectoryFiles:
+    """The weights files of one config, a trajectory each."""
 
-    folder: Path  # of the dataset
+    folder: Path  # the dataset folder
     layout: Layout
-    count: int = 0  # of files that there must be
+    count: int = 0  # files that there must be
     problems: list[str] = field(default_factory=list)
-    places: dict[Key, tuple[Path, ByteRange]] = field(default_factory=dict)  # of all states
-    sound: dict[str, list[int]] = field(default_factory=dict)  # model -> epochs, of files that can be read
+    places: dict[Key, tuple[Path, ByteRange]] = field(default_factory=dict)
+    sound: dict[str, list[int]] = field(default_factory=dict)  # model -> epochs, for files that can be read
 
     @classmethod
-    def of(cls, folder: Path, config: str, layout: Layout, rows: Mapping[str, pd.DataFrame]) -> "WeightFiles":
-        """The files that tables (by split) point to, and what is wrong with them.
+    def from_tables(
+        cls, folder: Path, config: str, layout: Layout, tables: Mapping[str, pd.DataFrame]
+    ) -> "TrajectoryFiles":
+        """Find the files that tables locate, and the problems with them.
 
         Args:
-            rows: model_id, epoch and the columns `BYTE_RANGE_FIELDS`.
+            folder: the dataset folder.
+            config: the name of the config.
+            layout: the layout of a state.
+            tables: split -> model_id, epoch and the columns `BYTE_RANGE_FIELDS`.
         """
         files = cls(folder, layout)
-        for split, table in rows.items():
+        for split, table in tables.items():
             models = {str(model): part for model, part in table.groupby("model_id", sort=False)}
             paths = trajectory_files(config, split, list(models))
             for model, part in models.items():
-                files._take_in(model, part, paths[model])
+                files._add_model(model, part, paths[model])
         known = {path for path, _ in files.places.values()}
-        found = (path for path in (folder / "weights" / config).rglob("*") if path.is_file())
-        extra = sorted(path for path in found if path not in known)
+        present = (path for path in (folder / "weights" / config).rglob("*") if path.is_file())
+        extra = sorted(path for path in present if path not in known)
         files.problems += [f"{path} belongs to no model of {config}; {REMEDY}" for path in extra]
         return files
 
-    def _take_in(self, model: str, rows: pd.DataFrame, file: str) -> None:
-        """One file, as the rows of its model must have it."""
+    def _add_model(self, model: str, rows: pd.DataFrame, file: str) -> None:
+        """Compare the rows of a model, and the header of its file, with those that the layout gives."""
         self.count += 1
         epochs = rows["epoch"].tolist()
-        header, places = trajectory_header(self.layout, epochs)
-        self.places |= {(model, e): (self.folder / file, place) for e, place in zip(epochs, places, strict=True)}
-        wanted = [(file, place.key, place.offset, place.nbytes) for place in places]
-        for name, values in zip((column.name for column in BYTE_RANGE_FIELDS), zip(*wanted, strict=True), strict=True):
-            for epoch, value, found in zip(epochs, values, rows[name].tolist(), strict=True):
-                if found != value:
-                    self.problems.append(f"{name} of {model} epoch {epoch} is {found!r}, not {value!r}; {REMEDY}")
-        if problem := _problem(self.folder / file, header, places):
+        header, ranges = trajectory_header(self.layout, epochs)
+        self.places |= {(model, e): (self.folder / file, place) for e, place in zip(epochs, ranges, strict=True)}
+        expected = [(file, place.key, place.offset, place.nbytes) for place in ranges]
+        for name, values in zip(
+            (column.name for column in BYTE_RANGE_FIELDS), zip(*expected, strict=True), strict=True
+        ):
+            for epoch, value, recorded in zip(epochs, values, rows[name].tolist(), strict=True):
+                if recorded != value:
+                    difference = f"{name} of {model} epoch {epoch} must be {value!r}, got {recorded!r}"
+                    self.problems.append(f"{difference}; {REMEDY}")
+        if problem := _find_problem(self.folder / file, header, ranges):
             self.problems.append(f"{problem}; {REMEDY}")
         else:
             self.sound[model] = epochs
 
-    def parts(self) -> Sequence[Callable[[], Iterator[Found]]]:
-        """All states of files that can be read, a file at a time."""
-        return [partial(self._states_of, model) for model in self.sound]
+    def readers(self) -> Sequence[Callable[[], Iterator[StoredState]]]:
+        """Return one reader per file that can be read."""
+        return [partial(self._read_model, model) for model in self.sound]
 
-    def _states_of(self, model: str) -> Iterator[Found]:
+    def _read_model(self, model: str) -> Iterator[StoredState]:
         for epoch in self.sound[model]:
-            yield Found(model, epoch, self.weights(model, epoch))
+            yield StoredState(model, epoch, self.read_weights(model, epoch))
 
-    def where(self, model_id: str, epoch: int) -> str:
-        """A state in words, with its file."""
+    def locate(self, model_id: str, epoch: int) -> str:
+        """Name a state with its file."""
         return f"{model_id} epoch {epoch}" + (f" ({place[0]})" if (place := self.places.get((model_id, epoch))) else "")
 
-    def weights(self, model_id: str, epoch: int) -> Tensor:
-        """Weights (P,) of one state; raises FormatError."""
+    def read_weights(self, model_id: str, epoch: int) -> Tensor:
+        """Read the weights (P,) of one state; raises FormatError."""
         path, place = self.places[model_id, epoch]
         try:
             return read_state(path, place.offset, place.nbytes)
@@ -84,14 +92,14 @@ class WeightFiles:
             raise FormatError(f"{error}; {REMEDY}") from error
 
 
-def _problem(path: Path, header: bytes, places: Sequence[ByteRange]) -> str | None:
-    """What makes a file another than that of such states."""
-    size = places[-1].offset + places[-1].nbytes
+def _find_problem(path: Path, header: bytes, ranges: Sequence[ByteRange]) -> str | None:
+    """Return how a file differs from that of such states, None if it does not."""
+    expected = ranges[-1].offset + ranges[-1].nbytes
     try:
-        if (found := path.stat().st_size) != size:
-            return f"{path} must have {size:,} bytes, it has {found:,}"
+        if (size := path.stat().st_size) != expected:
+            return f"{path} must have {expected:,} bytes, it has {size:,}"
         with path.open("rb") as file:
-            same = file.read(len(header)) == header
+            is_same = file.read(len(header)) == header
     except OSError as error:
         return f"cannot read {path}: {error.strerror or error}"
-    return None if same else f"{path} does not hold the tensors of its model, epoch by epoch as its rows say"
+    return None if is_same else f"{path} does not hold the tensors of its model, epoch by epoch as its rows say"

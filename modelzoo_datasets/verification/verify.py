@@ -6,20 +6,20 @@ from pathlib import Path
 
 from .._util import user_cache_folder
 from ..engines import Engine, get_engine
-from ..errors import FormatError, ModelZooError, RecipeError
+from ..errors import ArgumentError, FormatError
 from ..images import Images
 from ..progress import NO_PROGRESS, Progress
 from ..zoo import DATASET_FORMAT, ZOO_FILE, FormatTag, ZooFolder, require_zoo_file
 from .check import Check, Request
 from .dataset_checks import check_card, check_checksums, check_index, check_layouts, check_rows
 from .dataset_target import DatasetConfig, open_dataset
-from .hashes import read_states
-from .metrics import check_images, check_metrics, unmeasured
+from .hashes import check_states
+from .metrics import check_images, check_metrics, skip_metrics
 from .retrain import check_retrained
 from .target import Key, Target
-from .twin_checks import Twins, is_parent, wrong_parent
+from .twin_checks import TwinChecker, is_parent
 from .viewer import check_viewer
-from .zoo_checks import check_complete, check_layout, check_recipe, undiverged
+from .zoo_checks import check_complete, check_layout, check_recipe, find_wrong_divergence
 from .zoo_target import open_zoo
 
 
@@ -55,11 +55,17 @@ def verify_folder(
 
     Raises:
         FormatError: There is no such folder, or it is incomplete or so damaged that nothing can be checked.
-        RecipeError: The architecture or images are unknown, or `parent` is passed for a zoo that has no parents.
+        RecipeError: The architecture or images are unknown.
+        ArgumentError: A number is negative, `parent` is passed for a zoo without parents, or `retrain` for a zoo
+            that was imported.
         MissingImagesError: The images are neither in `images_root` nor can they be downloaded.
+
+    Example:
+        >>> all(check.passed for check in verify_folder(dataset, states=0))
+        True
     """
     if states < 0 or retrain < 0:
-        raise ModelZooError(f"states and retrain must not be negative, got {states} and {retrain}")
+        raise ArgumentError(f"states and retrain must not be negative, got {states} and {retrain}")
     path = Path(path)
     request = Request(
         engine=get_engine(engine, num_threads) if isinstance(engine, str) else engine,
@@ -83,92 +89,105 @@ def verify_folder(
     return _verify_zoo(path, request)
 
 
-def _refuse_retraining(subject: Target, request: Request) -> None:
-    if subject.imported and request.retrain:
-        raise RecipeError(f"{subject.name} was imported: its models were trained elsewhere; leave out --retrain")
-
-
 def _verify_zoo(path: Path, request: Request) -> list[Check]:
-    folder, subject = open_zoo(path)
-    _refuse_retraining(subject, request)
-    parent = _parent_of_zoo(folder, request.parent)
-    checks = [check_complete(folder, subject), check_recipe(folder, subject), check_layout(folder)]
+    folder, target = open_zoo(path)
+    _refuse_retraining(target, request)
+    parent = _find_parent(folder, request.parent)
+    checks = [check_complete(folder, target), check_recipe(folder, target), check_layout(folder)]
     if not checks[-1].passed:  # then no state can be read
         return checks
-    reading = read_states(subject, Twins.of(subject, parent), request.progress)
-    for check in reading.checks:
-        more = undiverged(folder) if check.name == "finite" else []
+    summary = check_states(target, TwinChecker.from_target(target, parent), request.progress)
+    for check in summary.checks:
+        more = find_wrong_divergence(folder) if check.name == "finite" else []
         checks.append(Check(check.name, check.n, check.problems + more))
     if not (request.states or request.retrain):
         return checks
-    if not subject.measurable:
-        return [*checks, unmeasured(subject)]
-    check, images = check_images(subject, request)
-    return [*checks, check, *(_measured(subject, parent, reading.sound, images, request) if check.passed else [])]
+    if not target.is_measurable:
+        return [*checks, skip_metrics(target)]
+    check, images = check_images(target, request)
+    results = _check_training(target, parent, summary.sound, images, request) if check.passed else []
+    return [*checks, check, *results]
 
 
-def _measured(
-    subject: Target, parent: Target | None, sound: Sequence[Key], images: Images, request: Request
+def _refuse_retraining(target: Target, request: Request) -> None:
+    if target.is_imported and request.retrain:
+        raise ArgumentError(
+            f"retrain must be 0 for {target.name}, whose models were trained elsewhere; leave out --retrain"
+        )
+
+
+def _check_training(
+    target: Target, parent: Target | None, sound: Sequence[Key], images: Images, request: Request
 ) -> list[Check]:
-    """What is measured, and what is trained, again."""
-    checks = [check_metrics(subject, sound, images, request)] if request.states else []
-    return checks + ([check_retrained(subject, parent, images, request)] if request.retrain else [])
+    """Measure and train again."""
+    checks = [check_metrics(target, sound, images, request)] if request.states else []
+    return checks + ([check_retrained(target, parent, images, request)] if request.retrain else [])
 
 
-def _parent_of_zoo(folder: ZooFolder, named: Path | None) -> Target | None:
+def _find_parent(folder: ZooFolder, path: Path | None) -> Target | None:
+    """Return the zoo of the parents of sparsified twins, None if it is not available or the zoo has no parents.
+
+    Args:
+        folder: the zoo.
+        path: the folder that the user passed for the parents, if any.
+    """
     name = folder.info.recipe.parent
     if name is None:
-        if named is not None:
-            raise RecipeError(f"{folder.path} holds no sparsified twins, so --parent means nothing")
+        if path is not None:
+            raise ArgumentError(f"parent must be None for {folder.path}, which has no sparsified twins; got {path}")
         return None
-    if named is None and not (beside := folder.path.absolute().parent / name / ZOO_FILE).is_file():
+    if path is None and not (beside := folder.path.absolute().parent / name / ZOO_FILE).is_file():
         return None
-    parent_folder, parent = open_zoo(named or beside.parent)
+    parent_folder, parent = open_zoo(path or beside.parent)
     if is_parent(folder.info, parent_folder.info):
         return parent
-    if named is None:  # another zoo of that name
+    if path is None:  # another zoo of that name
         return None
-    raise wrong_parent(named, folder.info.name)
+    raise _wrong_parent(path, folder.info.name)
+
+
+def _wrong_parent(path: Path, name: str) -> ArgumentError:
+    return ArgumentError(f"{path} is not the zoo of the parents of {name}; pass its folder by --parent")
 
 
 def _verify_dataset(path: Path, request: Request) -> list[Check]:
     info, configs = open_dataset(path)
-    parents = _parents_of_configs(path, configs, request.parent)
+    parents = _find_parents(path, configs, request.parent)
     layouts = check_layouts(path, configs)
     checks = [layouts, check_card(path, configs), check_checksums(path), check_viewer(path, info.repo_id)]
     images: Images | None = None
-    measurable = all(config.subject.measurable for config in configs)
-    if (request.states or request.retrain) and not measurable:
-        checks.append(unmeasured(configs[0].subject))
-    elif request.states or request.retrain:  # they are the same for all configs
-        check, images = check_images(configs[0].subject, request)
-        checks.append(check)
+    if request.states or request.retrain:  # the images are the same for all configs
+        first = configs[0].target
+        if all(config.target.is_measurable for config in configs):
+            check, images = check_images(first, request)
+            checks.append(check)
+        else:
+            checks.append(skip_metrics(first))
     for config in configs:
-        _refuse_retraining(config.subject, request)
-        subject, parent = config.subject, parents.get(config.name)
+        target, parent = config.target, parents.get(config.name)
+        _refuse_retraining(target, request)
         checks += [config.files, check_rows(config, info.diverged), check_index(config)]
         if not layouts.passed:  # then no state can be read
             continue
-        reading = read_states(subject, Twins.of(subject, parent), request.progress)
-        more = reading.checks
-        if images is not None and images.fingerprint == subject.info.images_sha256:
-            more += _measured(subject, parent, reading.sound, images, request)
-        checks += [replace(check, name=f"{config.name}: {check.name}") for check in more]
+        summary = check_states(target, TwinChecker.from_target(target, parent), request.progress)
+        results = summary.checks
+        if images is not None and images.fingerprint == target.info.images_sha256:
+            results += _check_training(target, parent, summary.sound, images, request)
+        checks += [replace(check, name=f"{config.name}: {check.name}") for check in results]
     return checks
 
 
-def _parents_of_configs(path: Path, configs: Sequence[DatasetConfig], named: Path | None) -> dict[str, Target]:
-    """Configs of twins with their parents: the folder that was named, or else another config of the dataset."""
-    folder, parent = open_zoo(named) if named else (None, None)
+def _find_parents(path: Path, configs: Sequence[DatasetConfig], parent_path: Path | None) -> dict[str, Target]:
+    """Return config of twins -> their parents: the zoo that the user passed, or another config of the dataset."""
+    folder, passed = open_zoo(parent_path) if parent_path else (None, None)
     parents = {}
-    for twins in (config.subject for config in configs if config.subject.twins):
-        name = twins.info.recipe.config
-        if folder is not None and parent is not None and is_parent(twins.info, folder.info):
-            parents[name] = parent
+    for twins in (config.target.info for config in configs if config.target.is_twins):
+        if folder is not None and passed is not None and is_parent(twins, folder.info):
+            parents[twins.recipe.config] = passed
             continue
         for config in configs:
-            if is_parent(twins.info, config.subject.info):
-                parents[name] = config.subject
-    if named is not None and parent not in parents.values():
-        raise wrong_parent(named, f"the configs of {path}")
+            if is_parent(twins, config.target.info):
+                parents[twins.recipe.config] = config.target
+    if parent_path is not None and passed not in parents.values():
+        raise _wrong_parent(parent_path, f"the configs of {path}")
     return parents

@@ -1,5 +1,11 @@
-"""What the Hub and its dataset viewer make of a dataset folder, by their documented limits: nothing is sent."""
+"""Checks that the Hub and its dataset viewer can show a dataset folder, by their documented limits; nothing is sent.
 
+The limits are those of the source of huggingface/dataset-viewer in August 2026. The viewer shows pages of 100 rows: of
+a row group with a page index it reads only the pages that hold these rows, of others all bytes, and at most 300 MB. The
+first page of rows has at most 1 MB as JSON; the viewer first leaves out rows, down to 10, and then truncates cells.
+"""
+
+import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,62 +20,79 @@ import yaml
 from .._util import is_config_name_on_hub, one_line
 from ..errors import FormatError
 from .check import Check
-from .viewer_limits import Limits, check_columns, check_rows, check_scan
+from .dataset_target import REMEDY, describe_difference
 
 _CARD = "README.md"
 _SPLIT = re.compile(r"\w+(\.\w+)*")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The limits of the Hub and its viewer; sizes in bytes."""
+
+    scan: int = 300_000_000  # read for one page of rows
+    page_rows: int = 100
+    response: int = 1_000_000  # the first page of rows, as JSON
+    min_rows: int = 10  # shown on the first page, even if they are larger
+    row: int = 2_000_000  # one row, as JSON
+    columns: int = 1_000
+    column_name: int = 500  # characters
+    shard: int = 500_000_000  # recommended
+    configs: int = 4_000
+    splits: int = 30  # per config
+    folder_entries: int = 10_000
+    files: int = 100_000
+
+
 LIMITS = Limits()
 
 
 @dataclass
-class _Found:
+class _Findings:
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    files: int = 0
+    num_files: int = 0
 
 
 def check_viewer(path: Path, repo_id: str | None = None, limits: Limits = LIMITS) -> Check:
-    """Whether the viewer will show every config of a folder, and `datasets` load it by the name of its repo.
+    """Check that the viewer can show every config of a folder, and that `datasets` can load it by its repo.
 
     Args:
-        repo_id: ORG/NAME that the folder is to be pushed to, if known.
+        path: the dataset folder.
+        repo_id: ORG/NAME of the repo that the folder will be pushed to, if known.
+        limits: the limits to check.
     """
-    found = _Found()
-    found.problems += [*_folder(path, limits), *_shadow(repo_id)]
+    findings = _Findings([*_check_folder(path, limits), *_check_repo(repo_id)])
     try:
-        header = _header(path / _CARD)
+        header = _read_header(path / _CARD)
     except FormatError as error:
-        found.problems.append(str(error))
-        return Check("viewer", 0, found.problems)
+        return Check("viewer", 0, [*findings.problems, str(error)])
     if header.get("viewer") is False:
-        found.problems.append(f"{_CARD} says `viewer: false`, which turns the viewer off; remove it")
-    entries = header["configs"]
-    found.problems += [*_names(entries, limits), *_formats(entries)]
-    for entry in entries:
-        _config(path, entry, limits, found)
-    return Check("viewer", found.files, found.problems, found.notes)
+        findings.problems.append(f"{_CARD} says `viewer: false`, which turns the viewer off; remove it")
+    findings.problems += _check_configs(header["configs"], limits)
+    for entry in header["configs"]:
+        _check_config_files(path, entry, limits, findings)
+    return Check("viewer", findings.num_files, findings.problems, findings.notes)
 
 
-def _folder(path: Path, limits: Limits) -> Iterator[str]:
-    """Rules for all files, whatever they hold."""
-    places: Counter[str] = Counter()
-    files = 0
+def _check_folder(path: Path, limits: Limits) -> Iterator[str]:
+    entries: Counter[str] = Counter()
+    num_files = 0
     for file in path.rglob("*"):
         parts = file.relative_to(path).parts
-        if any(part.startswith(".") for part in parts):
-            continue
-        places["/".join(parts[:-1]) or "the root"] += 1
-        files += file.is_file()
+        if not any(part.startswith(".") for part in parts):
+            entries["/".join(parts[:-1]) or "the root"] += 1
+            num_files += file.is_file()
     for name in sorted(script.name for script in path.glob("*.py")):
         yield f"{name} lies in the root: `datasets` refuses a repo with a loading script of its name; remove the file"
-    for place, entries in sorted(places.items()):
-        if entries > limits.folder_entries:
-            yield f"{place} has {entries:,} entries, the Hub takes {limits.folder_entries:,} in a folder; write fewer"
-    if files > limits.files:
-        yield f"there are {files:,} files, a repo has {limits.files:,} at most; write larger ones"
+    for folder, count in sorted(entries.items()):
+        if count > limits.folder_entries:
+            yield f"{folder} has {count:,} entries, the Hub takes {limits.folder_entries:,} in a folder; write fewer"
+    if num_files > limits.files:
+        yield f"there are {num_files:,} files, a repo has {limits.files:,} at most; write larger ones"
 
 
-def _shadow(repo_id: str | None) -> Iterator[str]:
+def _check_repo(repo_id: str | None) -> Iterator[str]:
     if repo_id is not None and Path(repo_id).exists():
         yield (
             f"the folder {repo_id} hides the repo of that name from `datasets` in the current folder; rename it, or "
@@ -77,18 +100,19 @@ def _shadow(repo_id: str | None) -> Iterator[str]:
         )
 
 
-def _header(card: Path) -> dict[str, Any]:
-    """The YAML of a card, with configs that can be looked into; raises FormatError."""
+def _read_header(card: Path) -> dict[str, Any]:
+    """Return the YAML header of a card with a well-formed list of configs; raises FormatError."""
     from huggingface_hub import metadata_load  # here, because it takes most of a second to import
 
     try:
         header = metadata_load(card)
     except (OSError, ValueError, yaml.YAMLError) as error:
-        what = one_line(error)
-        raise FormatError(f"{card.name} has no YAML header that can be read ({what}); write it anew") from error
+        raise FormatError(
+            f"{card.name} has no YAML header that can be read ({one_line(error)}); write it again"
+        ) from error
     configs = header.get("configs") if isinstance(header, dict) else None
     if not isinstance(header, dict) or not isinstance(configs, list) or not configs or not all(map(_is_entry, configs)):
-        raise FormatError(f"{card.name} has no YAML header with `configs` and their `data_files`; write it anew")
+        raise FormatError(f"{card.name} has no YAML header with `configs` and their `data_files`; write it again")
     return header
 
 
@@ -96,83 +120,71 @@ def _is_entry(entry: Any) -> bool:
     if not isinstance(entry, dict) or not isinstance(entry.get("config_name"), str):
         return False
     parts = entry.get("data_files")
-    keys = ("split", "path")
     return isinstance(parts, list) and all(
-        isinstance(part, dict) and all(isinstance(part.get(key), str) for key in keys) for part in parts
+        isinstance(part, dict) and all(isinstance(part.get(key), str) for key in ("split", "path")) for part in parts
     )
 
 
-def _names(entries: Sequence[Mapping[str, Any]], limits: Limits) -> Iterator[str]:
-    """Rules for the names and numbers of configs and splits."""
+def _check_configs(entries: Sequence[Mapping[str, Any]], limits: Limits) -> Iterator[str]:
     names = Counter(entry["config_name"] for entry in entries)
     if len(entries) > limits.configs:
         yield f"there are {len(entries):,} configs, the viewer takes {limits.configs:,}; publish them as several repos"
-    for name, times in names.items():
+    for name, count in names.items():
         if not is_config_name_on_hub(name):
             yield (
-                f"the Hub refuses {name!r} as the name of a config: none of < > : / \\ | ? *, and not 'data'; name it "
-                "otherwise"
+                f"the Hub refuses the config name {name!r}: it must contain none of < > : / \\ | ? * and must not be "
+                "'data'; rename the config"
             )
-        if times > 1:
-            yield f"config {name!r} is named {times} times; name each once"
+        if count > 1:
+            yield f"config {name!r} is listed {count} times; list it once"
     if (defaults := sum(bool(entry.get("default")) for entry in entries)) > 1:
         yield f"{defaults} configs are marked `default: true`; mark one"
-    for entry in entries:
-        splits = [part["split"] for part in entry["data_files"]]
-        for split in splits:
-            if not _SPLIT.fullmatch(split):
-                yield (
-                    f"config {entry['config_name']!r}: {split!r} is no name of a split: letters, digits, _ and dots "
-                    "between them; name it otherwise"
-                )
-        if len(splits) > limits.splits:
-            name = entry["config_name"]
-            yield f"config {name!r} has {len(splits)} splits, the viewer takes {limits.splits}; merge some"
-
-
-def _formats(entries: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """The files of the first config say how all are read."""
     for place, entry in enumerate(entries):
-        others = [part["path"] for part in entry["data_files"] if not part["path"].endswith(".parquet")]
-        if others:
-            which = "first config" if place == 0 else "config"
-            yield f"the {which} {entry['config_name']!r} must be of Parquet files, it has {others[0]}; convert them"
+        name, parts = entry["config_name"], entry["data_files"]
+        for split in (part["split"] for part in parts if not _SPLIT.fullmatch(part["split"])):
+            yield (
+                f"config {name!r}: the split name {split!r} must consist of letters, digits and _, with dots between "
+                "them; rename the split"
+            )
+        if len(parts) > limits.splits:
+            yield f"config {name!r} has {len(parts)} splits, the viewer takes {limits.splits}; merge some"
+        if others := [part["path"] for part in parts if not part["path"].endswith(".parquet")]:
+            which = "first config" if place == 0 else "config"  # the first one decides how the viewer reads all
+            yield f"the {which} {name!r} must consist of Parquet files, it has {others[0]}; convert them"
 
 
-def _config(path: Path, entry: Mapping[str, Any], limits: Limits, found: _Found) -> None:
-    """Rules for the files of one config."""
-    name, first = entry["config_name"], None
-    shown: list[str] = []  # of the first page of each split, which are much alike
+def _check_config_files(path: Path, entry: Mapping[str, Any], limits: Limits, findings: _Findings) -> None:
+    first, shown = None, list[str]()  # the first file and its schema; notes on the first pages, which are much alike
     for pattern in [part["path"] for part in entry["data_files"] if part["path"].endswith(".parquet")]:
         try:
-            files = _matching(path, pattern)
+            files = _find_files(path, pattern)
         except FormatError as error:
-            found.problems.append(f"config {name!r}: {error}; build the dataset again")
+            findings.problems.append(f"config {entry['config_name']!r}: {error}; {REMEDY}")
             continue
         for number, file in enumerate(files):
             where = file.relative_to(path).as_posix()
-            found.files += 1
+            findings.num_files += 1
             try:
-                schema = pq.read_schema(file)
-                if first is None:
-                    first = (where, schema)
-                    found.problems += check_columns(schema, where, limits)
-                elif difference := _difference(schema, first[1]):
-                    found.problems.append(f"{where} is not like {first[0]}: {difference}; give all files one schema")
-                found.problems += check_scan(file, where, limits)
-                problems, notes = check_rows(file, where, limits) if number == 0 else ([], [])
-            except (OSError, pa.ArrowException, FormatError) as error:
-                found.problems.append(f"cannot read {where}: {one_line(error)}; build the dataset again")
+                metadata = pq.read_metadata(file)
+                schema = metadata.schema.to_arrow_schema()
+                first = first or (where, schema)
+                if difference := describe_difference(schema, first[1]):
+                    findings.problems.append(f"{where} is not like {first[0]}: {difference}; give all files one schema")
+                findings.problems += _check_columns(schema, where, limits) if first[0] == where else ()
+                findings.problems += _check_row_groups(metadata, where, limits)
+                problems, notes = _check_first_page(file, where, limits) if number == 0 else ([], [])
+            except (OSError, pa.ArrowException) as error:
+                findings.problems.append(f"cannot read {where}: {one_line(error)}; {REMEDY}")
                 continue
-            found.problems += problems
+            findings.problems += problems
             shown += notes
             if (size := file.stat().st_size) > limits.shard:
-                found.notes.append(f"{where} has {size:,} bytes, {limits.shard:,} at most are recommended")
-    found.notes += shown[:1]
+                findings.notes.append(f"{where} has {size:,} bytes, {limits.shard:,} at most are recommended")
+    findings.notes += shown[:1]
 
 
-def _matching(path: Path, pattern: str) -> list[Path]:
-    """The files of a folder that a pattern of its card means; raises FormatError where it means none."""
+def _find_files(path: Path, pattern: str) -> list[Path]:
+    """Return the files of a folder that match a pattern of its card; raises FormatError if none does."""
     if pattern.startswith("/") or ".." in pattern.split("/"):
         raise FormatError(f"{pattern} leads out of the folder")
     try:
@@ -184,12 +196,50 @@ def _matching(path: Path, pattern: str) -> list[Path]:
     return files
 
 
-def _difference(schema: pa.Schema, first: pa.Schema) -> str | None:
-    """How the columns of a file differ from those of the first one of its config."""
-    for one in first:
-        if one.name not in schema.names:
-            return f"it has no column {one.name!r}"
-        if schema.field(one.name).type != one.type:
-            return f"column {one.name!r} is {schema.field(one.name).type}, not {one.type}"
-    extra = [name for name in schema.names if name not in first.names]
-    return f"column {extra[0]!r} is only here" if extra else None
+def _check_columns(schema: pa.Schema, where: str, limits: Limits) -> Iterator[str]:
+    if len(schema.names) > limits.columns:
+        yield f"{where} has {len(schema.names):,} columns, the viewer shows {limits.columns:,} at most; leave some out"
+    for name in (name for name in schema.names if len(name) > limits.column_name):
+        yield (
+            f"{where}: the name of column {name[:20]}… has {len(name)} characters, the viewer takes "
+            f"{limits.column_name} at most; shorten it"
+        )
+
+
+def _check_row_groups(metadata: pq.FileMetaData, where: str, limits: Limits) -> Iterator[str]:
+    """Find row groups of which a page of rows needs more bytes than the viewer reads.
+
+    pyarrow does not show the sizes of pages, so with a page index a page of rows has its share of the row group.
+    """
+    for number in range(metadata.num_row_groups):
+        group = metadata.row_group(number)
+        chunks = [group.column(i) for i in range(group.num_columns)]
+        nbytes, reason = sum(chunk.total_compressed_size for chunk in chunks), "there is no page index"
+        if all(chunk.has_offset_index for chunk in chunks):
+            nbytes, reason = nbytes * min(1, limits.page_rows / max(1, group.num_rows)), "on average"
+        if nbytes > limits.scan:
+            yield (
+                f"{where}: {limits.page_rows} rows of row group {number} take {nbytes:,.0f} bytes ({reason}), the "
+                f"viewer reads {limits.scan:,} at most; write smaller row groups"
+            )
+
+
+def measure_rows(path: Path, count: int) -> list[int]:
+    """Return the size in bytes of each of the first rows of a file as JSON, as the viewer decodes them."""
+    with pq.ParquetFile(path) as file:
+        batch = next(file.iter_batches(batch_size=count), None)
+    return [len(json.dumps(row, default=str).encode()) for row in batch.to_pylist()] if batch is not None else []
+
+
+def _check_first_page(path: Path, where: str, limits: Limits) -> tuple[list[str], list[str]]:
+    """Return (problems, notes): rows that are too large to be shown, and how much of the first page is shown."""
+    sizes = measure_rows(path, limits.min_rows)
+    if not sizes:
+        return [], []
+    if (largest := max(sizes)) > limits.row:
+        limit = f"the viewer shows {limits.row:,} at most; keep weights of this size in files"
+        return [f"{where}: a row has {largest:,} bytes as JSON, {limit}"], []
+    if sum(sizes) > limits.response:
+        return [], [f"{where}: cells will be truncated: {len(sizes)} rows have {sum(sizes):,} bytes as JSON"]
+    shown = min(limits.page_rows, int(limits.response * len(sizes) / sum(sizes)))
+    return [], [f"{where}: the first page shows about {shown} rows"] if shown < limits.page_rows else []

@@ -1,6 +1,6 @@
-"""Checks of a zoo folder alone: its files are those of its tables, and its tables those of its recipe."""
+"""Checks of a zoo folder: its files match its tables, and its tables match its recipe."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
 from ..engines import variational_layout
@@ -19,90 +19,94 @@ from ..zoo import (
     state_path,
 )
 from .check import Check
-from .table_checks import against_arithmetic, against_recipe, missing_epochs, model_columns
+from .table_checks import compare_with_recipe, find_wrong_epochs, find_wrong_metrics, model_columns
 from .target import Target
 
 
-def _again(folder: ZooFolder) -> str:
+def _suggest_rerun(folder: ZooFolder) -> str:
     return f"run its {folder.maker} command again"
 
 
-def check_complete(folder: ZooFolder, subject: Target) -> Check:
-    """Every state of the recipe's models in the table has its file, and every file its model."""
-    models = [model for model in folder.models["model_id"].unique() if model in subject.members]
-    missing = _missing_rows(folder, subject, models) if folder.packed else _missing_files(folder, subject, models)
-    problems = [f"{what}; {_again(folder)} to restore it" for what in missing]
-    return Check("complete", len(folder.states), problems + _left_over(folder, models))
+def check_complete(folder: ZooFolder, target: Target) -> Check:
+    """Check that every state of the models in the table has its file, and every file its model."""
+    models = [model for model in folder.models["model_id"].unique() if model in target.members]
+    find_missing = _find_missing_rows if folder.packed else _find_missing_files
+    rerun = f"{_suggest_rerun(folder)} to restore it"
+    problems = [f"{problem}; {rerun}" for problem in find_missing(folder, target, models)]
+    return Check("complete", len(folder.states), problems + _find_leftovers(folder, models))
 
 
-def _missing_files(folder: ZooFolder, subject: Target, models: list[str]) -> Iterator[str]:
-    kinds = ("states", VARIATIONAL) if subject.twins else ("states",)
+def _find_missing_files(folder: ZooFolder, target: Target, models: Sequence[str]) -> Iterator[str]:
+    kinds = ("states", VARIATIONAL) if target.is_twins else ("states",)
     for model in models:
         for kind in kinds:
-            there = {path.name for path in state_path(folder.path, model, 0, kind).parent.glob("[!.]*")}
-            for epoch in subject.members[model].epochs:
+            names = {path.name for path in state_path(folder.path, model, 0, kind).parent.glob("[!.]*")}
+            for epoch in target.members[model].epochs:
                 path = state_path(folder.path, model, epoch, kind)
-                if path.name not in there:
+                if path.name not in names:
                     yield f"{path} is missing"
 
 
-def _missing_rows(folder: ZooFolder, subject: Target, models: list[str]) -> Iterator[str]:
-    found: dict[str, int] = {}
-    damaged = set()  # said when its states are read
+def _find_missing_rows(folder: ZooFolder, target: Target, models: Sequence[str]) -> Iterator[str]:
+    counts: dict[str, int] = {}
+    damaged = set()  # reported when their states are read
     per_file = folder.info.models_per_file or 1
-    paths = {model: pack_path(folder.path, subject.members[model].index, per_file) for model in models}
+    paths = {model: pack_path(folder.path, target.members[model].index, per_file) for model in models}
     for path in dict.fromkeys(paths.values()):
         try:
-            found |= {model: count for model, (_, count) in pack_rows(path).items()} if path.is_file() else {}
+            counts |= {model: count for model, (_, count) in pack_rows(path).items()} if path.is_file() else {}
         except FormatError:
             damaged.add(path)
     for model, path in paths.items():
-        states = len(subject.members[model].epochs)
-        if path not in damaged and found.get(model, 0) != states:
-            yield f"{path} holds {found.get(model, 0)} of the {states} states of {model}"
+        expected = len(target.members[model].epochs)
+        if path not in damaged and counts.get(model, 0) != expected:
+            yield f"{path} holds {counts.get(model, 0)} of the {expected} states of {model}"
 
 
-def _left_over(folder: ZooFolder, models: list[str]) -> list[str]:
-    """Models whose files are there, but no rows: of a run that was stopped."""
-    progress = folder.path / PROGRESS
-    kept = {progress: [path.stem for path in progress.glob("[!.]*")]}
+def _find_leftovers(folder: ZooFolder, models: Sequence[str]) -> list[str]:
+    """Find models with files but without rows, which a run that was stopped leaves behind."""
+    progress, states = folder.path / PROGRESS, folder.path / "states"
+    stored = {progress: [path.stem for path in progress.glob("[!.]*")]}
     if not folder.packed:
-        kept[folder.path / "states"] = [path.name for path in (folder.path / "states").glob("[!.]*")]
+        stored[states] = [path.name for path in states.glob("[!.]*")]
     for path in sorted((folder.path / PACKED).glob("[!.]*")):
-        with suppress(FormatError):  # said when its states are read
-            kept[path] = list(pack_rows(path))
+        with suppress(FormatError):  # reported when its states are read
+            stored[path] = list(pack_rows(path))
     return [
-        f"{path} holds {model}, which is not in {MODELS_FILE}; {_again(folder)} to complete the zoo"
-        for path, ids in kept.items()
+        f"{path} holds {model}, which is not in {MODELS_FILE}; {_suggest_rerun(folder)} to complete the zoo"
+        for path, ids in stored.items()
         for model in sorted(set(ids) - set(models))
     ]
 
 
-def check_recipe(folder: ZooFolder, subject: Target) -> Check:
-    """The tables have the rows, and the rows the values, that the recipe in zoo.json gives."""
-    models, states, columns = folder.models, folder.states, (*model_columns(twins=subject.twins), *subject.own_columns)
-    anew = f"{_again(folder)}, which writes the table anew"
-    problems = [f"{ZOO_FILE}: {what}; restore it, or make the zoo again" for what in folder.info.contradictions()]
-    problems += [f"{what}; {anew}" for what in against_recipe(models, subject.members, columns, MODELS_FILE)]
-    twice = models.loc[models["model_id"].duplicated(), "model_id"].unique()
-    problems += [f"{MODELS_FILE}: {model} is there more than once; {anew}" for model in twice]
-    epochs = missing_epochs(models["model_id"], states, subject.members, STATES_FILE)
-    problems += [f"{what}; {_again(folder)}" for what in epochs]
-    known = states[states["model_id"].isin(subject.members)]
-    problems += [f"{what}; {subject.remedy(model)}" for model, what in against_arithmetic(known, STATES_FILE)]
+def check_recipe(folder: ZooFolder, target: Target) -> Check:
+    """Check that the tables have the rows and the values that the recipe in zoo.json gives."""
+    models, states, rerun = folder.models, folder.states, _suggest_rerun(folder)
+    rewrite = f"{rerun}, which rewrites the table"
+    columns = (*model_columns(twins=target.is_twins), *target.extra_columns)
+    problems = [f"{ZOO_FILE}: {line}; restore it, or make the zoo again" for line in folder.info.contradictions()]
+    problems += [f"{line}; {rewrite}" for line in compare_with_recipe(models, target.members, columns, MODELS_FILE)]
+    duplicates = models.loc[models["model_id"].duplicated(), "model_id"].unique()
+    problems += [f"{MODELS_FILE}: {model} has more than one row; {rewrite}" for model in duplicates]
+    epochs = find_wrong_epochs(models["model_id"], states, target.members, STATES_FILE)
+    problems += [f"{line}; {rerun}" for line in epochs]
+    known = states[states["model_id"].isin(target.members)]
+    metrics = find_wrong_metrics(known, STATES_FILE)
+    problems += [f"{line}; {target.suggest_repair(model)}" for model, line in metrics]
     return Check("recipe", len(models), problems)
 
 
 def check_layout(folder: ZooFolder) -> Check:
-    """The layouts in zoo.json are those of the architecture."""
-    names, remedy = foreign_layouts(folder.info), "restore it, or make the zoo again with this release"
+    """Check that the layouts in zoo.json are those of the architecture."""
     problems = [
-        f"{ZOO_FILE}: {name} is not that of architecture {folder.info.architecture}; {remedy}" for name in names
+        f"{ZOO_FILE}: {name} is not that of architecture {folder.info.architecture}; restore it, or make the zoo again "
+        "with this release"
+        for name in find_foreign_layouts(folder.info)
     ]
     return Check("layout", 1 if folder.info.variational_layout is None else 2, problems)
 
 
-def foreign_layouts(info: ZooInfo) -> list[str]:
+def find_foreign_layouts(info: ZooInfo) -> list[str]:
     """Return the names of the layouts in zoo.json that are not those of the architecture."""
     names = [] if info.layout == info.find_architecture().layout else ["layout"]
     if info.variational_layout not in (None, variational_layout(info.architecture)):
@@ -110,13 +114,13 @@ def foreign_layouts(info: ZooInfo) -> list[str]:
     return names
 
 
-def undiverged(folder: ZooFolder) -> list[str]:
-    """Models whose column `diverged` is not what the column `finite` of their states says."""
-    finite = {str(model): bool(all(column)) for model, column in folder.states.groupby("model_id")["finite"]}
-    recorded = zip(folder.models["model_id"], folder.models["diverged"], strict=True)
+def find_wrong_divergence(folder: ZooFolder) -> list[str]:
+    """Find models whose column `diverged` contradicts the column `finite` of their states."""
+    is_finite = {str(model): bool(all(column)) for model, column in folder.states.groupby("model_id")["finite"]}
+    diverged = zip(folder.models["model_id"], folder.models["diverged"], strict=True)
     return [
-        f"{MODELS_FILE}: diverged of {model} is {bool(found)}, but by column finite of {STATES_FILE} it is "
-        f"{not finite[model]}; {_again(folder)}, which writes the table anew"
-        for model, found in recorded
-        if bool(found) == finite.get(model, not found)
+        f"{MODELS_FILE}: diverged of {model} is {bool(value)}, but by column finite of {STATES_FILE} it is "
+        f"{not is_finite[model]}; {_suggest_rerun(folder)}, which rewrites the table"
+        for model, value in diverged
+        if bool(value) == is_finite.get(model, not value)
     ]

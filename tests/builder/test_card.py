@@ -348,8 +348,8 @@ def test_files_that_are_altered_missing_or_more_than_listed_are_named(dataset: P
     (dataset / "notes.txt").write_text("mine")
     (dataset / ".hidden").write_text("mine")
     assert check_checksums(dataset).problems == [
-        f"{dataset}/assets/seed-layers.png is missing, but listed in checksums.sha256; build the dataset again",
-        f"{dataset}/layout.json has not the checksum that is listed in checksums.sha256; build the dataset again",
+        f"{dataset}/assets/seed-layers.png is listed in checksums.sha256, but missing; build the dataset again",
+        f"{dataset}/layout.json has another checksum than checksums.sha256 lists; build the dataset again",
         f"{dataset}/notes.txt is not listed in checksums.sha256; build the dataset again",
     ]
     (dataset / "checksums.sha256").unlink()

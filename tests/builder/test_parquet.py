@@ -225,7 +225,7 @@ def test_the_weights_of_another_model_are_recognised(dataset: Path) -> None:
     rows = rows_of(dataset)["sha256"]
     assert wrong(dataset) == {
         "seed: hashes": [
-            f"seed-00004 epoch {epoch} ({other}) is not what was trained: it is seed-00003 epoch {epoch} "
+            f"seed-00004 epoch {epoch} ({other}) is not the state that was trained: it is seed-00003 epoch {epoch} "
             f"(sha256 {rows[epoch][:12]}…, recorded {rows[2 + epoch][:12]}…); {AGAIN}"
             for epoch in (0, 1)
         ]

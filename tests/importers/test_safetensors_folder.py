@@ -194,12 +194,14 @@ def test_verify_passes_and_tells_that_nothing_is_measured_again(original: Path, 
         assert [problem for check in checks for problem in check.problems] == []
         (note,) = [note for check in checks for note in check.notes]
         assert note == (
-            "blobs/all is not measured again: no module of its architecture is known here, or no images that it was "
-            "trained on"
+            "blobs/all is not measured again: its architecture or the images that it was trained on are not registered "
+            "here"
         )
-    with pytest.raises(RecipeError) as caught:
+    with pytest.raises(ArgumentError) as caught:
         verify_folder(tmp_path / "zoo", images_root=tmp_path, retrain=1)
-    assert str(caught.value) == "blobs/all was imported: its models were trained elsewhere; leave out --retrain"
+    assert str(caught.value) == (
+        "retrain must be 0 for blobs/all, whose models were trained elsewhere; leave out --retrain"
+    )
 
 
 def test_verify_finds_an_altered_column_of_its_own(original: Path, tmp_path: Path) -> None:
@@ -210,7 +212,7 @@ def test_verify_finds_an_altered_column_of_its_own(original: Path, tmp_path: Pat
     problems = [p for check in verify_folder(tmp_path / "zoo", images_root=tmp_path, states=0) for p in check.problems]
     assert problems == [
         "models.parquet: width of all-00003 is 16, the recipe says 8; run its modelzoo-import command again, which "
-        "writes the table anew"
+        "rewrites the table"
     ]
 
 

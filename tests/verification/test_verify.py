@@ -19,7 +19,7 @@ from modelzoo_datasets import build_dataset, generate_zoo, read_recipe
 from modelzoo_datasets.cli.verify_command import main
 from modelzoo_datasets.engines import Engine
 from modelzoo_datasets.engines.torch.torch_engine import TorchEngine
-from modelzoo_datasets.errors import FormatError, ModelZooError, RecipeError
+from modelzoo_datasets.errors import ArgumentError, FormatError
 from modelzoo_datasets.verification import Check, verify_folder
 from modelzoo_datasets.zoo import (
     ZooFolder,
@@ -33,7 +33,7 @@ from modelzoo_datasets.zoo import (
 
 _OF_FILES = ("checksums", "viewer")  # these have tests of their own
 AGAIN = "run its modelzoo-generate command again"
-ANEW = f"{AGAIN}, which writes the table anew"
+ANEW = f"{AGAIN}, which rewrites the table"
 
 
 @pytest.fixture(scope="session")
@@ -121,7 +121,7 @@ def flip(path: Path, byte: int = -4) -> None:
 
 def altered(where: str, found: str, recorded: str, remedy: str, what: str = "it was altered") -> str:
     hashes = f"sha256 {found[:12]}…, recorded {recorded[:12]}…"
-    return f"{where} is not what was trained: {what} ({hashes}); {remedy}"
+    return f"{where} is not the state that was trained: {what} ({hashes}); {remedy}"
 
 
 # What is intact passes.
@@ -438,8 +438,8 @@ def test_a_metric_that_contradicts_another_is_found_without_measuring(zoo: Path)
         "recipe": [
             f"states.parquet: {what}; remove {folder} and run modelzoo-generate again"
             for what in (
-                "val_acc of hyp-00001 epoch 1 is 1.5, which is no fraction",
-                "ggap of hyp-00001 epoch 1 is 0.75, which is not train_acc - test_acc",
+                "val_acc of hyp-00001 epoch 1 must be in [0, 1], got 1.5",
+                "ggap of hyp-00001 epoch 1 must be train_acc - test_acc, got 0.75",
             )
         ]
     }
@@ -518,8 +518,8 @@ def test_other_images_are_named_and_nothing_is_measured_on_them(zoo: Path, image
     assert [check.name for check in checked(zoo, states=4, retrain=1)][-1] == "images"
     assert wrong(zoo, states=4) == {
         "images": [
-            f"images fashion-mnist-5k below {zoo / 'no-images'} are not those of tiny/hyp: sha256 "
-            f"{images.fingerprint[:12]}…, recorded 000000000000…; name theirs with --images-root"
+            f"images fashion-mnist-5k in {zoo / 'no-images'} are not the images of tiny/hyp: sha256 "
+            f"{images.fingerprint[:12]}…, recorded 000000000000…; pass their folder by --images-root"
         ]
     }
 
@@ -529,14 +529,14 @@ def test_a_table_without_a_column_is_an_error(zoo: Path) -> None:
     with pytest.raises(FormatError) as caught:
         checked(zoo)
     assert str(caught.value) == (
-        f"table {zoo / 'states.parquet'} has no column 'sha256': it is not what modelzoo-generate writes; restore it, "
-        "or make the zoo again"
+        f"table {zoo / 'states.parquet'} has no column 'sha256', which modelzoo-generate writes; restore it, or make "
+        "the zoo again"
     )
 
 
 @pytest.mark.parametrize(("states", "retrain"), [(-1, 0), (0, -2)])
 def test_negative_numbers_are_refused(states: int, retrain: int, tiny_hyp_zoo: Path) -> None:
-    with pytest.raises(ModelZooError) as caught:
+    with pytest.raises(ArgumentError) as caught:
         checked(tiny_hyp_zoo, states, retrain=retrain)
     assert str(caught.value) == f"states and retrain must not be negative, got {states} and {retrain}"
 
@@ -607,13 +607,15 @@ def test_a_missing_variational_file_is_named(twins: Path) -> None:
 
 
 def test_folders_that_are_no_parents_are_refused(tiny_zoo: Path, tiny_hyp_zoo: Path, twin_zoo: Path) -> None:
-    with pytest.raises(FormatError) as caught:
+    with pytest.raises(ArgumentError) as caught:
         checked(twin_zoo, parent=tiny_zoo)
-    told = "is not the zoo whose twins tiny/hyp-sparse are; name its folder with --parent"
-    assert str(caught.value) == f"{tiny_zoo} {told}"
-    with pytest.raises(RecipeError) as refused:
+    problem = "is not the zoo of the parents of tiny/hyp-sparse; pass its folder by --parent"
+    assert str(caught.value) == f"{tiny_zoo} {problem}"
+    with pytest.raises(ArgumentError) as refused:
         checked(tiny_hyp_zoo, parent=tiny_zoo)
-    assert str(refused.value) == f"{tiny_hyp_zoo} holds no sparsified twins, so --parent means nothing"
+    assert str(refused.value) == (
+        f"parent must be None for {tiny_hyp_zoo}, which has no sparsified twins; got {tiny_zoo}"
+    )
 
 
 # Dataset folders.

@@ -1,6 +1,5 @@
 """The viewer's limits: a dataset as it is built keeps them, and a folder that breaks one of them is told which."""
 
-import itertools
 import json
 import shutil
 from collections.abc import Mapping
@@ -17,9 +16,7 @@ import yaml
 from helpers.hub_commands import Client, commands
 
 from modelzoo_datasets.verification import Check
-from modelzoo_datasets.verification.page_index import pages_of
-from modelzoo_datasets.verification.viewer import LIMITS, check_viewer
-from modelzoo_datasets.verification.viewer_limits import first_rows
+from modelzoo_datasets.verification.viewer import LIMITS, check_viewer, measure_rows
 
 FILE = "seed/train-00000-of-00001.parquet"
 
@@ -53,7 +50,7 @@ def said(path: Path, **options: Any) -> list[str]:
 def test_a_dataset_as_it_is_built_keeps_every_limit(tiny_dataset: Path) -> None:
     found = check_viewer(tiny_dataset)
     assert (found.name, found.n, found.problems) == ("viewer", 12, [])
-    sizes = first_rows(tiny_dataset / FILE, 10)
+    sizes = measure_rows(tiny_dataset / FILE, 10)
     rows = int(1_000_000 / (sum(sizes) / 10))
     assert found.notes[0] == f"{FILE}: the first page shows about {rows} rows"
     assert len(found.notes) == 2  # of the configs with weights; the others are shown whole
@@ -92,59 +89,18 @@ def test_duckdb_reads_every_config_by_its_glob(tiny_dataset: Path) -> None:
 # Row groups.
 
 
-def slow_most(path: Path, window: int) -> int:
-    """By trying every page of so many rows of the first row group."""
-    pages = pages_of(path, 0)
-    assert pages is not None
-    rows, most = pq.ParquetFile(path).metadata.row_group(0).num_rows, 0
-    for start in range(max(1, rows - window + 1)):
-        total = 0
-        for column in pages:
-            ends = [page.first_row for page in column[1:]] + [rows]
-            total += sum(
-                page.nbytes
-                for page, end in zip(column, ends, strict=True)
-                if page.first_row < start + window and end > start
-            )
-        most = max(most, total)
-    return most
-
-
-@pytest.mark.parametrize("window", [1, 7, 100, 1000])
-def test_bytes_at_once_are_those_of_the_pages_that_hold_the_rows(window: int, tmp_path: Path) -> None:
-    content = table(600, 50, note=[f"{i}" * (i % 50) for i in range(600)])
-    path = tmp_path / FILE
+def test_a_page_of_rows_has_its_share_of_a_row_group_with_a_page_index(tmp_path: Path) -> None:
     folder(tmp_path, {})
-    path.parent.mkdir()
-    options: dict[str, Any] = {"use_dictionary": False, "data_page_size": 4000, "write_batch_size": 16}
-    pq.write_table(content, path, write_page_index=True, **options)
-    most = slow_most(path, window)
-    assert said(tmp_path, limits=replace(LIMITS, scan=most, page_rows=window)) == []
-    assert said(tmp_path, limits=replace(LIMITS, scan=most - 1, page_rows=window)) == [
-        f"{FILE}: {window} rows of row group 0 take {most:,} bytes (with its page index), the viewer fetches "
-        f"{most - 1:,} at most; write smaller row groups"
-    ]
-
-
-def test_pages_are_where_the_index_says(tmp_path: Path) -> None:
-    """A page of plain floats without compression holds the floats themselves."""
-    column = pa.array(np.arange(5000, dtype=np.float32))
-    options: dict[str, Any] = {"use_dictionary": False, "compression": "none", "data_page_size": 4000}
-    pq.write_table(
-        pa.table({"x": column}), tmp_path / "x.parquet", write_page_index=True, write_batch_size=100, **options
-    )
-    ((*pages,),) = pages_of(tmp_path / "x.parquet", 0) or []
-    content = (tmp_path / "x.parquet").read_bytes()
-    assert len(pages) > 3 and pages[0].first_row == 0
-    for page, following in itertools.pairwise(pages):
-        values = np.arange(page.first_row, following.first_row, dtype="<f4").tobytes()
-        assert content[page.offset : page.offset + page.nbytes].endswith(values)
-    assert pages_of_without_index(tmp_path) is None
-
-
-def pages_of_without_index(path: Path) -> Any:
-    pq.write_table(pa.table({"x": [1.0]}), path / "plain.parquet")
-    return pages_of(path / "plain.parquet", 0)
+    (tmp_path / "seed").mkdir()
+    pq.write_table(table(600, 50), tmp_path / FILE, write_page_index=True)
+    group = pq.read_metadata(tmp_path / FILE).row_group(0)
+    whole = sum(group.column(i).total_compressed_size for i in range(group.num_columns))
+    for rows, share in ((150, whole / 4), (600, whole), (1000, whole)):
+        assert said(tmp_path, limits=replace(LIMITS, scan=int(share) + 1, page_rows=rows)) == []
+        assert said(tmp_path, limits=replace(LIMITS, scan=int(share) - 1, page_rows=rows)) == [
+            f"{FILE}: {rows} rows of row group 0 take {share:,.0f} bytes (on average), the viewer reads "
+            f"{int(share) - 1:,} at most; write smaller row groups"
+        ]
 
 
 def test_a_row_group_of_more_than_300_mb_breaks_the_viewer_unless_it_has_a_page_index(tmp_path: Path) -> None:
@@ -158,7 +114,7 @@ def test_a_row_group_of_more_than_300_mb_breaks_the_viewer_unless_it_has_a_page_
     size = pq.ParquetFile(tmp_path / FILE).metadata.row_group(0).column(0).total_compressed_size
     assert size > 310_000_000
     assert said(tmp_path, limits=small) == [
-        f"{FILE}: 100 rows of row group 0 take {size:,} bytes (as there is no page index), the viewer fetches "
+        f"{FILE}: 100 rows of row group 0 take {size:,} bytes (there is no page index), the viewer reads "
         "300,000,000 at most; write smaller row groups"
     ]
     pq.write_table(content, tmp_path / FILE, write_page_index=True, write_batch_size=1, **options)
@@ -170,14 +126,14 @@ def test_a_row_group_of_more_than_300_mb_breaks_the_viewer_unless_it_has_a_page_
 
 def test_rows_of_which_ten_fill_more_than_a_megabyte_are_truncated(tmp_path: Path) -> None:
     found = check_viewer(folder(tmp_path, {FILE: table(12, 6000)}))
-    size = sum(first_rows(tmp_path / FILE, 10))
+    size = sum(measure_rows(tmp_path / FILE, 10))
     assert found.problems == []
     assert found.notes == [f"{FILE}: cells will be truncated: 10 rows have {size:,} bytes as JSON"]
 
 
 def test_a_row_of_more_than_two_megabytes_breaks_the_viewer(tmp_path: Path) -> None:
     folder(tmp_path, {FILE: table(2, 110_000)})
-    largest = max(first_rows(tmp_path / FILE, 10))
+    largest = max(measure_rows(tmp_path / FILE, 10))
     assert said(tmp_path) == [
         f"{FILE}: a row has {largest:,} bytes as JSON, the viewer shows 2,000,000 at most; keep weights of this size "
         "in files"
@@ -206,9 +162,9 @@ def test_a_column_name_of_more_than_500_characters_breaks_the_viewer(tmp_path: P
         (table().drop_columns("model_id"), "it has no column 'model_id'"),
         (
             table(width=5),
-            "column 'weights' is fixed_size_list<element: float>[5], not fixed_size_list<element: float>[4]",
+            "column 'weights' must be fixed_size_list<element: float>[4], it is fixed_size_list<element: float>[5]",
         ),
-        (table(more=[0] * 20), "column 'more' is only here"),
+        (table(more=[0] * 20), "column 'more' is unexpected"),
     ],
 )
 def test_shards_of_different_schemas_break_the_viewer(second: pa.Table, what: str, tmp_path: Path) -> None:
@@ -224,20 +180,22 @@ def test_shards_of_different_schemas_break_the_viewer(second: pa.Table, what: st
 @pytest.mark.parametrize("name", ["data", "a/b", "what?", "a|b"])
 def test_a_config_name_that_the_hub_refuses(name: str, tmp_path: Path) -> None:
     assert said(folder(tmp_path, {FILE: table()}, [config(name)])) == [
-        f"the Hub refuses {name!r} as the name of a config: none of < > : / \\ | ? *, and not 'data'; name it otherwise"
+        f"the Hub refuses the config name {name!r}: it must contain none of < > : / \\ | ? * and must not be 'data'; "
+        "rename the config"
     ]
 
 
 def test_a_split_name_that_datasets_refuses(tmp_path: Path) -> None:
     assert said(folder(tmp_path, {FILE: table()}, [config("seed", "train", "hold-out")])) == [
-        "config 'seed': 'hold-out' is no name of a split: letters, digits, _ and dots between them; name it otherwise"
+        "config 'seed': the split name 'hold-out' must consist of letters, digits and _, with dots between them; "
+        "rename the split"
     ]
 
 
 def test_a_config_named_twice_and_two_defaults(tmp_path: Path) -> None:
     twice = [{**config("seed"), "default": True}, {**config("seed"), "default": True}]
     assert said(folder(tmp_path, {FILE: table()}, twice)) == [
-        "config 'seed' is named 2 times; name each once",
+        "config 'seed' is listed 2 times; list it once",
         "2 configs are marked `default: true`; mark one",
     ]
 
@@ -260,7 +218,7 @@ def test_a_first_config_that_is_not_parquet(tmp_path: Path) -> None:
     (tmp_path / "notes.csv").write_text("a,b\n1,2\n")
     configs = [config("notes", path="notes.csv"), config("seed")]
     assert said(folder(tmp_path, {FILE: table()}, configs)) == [
-        "the first config 'notes' must be of Parquet files, it has notes.csv; convert them"
+        "the first config 'notes' must consist of Parquet files, it has notes.csv; convert them"
     ]
 
 
@@ -309,7 +267,7 @@ def test_a_card_that_turns_the_viewer_off(tmp_path: Path) -> None:
 
 def test_a_card_without_configs(tmp_path: Path) -> None:
     folder(tmp_path, {FILE: table()}, [])
-    assert said(tmp_path) == ["README.md has no YAML header with `configs` and their `data_files`; write it anew"]
+    assert said(tmp_path) == ["README.md has no YAML header with `configs` and their `data_files`; write it again"]
 
 
 def test_a_card_of_broken_yaml(tmp_path: Path) -> None:
@@ -317,7 +275,7 @@ def test_a_card_of_broken_yaml(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("---\nconfigs: [\n---\n")
     (problem,) = said(tmp_path)
     assert problem.startswith("README.md has no YAML header that can be read (while parsing a flow node")
-    assert problem.endswith("); write it anew") and "\n" not in problem
+    assert problem.endswith("); write it again") and "\n" not in problem
 
 
 # Files and folders.
