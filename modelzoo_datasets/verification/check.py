@@ -26,7 +26,7 @@ class Check:
     notes: list[str] = field(default_factory=list)  # worth knowing, but not wrong
 
     @property
-    def passed(self) -> bool:
+    def has_passed(self) -> bool:
         """True if there are no problems, also if there was nothing to look at."""
         return not self.problems
 
@@ -40,7 +40,7 @@ class Request:
     images_root: Path
     states: int  # to measure, of each zoo
     retrain: int  # models to train, of each zoo
-    seed: int  # of the random choice of states and models
+    seed: int  # chooses the states and models
     parent: Path | None  # zoo folder of the parents of sparsified twins
     progress: Progress
 

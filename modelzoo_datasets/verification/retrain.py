@@ -16,7 +16,7 @@ from .check import Check, Request, shorten_hash, to_number
 from .metrics import EXACT, is_same_engine
 from .target import Key, Target
 
-_TOLERANCE = 0.05  # of accuracy and sparsity, for another engine or version
+_TOLERANCE = 0.05  # for accuracy and sparsity of another engine or version
 
 
 def check_retrained(target: Target, parent: Target | None, images: Images, request: Request) -> Check:

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..recipes import Member
 from ..zoo import ZooInfo
 
-_BATCH_BYTES = 1_000_000_000  # of weights in memory
+_BATCH_BYTES = 1_000_000_000  # this many bytes of weights are held in memory
 Key = tuple[str, int]  # identifies a state: model_id, epoch
 
 
@@ -25,7 +25,7 @@ class StoredState:
     model_id: str
     epoch: int
     weights: Tensor | None  # (P,); None if it cannot be read
-    variational: Mapping[str, Tensor] | None = None  # of a twin in a zoo folder
+    variational: Mapping[str, Tensor] | None = None  # only for twins in a zoo folder
     problem: str | None = None  # why it cannot be read or is no state of this zoo, with the remedy
 
 
@@ -34,7 +34,7 @@ class Target:
     """The states that the tables list, and functions that read them."""
 
     info: ZooInfo
-    members: Mapping[str, Member]  # of the recipe, by id
+    members: Mapping[str, Member]  # the models of the recipe, by id
     table: pd.DataFrame  # one row per state
     readers: Sequence[Callable[[], Iterator[StoredState]]]  # each reads a part of the states, in a thread of its own
     read_weights: Callable[[str, int], Tensor]  # (model_id, epoch) -> (P,); raises FormatError

@@ -61,7 +61,7 @@ def verify_folder(
         MissingImagesError: The images are neither in `images_root` nor can they be downloaded.
 
     Example:
-        >>> all(check.passed for check in verify_folder(dataset, states=0))
+        >>> all(check.has_passed for check in verify_folder(dataset, states=0))
         True
     """
     if states < 0 or retrain < 0:
@@ -94,7 +94,7 @@ def _verify_zoo(path: Path, request: Request) -> list[Check]:
     _refuse_retraining(target, request)
     parent = _find_parent(folder, request.parent)
     checks = [check_complete(folder, target), check_recipe(folder, target), check_layout(folder)]
-    if not checks[-1].passed:  # then no state can be read
+    if not checks[-1].has_passed:  # then no state can be read
         return checks
     summary = check_states(target, TwinChecker.from_target(target, parent), request.progress)
     for check in summary.checks:
@@ -105,7 +105,7 @@ def _verify_zoo(path: Path, request: Request) -> list[Check]:
     if not target.is_measurable:
         return [*checks, skip_metrics(target)]
     check, images = check_images(target, request)
-    results = _check_training(target, parent, summary.sound, images, request) if check.passed else []
+    results = _check_training(target, parent, summary.sound, images, request) if check.has_passed else []
     return [*checks, check, *results]
 
 
@@ -167,7 +167,7 @@ def _verify_dataset(path: Path, request: Request) -> list[Check]:
         target, parent = config.target, parents.get(config.name)
         _refuse_retraining(target, request)
         checks += [config.files, check_rows(config, info.diverged), check_index(config)]
-        if not layouts.passed:  # then no state can be read
+        if not layouts.has_passed:  # then no state can be read
             continue
         summary = check_states(target, TwinChecker.from_target(target, parent), request.progress)
         results = summary.checks

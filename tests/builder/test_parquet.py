@@ -59,7 +59,7 @@ def checked(dataset: Path, images: Path, states: int = 0) -> list[Check]:
 def wrong(dataset: Path) -> dict[str, list[str]]:
     """What is wrong, by check; that files were changed at all has tests of its own."""
     found = checked(dataset, dataset / "none")
-    return {check.name: check.problems for check in found if not check.passed and check.name != "checksums"}
+    return {check.name: check.problems for check in found if not check.has_passed and check.name != "checksums"}
 
 
 def test_weights_are_in_the_table_up_to_a_hundred_thousand_numbers() -> None:
@@ -239,7 +239,7 @@ def test_rows_that_point_elsewhere_are_named(dataset: Path) -> None:
     moved = table.set_column(table.schema.get_field_index("offset"), table.schema.field("offset"), [[8, offsets[1]]])
     path.unlink()
     pq.write_table(moved, path)
-    assert wrong(dataset) == {"seed: files": [f"offset of seed-00003 epoch 0 is 8, not {offsets[0]}; {AGAIN}"]}
+    assert wrong(dataset) == {"seed: files": [f"offset of seed-00003 epoch 0 must be {offsets[0]}, got 8; {AGAIN}"]}
 
 
 def test_facts_that_do_not_say_where_weights_are_are_refused(dataset: Path) -> None:
@@ -292,7 +292,7 @@ def test_another_zoo_in_files_is_built_verified_and_pushed(
     splits = zoo.models.set_index("model_id")["split"].to_dict()
     files = {path.relative_to(tmp_path / "dataset").as_posix() for path in tmp_path.rglob("*.safetensors")}
     assert files == {f"weights/hyp/{split}/{model}.safetensors" for model, split in splits.items()}
-    assert all(check.passed for check in verify_folder(tmp_path / "dataset", images_root=tmp_path, states=0))
+    assert all(check.has_passed for check in verify_folder(tmp_path / "dataset", images_root=tmp_path, states=0))
     assert ann.push(tmp_path / "dataset", "zoos/small").returncode == 0
     commit = hub.repos["datasets", "zoos/small"].commit("main")
     assert commit is not None

@@ -147,7 +147,9 @@ def test_a_dataset_in_shards_holds_what_one_in_single_files_does(
 
 
 def test_a_dataset_in_shards_passes_every_check(sharded: Path) -> None:
-    checks = {check.name: check.n for check in verify_folder(sharded, images_root=sharded, states=0) if check.passed}
+    checks = {
+        check.name: check.n for check in verify_folder(sharded, images_root=sharded, states=0) if check.has_passed
+    }
     names = ("files", "recipe", "index", "states", "hashes", "finite")
     files = {
         "checksums": len(hashes(sharded)) - 2,
@@ -233,7 +235,7 @@ def test_states_missing_for_some_epochs_are_reported_and_the_others_published(tm
     ]
     for weights, (model, epoch) in zip(table.weights, states, strict=True):
         assert weights.equal(zoo.weights(model, epoch))
-    assert all(check.passed for check in verify_folder(tmp_path / "dataset", images_root=tmp_path, states=0))
+    assert all(check.has_passed for check in verify_folder(tmp_path / "dataset", images_root=tmp_path, states=0))
     shutil.rmtree(tmp_path / "dataset")
     result = run([BIN / "modelzoo-build", tmp_path / "zoo", "--out", tmp_path / "dataset"])
     assert (result.returncode, result.stderr) == (0, f"modelzoo-build: {told[0]}\n")

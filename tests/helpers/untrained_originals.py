@@ -59,4 +59,4 @@ def place(number: int, epoch: int) -> str:
 
 def sound(folder: Path) -> bool:
     """Whether a folder is in itself what it says; its made-up metrics are not measured."""
-    return all(check.passed for check in verify_folder(folder, images_root=folder, states=0))
+    return all(check.has_passed for check in verify_folder(folder, images_root=folder, states=0))

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from modelzoo_datasets import build_dataset, load_zoo
 from modelzoo_datasets.architectures import Architecture, get_architecture, register_architecture, registry
-from modelzoo_datasets.errors import FormatError, ModelZooError, RecipeError
+from modelzoo_datasets.errors import ArgumentError, FormatError, ModelZooError, RecipeError
 from modelzoo_datasets.importers import Imported, import_zoo
 from modelzoo_datasets.importers.base import Overrides
 from modelzoo_datasets.verification import verify_folder

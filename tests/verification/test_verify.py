@@ -91,7 +91,7 @@ def checked(path: Path, states: int = 0, **options: Any) -> list[Check]:
 def wrong(path: Path, states: int = 0, **options: Any) -> dict[str, list[str]]:
     """What is wrong, by check; not that files of a dataset were changed at all, or would be shown badly."""
     found = checked(path, states, **options)
-    return {check.name: check.problems for check in found if not check.passed and check.name not in _OF_FILES}
+    return {check.name: check.problems for check in found if not check.has_passed and check.name not in _OF_FILES}
 
 
 def change_table(path: Path, change: Callable[[pd.DataFrame], pd.DataFrame]) -> None:
@@ -144,7 +144,7 @@ def test_an_intact_zoo_passes_every_check(tiny_hyp_zoo: Path) -> None:
 
 
 def test_an_intact_packed_zoo_passes(packed_zoo: Path) -> None:
-    found = {check.name: check.n for check in checked(packed_zoo, states=4, retrain=1) if check.passed}
+    found = {check.name: check.n for check in checked(packed_zoo, states=4, retrain=1) if check.has_passed}
     assert found == {
         **{"complete": 4, "recipe": 2, "layout": 1, "states": 4, "hashes": 4, "finite": 4, "images": 1},
         **{"metrics, equal": 4, "retrained, bit for bit": 1},
@@ -156,7 +156,7 @@ def test_intact_twins_pass_with_and_without_their_parents(twin_zoo: Path, tiny_h
     retrained = {"images": 1, "retrained, bit for bit": 1}
     for parent, states, measured in ((None, 0, {}), (tiny_hyp_zoo, 4, {"metrics, equal": 4})):
         checks = checked(twin_zoo, states, retrain=1, parent=parent)
-        assert {check.name: check.n for check in checks if check.passed} == {**read, **retrained, **measured}
+        assert {check.name: check.n for check in checks if check.has_passed} == {**read, **retrained, **measured}
 
 
 def test_an_intact_dataset_passes_every_check(tiny_dataset: Path) -> None:
@@ -175,7 +175,7 @@ def test_twins_in_a_dataset_are_held_against_their_parents_in_it(
 ) -> None:
     build_dataset([tiny_hyp_zoo, twin_zoo], tmp_path / "dataset")
     checks = checked(tmp_path / "dataset", retrain=1)
-    assert all(check.passed for check in checks)
+    assert all(check.has_passed for check in checks)
     assert Check("hyp-sparse: twins", 4, []) in checks
 
 
@@ -417,7 +417,7 @@ def test_other_versions_are_allowed_to_round_in_other_ways(packed_zoo: Path, tmp
         change_table(zoo / "states.parquet", setting(3, test_acc=accuracy, ggap=rows["train_acc"][3] - accuracy))
 
     off_by(3)
-    checks = {check.name: check.passed for check in checked(zoo, states=4, retrain=2)}
+    checks = {check.name: check.has_passed for check in checked(zoo, states=4, retrain=2)}
     assert (checks["metrics, to 3 images"], checks["retrained, to 5 points"]) == (True, True)
     off_by(4)
     assert list(wrong(zoo, states=4)) == ["metrics, to 3 images"]
