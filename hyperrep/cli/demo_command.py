@@ -25,7 +25,13 @@ def command(
 
     Stopped or killed, it goes on where it was when run again.
     """
-    began = time.perf_counter()
+    start = time.perf_counter()
+    from modelzoo_datasets.recipes import read_recipe
+
+    from .. import read_hyper_recipe
+
+    read_recipe(recipe)  # raises where it is unknown, before torch is imported
+    read_hyper_recipe(hyper_recipe)
     from modelzoo_datasets.cli import print_table
 
     from ..report import accuracy_table, probe_table
@@ -36,7 +42,7 @@ def command(
     accuracies = accuracy_table(found["populations"], found["protocol"]["fine_tune"])
     print_table(accuracies, "test accuracy in percent, mean ± std")
     print_table(probe_table(found["probes"]), "linear probes on test models, with 95 % intervals")
-    print(f"{time.perf_counter() - began:.0f} s; open {out / 'report.html'}")
+    print(f"{time.perf_counter() - start:.0f} s; open {out / 'report.html'}")
 
 
 main = entry_point(app)

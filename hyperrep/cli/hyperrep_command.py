@@ -20,6 +20,9 @@ from modelzoo_datasets.cli import (
 )
 from modelzoo_datasets.recipes import recipe_names
 
+from ..sampler_names import check_sampler
+from .arguments import check_dataset, check_representation
+
 app = new_app("Learn hyper-representations of a zoo: train, embed, probe, sample, evaluate.")
 
 Dataset = Annotated[str, typer.Argument(metavar="DATASET", help="A dataset folder, or a repo such as ORG/NAME.")]
@@ -66,12 +69,17 @@ def train_command(
     """Train the auto-encoder; goes on from its last checkpoint after a stop."""
     from modelzoo_datasets.engines import get_engine
 
-    from .. import read_hyper_recipe, train
-    from .devices import find_device, multiplies_in_half
+    from .. import read_hyper_recipe
+    from .devices import check_precision, find_device, multiplies_in_half
 
+    chosen = read_hyper_recipe(recipe)
+    check_precision(precision)
+    check_dataset(dataset)
     where = find_device(device)
+    runs = get_engine(engine, threads)
     half = multiplies_in_half(precision, where)
-    chosen, runs = read_hyper_recipe(recipe), get_engine(engine, threads)
+    from .. import train
+
     with show_progress(quiet) as progress:
         rep = train(
             dataset,
@@ -95,6 +103,8 @@ def embed_command(
     config: Annotated[str | None, typer.Option(help="Of the dataset.", show_default=False)] = None,
 ) -> None:
     """Write the embedding of every state beside its table row."""
+    check_dataset(dataset)
+    check_representation(hyperrep)
     from .. import HyperRepresentation
     from ..data import found_representation
     from ..release import export_embeddings
@@ -118,14 +128,18 @@ def probe_command(
     quiet: Quiet = False,
 ) -> None:
     """Predict properties of test models from W, s(W) and z, beside baselines, with intervals over models."""
+    from .. import read_hyper_recipe
+
+    chosen = read_hyper_recipe(recipe)
+    check_dataset(dataset)
+    check_representation(hyperrep)
     from modelzoo_datasets.cli import print_table
 
-    from .. import read_hyper_recipe
     from ..api import probe
     from ..data import found_representation
     from ..report import probe_table
 
-    folder, chosen = found_representation(hyperrep), read_hyper_recipe(recipe)
+    folder = found_representation(hyperrep)
     with show_progress(quiet) as progress:
         rows = probe(dataset, folder, chosen, test_on=test_on, out=out, progress=progress)
     print_table(probe_table([vars(row) for row in rows]))
@@ -163,6 +177,10 @@ def sample_command(
     Samplers: uniform, kde, kde-shared, kde-principal, normal, interpolation, neighbour, gan; and baselines:
     reconstruction, move, noise, average, kde-weights, fresh, all but the first of which need --dataset.
     """
+    check_representation(hyperrep)
+    check_sampler(sampler, with_weights=dataset is not None)
+    if dataset is not None:
+        check_dataset(dataset)
     from modelzoo_datasets.engines import get_engine
 
     from ..release import Draw, Measuring, export_samples
@@ -196,24 +214,30 @@ def evaluate_command(
     quiet: Quiet = False,
 ) -> None:
     """Judge samples: zero-shot, fine-tuned, elsewhere, as ensembles, and how new they are, beside their rivals."""
-    from modelzoo_datasets.cli import print_table
     from modelzoo_datasets.engines import get_engine
 
-    from .. import evaluate, read_hyper_recipe
-    from ..data import found_representation
+    from .. import read_hyper_recipe
     from ..recipe import read_protocol
-    from ..report import accuracy_table, novelty_table, verdicts
 
     chosen = read_hyper_recipe(recipe)
     if protocol is not None:
         chosen = dataclasses.replace(chosen, evaluation=read_protocol(protocol))
+    check_dataset(dataset)
+    check_representation(hyperrep)
+    runs = get_engine(engine, threads)
+    from modelzoo_datasets.cli import print_table
+
+    from .. import evaluate
+    from ..data import found_representation
+    from ..report import accuracy_table, novelty_table, verdicts
+
     with show_progress(quiet) as progress:
         found = evaluate(
             dataset,
             found_representation(hyperrep),
             chosen,
             out,
-            engine=get_engine(engine, threads),
+            engine=runs,
             images_root=images_root,
             progress=progress,
         )

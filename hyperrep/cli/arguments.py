@@ -1,0 +1,30 @@
+"""Checks of the arguments of commands that need no tensor, so that they answer before torch is imported."""
+
+from pathlib import Path
+
+from modelzoo_datasets.errors import FormatError
+
+
+def check_dataset(source: str) -> None:
+    """Check that a dataset is a folder with a zoo.json or looks like a repo.
+
+    Raises:
+        FormatError: It is neither.
+    """
+    if not (Path(source) / "zoo.json").is_file() and not _may_be_repo(source):
+        raise FormatError(f"{source} is no dataset folder; modelzoo-build makes one")
+
+
+def check_representation(source: str) -> None:
+    """Check that a hyper-representation is a folder with a training.json or looks like a repo.
+
+    Raises:
+        FormatError: It is neither.
+    """
+    if not (Path(source) / "training.json").is_file() and not _may_be_repo(source):
+        raise FormatError(f"there is no folder {source}; expected a folder of modelzoo-hyperrep train, or ORG/NAME")
+
+
+def _may_be_repo(source: str) -> bool:
+    """Tell whether a source may name a repo or something else that only the commands themselves can judge."""
+    return "/" in source or Path(source).exists()

@@ -1,0 +1,65 @@
+"""What entry points import: help, versions and errors that need no tensor do not wait for torch."""
+
+import tomllib
+
+import pytest
+from helpers.paths import ROOT
+from helpers.processes import run
+
+SCRIPTS: dict[str, str] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+HEAVY = ("torch", "torchvision", "numpy", "pandas", "pyarrow", "scipy", "sklearn", "matplotlib", "datasets", "ray")
+REPORT = f"print(*sorted(set({HEAVY}) & set(sys.modules)), file=sys.stderr)"
+ERRORS = [
+    ["modelzoo-generate", "no-such-recipe", "--out", "zoo"],
+    ["modelzoo-generate", "mnist-cnn-s/no-such-config", "--out", "zoo"],
+    ["modelzoo-generate", "mnist-cnn-s/seed", "--out", "zoo", "--engine", "jax"],
+    ["modelzoo-generate", "mnist-cnn-s/seed", "--out", "zoo", "--storage", "states", "--layout", "packed"],
+    ["modelzoo-generate", "mnist-cnn-s/seed", "--out", "zoo", "--cohort", "1/2", "--ray", "local"],
+    ["modelzoo-generate", "mnist-cnn-s/seed", "--out", "zoo", "--no-such-option"],
+    ["modelzoo-import", "nowhere", "--format", "model-zoos", "--out", "zoo"],
+    ["modelzoo-import", ".", "--format", "no-such-format", "--out", "zoo"],
+    ["modelzoo-build", "nowhere", "--out", "dataset"],
+    ["modelzoo-verify", "nowhere"],
+    ["modelzoo-hyperrep", "train", "nowhere", "--out", "rep"],
+    ["modelzoo-hyperrep", "train", "nowhere", "--out", "rep", "--recipe", "no-such-recipe"],
+    ["modelzoo-hyperrep", "train", "nowhere", "--out", "rep", "--precision", "int8"],
+    ["modelzoo-hyperrep", "embed", "nowhere", "--hyperrep", "rep", "--out", "z.parquet"],
+    ["modelzoo-hyperrep", "probe", "nowhere", "--hyperrep", "rep"],
+    ["modelzoo-hyperrep", "sample", "--hyperrep", "nowhere", "--out", "samples"],
+    ["modelzoo-hyperrep", "evaluate", "nowhere", "--hyperrep", "rep", "--out", "evaluation"],
+    ["modelzoo-demo", "--recipe", "no-such-recipe", "--out", "demo"],
+]
+
+
+def imported_by(words: list[str]) -> tuple[int, list[str]]:
+    """Exit status of a command, and the heavy packages that its process has imported when it ends."""
+    module, _, function = SCRIPTS[words[0]].partition(":")
+    code = f"import sys; sys.argv = {words!r}\nfrom {module} import {function}\ntry:\n    {function}()\nfinally:\n    {REPORT}"
+    result = run(["python", "-c", code])
+    return result.returncode, result.stderr.splitlines()[-1].split()
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+@pytest.mark.parametrize("option", ["--help", "--version"])
+def test_help_and_version_import_nothing_heavy(name: str, option: str) -> None:
+    assert imported_by([name, option]) == (0, [])
+
+
+@pytest.mark.parametrize("words", ERRORS, ids=" ".join)
+def test_errors_that_need_no_tensor_import_nothing_heavy(words: list[str]) -> None:
+    assert imported_by(words) == (2, [])
+
+
+@pytest.mark.parametrize(
+    ("statement", "allowed"),
+    [
+        ("import modelzoo_datasets, hyperrep", set()),
+        ("from hyperrep import read_hyper_recipe", set()),
+        ("from modelzoo_datasets import read_recipe", set()),
+        ("from modelzoo_datasets import load_zoo", {"torch", "numpy", "pandas", "pyarrow"}),
+    ],
+)
+def test_front_doors_import_what_they_need(statement: str, allowed: set[str]) -> None:
+    result = run(["python", "-c", f"import sys\n{statement}\n{REPORT}"])
+    assert result.returncode == 0
+    assert {*result.stderr.split()} <= allowed
