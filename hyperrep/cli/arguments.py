@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from modelzoo_datasets.errors import FormatError
+from modelzoo_datasets.hub import parse_repo_id
 
 
 def check_dataset(source: str) -> None:
@@ -11,7 +12,7 @@ def check_dataset(source: str) -> None:
     Raises:
         FormatError: It is neither.
     """
-    if not (Path(source) / "zoo.json").is_file() and not _may_be_repo(source):
+    if not (Path(source) / "zoo.json").is_file() and parse_repo_id(source) is None:
         raise FormatError(f"{source} is no dataset folder; modelzoo-build makes one")
 
 
@@ -21,10 +22,5 @@ def check_representation(source: str) -> None:
     Raises:
         FormatError: It is neither.
     """
-    if not (Path(source) / "training.json").is_file() and not _may_be_repo(source):
+    if not (Path(source) / "training.json").is_file() and parse_repo_id(source) is None:
         raise FormatError(f"there is no folder {source}; expected a folder of modelzoo-hyperrep train, or ORG/NAME")
-
-
-def _may_be_repo(source: str) -> bool:
-    """Tell whether a source may name a repo or something else that only the commands themselves can judge."""
-    return "/" in source or Path(source).exists()

@@ -34,7 +34,8 @@ ERRORS = [
 def imported_by(words: list[str]) -> tuple[int, list[str]]:
     """Exit status of a command, and the heavy packages that its process has imported when it ends."""
     module, _, function = SCRIPTS[words[0]].partition(":")
-    code = f"import sys; sys.argv = {words!r}\nfrom {module} import {function}\ntry:\n    {function}()\nfinally:\n    {REPORT}"
+    start = f"import sys; sys.argv = {words!r}\nfrom {module} import {function}\n"
+    code = f"{start}try:\n    {function}()\nfinally:\n    {REPORT}"
     result = run(["python", "-c", code])
     return result.returncode, result.stderr.splitlines()[-1].split()
 
