@@ -11,7 +11,16 @@ _MAX_NAMES = 40
 
 
 class ModelZooError(Exception):
-    """An expected failure. Commands print its message as one line and exit with status 2."""
+    """An expected failure. Commands print its message as one line and exit with status 2.
+
+    Example:
+        >>> from modelzoo_datasets import ModelZooError, read_recipe
+        >>> try:
+        ...     read_recipe("mnist-cnn-x")
+        ... except ModelZooError as error:
+        ...     print(error)
+        unknown recipe 'mnist-cnn-x'; did you mean 'mnist-cnn-s'?
+    """
 
 
 class ArgumentError(ModelZooError, ValueError):

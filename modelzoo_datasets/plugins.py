@@ -1,7 +1,7 @@
-"""A user's own architectures and image datasets: a Python file that registers them, named by --plugin.
+"""Plugins: Python files, passed with --plugin, that register architectures and image datasets of the user.
 
-The name travels in an environment variable, so that worker processes, and those of a cluster, import the file too.
-Nothing is ever imported because a recipe, a zoo folder or a dataset says so.
+The paths are passed on in an environment variable, so that worker processes, also on a cluster, import the files too.
+No recipe, zoo folder or dataset can cause an import.
 """
 
 import importlib.util
@@ -16,22 +16,26 @@ _loaded: set[str] = set()
 
 
 def use_plugin(path: Path) -> None:
-    """Import a plugin file here and in every process started from here."""
-    named = [part for part in os.environ.get(VARIABLE, "").split(os.pathsep) if part]
-    if (word := str(path.absolute())) not in named:
-        os.environ[VARIABLE] = os.pathsep.join([*named, word])
+    """Import a plugin file in this process and in every process that it starts.
+
+    Raises:
+        PluginError: The file does not exist, or its import fails.
+    """
+    paths = [part for part in os.environ.get(VARIABLE, "").split(os.pathsep) if part]
+    if (word := str(path.absolute())) not in paths:
+        os.environ[VARIABLE] = os.pathsep.join([*paths, word])
     load_plugins()
 
 
 def load_plugins() -> None:
-    """Import what the environment names, each file once.
+    """Import all plugin files that the environment variable names, each once.
 
     Raises:
-        PluginError: there is no such file, or its import fails.
+        PluginError: A file does not exist, or its import fails.
     """
     for word in os.environ.get(VARIABLE, "").split(os.pathsep):
         if word and word not in _loaded:
-            _loaded.add(word)  # first: the file itself asks the registries for names
+            _loaded.add(word)  # before the import, because the file itself uses the registries
             try:
                 _import(Path(word))
             except BaseException:
@@ -45,9 +49,9 @@ def _import(path: Path) -> None:
     name = f"modelzoo_plugin_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
-        raise PluginError(f"plugin {path} is no Python file")
+        raise PluginError(f"plugin {path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # so that what it defines can be sent to other processes
+    sys.modules[name] = module  # so that its objects can be sent to other processes
     try:
         spec.loader.exec_module(module)
     except Exception as error:

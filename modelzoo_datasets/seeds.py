@@ -1,7 +1,7 @@
-"""Independent random streams, each keyed by a seed and what it is for.
+"""Independent random streams, each keyed by a seed and its purpose.
 
-No global generator is ever touched: a new use of randomness cannot move an old one, and a model draws the same numbers
-alone, in any cohort and after any resume.
+Global generators are never used. A new use of randomness therefore cannot change an old one, and a model draws the same
+numbers alone, in any cohort and after any resume.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ Key = str | int
 
 
 def derive_seed(seed: int, *purpose: Key) -> int:
-    """A 63-bit integer that depends on the seed and the purpose alone (SHA-256 of both)."""
+    """Return a 63-bit integer that depends only on the seed and the purpose, by SHA-256."""
     text = "/".join(str(part) for part in (seed, *purpose))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1
 
 
 def keyed_generator(seed: int, *purpose: Key) -> torch.Generator:
-    """A CPU generator for one purpose, e.g. `generator(model_seed, "order", epoch)`."""
-    import torch  # here, so that recipes, and with them every --help, need not wait for it
+    """Return a CPU generator for one purpose, e.g. `keyed_generator(model_seed, "order", epoch)`."""
+    import torch  # here, so that recipes and every --help need no torch
 
     return torch.Generator().manual_seed(derive_seed(seed, *purpose))

@@ -147,7 +147,7 @@ def test_without_its_plugin_a_name_is_unknown(clean: None) -> None:
             PLUGIN.replace("tiny-NAME", "cnn-s"),
             "plugin {}: ArgumentError: architecture 'cnn-s' is already registered; choose another name",
         ),
-        ("plugin.txt", "", "plugin {} is no Python file"),
+        ("plugin.txt", "", "plugin {} is not a Python file"),
         ("missing.py", None, "there is no plugin file {}"),
     ],
 )

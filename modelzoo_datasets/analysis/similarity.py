@@ -36,14 +36,14 @@ def agreement(predictions: Tensor, *, batch_size: int | None = None) -> Tensor:
     n = batch_size or max(1, _BLOCK_SIZE // predictions.shape[1])
     classes = sorted({label for part in predictions.split(n) for label in part.unique().tolist()})
 
-    def shared(left: Tensor, right: Tensor) -> Tensor:
-        counts = left.new_zeros(len(left), len(right), dtype=torch.float64)
-        for a, b in zip(left.split(_MAX_COUNT, dim=1), right.split(_MAX_COUNT, dim=1), strict=True):
+    def count_agreements(first: Tensor, second: Tensor) -> Tensor:
+        counts = first.new_zeros(len(first), len(second), dtype=torch.float64)
+        for a, b in zip(first.split(_MAX_COUNT, dim=1), second.split(_MAX_COUNT, dim=1), strict=True):
             for label in classes:
                 counts += (a == label).float() @ (b == label).float().mT
         return counts
 
-    return _all_pairs(predictions, n, lambda part: part, shared) / predictions.shape[1]
+    return _all_pairs(predictions, n, lambda part: part, count_agreements) / predictions.shape[1]
 
 
 def cka(outputs: Tensor, *, batch_size: int | None = None) -> Tensor:
@@ -71,7 +71,7 @@ def cka(outputs: Tensor, *, batch_size: int | None = None) -> Tensor:
         values = _all_pairs(outputs, n, _kernels, lambda a, b: a @ b.mT)
     else:
         n = batch_size or max(1, _BLOCK_SIZE // (images * classes))
-        values = _all_pairs(outputs, n, _columns, lambda a, b: _squared_blocks(a @ b.mT, classes))
+        values = _all_pairs(outputs, n, _columns, lambda a, b: _block_norms(a @ b.mT, classes))
     own = values.diagonal()
     return (values / (own[:, None] * own).sqrt()).clamp(max=1)
 
@@ -152,9 +152,9 @@ def _all_pairs(
     starts = range(0, len(values), batch_size)
     result = torch.empty(len(values), len(values), dtype=torch.float64, device=values.device)
     for i in starts:
-        left = prepare(values[i : i + batch_size])
+        first = prepare(values[i : i + batch_size])
         for j in starts[i // batch_size :]:
-            block = compare(left, left if i == j else prepare(values[j : j + batch_size])).double()
+            block = compare(first, first if i == j else prepare(values[j : j + batch_size])).double()
             if i == j:  # a matrix product can differ from its transpose in the last bit
                 block = block.triu() + block.triu(1).mT
             result[i : i + batch_size, j : j + batch_size] = block
@@ -181,7 +181,7 @@ def _columns(outputs: Tensor) -> Tensor:
     return _center(outputs).mT.flatten(0, 1)  # (n C, B)
 
 
-def _squared_blocks(products: Tensor, classes: int) -> Tensor:
+def _block_norms(products: Tensor, classes: int) -> Tensor:
     """Return the squared norms (n, m) of all (C, C) blocks of a matrix (n C, m C)."""
     n, m = (side // classes for side in products.shape)
     return products.square().view(n, classes, m, classes).sum(dim=(1, 3))
@@ -192,8 +192,8 @@ def _unit(weights: Tensor) -> Tensor:
     return rows / rows.square().sum(dim=1, keepdim=True).sqrt()
 
 
-def _euclidean(left: Tensor, right: Tensor) -> Tensor:
-    return torch.cdist(left, right, compute_mode="donot_use_mm_for_euclid_dist")
+def _euclidean(first: Tensor, second: Tensor) -> Tensor:
+    return torch.cdist(first, second, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 def find_nearest(weights: Tensor, others: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:

@@ -5,13 +5,13 @@ from .modules import initialize_weights as initialize_weights
 from .modules import seed_dropout as seed_dropout
 from .registry import ANY_FORMAT as ANY_FORMAT
 from .registry import Architecture as Architecture
+from .registry import architecture_from_layout as architecture_from_layout
 from .registry import architecture_names as architecture_names
 from .registry import build_module as build_module
 from .registry import find_architecture as find_architecture
 from .registry import get_architecture as get_architecture
 from .registry import register_architecture as register_architecture
 from .registry import resolve_architecture as resolve_architecture
-from .registry import unregistered_architecture as unregistered_architecture
 from .registry import variants_for_classes as variants_for_classes
 from .variational import PRUNED_FROM as PRUNED_FROM
 from .variational import make_variational as make_variational

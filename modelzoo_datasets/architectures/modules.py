@@ -47,7 +47,7 @@ def initialize_weights(module: nn.Module, init: str, generator: torch.Generator)
         RecipeError: The module has other parameters, whose initial values would not depend on the generator.
     """
     parameters = dict(module.named_parameters())
-    if unknown := [name for name in uninitialized_names(module) if name in parameters]:
+    if unknown := [name for name in find_uninitialized(module) if name in parameters]:
         raise RecipeError(
             f"{unknown[0]} belongs to no linear, 2-d convolution or normalization layer, so no init defines its "
             "initial value"
@@ -61,7 +61,7 @@ def initialize_weights(module: nn.Module, init: str, generator: torch.Generator)
             layer.reset_parameters()
 
 
-def uninitialized_names(module: nn.Module) -> list[str]:
+def find_uninitialized(module: nn.Module) -> list[str]:
     """Return the names of the parameters and buffers that `initialize_weights` does not set."""
     names: list[str] = []
     for prefix, layer in module.named_modules():

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..errors import ArgumentError, RecipeError, unknown
 from ..plugins import load_plugins
 from ..weights import Layout, Symmetry, no_symmetry
-from .modules import make_dropout_seedable, uninitialized_names
+from .modules import find_uninitialized, make_dropout_seedable
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Architecture:
             RecipeError: The architecture has no dropout, but `dropout` is positive.
         """
         empty = self._meta_module(activation, dropout)
-        if not uninitialized_names(empty):
+        if not find_uninitialized(empty):
             return empty.to_empty(device="cpu")
         # Constants of the module need a real build, which may consume global random numbers on the way.
         with torch.random.fork_rng(devices=[]):
@@ -221,11 +221,11 @@ def find_architecture(name: str, tensors: Layout | None = None) -> Architecture:
     """
     load_builtin()
     if tensors is not None and name not in _ARCHITECTURES:
-        return unregistered_architecture(name, tensors)
+        return architecture_from_layout(name, tensors)
     return get_architecture(name)
 
 
-def unregistered_architecture(name: str, layout: Layout) -> Architecture:
+def architecture_from_layout(name: str, layout: Layout) -> Architecture:
     """Return an architecture of which only the tensors are known, so that it has no module."""
 
     def build(activation: str, dropout: float) -> nn.Module:

@@ -28,7 +28,7 @@ def _resnet18(activation: str, dropout: float, *, classes: int) -> nn.Module:
 
 def _resnet18_symmetry(layout: Layout) -> Symmetry:
     """Return per stage one group for the residual stream, which all its layers share, and one inside each block."""
-    layer, groups = layout.named_layers, []
+    layer, groups = layout.layers_by_name, []
     for stage in _STAGES:
         blocks = [f"layer{stage}.0", f"layer{stage}.1"]
         producers = ["conv1" if stage == 1 else f"layer{stage}.0.downsample.0", *(f"{block}.conv2" for block in blocks)]

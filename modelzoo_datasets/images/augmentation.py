@@ -22,8 +22,8 @@ MAX_ANGLE = 20.0  # degrees
 class CropFlip:
     """Parameters of random crops of padded images, followed by horizontal flips."""
 
-    top: Tensor  # (B,) int64, 0 to 2 * PADDING
-    left: Tensor  # (B,) int64
+    y: Tensor  # (B,) int64, top edge of the crop, 0 to 2 * PADDING
+    x: Tensor  # (B,) int64, left edge of the crop
     flip: Tensor  # (B,) bool
 
 
@@ -60,8 +60,8 @@ def augment(pixels: Tensor, kind: str, generator: torch.Generator) -> Tensor:
 
 def sample_crop_flip(n: int, generator: torch.Generator) -> CropFlip:
     """Draw the parameters of n images, on the device of the generator."""
-    top, left = torch.randint(2 * PADDING + 1, (2, n), generator=generator, device=generator.device)
-    return CropFlip(top, left, _coins(n, generator))
+    y, x = torch.randint(2 * PADDING + 1, (2, n), generator=generator, device=generator.device)
+    return CropFlip(y, x, _coins(n, generator))
 
 
 def sample_flip_rotate(n: int, generator: torch.Generator) -> FlipRotate:
@@ -75,10 +75,10 @@ def crop_flip(pixels: Tensor, params: CropFlip) -> Tensor:
     """Return crops of the padded images (B, C, H, W), uint8, some of them flipped."""
     height, width = pixels.shape[2:]
     padded = pad(pixels, (PADDING,) * 4)
-    top, left, flip = (v.to(pixels.device).unsqueeze(1) for v in (params.top, params.left, params.flip))
+    y, x, flip = (v.to(pixels.device).unsqueeze(1) for v in (params.y, params.x, params.flip))
     across = torch.arange(width, device=pixels.device)
-    rows = top + torch.arange(height, device=pixels.device)  # (B, H)
-    columns = left + torch.where(flip, width - 1 - across, across)  # (B, W)
+    rows = y + torch.arange(height, device=pixels.device)  # (B, H)
+    columns = x + torch.where(flip, width - 1 - across, across)  # (B, W)
     index = (rows.unsqueeze(2) * padded.shape[3] + columns.unsqueeze(1)).flatten(1)  # (B, H * W)
     return padded.flatten(2).gather(2, index.unsqueeze(1).expand(-1, pixels.shape[1], -1)).view(pixels.shape)
 

@@ -23,8 +23,8 @@ def resize(pixels: Tensor, *, size: int) -> Tensor:
 
 def crop_gray(pixels: Tensor, *, size: int) -> Tensor:
     """Return the gray center crops (N, 1, size, size) of color images (N, 3, H, W)."""
-    top, left = ((n - size) // 2 for n in pixels.shape[2:])
-    return _transform(pixels, lambda image: image.convert("L").crop((left, top, left + size, top + size)))
+    y, x = ((n - size) // 2 for n in pixels.shape[2:])
+    return _transform(pixels, lambda image: image.convert("L").crop((x, y, x + size, y + size)))
 
 
 def _transform(pixels: Tensor, function: Callable[[Image.Image], Image.Image]) -> Tensor:

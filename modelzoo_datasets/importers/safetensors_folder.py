@@ -18,7 +18,7 @@ import torch
 from safetensors import SafetensorError
 
 from .._util import natural_key, one_line
-from ..architectures import Architecture, architecture_names, get_architecture, unregistered_architecture
+from ..architectures import Architecture, architecture_from_layout, architecture_names, get_architecture
 from ..errors import FormatError
 from ..images import image_dataset_names
 from ..progress import Progress
@@ -183,9 +183,9 @@ def _architecture(claimed: str | None, layout: Layout) -> Architecture:
     """The registered architecture that the user names, or the tensors under a name of their own."""
     if claimed is None:
         digest = hashlib.sha256(json.dumps(layout.to_json()).encode()).hexdigest()
-        return unregistered_architecture(f"tensors-{digest[:8]}", layout)
+        return architecture_from_layout(f"tensors-{digest[:8]}", layout)
     if claimed not in architecture_names():
-        return unregistered_architecture(claimed, layout)
+        return architecture_from_layout(claimed, layout)
     known = get_architecture(claimed)
     ours, theirs = ({(s.name, s.shape) for s in one.slots} for one in (known.layout, layout))
     if differing := sorted(theirs ^ ours):

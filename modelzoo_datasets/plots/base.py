@@ -1,4 +1,4 @@
-"""The pictures of the report: plain values -> the bytes of a PNG; equal values give equal bytes."""
+"""Figures of reports as PNG bytes; equal values give equal bytes."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -11,12 +11,16 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-# Okabe and Ito's palette: told apart by colour-blind readers too.
+# The palette of Okabe and Ito, which color-blind readers can distinguish.
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#999999", "#000000")
 
 
 def accuracy_over_epochs(zoos: Mapping[str, pd.DataFrame]) -> bytes:
-    """Test accuracy of every model of every config (columns model_id, epoch, test_acc), with quartiles."""
+    """Plot the test accuracy of every model over epochs, with quartiles; one panel per config.
+
+    Args:
+        zoos: The table of each config, with the columns `model_id`, `epoch` and `test_acc`.
+    """
     figure, axes = new_figure(len(zoos))
     for ax, (name, table) in zip(axes, zoos.items(), strict=True):
         curves = table.pivot(index="epoch", columns="model_id", values="test_acc")
@@ -32,17 +36,17 @@ def accuracy_over_epochs(zoos: Mapping[str, pd.DataFrame]) -> bytes:
 
 
 def probe_bars(probes: Sequence[Mapping[str, Any]]) -> bytes:
-    """R² of numbers and accuracy of categories per property and representation, with 95 % intervals over models.
+    """Plot R² of numbers and accuracy of categories per property and representation, with 95 % intervals over models.
 
-    Bars below zero are cut at zero and labelled.
+    Bars below zero are clipped at zero and labeled.
     """
     properties = list(dict.fromkeys(probe["property"] for probe in probes))
     kinds = list(dict.fromkeys(probe["representation"] for probe in probes))
-    found = {(probe["property"], probe["representation"]): probe for probe in probes}
+    by_key = {(probe["property"], probe["representation"]): probe for probe in probes}
     figure, (ax,) = new_figure(1, width=max(7.0, 2.6 * len(properties)))
     width = 0.86 / max(1, len(kinds))
     for i, kind in enumerate(kinds):
-        rows = [(place, found[name, kind]) for place, name in enumerate(properties) if (name, kind) in found]
+        rows = [(place, by_key[name, kind]) for place, name in enumerate(properties) if (name, kind) in by_key]
         places = np.array([place + width * (i - (len(kinds) - 1) / 2) for place, _ in rows])
         scores = np.array([_score(probe) for _, probe in rows], dtype=float)
         ax.bar(places, np.clip(scores[:, 0], 0, 1), 0.92 * width, label=kind, color=COLORS[i % len(COLORS)])
@@ -58,18 +62,18 @@ def probe_bars(probes: Sequence[Mapping[str, Any]]) -> bytes:
 
 
 def _score(probe: Mapping[str, Any]) -> tuple[float, float, float]:
-    """The figure that is drawn, and its interval; missing ends become the figure itself."""
+    """Return a score and the ends of its interval; a missing end becomes the score itself."""
     name = "r2" if probe["majority"] is None else "accuracy"
     value = probe[name]
     low, high = (value if probe[f"{name}_{end}"] is None else probe[f"{name}_{end}"] for end in ("low", "high"))
     return value, low, high
 
 
-def reconstruction_bars(found: Mapping[str, Mapping[str, Any]], layers: Sequence[str]) -> bytes:
-    """R² of reconstruction per layer, of training and of unseen models."""
+def reconstruction_bars(scores: Mapping[str, Mapping[str, Any]], layers: Sequence[str]) -> bytes:
+    """Plot R² of the reconstruction per layer, for training models and unseen models."""
     figure, (ax,) = new_figure(1)
     for i, (split, label) in enumerate((("train", "training models"), ("test", "unseen models"))):
-        values = [*found[split]["layers"], found[split]["total"]]
+        values = [*scores[split]["layers"], scores[split]["total"]]
         places = np.arange(len(values)) + 0.4 * (i - 0.5)
         bars = ax.bar(places, np.clip(values, 0, 1), 0.38, label=label, color=COLORS[i])
         ax.bar_label(bars, [f"{v:.2f}" for v in values], fontsize=8)
@@ -80,6 +84,7 @@ def reconstruction_bars(found: Mapping[str, Mapping[str, Any]], layers: Sequence
 
 
 def new_figure(panels: int, width: float = 5.5) -> tuple[Figure, list[Axes]]:
+    """Return a figure and its axes in one row; `width` is in inches per panel."""
     figure = Figure(figsize=(width * panels, 3.8), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, panels, squeeze=False)[0]
@@ -90,6 +95,7 @@ def new_figure(panels: int, width: float = 5.5) -> tuple[Figure, list[Axes]]:
 
 
 def to_png(figure: Figure) -> bytes:
+    """Return a figure as PNG bytes without the version of the software."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=120, metadata={"Software": None})
     return buffer.getvalue()

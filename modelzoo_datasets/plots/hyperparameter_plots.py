@@ -1,4 +1,4 @@
-"""Pictures of a grid: how accurate models are after their last epoch, by each hyper-parameter that varies."""
+"""Figures of a grid: the accuracy of models after their last epoch by each varying hyperparameter."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from .base import COLORS, to_png
 
 _PER_ROW = 3
-_MOST_BOXES = 12  # of more numbers than these, each model is a dot at its own
-_MOST_WORDS = 16  # of more words than these, the most frequent ones are drawn
+_MAX_BOXES = 12  # for more distinct numbers, each model is a dot at its own value
+_MAX_WORDS = 16  # for more distinct words, only the most frequent ones are drawn
 _WORDS = {
     "activation": "activation",
     "init": "initialisation",
@@ -30,11 +30,11 @@ _WORDS = {
 
 
 def plot_accuracy_by_hyperparameter(last: pd.DataFrame, varied: Sequence[str]) -> bytes:
-    """Test accuracy by the values of each hyper-parameter, all others mixed: a box of quartiles over a dot per model.
+    """Plot test accuracy by the values of each hyperparameter: a box of quartiles over one dot per model.
 
     Args:
-        last: one row per model, with test_acc; rows without one are skipped.
-        varied: columns of it with more than one value.
+        last: One row per model, with `test_acc`; rows without a value are skipped.
+        varied: Columns of `last` with more than one value.
     """
     rows, width = -(-len(varied) // _PER_ROW), min(len(varied), _PER_ROW)
     figure = Figure(figsize=(4.6 * width, 3.9 * rows), layout="constrained")
@@ -58,27 +58,27 @@ def _panel(ax: Axes, models: pd.DataFrame, name: str, colour: str) -> None:
     ax.spines[["top", "right"]].set_visible(False)
     ax.set(xlabel=_WORDS.get(name, name))
     column = models[name]
-    if pd.api.types.is_numeric_dtype(column) and column.nunique() > _MOST_BOXES:
+    if pd.api.types.is_numeric_dtype(column) and column.nunique() > _MAX_BOXES:
         _dots(ax, column.to_numpy(dtype=float), models["test_acc"].to_numpy(), colour)
     else:
         _boxes(ax, _groups(models, name), colour)
 
 
 def _limits(accuracy: pd.Series) -> tuple[float, float]:
-    """From 0 on, or from where models that are all good begin; with room for dots at the top."""
+    """Return the limits of the accuracy axis: from 0, or higher if all models are good."""
     low = float(accuracy.min()) if len(accuracy) else 0.0
     bottom = np.floor((low - 0.01) * 20) / 20 if low > 0.5 else 0.0
     return bottom, 1 + 0.02 * (1 - bottom)
 
 
 def _groups(models: pd.DataFrame, name: str) -> Mapping[str, Any]:
-    """Value in words -> accuracies: numbers ascending, words as they come; what was not recorded at the end."""
+    """Return the accuracies of each value: numbers ascending, words in order of appearance, missing values last."""
     column = models[name]
     values = column.dropna().unique().tolist()
     if pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column):
         values = sorted(values)
-    elif len(values) > _MOST_WORDS:
-        values = column.value_counts().index[:_MOST_WORDS].tolist()
+    elif len(values) > _MAX_WORDS:
+        values = column.value_counts().index[:_MAX_WORDS].tolist()
     groups = {_word(value): models.loc[column == value, "test_acc"].to_numpy() for value in values}
     rest = models.loc[column.isna(), "test_acc"].to_numpy()
     return {**groups, "not recorded": rest} if len(rest) else groups
@@ -91,7 +91,7 @@ def _word(value: Any) -> str:
 def _boxes(ax: Axes, groups: Mapping[str, Any], colour: str) -> None:
     places = np.arange(len(groups))
     for place, accuracies in zip(places, groups.values(), strict=True):
-        # Spread evenly, not at random: equal values give equal bytes.
+        # Deterministic jitter, so that equal values give equal bytes.
         sideways = place + 0.5 * (_spread(len(accuracies)) - 0.5)
         _draw(ax, sideways, accuracies, colour)
     ax.boxplot(
@@ -111,12 +111,12 @@ def _boxes(ax: Axes, groups: Mapping[str, Any], colour: str) -> None:
 
 
 def _spread(n: int) -> np.ndarray:
-    """n numbers in [0, 1), neighbours far from each other: multiples of the golden ratio."""
+    """Return n numbers in [0, 1) with distant neighbors: multiples of the golden ratio."""
     return (np.arange(n) * 0.6180339887498949 + 0.5) % 1.0
 
 
 def _draw(ax: Axes, places: np.ndarray, accuracies: np.ndarray, colour: str) -> None:
-    """A few dots are large, thousands are a cloud."""
+    """Draw dots that shrink and fade with their number."""
     n = max(len(accuracies), 1)
     size, alpha = float(np.clip(3000 / n, 5, 30)), float(np.clip(60 / n, 0.25, 0.8))
     ax.scatter(places, accuracies, s=size, alpha=alpha, color=colour, linewidths=0)

@@ -1,4 +1,4 @@
-"""Pictures of a population: how its models spread, how alike they are, their weights, what sparsifying costs."""
+"""Figures of a population: spread of accuracy, similarity of models, ranges of weights, cost of sparsification."""
 
 from collections.abc import Hashable, Mapping
 from typing import Any
@@ -11,14 +11,14 @@ from matplotlib.ticker import MaxNLocator
 
 from .base import COLORS, new_figure, to_png
 
-_FAR = 50  # times the quartiles of a usual tensor
+_FAR = 50  # multiple of typical quartiles beyond which the axis becomes logarithmic
 
 
 def plot_accuracy_boxes(spread: pd.DataFrame) -> bytes:
-    """Test accuracy over epochs: a box of the quartiles with its median, whiskers to the worst and the best model.
+    """Plot test accuracy over epochs as boxes of quartiles, with whiskers to the worst and the best model.
 
     Args:
-        spread: what `population.accuracy_spread` returns; epochs without any accuracy have no box.
+        spread: The result of `analysis.accuracy_spread`; epochs without accuracies have no box.
     """
     figure, (ax,) = new_figure(1, width=8.5)
     rows = spread.dropna(subset="p50").sort_values("epoch")
@@ -30,17 +30,17 @@ def plot_accuracy_boxes(spread: pd.DataFrame) -> bytes:
     title = f"{int(rows['models'].max())} models" if len(rows) else "no models"
     ax.set(title=title, xlabel="epoch", ylabel="test accuracy", ylim=(0, 1))
     _whole_epochs(ax)
-    # Above the axes: there is no corner in which no zoo has a box.
+    # The legend lies above the axes, because every corner can contain a box.
     handles = [_patch(COLORS[0], "median, quartiles, worst and best"), mean]
     figure.legend(handles=handles, loc="outside upper center", ncols=2)
     return to_png(figure)
 
 
 def plot_similarity_histograms(measures: Mapping[str, Any]) -> bytes:
-    """How alike two models are: per measure, a histogram over all unordered pairs; pairs that are NaN are left out.
+    """Plot a histogram over all unordered pairs of models per measure of similarity; NaN pairs are left out.
 
     Args:
-        measures: name -> its values, one per pair.
+        measures: The values of each measure, one per pair.
     """
     figure, axes = new_figure(len(measures), width=3.6)
     for i, (ax, (name, values)) in enumerate(zip(axes, measures.items(), strict=True)):
@@ -49,7 +49,7 @@ def plot_similarity_histograms(measures: Mapping[str, Any]) -> bytes:
         mean = f", mean {pairs.mean():.3g}" if len(pairs) else ""
         ax.set(xlabel=name, title=f"{len(pairs):,} pairs{mean}")
         if len(pairs):
-            # Few bins for few pairs: shares of images are steps, which many bins would show as a comb.
+            # Few bins for few pairs: fractions of images are discrete, and many bins would show a comb.
             ax.hist(pairs, bins=int(np.clip(len(pairs) ** 0.5, 5, 50)), color=COLORS[i % len(COLORS)], alpha=0.8)
             ax.axvline(pairs.mean(), color="black", linestyle="--", linewidth=1)
     axes[0].set_ylabel("pairs of models")
@@ -57,10 +57,10 @@ def plot_similarity_histograms(measures: Mapping[str, Any]) -> bytes:
 
 
 def plot_layer_ranges(layers: pd.DataFrame) -> bytes:
-    """The weights of all models, tensor by tensor: median and quartiles, whiskers to percentiles 1 and 99, extremes.
+    """Plot the weights of all models per tensor: quartiles, whiskers to percentiles 1 and 99, and extremes.
 
     Args:
-        layers: what `population.layer_statistics` returns.
+        layers: The result of `analysis.layer_statistics`.
     """
     figure, (ax,) = new_figure(1, width=float(np.clip(0.25 * len(layers), 8.5, 18)))
     kinds = list(dict.fromkeys(layers["kind"]))
@@ -81,10 +81,11 @@ def plot_layer_ranges(layers: pd.DataFrame) -> bytes:
 
 
 def plot_sparsity_curves(states: pd.DataFrame) -> bytes:
-    """Test accuracy, sparsity and generalization gap over epochs of sparsification: median and quartiles over models.
+    """Plot test accuracy, sparsity and generalization gap over epochs of sparsification, with quartiles over models.
 
     Args:
-        states: one row per state, with columns epoch, test_acc, sparsity, ggap; missing values are skipped.
+        states: One row per state, with the columns `epoch`, `test_acc`, `sparsity` and `ggap`; missing values are
+            skipped.
     """
     figure, axes = new_figure(3, width=4.4)
     panels = (("test_acc", "test accuracy"), ("sparsity", "share of weights at zero"), ("ggap", "generalization gap"))
@@ -102,7 +103,7 @@ def plot_sparsity_curves(states: pd.DataFrame) -> bytes:
 
 
 def _compress_far_ends(ax: Axes, layers: pd.DataFrame) -> None:
-    """Beside weights of some models that grew a thousandfold, the boxes of the others would be lines."""
+    """Use a logarithmic axis beyond typical values, or extreme weights of few models would flatten all boxes."""
     middle = layers[["p25", "p75"]].abs().max(axis=1).median()
     low, high = layers["min"].min(), layers["max"].max()
     if middle > 0 and max(-low, high) > _FAR * middle:
@@ -120,7 +121,7 @@ def _patch(colour: str, label: str) -> Patch:
 
 
 def _box(row: Mapping[Hashable, Any], low: str, high: str) -> dict[str, Any]:
-    """The numbers of one box, as matplotlib calls them."""
+    """Return the numbers of one box with the names of matplotlib."""
     quartiles = {"q1": row["p25"], "med": row["p50"], "q3": row["p75"]}
     return {**quartiles, "whislo": row[low], "whishi": row[high], "fliers": []}
 

@@ -161,7 +161,7 @@ class Layout:
         return tuple(layers)
 
     @property
-    def named_layers(self) -> dict[str, Layer]:
+    def layers_by_name(self) -> dict[str, Layer]:
         """The layers by the names of their modules, provided that each module has one `weight`."""
         return {layer.weight.name.removesuffix(".weight"): layer for layer in self.layers}
 

@@ -43,7 +43,7 @@ def noise(shape: tuple[int, ...]) -> Tensor:
 def crop_flip_one_by_one(pixels: Tensor, drawn: CropFlip) -> Tensor:
     """Torchvision's RandomCrop(size, padding=4) and RandomHorizontalFlip, but for their drawing."""
     views = []
-    for image, top, left, flip in zip(pixels, drawn.top, drawn.left, drawn.flip, strict=True):
+    for image, top, left, flip in zip(pixels, drawn.y, drawn.x, drawn.flip, strict=True):
         padded = functional.pad(image, [PADDING] * 4)
         view = functional.crop(padded, int(top), int(left), *image.shape[1:])
         views.append(functional.hflip(view) if flip else view)
@@ -81,7 +81,7 @@ def test_turning_by_nothing_or_half_way_moves_every_pixel_to_where_it_belongs() 
 def test_what_is_drawn_is_spread_as_torchvision_spreads_it() -> None:
     n = 20_000
     crops = sample_crop_flip(n, keyed_generator(0, "crops"))
-    for offset in (crops.top, crops.left):
+    for offset in (crops.y, crops.x):
         shares = torch.bincount(offset, minlength=2 * PADDING + 1) / n
         torch.testing.assert_close(shares, torch.full((9,), 1 / 9), rtol=0, atol=0.01)
     turns = sample_flip_rotate(n, keyed_generator(0, "turns"))

@@ -127,7 +127,7 @@ def test_a_token_of_a_normalised_unit_ends_with_its_scale_shift_mean_and_varianc
 
 
 def test_every_layer_of_a_resnet_has_the_normalisation_that_its_name_says() -> None:
-    layers = get_architecture("resnet18").layout.named_layers
+    layers = get_architecture("resnet18").layout.layers_by_name
     assert len(layers) == 21
     for name, layer in layers.items():
         stem, _, last = name.rpartition(".")
