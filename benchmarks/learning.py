@@ -22,9 +22,9 @@ from tables import markdown, measured, ratio, report
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from hyperrep import HyperRepresentation
+from hyperrep import HyperRepresentation, RepresentationConfig
 from hyperrep.recipe import DataRecipe, EvaluationRecipe, HyperRecipe, LearningRecipe, ModelRecipe
-from hyperrep.trainer.loop import learn
+from hyperrep.trainer.loop import Precision, train_epochs
 from modelzoo_datasets.architectures import get_architecture
 from modelzoo_datasets.seeds import keyed_generator
 
@@ -60,7 +60,7 @@ class Case:
         """The published setting, without end."""
         sizes = {"width": self.width, "blocks": self.blocks, "heads": HEADS, "feedforward": 4 * self.width}
         model = ModelRecipe(**sizes, bottleneck="dense", latent=self.latent, projection=PROJECTION, center=False)
-        how = LearningRecipe(epochs=10**6, batch_size=self.batch, lr=3e-4, weight_decay=3e-5, erase=0.5)
+        how = LearningRecipe(epochs=10**6, batch_size=self.batch, lr=3e-4, weight_decay=3e-5, erase_prob=0.5)
         data = DataRecipe(config="random", epochs=(0, 0), align=False)
         return HyperRecipe(name="published", data=data, model=model, learning=how, evaluation=EvaluationRecipe())
 
@@ -74,7 +74,7 @@ class Case:
 def untrained(case: Case) -> HyperRepresentation:
     """Ours, of that size."""
     model = case.recipe.model
-    rep = HyperRepresentation(
+    config = RepresentationConfig(
         architecture=ARCHITECTURE,
         activation="tanh",
         dropout=0.0,
@@ -84,19 +84,22 @@ def untrained(case: Case) -> HyperRepresentation:
         feedforward=model.feedforward,
         bottleneck=model.bottleneck,
         latent=model.latent,
-        states=len(case.states),
+        num_states=len(case.states),
         aligned=False,
         center=False,
     )
-    rep.initialise(keyed_generator(0, "auto-encoder"))
+    rep = HyperRepresentation(config)
+    rep.init_parameters(keyed_generator(0, "auto-encoder"))
     return rep
 
 
-def ours(case: Case, *, compiled: bool = False, half: bool = False) -> Work:
+def ours(case: Case, *, compiled: bool = False, precision: Precision = "float32") -> Work:
     """`learn`, the loop that the command runs, with one state of validation; checkpoints are written too."""
     rep, states = untrained(case), case.states
     folder = tempfile.TemporaryDirectory()
-    epochs = learn(rep, states, states[:1], case.recipe, Path(folder.name), compiled=compiled, half=half)
+    epochs = train_epochs(
+        rep, states, states[:1], case.recipe, Path(folder.name), compiled=compiled, precision=precision
+    )
 
     def work(wanted: int) -> int:
         count = -(-wanted // len(states))
@@ -108,7 +111,7 @@ def ours(case: Case, *, compiled: bool = False, half: bool = False) -> Work:
 
 def ours_in_half(case: Case) -> Work:
     """The same with --precision bfloat16."""
-    return ours(case, half=True)
+    return ours(case, precision="bf16")
 
 
 def ours_compiled(case: Case) -> Work:
@@ -125,7 +128,7 @@ def as_published(case: Case) -> Work:
     of_weight = architecture.layout.layer_of_weight()
     layers = [(torch.nonzero(of_weight == layer).squeeze(1), 1.0) for layer in of_weight.unique().tolist()]
     how = recipe.learning
-    views = published.Views(states, architecture.symmetry, how.erase)
+    views = published.Views(states, architecture.symmetry, how.erase_prob)
     loader = DataLoader(views, case.batch, shuffle=True, drop_last=True)
 
     def work(wanted: int) -> int:
@@ -133,7 +136,7 @@ def as_published(case: Case) -> Work:
         for _ in range(count):
             for batch in loader:
                 optimizer.zero_grad()
-                published.loss_of(model, head, batch, layers, how.contrast, how.temperature).backward()
+                published.loss_of(model, head, batch, layers, how.contrastive_weight, how.temperature).backward()
                 optimizer.step()
         return count * len(states)
 

@@ -1,5 +1,7 @@
 from .api import evaluate as evaluate
+from .api import probe as probe
 from .api import train as train
 from .model import HyperRepresentation as HyperRepresentation
-from .recipe import read_hyper_recipe as read_hyper_recipe
+from .model import RepresentationConfig as RepresentationConfig
+from .recipe_toml import read_hyper_recipe as read_hyper_recipe
 from .release import SampledModel as SampledModel

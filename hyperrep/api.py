@@ -15,26 +15,26 @@ from modelzoo_datasets.errors import FolderInUseError, ModelZooError
 from modelzoo_datasets.images import load_images
 from modelzoo_datasets.loading import Zoo, load_zoo
 from modelzoo_datasets.progress import NO_PROGRESS, Progress
-from modelzoo_datasets.zoo import read_json, write_bytes, write_json
+from modelzoo_datasets.zoo import write_bytes, write_json
 
 from .data import (
-    learned_states,
-    origin_of,
+    check_architecture,
+    check_trained_on,
+    drop_untrained,
+    group_by_split,
+    load_recipe_states,
+    locate_representation,
     parse_source,
-    read_zoo_info,
-    refuse_foreign,
-    refuse_other_architecture,
-    splits_of,
-    trained_states,
+    read_training_info,
 )
 from .evaluation import evaluated
 from .model import THIS_FOLDER, HyperRepresentation
-from .probes import Probe, probe_all
+from .probes import Probe, probe_properties
 from .recipe import HyperRecipe
 from .release import not_evaluated, representation_card
 from .report import render_report
-from .storage import facts_of, finish, is_finished, start
-from .trainer import Queries, learn, new_representation, recording
+from .storage import finish_folder, is_finished, start_folder
+from .trainer import Precision, Predictor, create_representation, open_metrics_log, train_epochs
 
 _CPU = torch.device("cpu")
 
@@ -49,49 +49,68 @@ def train(
     images_root: Path | None = None,
     device: torch.device = _CPU,
     compiled: bool = False,
-    half: bool = False,
+    precision: Precision = "float32",
     progress: Progress = NO_PROGRESS,
 ) -> HyperRepresentation:
-    """Make sure that `out` holds the hyper-representation of this recipe and dataset.
+    """Train a hyper-representation on a dataset and write its folder.
+
+    A folder that is there already is loaded; a run that was stopped is resumed, to the same bits.
 
     Args:
-        engine: what runs networks, for recipes with a loss of behaviour.
-        images_root: where the images are that the networks were trained on, for such recipes too.
-        device: where it learns; each gives bits of its own.
-        compiled: through `torch.compile`; other bits again.
-        half: transformers multiply in bfloat16; other bits too.
+        dataset: dataset folder, or repo such as ORG/NAME.
+        recipe: states, sizes, losses; see `read_hyper_recipe`.
+        out: folder to write.
+        engine: runs networks, for recipes with a functional loss.
+        images_root: folder of the images that the networks were trained on, for recipes with a functional loss.
+        device: device to train on; each rounds differently.
+        compiled: train through `torch.compile`, which rounds differently again.
+        precision: of products inside the transformers: "float32", or "bf16" for bfloat16.
+        progress: display of the epochs.
+
+    Returns:
+        The trained hyper-representation, on the CPU.
 
     Raises:
-        FormatError: no such dataset, config or epochs.
+        FormatError: there is no such dataset, config or epochs.
         FolderInUseError: `out` holds something else.
+
+    Example:
+        >>> import dataclasses
+        >>> from hyperrep import read_hyper_recipe, train
+        >>> recipe = read_hyper_recipe("demo")
+        >>> short = dataclasses.replace(recipe.learning, epochs=1, functional_weight=0.0, mixed_functional_weight=0.0)
+        >>> data = dataclasses.replace(recipe.data, epochs=(1, 2))
+        >>> rep = train(dataset, dataclasses.replace(recipe, data=data, learning=short), out / "hyperrep")
+        >>> rep.latent_dim < rep.layout.size
+        True
     """
-    facts = facts_of(recipe, read_zoo_info(dataset, recipe), origin_of(dataset, recipe.data.config))
-    if is_finished(out, facts):
+    info = read_training_info(dataset, recipe, with_origin=True)
+    if is_finished(out, info):
         return HyperRepresentation.from_pretrained(out)
-    states = {s: learned_states(dataset, recipe, s) for s in ("train", "validation")}
-    rep = new_representation(recipe, states["train"]).to(device)
-    work = start(out, facts)
+    states = {split: load_recipe_states(dataset, recipe, split) for split in ("train", "validation")}
+    rep = create_representation(recipe, states["train"]).to(device)
+    work, info = start_folder(out, info)
+    predictor = _make_predictor(states["train"], engine, images_root) if recipe.learning.needs_images else None
+    weights, validation = states["train"].weights, states["validation"].weights
+    epochs = train_epochs(rep, weights, validation, recipe, work, predictor, compiled=compiled, precision=precision)
     history = []
-    queries = _queries(states["train"], engine, images_root) if recipe.learning.asks else None
-    weights, unseen = states["train"].weights, states["validation"].weights
-    epochs = learn(rep, weights, unseen, recipe, work, queries, compiled=compiled, half=half)
     with (
-        recording(work) as record,
-        progress.start("learning a hyper-representation", recipe.learning.epochs) as task,
+        open_metrics_log(work) as write_metrics,
+        progress.start("training a hyper-representation", recipe.learning.epochs) as task,
     ):
         for row in epochs:
             history.append(row)
-            record(row)
+            write_metrics(row)
             task.update()
-    worth = not_evaluated(history[-1].validation_r2)
-    finish(out, rep, history, representation_card(THIS_FOLDER, rep, read_json(work / "training.json"), worth))
+    card = representation_card(THIS_FOLDER, rep, info, not_evaluated(history[-1].validation_r2))
+    finish_folder(out, rep, history, card)
     return HyperRepresentation.from_pretrained(out)
 
 
 @one_thread()
 def evaluate(
     dataset: str | Path,
-    representation: Path,
+    representation: str | Path,
     recipe: HyperRecipe,
     out: Path,
     *,
@@ -99,19 +118,31 @@ def evaluate(
     images_root: Path,
     progress: Progress = NO_PROGRESS,
 ) -> dict[str, Any]:
-    """Make sure that `out` holds the evaluation of a hyper-representation; returns what its evaluation.json says.
+    """Evaluate the samples of a hyper-representation and write evaluation.json and report.html.
 
-    Populations that were judged before a stop are not judged again.
+    Populations that were evaluated before a stop are not evaluated again.
+
+    Args:
+        dataset: dataset folder or repo that it was trained on.
+        representation: its folder, or its model repo on the Hub.
+        recipe: recipe that it was trained by; its `evaluation` is the protocol.
+        out: folder to write.
+        engine: runs networks.
+        images_root: folder of the images.
+        progress: display of the populations.
+
+    Returns:
+        The content of evaluation.json.
 
     Raises:
-        FormatError: a folder is not what it must be.
-        ModelZooError: the recipe asks for what this zoo does not allow.
-        FolderInUseError: `out` holds the evaluation of something else.
+        FormatError: a folder is not what it must be, or does not belong to the recipe and the dataset.
+        ModelZooError: the protocol needs something that this zoo does not have.
+        FolderInUseError: `out` holds another evaluation, or other files.
     """
-    rep = HyperRepresentation.from_pretrained(representation)
-    refuse_foreign(representation, recipe, dataset)
-    learned_by = read_json(representation / "training.json")
-    found = evaluated(rep, dataset, recipe, out, learned_by, engine=engine, images_root=images_root, progress=progress)
+    folder = locate_representation(representation)
+    rep = HyperRepresentation.from_pretrained(folder)
+    info = check_trained_on(folder, recipe, dataset)
+    found = evaluated(rep, dataset, recipe, out, info, engine=engine, images_root=images_root, progress=progress)
     write_report(out / "report.html", dataset, [recipe.data.config], recipe.name, found)
     return found
 
@@ -149,53 +180,62 @@ def _plainly(value: Any) -> str:
 @one_thread()
 def probe(
     dataset: str | Path,
-    representation: Path,
+    representation: str | Path,
     recipe: HyperRecipe,
     *,
     test_on: str | None = None,
     out: Path | None = None,
     progress: Progress = NO_PROGRESS,
 ) -> list[Probe]:
-    """Linear probes of W, s(W) and z beside their baselines, on test models; see `probing.probe_all`.
+    """Predict properties of test models from W, s(W) and z, beside baselines.
 
     Args:
+        dataset: dataset folder or repo that the hyper-representation was trained on.
+        representation: its folder, or its model repo on the Hub.
+        recipe: recipe that it was trained by.
         test_on: another dataset, or DATASET/CONFIG, whose test models are predicted instead.
-        out: a folder for `probes.json` and `probes.csv`.
+        out: folder for `probes.json` and `probes.csv`.
+        progress: display of the properties.
+
+    Returns:
+        One row per property and representation.
 
     Raises:
         FormatError: a folder is not what it must be, holds another architecture, or has too few models.
         FolderInUseError: `out` holds something else.
     """
     if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise FolderInUseError(f"{out} is not empty; choose another --out")
-    rep = HyperRepresentation.from_pretrained(representation)
-    refuse_foreign(representation, recipe, dataset)
-    zoo = splits_of(trained_states(load_zoo(dataset, recipe.data.config)))
+        raise FolderInUseError(f"output folder {out} is not empty; pass a different --out")
+    folder = locate_representation(representation)
+    rep = HyperRepresentation.from_pretrained(folder)
+    check_trained_on(folder, recipe, dataset)
+    zoo = group_by_split(drop_untrained(load_zoo(dataset, recipe.data.config)))
     if test_on is not None:
-        other, config = parse_source(test_on)
-        tested = load_zoo(other, config, split="test")
-        refuse_other_architecture(rep, tested, test_on)
-        zoo["test"] = trained_states(tested)
-    rows = probe_all(rep, zoo, seed=recipe.evaluation.seed, progress=progress)
+        source, config = parse_source(test_on)
+        other = load_zoo(source, config, split="test")
+        check_architecture(rep, other, test_on)
+        zoo["test"] = drop_untrained(other)
+    rows = probe_properties(rep, zoo, seed=recipe.evaluation.seed, progress=progress)
     if out is not None:
         _write_probes(out, rows, {"dataset": str(dataset), "config": recipe.data.config, "test_on": test_on})
     return rows
 
 
-def _write_probes(out: Path, rows: list[Probe], facts: dict[str, Any]) -> None:
+def _write_probes(out: Path, rows: list[Probe], source: dict[str, Any]) -> None:
     values = [dataclasses.asdict(row) for row in rows]
     text = io.StringIO()
     writer = csv.DictWriter(text, [field.name for field in dataclasses.fields(Probe)])
     writer.writeheader()
     writer.writerows(values)
     write_bytes(out / "probes.csv", text.getvalue().encode())
-    write_json(out / "probes.json", {**facts, "probes": values})
+    write_json(out / "probes.json", {**source, "probes": values})
 
 
-def _queries(zoo: Zoo, engine: Engine | None, images_root: Path | None) -> Queries:
-    """The training images of a zoo, to ask its networks about."""
+def _make_predictor(zoo: Zoo, engine: Engine | None, images_root: Path | None) -> Predictor:
+    """Return the networks of a zoo as functions of their weights, with their training images."""
     if engine is None or images_root is None:
-        raise ModelZooError("a recipe with a loss of behaviour needs an engine and the folder of the images")
+        raise ModelZooError("a recipe with a functional loss needs an engine and the folder of the images")
     training = zoo.hyperparameters(0)
-    functions = make_batched_network(engine, zoo.architecture.name, NetworkSpec(training.activation, training.dropout))
-    return Queries(functions, load_images(zoo.images, images_root).inputs("train"))
+    spec = NetworkSpec(training.activation, training.dropout)
+    network = make_batched_network(engine, zoo.architecture.name, spec)
+    return Predictor(network, load_images(zoo.images, images_root).inputs("train"))

@@ -1,22 +1,21 @@
-"""What the commands read: datasets, local or on the Hub, and the states of them that a recipe speaks of."""
+"""Inputs of the commands: datasets and hyper-representations, in a folder or on the Hub, and states of a recipe."""
 
 from pathlib import Path
-from typing import Any
 
 from modelzoo_datasets._util import SPLITS
 from modelzoo_datasets.errors import FormatError
 from modelzoo_datasets.hub import download_files, get_commit, parse_repo_id
 from modelzoo_datasets.loading import Zoo, load_zoo
-from modelzoo_datasets.zoo import DatasetInfo, ZooInfo, read_json
+from modelzoo_datasets.zoo import DatasetInfo, ZooInfo
 
 from .model import HyperRepresentation
 from .recipe import HyperRecipe
-from .storage import facts_of, is_learned_by
+from .training_info import TRAINING_FILE, DatasetOrigin, TrainingInfo
 
 
-def found_representation(source: str | Path) -> Path:
-    """The folder of a hyper-representation: of this machine, or of the Hub's model repo of that name."""
-    repo_id = None if (Path(source) / "training.json").is_file() else parse_repo_id(source)
+def locate_representation(source: str | Path) -> Path:
+    """Return the folder of a hyper-representation: a local one, or the download of a model repo of the Hub."""
+    repo_id = None if (Path(source) / TRAINING_FILE).is_file() else parse_repo_id(source)
     return Path(source) if repo_id is None else download_files(repo_id, ["*.json", "*.safetensors"], repo_type="model")
 
 
@@ -29,78 +28,102 @@ def read_dataset_info(source: str | Path) -> DatasetInfo:
     repo_id = parse_repo_id(source)
     folder = Path(source) if repo_id is None else download_files(repo_id, ["zoo.json"])
     if not (folder / "zoo.json").is_file():
-        raise FormatError(f"{source} is no dataset folder; modelzoo-build makes one")
+        raise FormatError(f"{source} is no dataset folder: it has no zoo.json; modelzoo-build makes one")
     return DatasetInfo.read(folder)
 
 
-def origin_of(source: str | Path, config: str) -> dict[str, Any]:
-    """What others may know a dataset by: repo and revision, and what it says of licence and images; None if unknown."""
+def read_origin(source: str | Path, config: str) -> DatasetOrigin:
+    """Return repo, revision, license and images of a config of a dataset, as far as they are known."""
     info, repo_id = read_dataset_info(source), parse_repo_id(source)
     zoo = info.configs.get(config)
-    return {
-        "dataset": repo_id or info.repo_id,
-        "revision": None if repo_id is None else get_commit(repo_id),
-        "license": None if info.card is None else info.card.license,
-        "images": None if zoo is None else zoo.images,
-    }
+    return DatasetOrigin(
+        dataset=repo_id or info.repo_id,
+        revision=None if repo_id is None else get_commit(repo_id),
+        license=None if info.card is None else info.card.license,
+        images=None if zoo is None else zoo.images,
+    )
 
 
 def read_zoo_info(source: str | Path, recipe: HyperRecipe) -> ZooInfo:
-    """Read what zoo.json says of the config that a recipe learns from; raises FormatError where there is none."""
+    """Return the part of zoo.json about the config that a recipe trains on; raises FormatError if there is none."""
     configs = read_dataset_info(source).configs
     if recipe.data.config not in configs:
         raise FormatError(
-            f"{source} has no config {recipe.data.config!r}, which recipe {recipe.name} learns from; "
+            f"{source} has no config {recipe.data.config!r}, which recipe {recipe.name} trains on; "
             f"it has {', '.join(configs)}"
         )
     return configs[recipe.data.config]
 
 
-def refuse_foreign(representation: Path, recipe: HyperRecipe, source: str | Path) -> None:
-    """Another dataset may call test models what were training models here."""
-    if is_learned_by(representation, facts_of(recipe, read_zoo_info(source, recipe))):
-        return
-    learned_by = read_json(representation / "training.json")["recipe"]["name"]
-    remedy = (
-        f"it was learned by recipe {learned_by}: name that, or its file"
-        if learned_by != recipe.name
-        else ("name the dataset, and the recipe's file, that it was learned from")
+def read_training_info(source: str | Path, recipe: HyperRecipe, *, with_origin: bool = False) -> TrainingInfo:
+    """Describe the training of a recipe on a dataset.
+
+    Args:
+        source: dataset folder or repo.
+        recipe: recipe of the hyper-representation.
+        with_origin: look up the public name of the dataset too.
+
+    Raises:
+        FormatError: there is no such dataset, or it lacks the config.
+    """
+    states_sha256 = read_zoo_info(source, recipe).states_sha256
+    if states_sha256 is None:
+        raise FormatError(f"{source} has no hash of its states; build it again with modelzoo-build")
+    origin = read_origin(source, recipe.data.config) if with_origin else None
+    return TrainingInfo.create(recipe, states_sha256, origin)
+
+
+def check_trained_on(representation: Path, recipe: HyperRecipe, source: str | Path) -> TrainingInfo:
+    """Check that a hyper-representation was trained by this recipe on this dataset; return its training.json.
+
+    The splits of another dataset may differ: its test models can be training models here.
+
+    Raises:
+        FormatError: it was trained by another recipe or on another dataset.
+    """
+    info = TrainingInfo.read(representation)
+    if info.is_same_training(read_training_info(source, recipe)):
+        return info
+    hint = (
+        f"its recipe is {info.recipe.name}: pass that name, or its file, as --recipe"
+        if info.recipe.name != recipe.name
+        else "pass the dataset, and the file of the recipe, that it was trained with"
     )
-    raise FormatError(f"{representation} was not learned by recipe {recipe.name} from {source}; {remedy}")
+    raise FormatError(f"{representation} was not trained by recipe {recipe.name} on {source}; {hint}")
 
 
-def learned_states(source: str | Path, recipe: HyperRecipe, split: str) -> Zoo:
-    """The finite states of a split, of the epochs that the recipe learns from."""
+def load_recipe_states(source: str | Path, recipe: HyperRecipe, split: str) -> Zoo:
+    """Load the finite states of a split, of the epochs that the recipe trains on."""
     first, last = recipe.data.epochs
-    return finite_states(load_zoo(source, recipe.data.config, split=split, epochs=range(first, last + 1)))
+    return drop_diverged(load_zoo(source, recipe.data.config, split=split, epochs=range(first, last + 1)))
 
 
-def finite_states(zoo: Zoo) -> Zoo:
-    """Without states that diverged, where the dataset keeps them."""
+def drop_diverged(zoo: Zoo) -> Zoo:
+    """Leave out states with weights that are not finite, if the dataset has any."""
     return zoo.select(zoo.table["finite"]) if "finite" in zoo.table else zoo
 
 
-def splits_of(zoo: Zoo) -> dict[str, Zoo]:
-    """Split -> its states, of those that there are."""
-    return {split: zoo.select(zoo.table["split"] == split) for split in SPLITS if (zoo.table["split"] == split).any()}
-
-
-def trained_states(zoo: Zoo) -> Zoo:
-    """Without the untrained states: probing them is trivial and would flatter every representation.
+def drop_untrained(zoo: Zoo) -> Zoo:
+    """Leave out the states of epoch 0: probing them is trivial and would flatter every representation.
 
     Raises:
-        FormatError: there are no others.
+        FormatError: there are no other states.
     """
     if not (zoo.table["epoch"] > 0).any():
-        raise FormatError(f"all {len(zoo)} states are of epoch 0, untrained: there is nothing to predict")
+        raise FormatError(f"all {len(zoo)} states are of epoch 0, untrained: probes need states of trained models")
     return zoo.select(zoo.table["epoch"] > 0)
 
 
+def group_by_split(zoo: Zoo) -> dict[str, Zoo]:
+    """Return split -> its states, without empty splits."""
+    return {split: zoo.select(zoo.table["split"] == split) for split in SPLITS if (zoo.table["split"] == split).any()}
+
+
 def parse_source(text: str) -> tuple[str, str | None]:
-    """DATASET or DATASET/CONFIG: the folder or repo, and the config if one is named.
+    """Split DATASET or DATASET/CONFIG into the folder or repo, and the config, None if there is none.
 
     Raises:
-        FormatError: it names neither a dataset folder nor a repo.
+        FormatError: it is neither a dataset folder nor a repo.
     """
     head, _, tail = text.rstrip("/").rpartition("/")
     for source, config in ((text, None), (head, tail)):
@@ -109,8 +132,8 @@ def parse_source(text: str) -> tuple[str, str | None]:
     raise FormatError(f"{text} is no dataset folder, no repo, and no config of one; write DATASET or DATASET/CONFIG")
 
 
-def refuse_other_architecture(rep: HyperRepresentation, zoo: Zoo, source: str | Path) -> None:
-    """A hyper-representation is of one architecture; FormatError for a zoo of another."""
+def check_architecture(rep: HyperRepresentation, zoo: Zoo, source: str | Path) -> None:
+    """Check that a zoo has models of the architecture that a hyper-representation encodes; raises FormatError."""
     if zoo.architecture != rep.architecture:
         raise FormatError(
             f"this hyper-representation is of {rep.architecture.name}, {source} holds models of {zoo.architecture.name}"

@@ -1,124 +1,110 @@
-"""The folder of a hyper-representation: config.json, model.safetensors, what it was learned from and how, a card.
+"""The folder of a hyper-representation: config.json, model.safetensors, training.json, metrics and a card.
 
-It appears whole: until learning has finished everything lies in a hidden folder beside it.
+It appears whole: until training has finished everything is in a hidden folder beside it.
 """
 
 import csv
 import dataclasses
 import io
-import json
 import logging
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from modelzoo_datasets._util import versions
+from modelzoo_datasets._util import format_versions
 from modelzoo_datasets.errors import FolderInUseError, FormatError
-from modelzoo_datasets.zoo import ZooInfo, partial_beside, read_json, write_bytes, write_json, write_tensors
+from modelzoo_datasets.zoo import partial_beside, write_bytes, write_json, write_tensors
 
-from .model import HyperRepresentation
-from .recipe import DataRecipe, HyperRecipe, LearningRecipe, ModelRecipe
-from .trainer import TENSORS, EpochMetrics
+from .model import CONFIG_FILE, WEIGHTS_FILE, HyperRepresentation
+from .trainer import CHECKPOINT_FILE, EpochMetrics
+from .training_info import TRAINING_FILE, TrainingInfo
 
-HYPERREP_FORMAT = "modelzoo-hyperrep-1"
+CARD_FILE, METRICS_FILE = "README.md", "metrics.csv"
 _log = logging.getLogger(__name__)
-_SECTIONS = {"data": DataRecipe, "model": ModelRecipe, "learning": LearningRecipe}
-CARD = "README.md"
-_MADE_BY = ("versions", "begun_with", "learned_from")  # facts that do not decide what was to be learned
 
 
-def facts_of(recipe: HyperRecipe, dataset: ZooInfo, learned_from: dict[str, Any] | None = None) -> dict[str, Any]:
-    """What training.json says: the recipe, the hash of the states it was applied to, and the dataset's name."""
-    return {
-        "format": HYPERREP_FORMAT,
-        "recipe": dataclasses.asdict(recipe) | {"evaluation": None},
-        "states_sha256": dataset.states_sha256,
-        "learned_from": learned_from,
-        "versions": versions(),
-    }
+def is_finished(folder: Path, info: TrainingInfo) -> bool:
+    """Return whether the folder holds this very hyper-representation.
 
-
-def is_finished(folder: Path, facts: dict[str, Any]) -> bool:
-    """True if the folder holds this very hyper-representation; raises FolderInUseError if it holds another thing."""
+    Raises:
+        FolderInUseError: it holds another one, or other files.
+    """
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return False
-    if (folder / "training.json").is_file():
-        if is_learned_by(folder, facts):
-            return True
+    if not (folder / TRAINING_FILE).is_file():
         raise FolderInUseError(
-            f"{folder} holds a hyper-representation of another recipe or dataset; choose another --out"
+            f"output folder {folder} already contains other files; pass a different --out or delete it"
         )
-    raise FolderInUseError(f"{folder} holds something else; choose another --out or remove it")
+    if _read_same_training(folder, info) is None:
+        raise FolderInUseError(
+            f"{folder} holds a hyper-representation of another recipe or dataset; pass a different --out"
+        )
+    return True
 
 
-def is_learned_by(folder: Path, facts: dict[str, Any]) -> bool:
-    """True if the folder holds the hyper-representation of this recipe and dataset, finished or not."""
-    return bool(_identity(read_json(folder / "training.json")) == _identity(facts))
+def start_folder(folder: Path, info: TrainingInfo) -> tuple[Path, TrainingInfo]:
+    """Make the working folder beside the final one; a run of the same training that was stopped there is resumed.
 
+    Files of another training, or unreadable ones, are removed. A checkpoint of other versions is resumed with a
+    warning, and training.json names both.
 
-def _identity(facts: Any) -> Any:
-    """What was to be learned, whatever release and torch did it.
+    Args:
+        folder: the final folder.
+        info: the training.
 
-    A recipe of an earlier release gets the defaults of keys that this release has added: they mean what it did.
-    """
-    facts = json.loads(json.dumps(facts))  # tuples compare equal to the lists that are read back
-    recipe = facts.get("recipe") if isinstance(facts, dict) else None
-    if not isinstance(recipe, dict):
-        return facts
-    for key, kind in _SECTIONS.items():
-        if isinstance(recipe.get(key), dict):
-            fields = [f for f in dataclasses.fields(kind) if f.default is not dataclasses.MISSING]
-            defaults = json.loads(json.dumps({f.name: f.default for f in fields}))
-            recipe[key] = defaults | recipe[key]
-    return {key: value for key, value in facts.items() if key not in _MADE_BY}
-
-
-def start(folder: Path, facts: dict[str, Any]) -> Path:
-    """The working folder, emptied if what lies there is unreadable or belongs to another recipe or dataset.
-
-    What another release or torch left is gone on with: that is logged as a warning, and training.json names both.
+    Returns:
+        The working folder, and the content of its training.json.
     """
     work = partial_beside(folder)
-    left = _left(work, facts)
-    if left is None and work.is_dir():
+    stopped = _read_same_training(work, info)
+    if stopped is None and work.is_dir():
         shutil.rmtree(work)
-    if left is not None and (work / TENSORS).is_file():
-        begun = left.get("begun_with", left.get("versions"))
-        if begun != facts["versions"]:
+    if stopped is not None and (work / CHECKPOINT_FILE).is_file():
+        first = stopped.first_versions or stopped.versions
+        if first != info.versions:
             _log.warning(
-                "%s was begun with %s and goes on with %s: bits may differ",
+                "%s was begun with %s and is resumed with %s: bits may differ",
                 folder,
-                _said(begun),
-                _said(facts["versions"]),
+                _describe_versions(first),
+                _describe_versions(info.versions),
             )
-            facts = facts | {"begun_with": begun}
-    write_json(work / "training.json", facts)
-    return work
+            info = dataclasses.replace(info, first_versions=first)
+    write_json(work / TRAINING_FILE, info.to_json())
+    return work, info
 
 
-def _left(work: Path, facts: dict[str, Any]) -> dict[str, Any] | None:
-    """The facts of a run that was stopped in this folder, None unless they are those of this run."""
+def _read_same_training(folder: Path, info: TrainingInfo) -> TrainingInfo | None:
+    """Return the training.json of a folder; None if it is of another training, or cannot be read."""
     try:
-        return dict(read_json(work / "training.json")) if is_learned_by(work, facts) else None
+        stored = TrainingInfo.read(folder)
     except FormatError:
         return None
+    return stored if stored.is_same_training(info) else None
 
 
-def _said(versions: Any) -> str:
-    return ", ".join(f"{name} {number}" for name, number in versions.items()) if versions else "unknown versions"
+def _describe_versions(versions: Mapping[str, str] | None) -> str:
+    return format_versions(dict(versions)) if versions else "unknown versions"
 
 
-def finish(folder: Path, rep: HyperRepresentation, history: list[EpochMetrics], card: str) -> None:
-    """Write the finished files and the card's text, then let the folder appear."""
+def finish_folder(folder: Path, rep: HyperRepresentation, history: list[EpochMetrics], card: str) -> None:
+    """Write the last files into the working folder, then move it to its final place.
+
+    Args:
+        folder: the final folder.
+        rep: the trained hyper-representation.
+        history: metrics of all epochs.
+        card: text of its README.md.
+    """
     work = partial_beside(folder)
-    write_json(work / "config.json", rep.arguments)
-    write_tensors(work / "model.safetensors", rep.state_dict())
+    write_json(work / CONFIG_FILE, rep.config.to_json())
+    write_tensors(work / WEIGHTS_FILE, rep.state_dict())
+    rows = [row.to_json() for row in history]
     table = io.StringIO()
-    writer = csv.DictWriter(table, [f.name for f in dataclasses.fields(EpochMetrics)])
+    writer = csv.DictWriter(table, list(rows[0]))
     writer.writeheader()
-    writer.writerows(dataclasses.asdict(row) for row in history)
-    write_bytes(work / "metrics.csv", table.getvalue().encode())
-    write_bytes(work / CARD, card.encode())
+    writer.writerows(rows)
+    write_bytes(work / METRICS_FILE, table.getvalue().encode())
+    write_bytes(work / CARD_FILE, card.encode())
     for checkpoint in work.glob("checkpoint.*"):
         checkpoint.unlink()
     if folder.is_dir():

@@ -89,10 +89,10 @@ def train_command(
             images_root=images_root,
             device=where,
             compiled=compiled,
-            half=half,
+            precision="bf16" if half else "float32",
             progress=progress,
         )
-    print(f"{out}: latent vectors of {rep.latent} numbers for {rep.layout.size} weights")
+    print(f"{out}: latent vectors of {rep.latent_dim} numbers for {rep.layout.size} weights")
 
 
 @app.command("embed", epilog="Example: modelzoo-hyperrep embed dataset --hyperrep hyperrep --out z.parquet")
@@ -106,10 +106,12 @@ def embed_command(
     check_dataset(dataset)
     check_representation(hyperrep)
     from .. import HyperRepresentation
-    from ..data import found_representation
+    from ..data import locate_representation
     from ..release import export_embeddings
 
-    count = export_embeddings(dataset, config, HyperRepresentation.from_pretrained(found_representation(hyperrep)), out)
+    count = export_embeddings(
+        dataset, config, HyperRepresentation.from_pretrained(locate_representation(hyperrep)), out
+    )
     print(f"{out}: {count} embeddings")
 
 
@@ -136,10 +138,10 @@ def probe_command(
     from modelzoo_datasets.cli import print_table
 
     from ..api import probe
-    from ..data import found_representation
+    from ..data import locate_representation
     from ..report import probe_table
 
-    folder = found_representation(hyperrep)
+    folder = locate_representation(hyperrep)
     with show_progress(quiet) as progress:
         rows = probe(dataset, folder, chosen, test_on=test_on, out=out, progress=progress)
     print_table(probe_table([vars(row) for row in rows]))
@@ -217,7 +219,7 @@ def evaluate_command(
     from modelzoo_datasets.engines import get_engine
 
     from .. import read_hyper_recipe
-    from ..recipe import read_protocol
+    from ..recipe_toml import read_protocol
 
     chosen = read_hyper_recipe(recipe)
     if protocol is not None:
@@ -228,20 +230,20 @@ def evaluate_command(
     from modelzoo_datasets.cli import print_table
 
     from .. import evaluate
-    from ..data import found_representation
+    from ..data import locate_representation
     from ..report import accuracy_table, novelty_table, verdicts
 
     with show_progress(quiet) as progress:
         found = evaluate(
             dataset,
-            found_representation(hyperrep),
+            locate_representation(hyperrep),
             chosen,
             out,
             engine=runs,
             images_root=images_root,
             progress=progress,
         )
-    accuracies = accuracy_table(found["populations"], chosen.evaluation.fine_tune)
+    accuracies = accuracy_table(found["populations"], chosen.evaluation.finetune_epochs)
     print_table(accuracies, "test accuracy in percent, mean ± std")
     print_table(novelty_table(found["populations"]), "novelty")
     for sentence in verdicts(found):

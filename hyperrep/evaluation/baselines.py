@@ -19,7 +19,7 @@ from modelzoo_datasets.loading import Zoo
 from modelzoo_datasets.seeds import keyed_generator
 from modelzoo_datasets.weights import Layout
 
-from ..model import SAMPLERS, HyperRepresentation, best_states
+from ..model import SAMPLERS, HyperRepresentation, select_best_states
 from ..sampler_names import check_sampler
 
 _MOST_PAIRED = 1000  # states of which all pairs are listed
@@ -70,7 +70,7 @@ class SamplingContext:
     @cached_property
     def best(self) -> Tensor:
         """Indices of the states that are drawn from."""
-        return best_states(self.rep.accuracy, self.quality)
+        return select_best_states(self.rep.accuracy, self.quality)
 
     @cached_property
     def models(self) -> list[str]:
@@ -89,7 +89,7 @@ def draw(name: str, n: int, source: SamplingContext, draws: torch.Generator) -> 
         raise ModelZooError(f"expected n >= 1 and 0 < quality <= 1, got n {n}, quality {source.quality}")
     if name in BASELINES:
         return BASELINES[name](source, n, draws)
-    return source.rep.sample(n, sampler=name, quality=source.quality, bandwidth=source.bandwidth, generator=draws)
+    return source.rep.sample(n, sampler=name, top_fraction=source.quality, bandwidth=source.bandwidth, generator=draws)
 
 
 def reconstruction(source: SamplingContext, n: int, draws: torch.Generator) -> Tensor:

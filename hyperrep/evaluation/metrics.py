@@ -77,7 +77,7 @@ class Evaluator:
         self, weights: Tensor, progress: Progress, what: str, images: Images | None = None, architecture: str = ""
     ) -> tuple[Tensor, Tensor]:
         """Test accuracy (n, E + 1) over the epochs of fine-tuning with the zoo's hyper-parameters, and the weights."""
-        told = dataclasses.replace(self.training, epochs=self.recipe.epochs)
+        told = dataclasses.replace(self.training, epochs=self.recipe.max_finetune_epochs)
         seeds = [derive_seed(self.recipe.seed, "fine-tuning", i) for i in range(len(weights))]
         where = architecture or self.architecture, images or self.images
         return fine_tune(self.engine, *where, weights, told, seeds, progress=progress, what=what)
@@ -97,7 +97,7 @@ def judge(population: Population, bench: Evaluator, *, progress: Progress = NO_P
     if count:
         accuracy, tuned = bench.tune(weights[:count], progress, f"fine-tuning {population.name}")
         curves = accuracy.tolist()
-        if bench.recipe.ensemble > 1:
+        if bench.recipe.max_ensemble_size > 1:
             kinds = {"zero-shot": logits, "tuned": bench.logits(tuned)}
             found = {kind: _ensembles(of, labels, population.name, bench.recipe) for kind, of in kinds.items()}
             ensembles = {kind: ensemble for kind, ensemble in found.items() if ensemble}
@@ -136,7 +136,7 @@ def _ensembles(logits: Tensor, labels: Tensor, name: str, recipe: EvaluationReci
     if not len(logits):
         return {}
     draws = keyed_generator(recipe.seed, "ensembles", name)
-    accuracy, right = ensemble_curve(logits, labels, recipe.ensemble, _ORDERS, draws)
+    accuracy, right = ensemble_curve(logits, labels, recipe.max_ensemble_size, _ORDERS, draws)
     return {
         "mean": accuracy.mean(dim=0).tolist(),
         "std": accuracy.std(dim=0).tolist(),

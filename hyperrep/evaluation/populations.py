@@ -45,14 +45,14 @@ def populations(source: SamplingContext, zoo: Mapping[str, Zoo], recipe: Evaluat
     """Samples of every sampler, what is as new as they are, and what does not depend on them, from aligned models.
 
     Args:
-        source: the training states; `recipe.quality` and `recipe.bandwidth` are put into it.
+        source: the training states; `recipe.top_fraction` and `recipe.bandwidth` are put into it.
         zoo: train and test split, each with the epochs the hyper-representation was learned from.
 
     Raises:
         ModelZooError: a sampler is not known, lacks its extra, or has too few states to draw from.
     """
-    source = source.varied(quality=recipe.quality, bandwidth=recipe.bandwidth)
-    entries = [(entry, *parse_sampler(entry, recipe.quality)) for entry in recipe.samplers]
+    source = source.varied(quality=recipe.top_fraction, bandwidth=recipe.bandwidth)
+    entries = [(entry, *parse_sampler(entry, recipe.top_fraction)) for entry in recipe.samplers]
     for _, name, _ in entries:
         check_sampler(name, with_weights=True)
     found = [*_zoo_and_reconstructions(source, zoo, recipe), *_noise_and_averages(source, recipe)]
@@ -72,8 +72,8 @@ def _samples(entry: str, name: str, source: SamplingContext, recipe: EvaluationR
     return Population(
         name=entry,
         what=f"{SAMPLER_INFO[name].description}; from {share} of the training states",
-        weights=draw(name, recipe.samples, source, keyed_generator(recipe.seed, "samples", entry)),
-        fine_tuned=recipe.compared,
+        weights=draw(name, recipe.num_samples, source, keyed_generator(recipe.seed, "samples", entry)),
+        fine_tuned=recipe.num_finetuned,
         sampled=True,
     )
 
@@ -86,8 +86,8 @@ def _zoo_and_reconstructions(
     return [
         _population(MEMBERS, "test models as trained", last["test"], recipe),
         _population(TRAINING_MEMBERS, "training models as trained: what a copy would be", last["train"], recipe),
-        _population(UNSEEN, "test models, encoded and decoded", rep.decode(rep.embed(last["test"])), recipe),
-        _population(SEEN, "training models, encoded and decoded", rep.decode(rep.embed(last["train"])), recipe),
+        _population(UNSEEN, "test models, encoded and decoded", rep.decode(rep.encode(last["test"])), recipe),
+        _population(SEEN, "training models, encoded and decoded", rep.decode(rep.encode(last["train"])), recipe),
     ]
 
 
@@ -96,7 +96,7 @@ def _noise_and_averages(source: SamplingContext, recipe: EvaluationRecipe) -> li
     found = []
     if len({source.models[i] for i in source.best.tolist()}) > 1:
         draws = keyed_generator(recipe.seed, "averages")
-        pairs = pairs_of_models(source.best, source.models, recipe.samples, draws)
+        pairs = pairs_of_models(source.best, source.models, recipe.num_samples, draws)
         ends = [source.aligned[index] for index in pairs]
         what = "means of two aligned training states of the best, of different models"
         found.append(_population(PAIRS, what, (ends[0] + ends[1]) / 2, recipe))
@@ -109,7 +109,7 @@ def _noise_and_averages(source: SamplingContext, recipe: EvaluationRecipe) -> li
     for sigma in recipe.noise:
         noisy = draw(
             "noise",
-            recipe.samples,
+            recipe.num_samples,
             source.varied(sigma=sigma),
             keyed_generator(recipe.seed, "noise", str(sigma)),
         )
@@ -180,5 +180,5 @@ def _population(
     name: str, what: str, weights: Tensor, recipe: EvaluationRecipe, fine_tuned: int | None = None
 ) -> Population:
     return Population(
-        name=name, what=what, weights=weights, fine_tuned=recipe.compared if fine_tuned is None else fine_tuned
+        name=name, what=what, weights=weights, fine_tuned=recipe.num_finetuned if fine_tuned is None else fine_tuned
     )

@@ -15,11 +15,12 @@ from modelzoo_datasets.loading import Zoo, load_zoo
 from modelzoo_datasets.progress import NO_PROGRESS, Progress
 from modelzoo_datasets.zoo import read_json, write_json
 
-from ..data import learned_states, refuse_other_architecture, splits_of, trained_states
-from ..model import HyperRepresentation, principal_axes
-from ..probes import probe_all, probed_states
+from ..data import check_architecture, drop_untrained, group_by_split, load_recipe_states
+from ..model import HyperRepresentation, compute_principal_axes
+from ..probes import probe_properties, select_probed_states
 from ..recipe import EvaluationRecipe, HyperRecipe
-from ..trainer import reconstruction_r2
+from ..trainer import compute_reconstruction_r2
+from ..training_info import TrainingInfo
 from .baselines import SamplingContext
 from .metrics import Evaluator, judge, scratch
 from .populations import Population, populations
@@ -43,7 +44,7 @@ def evaluated(
     dataset: str | Path,
     recipe: HyperRecipe,
     out: Path,
-    learned_by: Mapping[str, Any],
+    learned_by: TrainingInfo,
     *,
     engine: Engine,
     images_root: Path,
@@ -58,12 +59,14 @@ def evaluated(
     """
     everything = load_zoo(dataset, recipe.data.config)
     setting = _setting(rep, dataset, everything, recipe, engine, images_root)
-    _claim(out, {"trained": learned_by, "protocol": dataclasses.asdict(recipe.evaluation), "engine": engine.name})
+    _claim(out, {"trained": learned_by.to_json(), "protocol": recipe.evaluation.to_json(), "engine": engine.name})
     answers = _answers(setting, everything, recipe, out, progress)
-    probed = probe_all(rep, splits_of(trained_states(everything)), seed=recipe.evaluation.seed, progress=progress)
+    probed = probe_properties(
+        rep, group_by_split(drop_untrained(everything)), seed=recipe.evaluation.seed, progress=progress
+    )
     report = {
         "format": EVALUATION_FORMAT,
-        "protocol": dataclasses.asdict(recipe.evaluation),
+        "protocol": recipe.evaluation.to_json(),
         "offset": recipe.data.epochs[1],
         **answers,
         "probes": [dataclasses.asdict(row) for row in probed],
@@ -94,8 +97,8 @@ def _setting(
     images_root: Path,
 ) -> _Setting:
     """All that may be wrong with what was asked for is found here, before anything is judged or written."""
-    learned = {split: learned_states(dataset, recipe, split) for split in SPLITS}
-    refuse_other_architecture(rep, learned["train"], dataset)
+    learned = {split: load_recipe_states(dataset, recipe, split) for split in SPLITS}
+    check_architecture(rep, learned["train"], dataset)
     source = SamplingContext(rep=rep, zoo=learned["train"])
     bench = Evaluator(
         rep=rep,
@@ -111,7 +114,7 @@ def _setting(
         require_images(images, bench)
     for architecture in recipe.evaluation.changed:
         check_fits(architecture, bench)
-    probed_states(rep, splits_of(trained_states(everything)))
+    select_probed_states(rep, group_by_split(drop_untrained(everything)))
     populated = populations(source, {split: learned[split] for split in ("train", "test")}, recipe.evaluation)
     return _Setting(learned=learned, bench=bench, others=others, populated=populated)
 
@@ -135,17 +138,17 @@ def reconstruction(rep: HyperRepresentation, zoo: Mapping[str, Zoo]) -> dict[str
     """R² of reconstruction, in all and per layer, of training and of unseen states."""
     found = {}
     for split, part in zoo.items():
-        measured = reconstruction_r2(rep, rep.align(part.weights))
+        measured = compute_reconstruction_r2(rep, rep.align(part.weights))
         found[split] = {"total": measured.total, "layers": list(measured.layers), "n": len(part)}
     return found
 
 
 def embeddings_2d(rep: HyperRepresentation, zoo: Mapping[str, Zoo], populated: list[Population]) -> dict[str, Any]:
     """The two widest principal axes of z, of zoo states with their accuracy and of samples."""
-    mean, axes = principal_axes(rep.embeddings)
+    mean, axes = compute_principal_axes(rep.embeddings)
 
     def flat(weights: Any) -> Any:
-        return ((rep.embed(weights) - mean) @ axes[:, :2]).tolist()
+        return ((rep.encode(weights) - mean) @ axes[:, :2]).tolist()
 
     found: dict[str, Any] = {
         split: {"z": flat(zoo[split].weights), "test_acc": zoo[split].table["test_acc"].tolist()}
@@ -181,7 +184,7 @@ def _changed(
     architecture: str, populated: list[Population], bench: Evaluator, out: Path, progress: Progress
 ) -> dict[str, dict[str, Any]]:
     """Samples, zoo members and nothing at all, loaded into another architecture."""
-    starts = {p.name: p.weights[: bench.recipe.compared] for p in transfer_populations(populated)} | {RANDOM: None}
+    starts = {p.name: p.weights[: bench.recipe.num_finetuned] for p in transfer_populations(populated)} | {RANDOM: None}
     found = {}
     for name, start in starts.items():
 
@@ -210,8 +213,9 @@ def _claim(out: Path, facts: dict[str, Any]) -> None:
     if (out / "facts.json").is_file():
         # Through JSON once, so that tuples compare equal to the lists that are read back; keys that this release has
         # added mean what an earlier one did.
-        stored, defaults = read_json(out / "facts.json"), dataclasses.asdict(EvaluationRecipe())
-        stored["protocol"] = _as_json(defaults) | stored.get("protocol", {})
+        stored, defaults = read_json(out / "facts.json"), EvaluationRecipe().to_json()
+        stored["protocol"] = defaults | stored.get("protocol", {})
+        stored["trained"] = TrainingInfo.from_json(stored.get("trained")).to_json()
         if stored != _as_json(facts):
             raise FolderInUseError(f"{out} holds another evaluation; choose another --out")
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):

@@ -66,7 +66,7 @@ def _zero_shot(name: str, populations: Judged) -> Iterator[Row]:
 
 def _tuned(name: str, populations: Judged, recipe: EvaluationRecipe, offset: int) -> Iterator[Row]:
     rivals = [MEMBERS, *(p["name"] for p in populations.values() if p["mirrors"] == name)]
-    for epoch in recipe.fine_tune:
+    for epoch in recipe.finetune_epochs:
         mine = _at(populations[name], epoch)
         for rival in rivals:
             if rival in populations:
@@ -80,7 +80,7 @@ def _tuned(name: str, populations: Judged, recipe: EvaluationRecipe, offset: int
 def _elsewhere(
     question: str, where: str, name: str, judged: Judged, rivals: Sequence[str], recipe: EvaluationRecipe
 ) -> Iterator[Row]:
-    for epoch in (0, *recipe.fine_tune):
+    for epoch in (0, *recipe.finetune_epochs):
         for rival in rivals:
             if rival in judged:
                 mine, theirs = _at(judged[name], epoch), _at(judged[rival], epoch)

@@ -29,8 +29,8 @@ def transfer_populations(populated: Sequence[Population]) -> list[Population]:
 def initial_weights(name: str, populated: Mapping[str, Population], bench: Evaluator) -> Tensor:
     """Weights (n, P) that a population of `travellers` starts from, or fresh ones for `SCRATCH`."""
     if name != SCRATCH:
-        return populated[name].weights[: bench.recipe.compared]
-    seeds = [derive_seed(bench.recipe.seed, "scratch", i) for i in range(bench.recipe.compared)]
+        return populated[name].weights[: bench.recipe.num_finetuned]
+    seeds = [derive_seed(bench.recipe.seed, "scratch", i) for i in range(bench.recipe.num_finetuned)]
     return fresh_weights(bench.architecture, bench.rep.activation, bench.training.init, seeds)
 
 
@@ -42,7 +42,7 @@ def transferred(name: str, start: Tensor, bench: Evaluator, images: Images, prog
 
 def changed(name: str, start: Tensor | None, bench: Evaluator, architecture: str, progress: Progress) -> dict[str, Any]:
     """The same where samples are loaded into another architecture; `start` None: nothing is, for `RANDOM`."""
-    count = bench.recipe.compared if start is None else len(start)
+    count = bench.recipe.num_finetuned if start is None else len(start)
     target = get_architecture(architecture)
     seeds = [derive_seed(bench.recipe.seed, "changed", i) for i in range(count)]
     weights = fresh_weights(architecture, bench.rep.activation, bench.training.init, seeds)

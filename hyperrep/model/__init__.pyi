@@ -5,6 +5,7 @@ from .hub_mixin import WEIGHTS_FILE as WEIGHTS_FILE
 from .hub_mixin import describe_sizes as describe_sizes
 from .hub_mixin import markdown_table as markdown_table
 from .layer_statistics import compute_layer_statistics as compute_layer_statistics
+from .representation_config import RepresentationConfig as RepresentationConfig
 from .samplers import SAMPLERS as SAMPLERS
-from .samplers import best_states as best_states
-from .samplers import principal_axes as principal_axes
+from .samplers import compute_principal_axes as compute_principal_axes
+from .samplers import select_best_states as select_best_states

@@ -1,10 +1,10 @@
 """The hyper-representation: an auto-encoder of weights with one token per neuron and one latent vector per model.
 
-N models, P weights, T tokens (units of all layers), D latent dimensions.
+N models, P weights, T tokens (units of all layers), D latent dimensions, S training states.
 """
 
+from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,88 +16,104 @@ from modelzoo_datasets.weights import align_weights, apply_permutations
 
 from .bottlenecks import DenseBottleneck, LinearPath, PooledPart, StatisticsPart, TokenBottleneck
 from .hub_mixin import HubMixin
-from .samplers import SAMPLERS, best_states
+from .representation_config import RepresentationConfig
+from .samplers import SAMPLERS, select_best_states
+
+_BATCH_SIZE = 256  # models that are encoded or decoded together
 
 
 class HyperRepresentation(nn.Module, HubMixin):
     """Encoder and decoder transformers over neuron tokens (2209.14733, section 3), for one architecture.
 
-    Weights are aligned to `reference`, centred on `mean` and divided by `scale` before they are encoded; `embed` and
-    `decode` do and undo this, so that their users see plain weight vectors.
+    `encode` and `decode` take and return plain weight vectors. Inside, weights are aligned to `reference`, centered on
+    `mean` and divided by `scale`. `from_pretrained`, `save_pretrained` and `push_to_hub` read and write it.
+
+    Example:
+        >>> import torch
+        >>> from hyperrep import HyperRepresentation, RepresentationConfig
+        >>> sizes = {"width": 16, "blocks": 1, "heads": 2, "feedforward": 32, "bottleneck": "dense", "latent": 8}
+        >>> config = RepresentationConfig(architecture="cnn-s", activation="tanh", dropout=0.0, num_states=1, **sizes)
+        >>> rep = HyperRepresentation(config)
+        >>> rep.init_parameters(torch.Generator().manual_seed(0))
+        >>> z = rep.encode(torch.zeros(3, rep.layout.size))
+        >>> z.shape, rep.decode(z).shape
+        (torch.Size([3, 8]), torch.Size([3, 2464]))
     """
 
-    # Part of the saved state: what the training states decided.
-    mean: Tensor  # (P,) of the aligned training states; subtracted before encoding if `center`
+    # Buffers, fitted to the training states and saved with the parameters.
+    mean: Tensor  # (P,) of the aligned training states; subtracted before encoding if `config.center`
     scale: Tensor  # (P,) standard deviation of each weight's layer over the training states
-    reference: Tensor  # (P,) what models are aligned to
-    embeddings: Tensor  # (S, D) of the training states: what samplers draw from
+    reference: Tensor  # (P,) that models are aligned to
+    embeddings: Tensor  # (S, D) of the training states; samplers draw from them
     accuracy: Tensor  # (S,) validation accuracy of the training states, a fraction
 
-    def __init__(
-        self,
-        *,
-        architecture: str,
-        activation: str,
-        dropout: float,
-        width: int,
-        blocks: int,
-        heads: int,
-        feedforward: int,
-        bottleneck: str,
-        latent: float,
-        states: int,
-        aligned: bool = True,
-        signs: bool = False,
-        center: bool = True,
-        pooled: int = 0,
-        statistics: bool = False,
-        unit: float = 1.0,
-    ) -> None:
+    def __init__(self, config: RepresentationConfig) -> None:
+        """Build the module with zero buffers and parameters as torch initializes them; see `init_parameters`."""
         super().__init__()
-        self.arguments = {k: v for k, v in locals().items() if k not in ("self", "__class__")}  # what config.json holds
-        self.architecture = get_architecture(architecture)
+        self.config = config
+        self.architecture = get_architecture(config.architecture)
         self.layout = self.architecture.layout
-        self.activation, self.dropout = activation, dropout  # of the networks that it learned from
-        self.aligned, self.signs, self.center = aligned, signs, center
+        self.activation, self.dropout = config.activation, config.dropout
         layers = self.layout.layers
         self.units = [layer.units for layer in layers]
-        tokens = sum(self.units)
-        self.embedders = nn.ModuleList(nn.Linear(layer.width, width) for layer in layers)
-        self.encoder_positions = nn.Parameter(torch.empty(tokens, width))
-        self.encoder = _transformer(width, blocks, heads, feedforward)
+        widths, width, num_tokens = [layer.width for layer in layers], config.width, sum(self.units)
+        # Modules and parameters: their names and order are those of the tensors in model.safetensors.
+        self.embedders = nn.ModuleList(nn.Linear(size, width) for size in widths)
+        self.encoder_positions = nn.Parameter(torch.empty(num_tokens, width))
+        self.encoder = _make_transformer(config)
         self.bottleneck: TokenBottleneck | DenseBottleneck
-        if bottleneck == "tokens":
-            parts = [max(1, round(latent * layer.width)) for layer in layers]
+        if config.bottleneck == "tokens":
+            parts = [max(1, round(config.latent * size)) for size in widths]
             self.bottleneck = TokenBottleneck(width, self.units, parts)
         else:
-            self.bottleneck = DenseBottleneck(width, tokens, int(latent))
-        self.pooled = PooledPart(width, self.units, pooled) if pooled else None
-        self.statistics = StatisticsPart(self.layout, width) if statistics else None
-        self.unit = unit  # what the part of the latent vector that is of single tokens is multiplied by
-        self.decoder_positions = nn.Parameter(torch.empty(tokens, width))
-        self.decoder = _transformer(width, blocks, heads, feedforward)
-        self.debedders = nn.ModuleList(nn.Linear(width, layer.width) for layer in layers)
+            self.bottleneck = DenseBottleneck(width, num_tokens, int(config.latent))
+        self.pooled = PooledPart(width, self.units, config.pooled_dim) if config.pooled_dim else None
+        self.statistics = StatisticsPart(self.layout, width) if config.statistics else None
+        self.decoder_positions = nn.Parameter(torch.empty(num_tokens, width))
+        self.decoder = _make_transformer(config)
+        self.debedders = nn.ModuleList(nn.Linear(width, size) for size in widths)
         self.linear_path: LinearPath | None = None
         if isinstance(self.bottleneck, TokenBottleneck):
-            widths = [layer.width for layer in layers]
             self.linear_path = LinearPath(widths, self.units, self.bottleneck.parts)
         for name in ("mean", "reference"):
             self.register_buffer(name, torch.zeros(self.layout.size))
         self.register_buffer("scale", torch.ones(self.layout.size))
-        self.register_buffer("embeddings", torch.zeros(states, self.latent))
-        self.register_buffer("accuracy", torch.zeros(states))
+        self.register_buffer("embeddings", torch.zeros(config.num_states, self.latent_dim))
+        self.register_buffer("accuracy", torch.zeros(config.num_states))
 
     @property
-    def latent(self) -> int:
+    def latent_dim(self) -> int:
         """Length D of an embedding."""
-        return sum(self._parts)
+        return sum(self._part_dims)
 
     @property
-    def _parts(self) -> list[int]:
-        """Lengths of the parts of z: of single tokens, learned from all, statistics."""
-        return [self.bottleneck.latent, *(0 if p is None else p.latent for p in (self.pooled, self.statistics))]
+    def _part_dims(self) -> list[int]:
+        """Lengths of the three parts of z: of single tokens, pooled over all tokens, and s(W)."""
+        optional = (self.pooled, self.statistics)
+        return [self.bottleneck.latent_dim, *(0 if part is None else part.latent_dim for part in optional)]
 
-    def initialise(self, draws: torch.Generator) -> None:
+    @property
+    def device(self) -> torch.device:
+        """Device of its parameters; all tensors passed to it must be there."""
+        return self.mean.device
+
+    def __repr__(self) -> str:
+        """Say in six lines what it encodes, how large it is, what it was trained on and what it samples with."""
+        names = ("tokens" if self.config.bottleneck == "tokens" else "all tokens", "pooled", "s(W)")
+        parts = [f"{name} {size:,}" for name, size in zip(names, self._part_dims, strict=True) if size]
+        return "\n".join(
+            (
+                "HyperRepresentation(",
+                f"  networks: {self.architecture.name}, activation {self.activation}, {self.layout.size:,} weights",
+                f"  latent vector: {self.latent_dim:,} numbers ({', '.join(parts)})",
+                f"  auto-encoder: {sum(p.numel() for p in self.parameters()):,} parameters, on {self.device}",
+                f"  trained on: {len(self.accuracy):,} states, validation accuracy up to {self.accuracy.max():.1%}",
+                f"  samplers: {', '.join(SAMPLERS)}; default kde, from all states, bandwidth 0.002",
+                ")",
+            )
+        )
+
+    def init_parameters(self, generator: torch.Generator) -> None:
         """Draw all trained parameters: matrices N(0, 1 / fan_in), positions N(0, 0.02²), biases 0.
 
         Beside a linear path the transformers start as a correction of zero: their last maps begin at 0.
@@ -107,113 +123,138 @@ class HyperRepresentation(nn.Module, HubMixin):
             if name.startswith((*last_maps, "pooled.up", "statistics.up")):
                 nn.init.zeros_(parameter)
             elif name.endswith("positions"):
-                nn.init.normal_(parameter, std=0.02, generator=draws)
+                nn.init.normal_(parameter, std=0.02, generator=generator)
             elif parameter.ndim > 1:
-                nn.init.normal_(parameter, std=parameter.shape[-1] ** -0.5, generator=draws)
+                nn.init.normal_(parameter, std=parameter.shape[-1] ** -0.5, generator=generator)
             elif name.endswith("bias"):
                 nn.init.zeros_(parameter)
             else:
                 nn.init.ones_(parameter)
 
-    @property
-    def device(self) -> torch.device:
-        """Where its parameters are, and where all that it is given must be."""
-        return self.mean.device
-
-    def encode(self, x: Tensor, *, half: bool = False) -> Tensor:
-        """Normalised weights (N, P) -> z (N, D); with `half` the transformer multiplies in bfloat16."""
-        rows = self.layout.to_tokens(x)
-        pairs = zip(self.embedders, rows, strict=True)
-        tokens = torch.cat([embed(row) for embed, row in pairs], dim=1)
-        tokens = _transformed(self.encoder, tokens + self.encoder_positions, half=half)
-        z: Tensor = self.bottleneck.compress(tokens)
-        if self.linear_path is not None:
-            z = z + self.linear_path.compress(rows)
-        parts = [self.unit * z]
-        if self.pooled is not None:
-            parts.append(self.pooled.compress(tokens))
-        if self.statistics is not None:
-            parts.append(self.statistics.compress(self.denormalise(x)))
-        return torch.cat(parts, dim=1)
-
-    def reconstruct(self, z: Tensor, *, half: bool = False) -> Tensor:
-        """z (N, D) -> normalised weights (N, P); with `half` the transformer multiplies in bfloat16."""
-        z, pooled, statistics = z.split(self._parts, dim=1)
-        z = z / self.unit
-        tokens = self.bottleneck.expand(z) + self.decoder_positions
-        if self.pooled is not None:
-            tokens = tokens + self.pooled.expand(pooled)
-        if self.statistics is not None:
-            tokens = tokens + self.statistics.expand(statistics)
-        tokens = _transformed(self.decoder, tokens, half=half)
-        pairs = zip(self.debedders, tokens.split(self.units, dim=1), strict=True)
-        rows = [debed(part) for debed, part in pairs]
-        if self.linear_path is not None:
-            linear = self.linear_path.expand(z)
-            rows = [row + more for row, more in zip(rows, linear, strict=True)]
-        return self.layout.from_tokens(rows)
-
-    def normalise(self, weights: Tensor) -> Tensor:
-        """Aligned weights (N, P) -> what the encoder takes."""
-        return (weights - self.mean * self.center) / self.scale
-
-    def denormalise(self, x: Tensor) -> Tensor:
-        """The inverse of `normalise`."""
-        return x * self.scale + self.mean * self.center
-
-    def align(self, weights: Tensor) -> Tensor:
-        """Reorder the units of each model (N, P) to match the reference; the functions stay the same."""
-        self._check(weights, self.layout.size, "weights per model")
-        if not self.aligned:
-            return weights
-        symmetry = self.architecture.symmetry
-        moves = align_weights(weights, self.reference, symmetry, scale=self.scale, signs=self.signs)
-        return apply_permutations(weights, symmetry, moves)
-
     @torch.no_grad()
-    def embed(self, weights: Tensor) -> Tensor:
-        """Embeddings (N, D) of models given as weights (N, P)."""
-        return self._in_batches(lambda w: self.encode(self.normalise(w)), self.align(weights))
+    def encode(self, weights: Tensor) -> Tensor:
+        """Return the embeddings z (N, D) of models given as weights (N, P), in batches and without gradients.
+
+        Raises:
+            FormatError: the weights have another shape, or some are not finite.
+        """
+        return self._map_batches(lambda part: self._encode_normalized(self._normalize(part)), self.align(weights))
 
     @torch.no_grad()
     def decode(self, z: Tensor) -> Tensor:
-        """Weights (N, P) of embeddings (N, D)."""
-        self._check(z, self.latent, "latent dimensions")
-        return self._in_batches(lambda part: self.denormalise(self.reconstruct(part)), z)
+        """Return the weights (N, P) of embeddings z (N, D), in batches and without gradients.
+
+        Raises:
+            FormatError: the embeddings have another shape, or some are not finite.
+        """
+        self._check_rows(z, self.latent_dim, "latent dimensions")
+        return self._map_batches(lambda part: self._denormalize(self._decode_normalized(part)), z)
+
+    def forward(self, weights: Tensor) -> Tensor:
+        """Reconstruct weights (N, P) -> (N, P) with gradients, in one batch; units are in the reference's order."""
+        z = self._encode_normalized(self._normalize(self.align(weights)))
+        return self._denormalize(self._decode_normalized(z))
 
     def sample(
         self,
         n: int,
         *,
         sampler: str = "kde",
-        quality: float = 1.0,
+        top_fraction: float = 1.0,
         bandwidth: float = 0.002,
         generator: torch.Generator,
     ) -> Tensor:
-        """Weights (n, P) of new models, decoded from embeddings drawn by a sampler of `hyperrep.samplers`.
+        """Draw new models: embeddings from a sampler (2209.14733, section 3.3), decoded.
 
         Args:
-            quality: draw from this share of the training states, the best by validation accuracy (S_KDE30: 0.3).
-            bandwidth: of the kernels, in units of the embedding, of tokens before `unit` (published: 0.002).
+            n: number of models.
+            sampler: name of a sampler, such as `kde`, `normal` or `gan`; see docs/hyper-representations.md.
+            top_fraction: share of the training states to draw from, best validation accuracy first (S_KDE30: 0.3).
+            bandwidth: standard deviation of the kernels of a density, in units of the embedding (published: 0.002).
+            generator: source of all randomness, on the CPU; equal seeds draw equal embeddings on every device.
+
+        Returns:
+            Weights (n, P).
+
+        Raises:
+            ModelZooError: an unknown sampler, a number out of range, or too few training states.
         """
         if sampler not in SAMPLERS:
             raise ModelZooError(f"unknown sampler {sampler!r}; choose from {', '.join(SAMPLERS)}")
-        if n < 1 or not 0 < quality <= 1:
-            raise ModelZooError(f"expected n >= 1 and 0 < quality <= 1, got n {n}, quality {quality}")
-        units = torch.ones(self.latent)
-        units[: self.bottleneck.latent] = self.unit  # samplers see tokens in their own size
-        z = self.embeddings.cpu()[best_states(self.accuracy.cpu(), quality)] / units  # drawn alike on every device
-        return self.decode((SAMPLERS[sampler](z, n, bandwidth, generator) * units).to(self.device))
+        if n < 1 or not 0 < top_fraction <= 1:
+            raise ModelZooError(f"expected n >= 1 and 0 < top_fraction <= 1, got n {n}, top_fraction {top_fraction}")
+        # Samplers see the token part of z without its factor, so that one bandwidth fits all parts.
+        factors = torch.ones(self.latent_dim)
+        factors[: self.bottleneck.latent_dim] = self.config.token_scale
+        z = self.embeddings.cpu()[select_best_states(self.accuracy.cpu(), top_fraction)] / factors
+        return self.decode((SAMPLERS[sampler](z, n, bandwidth, generator) * factors).to(self.device))
 
-    def _in_batches(self, function: Any, rows: Tensor, size: int = 256) -> Tensor:
+    def align(self, weights: Tensor) -> Tensor:
+        """Reorder the units of each model (N, P) to match the reference; the functions stay the same."""
+        self._check_rows(weights, self.layout.size, "weights per model")
+        if not self.config.aligned:
+            return weights
+        symmetry = self.architecture.symmetry
+        moves = align_weights(weights, self.reference, symmetry, scale=self.scale, signs=self.config.signs)
+        return apply_permutations(weights, symmetry, moves)
+
+    # The pair that training uses: normalized weights, with gradients, without alignment.
+
+    def _encode_normalized(self, x: Tensor, *, bf16: bool = False) -> Tensor:
+        """Encode normalized weights (N, P) -> z (N, D); with `bf16` the transformer multiplies in bfloat16."""
+        rows = self.layout.to_tokens(x)
+        # One linear map per layer brings its tokens to one width; positions tell the units apart.
+        pairs = zip(self.embedders, rows, strict=True)
+        tokens = torch.cat([embed(row) for embed, row in pairs], dim=1)
+        tokens = _run_transformer(self.encoder, tokens + self.encoder_positions, bf16=bf16)
+        # The linear path carries most of each token, the transformer corrects it.
+        z: Tensor = self.bottleneck.compress(tokens)
+        if self.linear_path is not None:
+            z = z + self.linear_path.compress(rows)
+        # z is the token part, the pooled part and s(W) side by side.
+        parts = [self.config.token_scale * z]
+        if self.pooled is not None:
+            parts.append(self.pooled.compress(tokens))
+        if self.statistics is not None:
+            parts.append(self.statistics.compress(self._denormalize(x)))
+        return torch.cat(parts, dim=1)
+
+    def _decode_normalized(self, z: Tensor, *, bf16: bool = False) -> Tensor:
+        """Decode z (N, D) -> normalized weights (N, P); with `bf16` the transformer multiplies in bfloat16."""
+        z, pooled, statistics = z.split(self._part_dims, dim=1)
+        z = z / self.config.token_scale
+        # The pooled part and s(W) are of the whole model: they are added to every token.
+        tokens = self.bottleneck.expand(z) + self.decoder_positions
+        if self.pooled is not None:
+            tokens = tokens + self.pooled.expand(pooled)
+        if self.statistics is not None:
+            tokens = tokens + self.statistics.expand(statistics)
+        tokens = _run_transformer(self.decoder, tokens, bf16=bf16)
+        # Back to the width of each layer, on top of what the linear path reconstructs.
+        pairs = zip(self.debedders, tokens.split(self.units, dim=1), strict=True)
+        rows = [debed(part) for debed, part in pairs]
+        if self.linear_path is not None:
+            rows = [row + more for row, more in zip(rows, self.linear_path.expand(z), strict=True)]
+        return self.layout.from_tokens(rows)
+
+    def _normalize(self, weights: Tensor) -> Tensor:
+        """Center and scale aligned weights (N, P), as the encoder takes them."""
+        return (weights - self.mean * self.config.center) / self.scale
+
+    def _denormalize(self, x: Tensor) -> Tensor:
+        """Invert `_normalize`."""
+        return x * self.scale + self.mean * self.config.center
+
+    def _map_batches(self, function: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
+        """Apply a function in eval mode, batch by batch; the mode is restored."""
         training = self.training
         self.eval()
         try:
-            return torch.cat([function(part) for part in rows.split(size)])
+            return torch.cat([function(part) for part in rows.split(_BATCH_SIZE)])
         finally:
             self.train(training)
 
-    def _check(self, rows: Tensor, expected: int, what: str) -> None:
+    def _check_rows(self, rows: Tensor, expected: int, what: str) -> None:
         if rows.ndim != 2 or rows.shape[1] != expected:
             raise FormatError(
                 f"this hyper-representation is of {self.architecture.name}: expected (N, {expected}), "
@@ -221,23 +262,24 @@ class HyperRepresentation(nn.Module, HubMixin):
             )
         if not rows.isfinite().all():
             bad = int((~rows.isfinite()).any(dim=1).sum())
-            raise FormatError(f"expected finite {what}, got {bad} of {len(rows)} rows with others; leave these out")
+            raise FormatError(
+                f"expected finite {what}, got NaN or infinity in {bad} of {len(rows)} rows; leave these rows out"
+            )
 
 
-def _transformer(width: int, blocks: int, heads: int, feedforward: int) -> nn.Module:
-    """Pre-norm blocks without dropout: augmentation is the only noise."""
-    block = nn.TransformerEncoderLayer(
-        width, heads, feedforward, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
-    )
-    return nn.TransformerEncoder(block, blocks, enable_nested_tensor=False)
+def _make_transformer(config: RepresentationConfig) -> nn.Module:
+    """Return pre-norm blocks without dropout: augmentation is the only noise."""
+    sizes = config.width, config.heads, config.feedforward
+    block = nn.TransformerEncoderLayer(*sizes, dropout=0.0, activation="gelu", batch_first=True, norm_first=True)
+    return nn.TransformerEncoder(block, config.blocks, enable_nested_tensor=False)
 
 
-def _transformed(transformer: nn.Module, tokens: Tensor, *, half: bool) -> Tensor:
-    """Tokens (N, T, width) -> the same shape, always of float32: with `half` only what is inside is of bfloat16."""
+def _run_transformer(transformer: nn.Module, tokens: Tensor, *, bf16: bool) -> Tensor:
+    """Map tokens (N, T, width) to the same shape in float32; with `bf16` only the inside computes in bfloat16."""
     with ExitStack() as stack:
-        if half:
+        if bf16:
             stack.enter_context(torch.autocast(tokens.device.type, torch.bfloat16))
-        if half and tokens.device.type == "cpu":  # its fused attention is five times slower backwards in bfloat16
+        if bf16 and tokens.device.type == "cpu":  # its fused attention is five times slower backwards in bfloat16
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-        found: Tensor = transformer(tokens)
-    return found.float()
+        result: Tensor = transformer(tokens)
+    return result.float()

@@ -1,6 +1,8 @@
-"""What stands between encoder and decoder: how tokens become one latent vector, and a latent vector tokens again.
+"""Bottlenecks between encoder and decoder: tokens -> one latent vector -> tokens.
 
-N models, T tokens (units of all layers), D latent dimensions.
+Each part has `compress`, `expand` and `latent_dim`, the length of its share of the latent vector.
+
+N models, T tokens (units of all layers), D latent dimensions of a part, F statistics.
 """
 
 import torch
@@ -10,12 +12,12 @@ from modelzoo_datasets.weights import Layout
 
 from .layer_statistics import compute_layer_statistics
 
-_SMALLEST_DEVIATION = 1e-6  # of a statistic over the training states
-_SMALLEST_VARIANCE = 1e-6  # below it the slope of a square root would explode
+_MIN_STD = 1e-6  # floor of the standard deviation of a statistic over the training states
+_EPSILON = 1e-6  # added to variances: the slope of the square root is infinite at 0
 
 
 class LinearPath(nn.Module):
-    """A linear auto-encoder per layer beside the transformers, which then only have to learn what it misses."""
+    """A linear auto-encoder per layer beside the transformers, which then learn only what it misses."""
 
     def __init__(self, widths: list[int], units: list[int], parts: list[int]) -> None:
         super().__init__()
@@ -34,96 +36,97 @@ class LinearPath(nn.Module):
             up.copy_(axes.mT)
 
     def compress(self, rows: list[Tensor]) -> Tensor:
-        """Per layer (N, units, width) -> (N, D)."""
+        """Map the tokens of each layer (N, units, width) -> (N, D)."""
         pairs = zip(rows, self.down, strict=True)
         return torch.cat([(row @ down).flatten(1) for row, down in pairs], dim=1)
 
     def expand(self, z: Tensor) -> list[Tensor]:
-        """(N, D) -> per layer (N, units, width)."""
+        """Map (N, D) -> the tokens of each layer (N, units, width)."""
         parts = _split_latent(z, self.units, self.parts)
         return [part @ up for part, up in zip(parts, self.up, strict=True)]
 
 
 def _split_latent(z: Tensor, units: list[int], parts: list[int]) -> list[Tensor]:
-    """(N, D) -> per layer (N, units, part)."""
+    """Split (N, D) into one tensor (N, units, part) per layer."""
     sizes = [u * p for u, p in zip(units, parts, strict=True)]
     return [v.unflatten(1, (u, -1)) for v, u in zip(z.split(sizes, dim=1), units, strict=True)]
 
 
 class TokenBottleneck(nn.Module):
-    """Each token is compressed on its own, by one linear map per layer; z is all parts side by side."""
+    """One linear map per layer, which compresses each token on its own; z is all parts side by side."""
 
     def __init__(self, width: int, units: list[int], parts: list[int]) -> None:
         super().__init__()
         self.units, self.parts = units, parts
-        self.latent = sum(u * p for u, p in zip(units, parts, strict=True))
+        self.latent_dim = sum(u * p for u, p in zip(units, parts, strict=True))
         self.down = nn.ModuleList(nn.Linear(width, part) for part in parts)
         self.up = nn.ModuleList(nn.Linear(part, width) for part in parts)
 
     def compress(self, tokens: Tensor) -> Tensor:
-        """(N, T, width) -> (N, D)."""
+        """Map (N, T, width) -> (N, D)."""
         rows = zip(self.down, tokens.split(self.units, dim=1), strict=True)
         return torch.cat([down(part).flatten(1) for down, part in rows], dim=1)
 
     def expand(self, z: Tensor) -> Tensor:
-        """(N, D) -> (N, T, width)."""
+        """Map (N, D) -> (N, T, width)."""
         parts = _split_latent(z, self.units, self.parts)
         return torch.cat([up(part) for up, part in zip(self.up, parts, strict=True)], dim=1)
 
 
 class DenseBottleneck(nn.Module):
-    """All tokens concatenated and mapped to one latent, as published."""
+    """One linear map of all tokens, concatenated, to one latent vector (2209.14733, section 3)."""
 
-    def __init__(self, width: int, tokens: int, latent: int) -> None:
+    def __init__(self, width: int, num_tokens: int, latent_dim: int) -> None:
         super().__init__()
-        self.latent, self.tokens = latent, tokens
-        self.down = nn.Linear(tokens * width, latent)
-        self.up = nn.Linear(latent, tokens * width)
+        self.latent_dim, self.num_tokens = latent_dim, num_tokens
+        self.down = nn.Linear(num_tokens * width, latent_dim)
+        self.up = nn.Linear(latent_dim, num_tokens * width)
 
     def compress(self, tokens: Tensor) -> Tensor:
-        """(N, T, width) -> (N, D)."""
+        """Map (N, T, width) -> (N, D)."""
         z: Tensor = self.down(tokens.flatten(1))
         return z
 
     def expand(self, z: Tensor) -> Tensor:
-        """(N, D) -> (N, T, width)."""
-        tokens: Tensor = self.up(z).unflatten(1, (self.tokens, -1))
+        """Map (N, D) -> (N, T, width)."""
+        tokens: Tensor = self.up(z).unflatten(1, (self.num_tokens, -1))
         return tokens
 
 
 class PooledPart(nn.Module):
-    """Mean and spread of every layer's tokens as a further part of the latent vector, which the decoder adds to all.
+    """Further latent numbers from mean and standard deviation of every layer's tokens; the decoder adds them to all.
 
-    What a model is as a whole (how long it was trained, how well it does) shows in the statistics of its layers
-    (2002.11448), which no linear map of single tokens gives.
+    Properties of a whole model, such as its training time and accuracy, show in the statistics of its layers
+    (2002.11448), which no linear map of single tokens computes.
     """
 
-    def __init__(self, width: int, units: list[int], latent: int) -> None:
+    def __init__(self, width: int, units: list[int], latent_dim: int) -> None:
         super().__init__()
-        self.units, self.latent = units, latent
+        self.units, self.latent_dim = units, latent_dim
         pooled = 2 * len(units) * width
-        self.down = nn.Sequential(nn.LayerNorm(pooled), nn.Linear(pooled, pooled), nn.GELU(), nn.Linear(pooled, latent))
-        self.up = nn.Linear(latent, width)
+        self.down = nn.Sequential(
+            nn.LayerNorm(pooled), nn.Linear(pooled, pooled), nn.GELU(), nn.Linear(pooled, latent_dim)
+        )
+        self.up = nn.Linear(latent_dim, width)
 
     def compress(self, tokens: Tensor) -> Tensor:
-        """(N, T, width) -> (N, D of this part)."""
+        """Map (N, T, width) -> (N, D)."""
         layers = tokens.split(self.units, dim=1)
         means = [layer.mean(dim=1) for layer in layers]
-        spreads = [(layer.var(dim=1, correction=0) + _SMALLEST_VARIANCE).sqrt() for layer in layers]
-        part: Tensor = self.down(torch.cat([*means, *spreads], dim=1))
+        stds = [(layer.var(dim=1, correction=0) + _EPSILON).sqrt() for layer in layers]
+        part: Tensor = self.down(torch.cat([*means, *stds], dim=1))
         return part
 
     def expand(self, z: Tensor) -> Tensor:
-        """(N, D of this part) -> what is added to every token, (N, 1, width)."""
-        added: Tensor = self.up(z)
-        return added.unsqueeze(1)
+        """Map (N, D) -> (N, 1, width), to be added to every token."""
+        shift: Tensor = self.up(z)
+        return shift.unsqueeze(1)
 
 
 class StatisticsPart(nn.Module):
-    """s(W), mean, spread and quantiles of each layer, as a further part of the latent vector, as it is.
+    """s(W) itself as a further part of the latent vector: mean, variance and quantiles of each layer, standardized.
 
-    What a model is as a whole (how long it was trained, how well it does) shows in them (2002.11448); the decoder adds
-    a linear map of them to all tokens.
+    Properties of a whole model show in them (2002.11448). The decoder adds a linear map of them to all tokens.
     """
 
     mean: Tensor  # (F,) of s(W) over the training states
@@ -132,23 +135,23 @@ class StatisticsPart(nn.Module):
     def __init__(self, layout: Layout, width: int) -> None:
         super().__init__()
         self.layout = layout
-        self.latent = compute_layer_statistics(torch.zeros(1, layout.size), layout).shape[1]
-        self.up = nn.Linear(self.latent, width)
-        self.register_buffer("mean", torch.zeros(self.latent))
-        self.register_buffer("deviation", torch.ones(self.latent))
+        self.latent_dim = compute_layer_statistics(torch.zeros(1, layout.size), layout).shape[1]
+        self.up = nn.Linear(self.latent_dim, width)
+        self.register_buffer("mean", torch.zeros(self.latent_dim))
+        self.register_buffer("deviation", torch.ones(self.latent_dim))
 
     def fit(self, weights: Tensor) -> None:
-        """Standardise by these states (N, P)."""
-        found = compute_layer_statistics(weights, self.layout)
-        self.mean.copy_(found.mean(dim=0))
-        self.deviation.copy_(found.std(dim=0).clamp_min(_SMALLEST_DEVIATION))
+        """Standardize by the training states (N, P)."""
+        statistics = compute_layer_statistics(weights, self.layout)
+        self.mean.copy_(statistics.mean(dim=0))
+        self.deviation.copy_(statistics.std(dim=0).clamp_min(_MIN_STD))
 
     def compress(self, weights: Tensor) -> Tensor:
-        """(N, P), as they are, -> (N, F)."""
-        found = compute_layer_statistics(weights, self.layout)
-        return ((found - self.mean) / self.deviation).to(weights.dtype)
+        """Map weights (N, P), not normalized, -> (N, F)."""
+        statistics = compute_layer_statistics(weights, self.layout)
+        return ((statistics - self.mean) / self.deviation).to(weights.dtype)
 
     def expand(self, z: Tensor) -> Tensor:
-        """(N, F) -> (N, 1, width), for every token the same."""
-        found: Tensor = self.up(z).unsqueeze(1)
-        return found
+        """Map (N, F) -> (N, 1, width), to be added to every token."""
+        shift: Tensor = self.up(z).unsqueeze(1)
+        return shift

@@ -1,6 +1,6 @@
 """A small GAN of embeddings: S_GAN of 2209.14733, whose own network was never published.
 
-N training embeddings, n samples, D latent dimensions, K axes that are modelled.
+N training embeddings, n samples, D latent dimensions, K axes that are modeled.
 """
 
 import torch
@@ -10,52 +10,52 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from modelzoo_datasets.engines import one_thread
 
-_AXES = 32  # at most: what the widest principal axes leave over is noise that no critic can judge from few states
-_NOISE, _WIDTH, _BATCH, _STEPS, _LR = 32, 128, 64, 800, 5e-4
-_DECAY = 0.99  # of the running mean of the generator's weights, which is what is drawn from
+_MAX_AXES = 32  # beyond the widest principal axes there is noise that no critic can judge from few states
+_NOISE, _WIDTH, _BATCH_SIZE, _STEPS, _LR = 32, 128, 64, 800, 5e-4
+_DECAY = 0.99  # of the running mean of the generator network's weights, which samples are drawn with
 _PENALTY = 0.5  # on the critic's gradient at training embeddings (R1, 1801.04406), without which it only memorizes
 
 
 @one_thread()
-def gan(z: Tensor, n: int, bandwidth: float, draws: torch.Generator) -> Tensor:
-    """Draw (n, D) from a generator that is trained, in seconds, to be taken for the embeddings (N, D).
+def gan(z: Tensor, n: int, bandwidth: float, generator: torch.Generator) -> Tensor:
+    """Draw (n, D) from a generator network that is trained, in seconds, against a critic on z (N, D).
 
-    It works on at most 32 principal axes, each scaled to variance 1, so samples lie in the affine span of the
-    embeddings' widest axes. All randomness, first weights included, is that of `draws`.
+    It models at most 32 principal axes, each scaled to variance 1, so samples lie in the affine span of the
+    embeddings' widest axes. All randomness, initial weights included, comes from `generator`.
     """
     mean = z.mean(dim=0)
     _, values, axes = torch.linalg.svd((z - mean).double(), full_matrices=False)
-    count = int((values[:_AXES] > 1e-6 * values[0].clamp_min(1e-12)).sum())
+    count = int((values[:_MAX_AXES] > 1e-6 * values[0].clamp_min(1e-12)).sum())
     scale = values[:count] / (len(z) - 1) ** 0.5
     axes = axes[:count]
-    if count == 0:  # all embeddings are one
+    if count == 0:  # all embeddings are equal
         return mean.repeat(n, 1)
     real = ((z - mean).double() @ axes.mT / scale).float()
-    generator = _trained_generator(real, draws)
+    network = _train_network(real, generator)
     with torch.no_grad():
-        drawn: Tensor = generator(torch.randn(n, _NOISE, generator=draws))
-    sample: Tensor = mean + (drawn.double() * scale) @ axes
-    return sample.to(z.dtype)
+        coordinates: Tensor = network(torch.randn(n, _NOISE, generator=generator))
+    samples: Tensor = mean + (coordinates.double() * scale) @ axes
+    return samples.to(z.dtype)
 
 
-def _trained_generator(real: Tensor, draws: torch.Generator) -> nn.Module:
-    """Non-saturating GAN with R1 on the rows of `real` (N, K); returns the running mean of the generator's weights."""
-    generator, critic = _network(_NOISE, real.shape[1], draws), _network(real.shape[1], 1, draws)
-    averaged = AveragedModel(generator, multi_avg_fn=get_ema_multi_avg_fn(_DECAY))
-    optimizers = [torch.optim.Adam(net.parameters(), _LR, betas=(0.0, 0.99)) for net in (generator, critic)]
+def _train_network(real: Tensor, generator: torch.Generator) -> nn.Module:
+    """Train a non-saturating GAN with R1 on the rows of `real` (N, K); return the running mean of its generator."""
+    network, critic = _make_network(_NOISE, real.shape[1], generator), _make_network(real.shape[1], 1, generator)
+    averaged = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(_DECAY))
+    optimizers = [torch.optim.Adam(net.parameters(), _LR, betas=(0.0, 0.99)) for net in (network, critic)]
 
-    def fake() -> Tensor:
-        made: Tensor = generator(torch.randn(_BATCH, _NOISE, generator=draws))
-        return made
+    def make_fake() -> Tensor:
+        fake: Tensor = network(torch.randn(_BATCH_SIZE, _NOISE, generator=generator))
+        return fake
 
     for _ in range(_STEPS):
-        batch = real[torch.randint(len(real), (_BATCH,), generator=draws)].requires_grad_()
-        judged = critic(batch)
-        (slope,) = torch.autograd.grad(judged.sum(), batch, create_graph=True)
-        loss = softplus(-judged).mean() + softplus(critic(fake().detach())).mean()
+        batch = real[torch.randint(len(real), (_BATCH_SIZE,), generator=generator)].requires_grad_()
+        scores = critic(batch)
+        (slope,) = torch.autograd.grad(scores.sum(), batch, create_graph=True)
+        loss = softplus(-scores).mean() + softplus(critic(make_fake().detach())).mean()
         _step(optimizers[1], loss + _PENALTY * slope.square().sum(dim=1).mean())
-        _step(optimizers[0], softplus(-critic(fake())).mean())
-        averaged.update_parameters(generator)
+        _step(optimizers[0], softplus(-critic(make_fake())).mean())
+        averaged.update_parameters(network)
     return averaged
 
 
@@ -65,9 +65,9 @@ def _step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
     optimizer.step()
 
 
-def _network(inputs: int, outputs: int, draws: torch.Generator) -> nn.Module:
-    """Two hidden layers; weights N(0, 2 / inputs of the layer), biases 0."""
-    with torch.random.fork_rng(devices=[]):  # building draws weights, which are replaced, from the global generator
+def _make_network(inputs: int, outputs: int, generator: torch.Generator) -> nn.Module:
+    """Return a network of two hidden layers; weights N(0, 2 / inputs of the layer), biases 0."""
+    with torch.random.fork_rng(devices=[]):  # torch initializes from its global generator; replaced below
         network = nn.Sequential(
             *(nn.Linear(inputs, _WIDTH), nn.LeakyReLU(0.2)),
             *(nn.Linear(_WIDTH, _WIDTH), nn.LeakyReLU(0.2)),
@@ -75,6 +75,6 @@ def _network(inputs: int, outputs: int, draws: torch.Generator) -> nn.Module:
         )
     for layer in network:
         if isinstance(layer, nn.Linear):
-            nn.init.normal_(layer.weight, std=(2 / layer.in_features) ** 0.5, generator=draws)
+            nn.init.normal_(layer.weight, std=(2 / layer.in_features) ** 0.5, generator=generator)
             nn.init.zeros_(layer.bias)
     return network

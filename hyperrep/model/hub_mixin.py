@@ -4,6 +4,7 @@ Both a folder that `modelzoo-hyperrep train` wrote and one that `save_pretrained
 model.safetensors, and so does the model repo that either is pushed to.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, cast
@@ -14,6 +15,8 @@ from modelzoo_datasets._util import one_line
 from modelzoo_datasets.errors import FormatError
 from modelzoo_datasets.hub import download_files, parse_repo_id
 from modelzoo_datasets.zoo import read_json, read_tensors
+
+from .representation_config import RepresentationConfig
 
 if TYPE_CHECKING:
     from .autoencoder import HyperRepresentation
@@ -56,12 +59,18 @@ class HubMixin(PyTorchModelHubMixin):
         if not folder.is_dir():
             raise FormatError(f"there is no folder {source}; expected a folder of modelzoo-hyperrep train, or ORG/NAME")
         try:
-            rep = cls(**read_json(folder / CONFIG_FILE))
+            rep = cls(RepresentationConfig.from_json(read_json(folder / CONFIG_FILE)))
             rep.load_state_dict(read_tensors(folder / WEIGHTS_FILE), strict=strict)  # type: ignore[attr-defined]
         except (FormatError, RuntimeError, TypeError, AssertionError) as error:
             raise FormatError(f"cannot read hyper-representation {source}: {one_line(error)}") from error
         rep.eval()  # type: ignore[attr-defined]
         return rep
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        """Write config.json under the keys of files, and the weights; the mixin adds the card."""
+        config = cast("HyperRepresentation", self).config.to_json()
+        (save_directory / CONFIG_FILE).write_text(json.dumps(config, sort_keys=True, indent=2))
+        super()._save_pretrained(save_directory)
 
     def generate_model_card(
         self,
@@ -97,8 +106,8 @@ def _introduction(rep: "HyperRepresentation", name: str) -> str:
     return f"""# A hyper-representation of {rep.architecture.name}
 
 An auto-encoder of the weights of a model zoo (Schürholt et al., NeurIPS 2022, arXiv:2209.14733). It encodes the
-{rep.layout.size:,} weights of a network as one vector of {rep.latent:,} numbers, and decodes such vectors, also ones
-drawn around its training embeddings, to new networks.
+{rep.layout.size:,} weights of a network as one vector of {rep.latent_dim:,} numbers, and decodes such vectors, also
+ones drawn around its training embeddings, to new networks.
 
 ```python
 import torch
@@ -106,8 +115,8 @@ from hyperrep import HyperRepresentation
 
 rep = HyperRepresentation.from_pretrained("{name}", strict=True)  # a folder, or ORG/NAME on the Hub
 generator = torch.Generator().manual_seed(0)
-weights = rep.sample(10, sampler="kde", quality=0.3, generator=generator)  # (10, {rep.layout.size})
-z = rep.embed(weights)  # (10, {rep.latent})
+weights = rep.sample(10, sampler="kde", top_fraction=0.3, generator=generator)  # (10, {rep.layout.size})
+z = rep.encode(weights)  # (10, {rep.latent_dim})
 network = rep.architecture.module(rep.activation, rep.dropout)  # a plain torch.nn.Module
 network.load_state_dict(rep.layout.unpack(weights[0]))
 ```"""
@@ -118,7 +127,7 @@ def describe_sizes(rep: "HyperRepresentation") -> dict[str, str]:
     return {
         "networks": f"`{rep.architecture.name}`, activation {rep.activation}, {rep.layout.size:,} weights",
         "training states": f"{len(rep.accuracy):,}",
-        "auto-encoder": f"{sum(p.numel() for p in rep.parameters()):,} parameters, {rep.latent:,} latent numbers",
+        "auto-encoder": f"{sum(p.numel() for p in rep.parameters()):,} parameters, {rep.latent_dim:,} latent numbers",
     }
 
 

@@ -12,7 +12,15 @@ _QUANTILES = (0.01, 0.25, 0.5, 0.75, 0.99)
 
 
 def compute_layer_statistics(weights: Tensor, layout: Layout) -> Tensor:
-    """s(W): mean, variance, five quantiles of each layer's weights and of its biases: (N, P) -> (N, 14 per layer)."""
+    """Return s(W): mean, variance and five quantiles of each layer's weights and of its biases.
+
+    Args:
+        weights: models (N, P).
+        layout: positions of the layers in a weight vector.
+
+    Returns:
+        Statistics (N, 14 per layer), float64.
+    """
     levels = torch.tensor(_QUANTILES, dtype=torch.float64, device=weights.device)
     columns = []
     for slot in layout.slots:

@@ -17,17 +17,18 @@ _NEIGHBOURS, _MIN_DISTANCE, _COMPONENTS = 15, 0.01, 3
 
 
 @one_thread()
-def neighbour(z: Tensor, n: int, bandwidth: float, draws: torch.Generator) -> Tensor:
-    """Points drawn uniformly from the cube that holds the 3-d map of the embeddings (N, D), mapped back: (n, D).
+def neighbour(z: Tensor, n: int, bandwidth: float, generator: torch.Generator) -> Tensor:
+    """Draw (n, D) uniformly from a cube around the 3-d map of z (N, D), mapped back.
 
-    The cube spans [smallest, largest] coordinate of the whole map, the same in all three dimensions, as published.
+    The cube spans the smallest to the largest coordinate of the whole map, the same in all three dimensions, as
+    published.
 
     Raises:
         ModelZooError: the extra `umap` is not installed.
     """
-    seed = int(torch.randint(2**31 - 1, (), generator=draws))
-    # UMAP needs more points than neighbours; n_jobs = 1 is what a seed means to it anyway.
-    reducer = _umap().UMAP(
+    seed = int(torch.randint(2**31 - 1, (), generator=generator))
+    # UMAP needs more points than neighbours; with a seed it runs on one thread anyway.
+    reducer = _import_umap().UMAP(
         n_neighbors=min(_NEIGHBOURS, len(z) - 1),
         min_dist=_MIN_DISTANCE,
         n_components=_COMPONENTS,
@@ -35,17 +36,17 @@ def neighbour(z: Tensor, n: int, bandwidth: float, draws: torch.Generator) -> Te
         random_state=seed,
         n_jobs=1,
     )
-    map_ = torch.from_numpy(reducer.fit_transform(z.numpy()))
-    low, high = map_.min(), map_.max()
-    points = low + (high - low) * torch.rand(n, _COMPONENTS, generator=draws)
+    projected = torch.from_numpy(reducer.fit_transform(z.numpy()))
+    low, high = projected.min(), projected.max()
+    points = low + (high - low) * torch.rand(n, _COMPONENTS, generator=generator)
     return torch.from_numpy(reducer.inverse_transform(points.numpy())).to(z.dtype)
 
 
-def _umap() -> Any:
-    """The library, which takes seconds to import."""
+def _import_umap() -> Any:
+    """Import the library, which takes seconds, only when it is needed."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ImportWarning)  # that another, optional library is not there
+            warnings.simplefilter("ignore", ImportWarning)  # about another optional library
             import umap
     except ImportError:
         raise ModelZooError(

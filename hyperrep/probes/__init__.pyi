@@ -1,3 +1,3 @@
 from .property_prediction import Probe as Probe
-from .property_prediction import probe_all as probe_all
-from .property_prediction import probed_states as probed_states
+from .property_prediction import probe_properties as probe_properties
+from .property_prediction import select_probed_states as select_probed_states

@@ -1,4 +1,6 @@
-"""Linear probes: how much of a model's properties can be read off a representation of its weights.
+"""Linear probes, which measure how much of a model's properties can be read off a representation of its weights.
+
+Features and targets are given per split: train, test and, if there is one, validation.
 
 N states, F features.
 """
@@ -11,116 +13,102 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# The published regularisation path (2110.15288 and 2209.14764, code of the ridge probe).
-PENALTIES = (
-    1e3,
-    3e2,
-    1e2,
-    3e1,
-    1e1,
-    3,
-    1,
-    3e-1,
-    1e-1,
-    3e-2,
-    1e-2,
-    3e-3,
-    1e-3,
-    3e-4,
-    1e-4,
-    3e-5,
-    1e-5,
-)
+# The published regularization path (2110.15288 and 2209.14764, code of the ridge probe).
+PENALTIES = (1e3, 3e2, 1e2, 3e1, 1e1, 3, 1, 3e-1, 1e-1, 3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5)
 _STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # 1 / penalty of the softmax classifier
 _ITERATIONS = 300
 
 
 @dataclass(frozen=True)
 class Decomposition:
-    """Singular value decomposition of training features with a column of ones, float64: serves every target."""
+    """Singular value decomposition of training features with a column of ones, float64: one serves every target."""
 
     left: Tensor
     values: Tensor
     right: Tensor
 
     @classmethod
-    def of(cls, features: Tensor) -> "Decomposition":
-        """Of features (N, F); takes the time of a ridge regression, nearly all of it."""
-        return cls(*torch.linalg.svd(_with_ones(features.double()), full_matrices=False))
+    def from_features(cls, features: Tensor) -> "Decomposition":
+        """Decompose features (N, F), which takes nearly all the time of a ridge regression."""
+        return cls(*torch.linalg.svd(_append_ones(features.double()), full_matrices=False))
 
 
-def ridge(
-    features: Mapping[str, Tensor],  # split -> (N, F)
-    targets: Mapping[str, Tensor],  # split -> (N,)
-    decomposition: Decomposition | None = None,  # of the training features, where it is known
+def predict_ridge(
+    features: Mapping[str, Tensor], targets: Mapping[str, Tensor], decomposition: Decomposition | None = None
 ) -> Tensor:
-    """Predictions (N,) on the test split of ridge regression with the penalty that is best on the validation split.
+    """Predict by ridge regression with the penalty that is best on the validation split.
 
-    The bias is a column of ones and is penalised like the others, and nothing is standardised, as published
-    (2209.14764, property prediction). Without a validation split, or with one target in it, training states choose.
+    The bias is a column of ones and is penalized like the others, and nothing is standardized, as published
+    (2209.14764, property prediction). Without a validation split, or if all its targets are equal, the penalty is
+    chosen on the training split.
+
+    Args:
+        features: split -> (N, F).
+        targets: split -> (N,).
+        decomposition: of the training features, if it is known.
+
+    Returns:
+        Predictions (N,) on the test split.
     """
-    chooser = chooser_of(targets)
-    x = {split: _with_ones(features[split].double()) for split in {chooser, "test"}}
+    selection = find_selection_split(targets)
+    x = {split: _append_ones(features[split].double()) for split in {selection, "test"}}
     y = {split: t.double() for split, t in targets.items()}
-    # One decomposition serves the whole path.
-    found = decomposition if decomposition is not None else Decomposition.of(features["train"])
-    projected = found.left.mT @ y["train"]
+    # One decomposition serves the whole path of penalties.
+    svd = decomposition if decomposition is not None else Decomposition.from_features(features["train"])
+    projected = svd.left.mT @ y["train"]
     best = max(
-        (found.right.mT @ (found.values / (found.values.square() + penalty) * projected) for penalty in PENALTIES),
-        key=lambda w: r2(x[chooser] @ w, y[chooser]),
+        (svd.right.mT @ (svd.values / (svd.values.square() + penalty) * projected) for penalty in PENALTIES),
+        key=lambda w: compute_r2(x[selection] @ w, y[selection]),
     )
     predicted: Tensor = x["test"] @ best
     return predicted
 
 
-def boosted(features: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> Tensor:
-    """Predictions (N,) on the test split of gradient boosted trees, scikit-learn's defaults.
+def predict_boosted(features: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> Tensor:
+    """Predict (N,) on the test split by gradient boosted trees with scikit-learn's defaults.
 
     Targets that are whole numbers are classes; all others are regressed.
     """
-    from sklearn import ensemble  # here: it takes a second, and most uses of this module need none of it
+    from sklearn import ensemble  # takes a second to import, and most uses of this module do not need it
 
-    classes = not targets["train"].is_floating_point()
-    kind = ensemble.HistGradientBoostingClassifier if classes else ensemble.HistGradientBoostingRegressor
+    has_classes = not targets["train"].is_floating_point()
+    kind = ensemble.HistGradientBoostingClassifier if has_classes else ensemble.HistGradientBoostingRegressor
     model = kind(random_state=0, early_stopping=False).fit(features["train"].numpy(), targets["train"].numpy())
     return torch.from_numpy(model.predict(features["test"].numpy()))
 
 
-def softmax_classes(
-    features: Mapping[str, Tensor],  # split -> (N, F)
-    targets: Mapping[str, Tensor],  # split -> (N,) class numbers
-) -> Tensor:
-    """Classes (N,) on the test split that a linear softmax classifier predicts, its L2 penalty chosen on validation.
+def predict_softmax(features: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> Tensor:
+    """Predict classes (N,) on the test split by a linear softmax classifier, its L2 penalty chosen on validation.
 
     The published one (one linear layer, Adam with 1e-4 for 50 epochs, features as they are) stops long before it has
-    fitted features of small variance; this one is the optimum, on features standardised by the training states.
+    fitted features of small variance; this one is the optimum, on features standardized by the training states.
     """
     from sklearn.linear_model import LogisticRegression
 
-    x = _rotated({split: f.double() for split, f in features.items()})
+    x = _rotate({split: f.double() for split, f in features.items()})
     y = {split: t.numpy() for split, t in targets.items()}
-    chooser = chooser_of(targets)
-    best, chosen = -1.0, targets["test"]
+    selection = find_selection_split(targets)
+    best_score, best = -1.0, targets["test"]
     for strength in _STRENGTHS:
         model = LogisticRegression(C=strength, max_iter=_ITERATIONS)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # not converged: then a stronger penalty validates as well
             model.fit(x["train"], y["train"])
-        if (score := float(model.score(x[chooser], y[chooser]))) > best:
-            best, chosen = score, torch.from_numpy(model.predict(x["test"]))
-    return chosen
+        if (score := float(model.score(x[selection], y[selection]))) > best_score:
+            best_score, best = score, torch.from_numpy(model.predict(x["test"]))
+    return best
 
 
-def chooser_of(targets: Mapping[str, Tensor]) -> str:
-    """The split that penalties are chosen on: validation, unless there is none or all of it is alike."""
-    found = targets.get("validation")
-    return "validation" if found is not None and len(found.unique()) > 1 else "train"
+def find_selection_split(targets: Mapping[str, Tensor]) -> str:
+    """Return the split that penalties are chosen on: validation, or train without one or if all of it is equal."""
+    validation = targets.get("validation")
+    return "validation" if validation is not None and len(validation.unique()) > 1 else "train"
 
 
-def _rotated(features: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
-    """Standardised by the training states and turned to their principal axes, at most as many as there are states.
+def _rotate(features: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+    """Standardize by the training states and rotate to their principal axes, at most as many as there are states.
 
-    An L2 penalty does not see the difference, and what no training state spans has weight 0.
+    An L2 penalty does not see the difference, and directions that no training state spans have weight 0.
     """
     mean, scale = features["train"].mean(dim=0), features["train"].std(dim=0)
     scale = torch.where(scale > 0, scale, 1.0)
@@ -128,11 +116,11 @@ def _rotated(features: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
     return {split: ((f - mean) / scale @ axes.mT).numpy() for split, f in features.items()}
 
 
-def r2(predicted: Tensor, target: Tensor) -> float:
-    """Coefficient of determination of predictions (N,); 0 for predicting the mean, negative for worse."""
+def compute_r2(predicted: Tensor, target: Tensor) -> float:
+    """Return the coefficient of determination of predictions (N,); 0 for predicting the mean, negative for worse."""
     error = (predicted - target).square().mean()
     return float(1 - error / (target - target.mean()).square().mean())
 
 
-def _with_ones(features: Tensor) -> Tensor:
+def _append_ones(features: Tensor) -> Tensor:
     return torch.cat([features, torch.ones(len(features), 1, dtype=features.dtype)], dim=1)

@@ -1,43 +1,47 @@
 """The card of a hyper-representation: what it was learned from and how, and what it was measured to be worth."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
 
 from ..model import HyperRepresentation, describe_sizes, markdown_table
+from ..training_info import DatasetOrigin, TrainingInfo
 
 
-def representation_card(name: str, rep: HyperRepresentation, facts: Mapping[str, Any], worth: str) -> str:
-    """README.md of a hyper-representation.
+def representation_card(name: str, rep: HyperRepresentation, info: TrainingInfo, results: str) -> str:
+    """Return the README.md of a hyper-representation.
 
     Args:
-        name: ORG/NAME, or . for an example that runs in the folder itself.
-        facts: what its training.json says.
-        worth: what was measured, in Markdown.
+        name: ORG/NAME, or "." for an example that runs in the folder itself.
+        rep: the hyper-representation.
+        info: the content of its training.json.
+        results: measurements, in Markdown.
     """
-    origin = facts.get("learned_from") or {}  # earlier releases did not note it
-    rows = markdown_table(_facts(rep, facts, origin))
-    text = f"## Training\n\n{rows}\n\n## Results\n\n{worth}"
-    datasets = [origin["dataset"]] if origin.get("dataset") else []
-    return str(rep.generate_model_card(name=name, text=text, license=origin.get("license"), datasets=datasets))
+    origin = info.origin or DatasetOrigin()
+    text = f"## Training\n\n{markdown_table(_describe_training(rep, info))}\n\n## Results\n\n{results}"
+    datasets = [origin.dataset] if origin.dataset else []
+    return str(rep.generate_model_card(name=name, text=text, license=origin.license, datasets=datasets))
 
 
-def _facts(rep: HyperRepresentation, facts: Mapping[str, Any], origin: Mapping[str, Any]) -> dict[str, str]:
-    recipe = facts["recipe"]
-    first, last = recipe["data"]["epochs"]
-    dataset = f"`{origin['dataset']}`" if origin.get("dataset") else "not published under a known name"
-    revision = [f"revision `{origin['revision']}`"] if origin.get("revision") else []
-    sections = {key: recipe[key] for key in ("data", "model", "learning") if recipe.get(key)}
+def _describe_training(rep: HyperRepresentation, info: TrainingInfo) -> dict[str, str]:
+    """Return the rows of the table on the card."""
+    recipe, origin = info.recipe, info.origin or DatasetOrigin()
+    first, last = recipe.data.epochs
+    dataset = f"`{origin.dataset}`" if origin.dataset else "not published under a known name"
+    revision = [f"revision `{origin.revision}`"] if origin.revision else []
+    sections = {"data": recipe.data, "model": recipe.model, "learning": recipe.learning}
     return {
-        "dataset": ", ".join([dataset, f"config `{recipe['data']['config']}`", *revision]),
-        "states of that config, SHA-256": f"`{facts['states_sha256']}`",
-        **({"images": f"`{origin['images']}`"} if origin.get("images") else {}),
+        "dataset": ", ".join([dataset, f"config `{recipe.data.config}`", *revision]),
+        "states of that config, SHA-256": f"`{info.states_sha256}`",
+        **({"images": f"`{origin.images}`"} if origin.images else {}),
         **describe_sizes(rep),
         "epochs": f"{first} to {last} of the models of split `train`",
-        "recipe": f"`{recipe['name']}`",
-        **{f"its [{key}]": ", ".join(f"{k} {_said(v)}" for k, v in said.items()) for key, said in sections.items()},
-        "made with": ", ".join(f"{name} {version}" for name, version in (facts.get("versions") or {}).items()),
+        "recipe": f"`{recipe.name}`",
+        **{
+            f"its [{key}]": ", ".join(f"{name} {_said(value)}" for name, value in section.to_json().items())
+            for key, section in sections.items()
+        },
+        "made with": ", ".join(f"{name} {version}" for name, version in (info.versions or {}).items()),
     }
 
 

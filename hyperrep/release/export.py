@@ -24,7 +24,6 @@ from modelzoo_datasets.seeds import keyed_generator
 from modelzoo_datasets.weights import Layout
 from modelzoo_datasets.zoo import (
     partial_beside,
-    read_json,
     weights_sha256,
     write_bytes,
     write_json,
@@ -32,7 +31,7 @@ from modelzoo_datasets.zoo import (
     write_tensors,
 )
 
-from ..data import finite_states, found_representation, origin_of, read_dataset_info, refuse_other_architecture
+from ..data import check_architecture, load_recipe_states, locate_representation, read_dataset_info, read_origin
 from ..evaluation import (
     CachedEvaluator,
     CachedSamplingContext,
@@ -44,6 +43,7 @@ from ..evaluation import (
 from ..model import HyperRepresentation
 from ..recipe import EvaluationRecipe
 from ..sampler_names import SAMPLER_INFO, check_sampler
+from ..training_info import DatasetOrigin, TrainingInfo
 from .lineage import Lineage, model_card, table_card
 from .sampled_model import SAMPLE_FORMAT
 
@@ -55,8 +55,8 @@ def export_embeddings(dataset: str | Path, config: str | None, rep: HyperReprese
     if out.exists():
         raise FolderInUseError(f"{out} exists; choose another --out")
     zoo = load_zoo(dataset, config)
-    refuse_other_architecture(rep, zoo, dataset)
-    write_table(out, zoo.table.assign(z=list(rep.embed(zoo.weights).numpy())))
+    check_architecture(rep, zoo, dataset)
+    write_table(out, zoo.table.assign(z=list(rep.encode(zoo.weights).numpy())))
     return len(zoo)
 
 
@@ -118,7 +118,7 @@ def export_samples(
     check_sampler(asked.sampler, with_weights=measuring is not None)
     if asked.epochs and measuring is None:
         raise ModelZooError("fine-tuning needs images; name the dataset that the hyper-representation was learned from")
-    folder = found_representation(representation)
+    folder = locate_representation(representation)
     rep = HyperRepresentation.from_pretrained(folder)
     zoo = None if measuring is None else _learned(rep, folder, measuring.dataset)
     lineage = _lineage(representation, folder, asked, measuring)
@@ -138,24 +138,23 @@ def export_samples(
 
 def _learned(rep: HyperRepresentation, folder: Path, dataset: str | Path) -> Zoo:
     """The training states of a hyper-representation in a dataset; raises FormatError where it was not learned there."""
-    facts = read_json(folder / "training.json")
-    data = facts["recipe"]["data"]
-    config = read_dataset_info(dataset).configs.get(data["config"])
-    if config is None or config.states_sha256 != facts["states_sha256"]:
+    info = TrainingInfo.read(folder)
+    data = info.recipe.data
+    config = read_dataset_info(dataset).configs.get(data.config)
+    if config is None or config.states_sha256 != info.states_sha256:
         raise FormatError(
-            f"{folder} was not learned from {dataset}; name the dataset whose config {data['config']!r} it learned from"
+            f"{folder} was not trained on {dataset}; pass the dataset whose config {data.config!r} it was trained on"
         )
-    first, last = data["epochs"]
-    zoo = finite_states(load_zoo(dataset, data["config"], split="train", epochs=range(first, last + 1)))
-    refuse_other_architecture(rep, zoo, dataset)
+    zoo = load_recipe_states(dataset, info.recipe, "train")
+    check_architecture(rep, zoo, dataset)
     return zoo
 
 
 def _lineage(representation: str | Path, folder: Path, asked: Draw, measuring: Measuring | None) -> Lineage:
-    facts = read_json(folder / "training.json")
+    info = TrainingInfo.read(folder)
     dataset = None if measuring is None else measuring.dataset
-    config, hyperrep_repo = facts["recipe"]["data"]["config"], parse_repo_id(representation)
-    origin = (facts.get("learned_from") or {}) if dataset is None else origin_of(dataset, config)
+    config, hyperrep_repo = info.recipe.data.config, parse_repo_id(representation)
+    origin = (info.origin or DatasetOrigin()) if dataset is None else read_origin(dataset, config)
     return Lineage(
         sampler=asked.sampler,
         promise=SAMPLER_INFO[asked.sampler].description,
@@ -164,10 +163,10 @@ def _lineage(representation: str | Path, folder: Path, asked: Draw, measuring: M
         sigma=asked.sigma,
         share=asked.share,
         seed=asked.seed,
-        zoo=origin.get("dataset"),
+        zoo=origin.dataset,
         zoo_config=config,
-        zoo_revision=origin.get("revision"),
-        states_sha256=facts["states_sha256"],
+        zoo_revision=origin.revision,
+        states_sha256=info.states_sha256,
         hyperrep=hyperrep_repo,
         hyperrep_revision=None if hyperrep_repo is None else get_commit(hyperrep_repo, repo_type="model"),
         hyperrep_sha256=hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest(),
@@ -221,7 +220,7 @@ def _measured(
         engine=measuring.engine,
         images=load_images(zoo.images, measuring.images_root),
         training=zoo.hyperparameters(0),
-        recipe=EvaluationRecipe(fine_tune=(max(1, asked.epochs),), seed=asked.seed),
+        recipe=EvaluationRecipe(finetune_epochs=(max(1, asked.epochs),), seed=asked.seed),
     )
     count = asked.n if asked.epochs else 0
     population = Population(name=asked.sampler, what="", weights=weights, fine_tuned=count)
@@ -251,7 +250,7 @@ def _write(out: Path, weights: Tensor, rep: HyperRepresentation, configs: list[d
         write_tensors(partial / name / "model.safetensors", layout.unpack(vector))
         write_json(partial / name / "config.json", config)
         write_bytes(partial / name / "README.md", model_card(name, config).encode())
-    table = _table(weights, rep.embed(weights), configs)
+    table = _table(weights, rep.encode(weights), configs)
     write_table(partial / "samples.parquet", table)
     shared = {key: configs[0][key] for key in ("architecture", "activation", "dropout", "lineage")}
     write_json(partial / "samples.json", {"format": SAMPLES_FORMAT, **shared, "layout": layout.to_json()})

@@ -13,7 +13,8 @@ from modelzoo_datasets.zoo import read_json, write_bytes
 from ..evaluation import EVALUATION_FORMAT
 from ..model import THIS_FOLDER, HyperRepresentation
 from ..report import accuracy_table, novelty_table, verdicts
-from ..storage import CARD, is_learned_by
+from ..storage import CARD_FILE
+from ..training_info import TrainingInfo
 from .cards import markdown, not_evaluated, representation_card
 
 
@@ -27,16 +28,16 @@ def write_card(folder: Path, repo_id: str, evaluation: Path | None = None) -> No
         FormatError: the folder holds no whole hyper-representation, or the evaluation is not whole or of another one.
     """
     found = None if evaluation is None else _evaluation_of(folder, evaluation)
-    path = folder / CARD
+    path = folder / CARD_FILE
     if found is None and path.is_file() and path.read_text(encoding="utf-8") != _card(folder, THIS_FOLDER, None):
         return
     write_bytes(path, _card(folder, repo_id, found).encode())
 
 
 def _card(folder: Path, name: str, evaluation: dict[str, Any] | None) -> str:
-    rep, facts = HyperRepresentation.from_pretrained(folder), read_json(folder / "training.json")
+    rep, info = HyperRepresentation.from_pretrained(folder), TrainingInfo.read(folder)
     worth = not_evaluated(_validation_r2(folder)) if evaluation is None else _evaluated(evaluation)
-    return representation_card(name, rep, facts, worth)
+    return representation_card(name, rep, info, worth)
 
 
 def _validation_r2(folder: Path) -> float:
@@ -62,7 +63,8 @@ def _evaluation_of(folder: Path, evaluation: Path) -> dict[str, Any]:
             f"{evaluation} has format {found.get('format')!r}, expected {EVALUATION_FORMAT!r}; "
             "evaluate again with this release"
         )
-    if not is_learned_by(folder, read_json(evaluation / "facts.json").get("trained")):
+    trained = TrainingInfo.from_json(read_json(evaluation / "facts.json").get("trained"))
+    if not trained.is_same_training(TrainingInfo.read(folder)):
         raise FormatError(f"{evaluation} is the evaluation of another hyper-representation than {folder}")
     return found
 

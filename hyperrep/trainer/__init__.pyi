@@ -1,7 +1,8 @@
-from .checkpoints import TENSORS as TENSORS
-from .functional_loss import Queries as Queries
-from .initialize import new_representation as new_representation
-from .loop import learn as learn
-from .loop import reconstruction_r2 as reconstruction_r2
+from .checkpoints import CHECKPOINT_FILE as CHECKPOINT_FILE
+from .functional_loss import Predictor as Predictor
+from .initialize import create_representation as create_representation
+from .loop import Precision as Precision
+from .loop import compute_reconstruction_r2 as compute_reconstruction_r2
+from .loop import train_epochs as train_epochs
 from .metrics_log import EpochMetrics as EpochMetrics
-from .metrics_log import recording as recording
+from .metrics_log import open_metrics_log as open_metrics_log

@@ -1,4 +1,4 @@
-"""What decoded networks do: they are asked about images, beside the networks that they were decoded from.
+"""Functional loss: decoded networks must predict what the original networks predict on training images.
 
 B models per batch, P weights, Q images, C classes, D latent dimensions.
 """
@@ -11,51 +11,64 @@ from torch import Tensor
 
 from modelzoo_datasets.engines import BatchedNetwork
 
-_SMALLEST_SHARE = 1e-6  # of a class, before its logarithm is taken
+_MIN_PROBABILITY = 1e-6  # of a class, before its logarithm is taken
 
 
 @dataclass(frozen=True)
-class Queries:
-    """Images that networks are asked about, and the networks as functions of their weights."""
+class Predictor:
+    """Networks as functions of their weights, and the images that losses run them on."""
 
-    functions: BatchedNetwork
-    inputs: Tensor  # (N, channels, height, width), normalised, on the CPU: functions take them to where they compute
+    network: BatchedNetwork
+    inputs: Tensor  # (N, channels, height, width), normalized, on the CPU; the network moves them to its device
 
-    def drawn(self, count: int, draws: torch.Generator) -> Tensor:
-        """`count` images, any of them as likely as any other."""
-        return self.inputs[torch.randint(len(self.inputs), (count,), generator=draws)]
+    def sample_images(self, n: int, generator: torch.Generator) -> Tensor:
+        """Draw n images uniformly, with replacement: (Q, channels, height, width)."""
+        return self.inputs[torch.randint(len(self.inputs), (n,), generator=generator)]
 
-    def answers(self, weights: Tensor, asked: Tensor) -> Tensor:
-        """What models (B, P) say of images: shares of the classes (B, Q, C)."""
-        return self.functions.compute_logits(weights, asked).softmax(dim=-1)
+    def predict(self, weights: Tensor, images: Tensor) -> Tensor:
+        """Return the predicted probabilities of the classes (B, Q, C) of models (B, P)."""
+        return self.network.compute_logits(weights, images).softmax(dim=-1)
 
-    def divergence(self, weights: Tensor, asked: Tensor, wanted: Tensor) -> Tensor:
-        """Mean Kullback-Leibler divergence of what models (B, P) say from what is wanted (B, Q, C): a scalar, >= 0."""
-        entropy = -(wanted * wanted.clamp_min(_SMALLEST_SHARE).log()).sum(dim=-1).mean(dim=1)
-        return (self.functions.cross_entropy(weights, asked, wanted) - entropy).mean()
+    def compute_divergence(self, weights: Tensor, images: Tensor, target: Tensor) -> Tensor:
+        """Return the mean Kullback-Leibler divergence of the predictions of models (B, P) from a target.
+
+        Args:
+            weights: models (B, P), with gradients.
+            images: (Q, channels, height, width).
+            target: probabilities of the classes (B, Q, C).
+
+        Returns:
+            A scalar >= 0, in nats.
+        """
+        entropy = -(target * target.clamp_min(_MIN_PROBABILITY).log()).sum(dim=-1).mean(dim=1)
+        return (self.network.cross_entropy(weights, images, target) - entropy).mean()
 
 
-def gaussian_mixtures(z: Tensor, draws: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Draws from the normal distribution that embeddings (B, D) suggest: mean + C (z - mean), C ~ N(0, 1/B).
+def draw_normal_mixtures(z: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Draw from the normal distribution with mean and covariance of the embeddings: mean + C (z - mean).
+
+    Args:
+        z: embeddings (B, D).
+        generator: source of C ~ N(0, 1/B).
 
     Returns:
-        The draws (B, D), whose covariance given z is that of z; and C (B, B).
+        The draws (B, D), and the shares C (B, B).
     """
-    shares = torch.randn(len(z), len(z), generator=draws).to(z.device) / len(z) ** 0.5
-    centre = z.detach().mean(dim=0)
-    return centre + shares @ (z - centre), shares
+    shares = torch.randn(len(z), len(z), generator=generator).to(z.device) / len(z) ** 0.5
+    mean = z.detach().mean(dim=0)
+    return mean + shares @ (z - mean), shares
 
 
-def ensemble(answers: Tensor, shares: Tensor) -> Tensor:
-    """What all models (B, Q, C) say together, whatever the shares: the mean of their distributions."""
-    return answers.mean(dim=0, keepdim=True).expand(len(shares), *answers.shape[1:])
+def mix_as_ensemble(predictions: Tensor, shares: Tensor) -> Tensor:
+    """Return the mean prediction of all models (B, Q, C), whatever the shares (B, B): a target (B, Q, C)."""
+    return predictions.mean(dim=0, keepdim=True).expand(len(shares), *predictions.shape[1:])
 
 
-def mixed_logits(answers: Tensor, shares: Tensor) -> Tensor:
-    """As far from what models say on average as each mixture is from the average model: linear in log shares."""
-    logs = answers.clamp_min(_SMALLEST_SHARE).log()
-    centre = logs.mean(dim=0)
-    return (centre + torch.einsum("ij,jqc->iqc", shares, logs - centre)).softmax(dim=-1)
+def mix_logits(predictions: Tensor, shares: Tensor) -> Tensor:
+    """Mix log probabilities (B, Q, C) as the embeddings are mixed, by shares (B, B): a target (B, Q, C)."""
+    logs = predictions.clamp_min(_MIN_PROBABILITY).log()
+    mean = logs.mean(dim=0)
+    return (mean + torch.einsum("ij,jqc->iqc", shares, logs - mean)).softmax(dim=-1)
 
 
-MIXTURES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"ensemble": ensemble, "logits": mixed_logits}
+MIXTURES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"ensemble": mix_as_ensemble, "logits": mix_logits}

@@ -1,4 +1,4 @@
-"""What a hyper-representation takes from its training states before it learns: reference, mean, scales.
+"""Initialization of a hyper-representation: reference, mean and scales are fitted to its training states.
 
 N states, P weights.
 """
@@ -13,26 +13,30 @@ from modelzoo_datasets.loading import Zoo
 from modelzoo_datasets.recipes import Training
 from modelzoo_datasets.seeds import keyed_generator
 
-from ..model import HyperRepresentation
+from ..model import HyperRepresentation, RepresentationConfig
 from ..recipe import HyperRecipe
 
-_ALIGNMENT_ROUNDS = 8
-_SMALLEST_SCALE = 1e-4  # floor of a layer's standard deviation, as published
+_MAX_ALIGNMENT_ROUNDS = 8
+_MIN_SCALE = 1e-4  # floor of a layer's standard deviation, as published
 
 
-def new_representation(recipe: HyperRecipe, zoo: Zoo) -> HyperRepresentation:
-    """An untrained hyper-representation whose reference, mean and scale are fitted to training states.
+def create_representation(recipe: HyperRecipe, zoo: Zoo) -> HyperRepresentation:
+    """Return an untrained hyper-representation, fitted to training states.
+
+    Args:
+        recipe: sizes, alignment and seed.
+        zoo: the training states.
 
     Raises:
         FormatError: weights that are not finite, models that were trained in different ways, or signs to be aligned
             where an activation is not odd.
-        RecipeError: not one layer weight for each layer.
+        RecipeError: the number of layer weights is not the number of layers.
     """
-    _refuse_unlearnable(recipe, zoo)
-    rep = _untrained(recipe, zoo)
-    rep.initialise(keyed_generator(recipe.learning.seed, "auto-encoder"))
+    _check_trainable(recipe, zoo)
+    rep = HyperRepresentation(_make_config(recipe, zoo))
+    rep.init_parameters(keyed_generator(recipe.learning.seed, "auto-encoder"))
     rep.accuracy.copy_(torch.from_numpy(zoo.table["val_acc"].to_numpy(copy=True)))
-    rep.scale.copy_(layer_scales(zoo.weights, rep))
+    rep.scale.copy_(compute_layer_scales(zoo.weights, rep))
     if recipe.data.align:
         fit_reference(rep, zoo.weights)
     weights = rep.align(zoo.weights)  # also refuses weights that are not finite
@@ -40,11 +44,11 @@ def new_representation(recipe: HyperRecipe, zoo: Zoo) -> HyperRepresentation:
     if rep.statistics is not None:
         rep.statistics.fit(weights)
     if rep.linear_path is not None:
-        rep.linear_path.fit(rep.layout.to_tokens(rep.normalise(weights)))
+        rep.linear_path.fit(rep.layout.to_tokens(rep._normalize(weights)))
     return rep
 
 
-def _refuse_unlearnable(recipe: HyperRecipe, zoo: Zoo) -> None:
+def _check_trainable(recipe: HyperRecipe, zoo: Zoo) -> None:
     activations, layers = zoo.table["activation"].unique(), len(zoo.layout.layers)
     if recipe.data.signs and list(activations) != ["tanh"]:
         raise FormatError(
@@ -53,8 +57,8 @@ def _refuse_unlearnable(recipe: HyperRecipe, zoo: Zoo) -> None:
     for field in dataclasses.fields(Training):
         if zoo.table[field.name].nunique() > 1:
             raise FormatError(
-                f"recipe {recipe.name} learns from models that were trained alike; config {recipe.data.config} has "
-                f"several values of {field.name}"
+                f"recipe {recipe.name} needs models that were trained alike; config {recipe.data.config} has several "
+                f"values of {field.name}"
             )
     if len(recipe.learning.layer_weights) not in (0, layers):
         raise RecipeError(
@@ -63,9 +67,9 @@ def _refuse_unlearnable(recipe: HyperRecipe, zoo: Zoo) -> None:
         )
 
 
-def _untrained(recipe: HyperRecipe, zoo: Zoo) -> HyperRepresentation:
+def _make_config(recipe: HyperRecipe, zoo: Zoo) -> RepresentationConfig:
     model = recipe.model
-    return HyperRepresentation(
+    return RepresentationConfig(
         architecture=zoo.architecture.name,
         activation=str(zoo.table["activation"].iloc[0]),
         dropout=float(zoo.table["dropout"].iloc[0]),
@@ -75,32 +79,32 @@ def _untrained(recipe: HyperRecipe, zoo: Zoo) -> HyperRepresentation:
         feedforward=model.feedforward,
         bottleneck=model.bottleneck,
         latent=model.latent,
-        states=len(zoo.weights),
+        num_states=len(zoo.weights),
         aligned=recipe.data.align,
         signs=recipe.data.signs,
         center=model.center,
-        pooled=model.pooled,
+        pooled_dim=model.pooled_dim,
         statistics=model.statistics,
-        unit=model.unit,
+        token_scale=model.token_scale,
     )
 
 
-def layer_scales(weights: Tensor, rep: HyperRepresentation) -> Tensor:
-    """(P,): for every weight the standard deviation of its layer, over all states and weights of it (2209.14733)."""
+def compute_layer_scales(weights: Tensor, rep: HyperRepresentation) -> Tensor:
+    """Return for every weight (P,) the standard deviation of its layer over all states (N, P) (2209.14733)."""
     index = rep.layout.layer_of_weight()
     scales = torch.ones(rep.layout.size)  # counters, which belong to no layer, keep 1
     for layer in range(len(rep.layout.layers)):
-        scales[index == layer] = weights[:, index == layer].std().clamp_min(_SMALLEST_SCALE)
+        scales[index == layer] = weights[:, index == layer].std().clamp_min(_MIN_SCALE)
     return scales
 
 
 def fit_reference(rep: HyperRepresentation, weights: Tensor) -> None:
-    """Set the reference to the mean of all states (N, P) once each is aligned to it.
+    """Set the reference to the mean of all states (N, P) after each is aligned to it.
 
     Starts from one state, then aligns and averages until nothing moves.
     """
     rep.reference.copy_(weights[0])
-    for _ in range(_ALIGNMENT_ROUNDS):
+    for _ in range(_MAX_ALIGNMENT_ROUNDS):
         weights, before = rep.align(weights), weights
         rep.reference.copy_(weights.mean(dim=0))
         if torch.equal(weights, before):

@@ -1,71 +1,88 @@
-"""What is told while a hyper-representation learns: a line of JSON per epoch, and curves for TensorBoard."""
+"""Metrics of training: one record per epoch, as lines of JSON and as curves for TensorBoard."""
 
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, ClassVar, Protocol, Self
+
+from modelzoo_datasets.errors import FormatError
+
+from ..json_record import JsonRecord
 
 LINES, EVENTS = "metrics.jsonl", "events"
 
 
-@dataclass(frozen=True)
-class EpochMetrics:
-    """Mean of every loss over the batches of one epoch (0 where the recipe has none), and R² on validation states."""
+@dataclass(frozen=True, kw_only=True)
+class EpochMetrics(JsonRecord):
+    """Mean of every loss over the batches of one epoch, and R² on validation states; 0 for a loss without weight."""
+
+    ALIASES: ClassVar[Mapping[str, str]] = {
+        "contrast": "contrastive",
+        "behaviour": "functional",
+        "mixed": "mixed_functional",
+    }
 
     epoch: int
     reconstruction: float
-    contrast: float
-    behaviour: float  # in nats: Kullback-Leibler divergence of what decoded networks say from what the originals say
-    mixed: float  # the same of networks decoded from draws around embeddings
-    statistics: float
+    contrastive: float = 0.0
+    functional: float = 0.0  # in nats: divergence of decoded networks' predictions from the original networks'
+    mixed_functional: float = 0.0  # the same for networks decoded from draws around embeddings
+    statistics: float = 0.0
     validation_r2: float  # 1 - error / error of predicting the training mean, in layer-scaled units
 
+    @classmethod
+    def from_json(cls, values: Any) -> Self:
+        """Read a row of any release: a missing loss was 0, an unknown one is left out; raises FormatError."""
+        if not isinstance(values, Mapping):
+            raise FormatError(f"expected a table of metrics, got {values!r}")
+        keys = {*cls.ALIASES, *(field.name for field in dataclasses.fields(cls))}
+        return super().from_json({key: value for key, value in values.items() if key in keys})
 
-class Recorder(Protocol):
-    """Takes the metrics of every epoch in turn."""
+
+class MetricsWriter(Protocol):
+    """Function that takes the metrics of every epoch in turn."""
 
     def __call__(self, row: EpochMetrics) -> None: ...
 
 
 @contextmanager
-def recording(folder: Path) -> Iterator[Recorder]:
-    """Write `metrics.jsonl`, line by line as epochs end, and TensorBoard's event files below `events/`.
+def open_metrics_log(folder: Path) -> Iterator[MetricsWriter]:
+    """Open `metrics.jsonl`, which gets a line whenever an epoch ends, and TensorBoard's event files below `events/`.
 
-    Whatever an earlier run left is written anew: a run that goes on tells its first epochs again. Events need the extra
+    Logs of an earlier run are replaced: a run that resumes yields its first epochs again. Events need the extra
     `tensorboard`; without it there are none.
     """
     for old in (folder / EVENTS).glob("events.*"):
         old.unlink()
-    with (folder / LINES).open("w") as lines, _events(folder / EVENTS) as events:
+    with (folder / LINES).open("w") as lines, _open_events(folder / EVENTS) as write_events:
 
-        def record(row: EpochMetrics) -> None:
-            values = dataclasses.asdict(row)
-            lines.write(json.dumps(values) + "\n")
+        def write(row: EpochMetrics) -> None:
+            lines.write(json.dumps(row.to_json()) + "\n")
             lines.flush()
-            events(row)
+            write_events(row)
 
-        yield record
+        yield write
 
 
 @contextmanager
-def _events(folder: Path) -> Iterator[Recorder]:
+def _open_events(folder: Path) -> Iterator[MetricsWriter]:
     writer = None
     with suppress(ImportError):
         from torch.utils.tensorboard import SummaryWriter
 
         writer = SummaryWriter(str(folder))
 
-    def record(row: EpochMetrics) -> None:
+    def write(row: EpochMetrics) -> None:
         if writer is not None:
-            for name, value in dataclasses.asdict(row).items():
+            for name, value in row.to_json().items():
                 if name != "epoch":
                     writer.add_scalar(name, value, row.epoch)
 
     try:
-        yield record
+        yield write
     finally:
         if writer is not None:
             writer.close()

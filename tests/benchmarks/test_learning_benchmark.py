@@ -12,7 +12,7 @@ from helpers.paths import ROOT
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from hyperrep.trainer.objective import Draws, Learner, losses, weighted
+from hyperrep.trainer.losses import EpochGenerators, Learner, compute_losses, sum_losses
 from modelzoo_datasets.seeds import keyed_generator
 from modelzoo_datasets.weights.symmetry import permute_units, sample_permutations
 
@@ -43,8 +43,8 @@ def test_floating_point_operations_are_those_that_torch_counts(learning: Any, bl
     rep, states, how = learning.untrained(case), case.states, case.recipe.learning
     learner = Learner(rep, case.recipe, states)
     with FlopCounterMode(display=False) as counter:
-        parts = losses(learner, states[: case.batch], how, None, Draws.of(0, 1))
-        weighted(parts, how).backward()
+        parts = compute_losses(learner, states[: case.batch], how, None, EpochGenerators.from_epoch(0, 1))
+        sum_losses(parts, how).backward()
     tokens = 48
     again = 2 * 2 * 2 * blocks * tokens**2 * case.width  # attention computes its scores anew on the way back
     assert counter.get_total_flops() == case.batch * (learning.flops_of_a_state(case) + again)
@@ -74,9 +74,9 @@ def test_without_blocks_both_compute_the_same(learning: Any) -> None:
         getattr(other, name).weight.data.copy_(getattr(rep, name))
     with torch.no_grad():
         x = case.states[:5]
-        torch.testing.assert_close(other.encode(x), rep.encode(x), rtol=1e-4, atol=1e-5)
-        z = rep.encode(x)
-        torch.testing.assert_close(other.decode(z), rep.reconstruct(z), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(other.encode(x), rep._encode_normalized(x), rtol=1e-4, atol=1e-5)
+        z = rep._encode_normalized(x)
+        torch.testing.assert_close(other.decode(z), rep._decode_normalized(z), rtol=1e-4, atol=1e-5)
 
 
 def test_lists_of_indices_permute_as_networks_are_permuted(learning: Any) -> None:

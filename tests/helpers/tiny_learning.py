@@ -7,10 +7,10 @@ from typing import Any
 from torch import Tensor
 
 from hyperrep import HyperRepresentation
-from hyperrep.probes.linear import r2, ridge
+from hyperrep.probes.linear import compute_r2, predict_ridge
 from hyperrep.recipe import DataRecipe, EvaluationRecipe, HyperRecipe, LearningRecipe, ModelRecipe
-from hyperrep.trainer.initialize import new_representation
-from hyperrep.trainer.loop import learn
+from hyperrep.trainer.initialize import create_representation
+from hyperrep.trainer.loop import train_epochs
 from hyperrep.trainer.metrics_log import EpochMetrics
 from modelzoo_datasets.loading import Zoo
 
@@ -33,10 +33,10 @@ def learned(
     chosen: HyperRecipe, states: Zoo, unseen: Zoo, folder: Path
 ) -> tuple[HyperRepresentation, list[EpochMetrics]]:
     """A hyper-representation trained to the end, and its metrics."""
-    rep = new_representation(chosen, states)
-    return rep, list(learn(rep, states.weights, unseen.weights, chosen, folder))
+    rep = create_representation(chosen, states)
+    return rep, list(train_epochs(rep, states.weights, unseen.weights, chosen, folder))
 
 
 def ridge_r2(features: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> float:
     """R² of the ridge probe on the test split."""
-    return r2(ridge(features, targets), targets["test"].double())
+    return compute_r2(predict_ridge(features, targets), targets["test"].double())

@@ -42,7 +42,9 @@ def nothing_kept_of_earlier_runs(tmp_path_factory: pytest.TempPathFactory) -> It
 @pytest.fixture(scope="session")
 def tiny_hyper() -> HyperRecipe:
     """A hyper-representation so small that it is learned in a second."""
-    judged = EvaluationRecipe(samples=2, samplers=("kde", "kde-shared"), quality=0.5, compared=2, fine_tune=(1,))
+    judged = EvaluationRecipe(
+        num_samples=2, samplers=("kde", "kde-shared"), top_fraction=0.5, num_finetuned=2, finetune_epochs=(1,)
+    )
     return dataclasses.replace(recipe(), evaluation=judged)
 
 
@@ -75,7 +77,7 @@ def protocol(tiny_hyper: HyperRecipe) -> HyperRecipe:
         noise=(0.2,),
         mixtures=(0.1,),
         moves=(0.3,),
-        ensemble=3,
+        max_ensemble_size=3,
         transfer=("fashion-mnist-5k",),
         changed=("res-cnn",),
     )
@@ -103,5 +105,5 @@ def bench(
         engine=engine,
         images=few_images,
         training=learned["train"].hyperparameters(0),
-        recipe=dataclasses.replace(protocol.evaluation, fine_tune=(2,)),
+        recipe=dataclasses.replace(protocol.evaluation, finetune_epochs=(2,)),
     )

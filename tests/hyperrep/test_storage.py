@@ -17,10 +17,10 @@ from hyperrep import HyperRepresentation, train
 from hyperrep.recipe import DataRecipe, EvaluationRecipe
 from hyperrep.trainer.loop import _CHECKPOINT_EVERY
 from hyperrep.trainer.metrics_log import EVENTS
-from hyperrep.trainer.objective import LOSSES
 from modelzoo_datasets.errors import FolderInUseError, FormatError
 from modelzoo_datasets.zoo import partial_beside
 
+COLUMNS = ("reconstruction", "contrast", "behaviour", "mixed", "statistics")
 EPOCHS = _CHECKPOINT_EVERY + 2
 RECIPE = recipe(epochs=EPOCHS, batch_size=14, layer_weights=(1, 1, 1, 1, 2))
 FILES = {"config.json", "model.safetensors", "training.json", "metrics.csv", "metrics.jsonl", "README.md"}
@@ -64,7 +64,7 @@ def test_it_says_what_it_was_learned_from(finished: Path, tiny_dataset: Path) ->
 def test_metrics_have_one_row_per_epoch(finished: Path) -> None:
     with (finished / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == ["epoch", *LOSSES, "validation_r2"]
+    assert list(rows[0]) == ["epoch", *COLUMNS, "validation_r2"]
     assert [int(row["epoch"]) for row in rows] == list(range(1, EPOCHS + 1))
     assert float(rows[-1]["reconstruction"]) < float(rows[0]["reconstruction"])
 
@@ -88,7 +88,7 @@ def test_a_second_call_loads_what_is_there(finished: Path, tiny_dataset: Path) -
 
 
 def test_another_protocol_is_the_same_hyper_representation(finished: Path, tiny_dataset: Path) -> None:
-    other = dataclasses.replace(RECIPE, evaluation=EvaluationRecipe(samples=7))
+    other = dataclasses.replace(RECIPE, evaluation=EvaluationRecipe(num_samples=7))
     assert isinstance(train(tiny_dataset, other, finished), HyperRepresentation)
 
 
@@ -99,7 +99,7 @@ def test_a_killed_training_leaves_no_folder_and_goes_on_to_the_same_bytes(
     out = tmp_path / "hyperrep"
 
     def kill(what: str, done: int, total: int | None) -> None:
-        assert (what, total) == ("learning a hyper-representation", EPOCHS)
+        assert (what, total) == ("training a hyper-representation", EPOCHS)
         if done == killed_at:
             raise KeyboardInterrupt
 
@@ -140,7 +140,7 @@ def test_an_empty_folder_is_filled(tiny_dataset: Path, tmp_path: Path) -> None:
 def test_a_folder_of_another_recipe_is_refused(finished: Path, tiny_dataset: Path) -> None:
     before = contents(finished)
     other = dataclasses.replace(RECIPE, learning=dataclasses.replace(RECIPE.learning, lr=1e-3))
-    told = f"{finished} holds a hyper-representation of another recipe or dataset; choose another --out"
+    told = f"{finished} holds a hyper-representation of another recipe or dataset; pass a different --out"
     with pytest.raises(FolderInUseError, match=f"^{re.escape(told)}$"):
         train(tiny_dataset, other, finished)
     assert contents(finished) == before
@@ -152,7 +152,7 @@ def test_a_place_that_holds_something_else_is_refused(kind: str, tiny_dataset: P
     note = out / "note.txt" if kind == "folder" else out
     note.parent.mkdir(exist_ok=True)
     note.write_text("mine")
-    told = f"{out} holds something else; choose another --out or remove it"
+    told = f"output folder {out} already contains other files; pass a different --out or delete it"
     with pytest.raises(FolderInUseError, match=f"^{re.escape(told)}$"):
         train(tiny_dataset, RECIPE, out)
     assert note.read_text() == "mine"
@@ -160,10 +160,10 @@ def test_a_place_that_holds_something_else_is_refused(kind: str, tiny_dataset: P
 
 def test_a_config_that_the_dataset_has_not_is_answered_with_those_it_has(tiny_dataset: Path, tmp_path: Path) -> None:
     other = dataclasses.replace(RECIPE, data=DataRecipe(config="sed", epochs=(1, 2)))
-    told = f"{tiny_dataset} has no config 'sed', which recipe tiny learns from; it has seed, hyp"
+    told = f"{tiny_dataset} has no config 'sed', which recipe tiny trains on; it has seed, hyp"
     with pytest.raises(FormatError, match=f"^{re.escape(told)}$"):
         train(tiny_dataset, other, tmp_path / "out")
-    told = f"{tmp_path} is no dataset folder; modelzoo-build makes one"
+    told = f"{tmp_path} is no dataset folder: it has no zoo.json; modelzoo-build makes one"
     with pytest.raises(FormatError, match=f"^{re.escape(told)}$"):
         train(tmp_path, RECIPE, tmp_path / "out")
 

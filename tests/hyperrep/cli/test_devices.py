@@ -10,13 +10,13 @@ import torch
 from helpers.tiny_learning import recipe
 from torch import Tensor
 
-from hyperrep import HyperRepresentation
+from hyperrep import HyperRepresentation, RepresentationConfig
 from hyperrep.cli.devices import PRECISIONS, find_device, multiplies_in_half
 from hyperrep.recipe import HyperRecipe
-from hyperrep.trainer.functional_loss import Queries
-from hyperrep.trainer.loop import learn
+from hyperrep.trainer.functional_loss import Predictor
+from hyperrep.trainer.loop import Precision, train_epochs
+from hyperrep.trainer.losses import Learner
 from hyperrep.trainer.metrics_log import EpochMetrics
-from hyperrep.trainer.objective import Learner
 from modelzoo_datasets.architectures import get_architecture
 from modelzoo_datasets.engines import NetworkSpec, get_engine, make_batched_network
 from modelzoo_datasets.errors import DeviceError
@@ -30,10 +30,11 @@ NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU he
 def fresh(chosen: HyperRecipe) -> HyperRepresentation:
     """An untrained hyper-representation of cnn-s, as the recipe says, of 28 states."""
     model = chosen.model
-    sizes = {name: getattr(model, name) for name in ("width", "blocks", "heads", "feedforward", "pooled")}
-    shape = {"bottleneck": model.bottleneck, "latent": model.latent, "states": 28, "aligned": chosen.data.align}
-    rep = HyperRepresentation(architecture="cnn-s", activation="tanh", dropout=0.0, **sizes, **shape)
-    rep.initialise(keyed_generator(0, "auto-encoder"))
+    sizes = {name: getattr(model, name) for name in ("width", "blocks", "heads", "feedforward", "pooled_dim")}
+    shape = {"bottleneck": model.bottleneck, "latent": model.latent, "num_states": 28, "aligned": chosen.data.align}
+    config = RepresentationConfig(architecture="cnn-s", activation="tanh", dropout=0.0, **sizes, **shape)
+    rep = HyperRepresentation(config)
+    rep.init_parameters(keyed_generator(0, "auto-encoder"))
     return rep
 
 
@@ -48,14 +49,16 @@ def run(
     device: torch.device = HERE,
     engine: str | None = None,
     compiled: bool = False,
-    half: bool = False,
+    precision: Precision = "float32",
 ) -> tuple[list[EpochMetrics], dict[str, Tensor]]:
     """Metrics and the trained state."""
     rep, queries = fresh(chosen).to(device), None
     if engine is not None:
         inputs = torch.randn(40, 1, 28, 28, generator=keyed_generator(0, "images"))
-        queries = Queries(make_batched_network(get_engine(engine, 1), "cnn-s", NetworkSpec("tanh", 0.0)), inputs)
-    history = list(learn(rep, states(), states()[:6], chosen, folder, queries, compiled=compiled, half=half))
+        queries = Predictor(make_batched_network(get_engine(engine, 1), "cnn-s", NetworkSpec("tanh", 0.0)), inputs)
+    history = list(
+        train_epochs(rep, states(), states()[:6], chosen, folder, queries, compiled=compiled, precision=precision)
+    )
     return history, {name: tensor.cpu() for name, tensor in rep.state_dict().items()}
 
 
@@ -94,13 +97,13 @@ def test_with_half_only_the_transformers_multiply_in_bfloat16(bottleneck: str) -
     for name, module in rep.named_modules():
         if isinstance(module, torch.nn.Linear) and ".self_attn" not in name:
             module.register_forward_hook(lambda m, given, out, name=name: seen.__setitem__(name, out.dtype))
-    x = rep.normalise(states())
-    z = rep.encode(x, half=True)
-    decoded = rep.reconstruct(z, half=True)
+    x = rep._normalize(states())
+    z = rep._encode_normalized(x, bf16=True)
+    decoded = rep._decode_normalized(z, bf16=True)
     assert {dtype for name, dtype in seen.items() if ".layers." in name} == {torch.bfloat16}
     assert {dtype for name, dtype in seen.items() if ".layers." not in name} == {torch.float32}
-    expected = rep.encode(x)
-    for found, whole in ((z, expected), (decoded, rep.reconstruct(z))):
+    expected = rep._encode_normalized(x)
+    for found, whole in ((z, expected), (decoded, rep._decode_normalized(z))):
         assert found.dtype == torch.float32
         error = (found - whole).norm() / whole.norm()
         assert error < 2e-2
@@ -127,10 +130,10 @@ def test_bfloat16_is_asked_for_by_name_and_never_chosen_on_a_cpu() -> None:
 def test_learning_in_bfloat16_differs_in_rounding_and_repeats_to_the_bit(tmp_path: Path) -> None:
     chosen = recipe(model={"bottleneck": "dense", "latent": 16}, batch_size=14)
     history, expected = run(chosen, tmp_path / "whole")
-    found, state = run(chosen, tmp_path / "half", half=True)
+    found, state = run(chosen, tmp_path / "half", precision="bf16")
     assert_near(found, history, 3e-2)
     assert not torch.equal(state["embeddings"], expected["embeddings"])
-    again, repeated = run(chosen, tmp_path / "again", half=True)
+    again, repeated = run(chosen, tmp_path / "again", precision="bf16")
     assert again == found
     assert all(torch.equal(repeated[name], tensor) for name, tensor in state.items())
 
@@ -151,10 +154,14 @@ def test_compiled_learning_differs_in_rounding_alone_and_goes_on_from_its_checkp
 
 @pytest.mark.gpu
 def test_on_a_gpu_the_same_numbers_are_drawn_and_all_is_learned_but_for_rounding(tmp_path: Path) -> None:
-    augmented = recipe(model={"bottleneck": "dense", "latent": 16}, batch_size=14, erase=0.5, noise=0.1, mix=0.3)
-    here, there = (run(augmented, tmp_path / d.type, d, half=d == THERE) for d in (HERE, THERE))
+    augmented = recipe(
+        model={"bottleneck": "dense", "latent": 16}, batch_size=14, erase_prob=0.5, noise_std=0.1, mixup=0.3
+    )
+    here, there = (
+        run(augmented, tmp_path / d.type, d, precision="bf16" if d == THERE else "float32") for d in (HERE, THERE)
+    )
     assert_near(there[0], here[0], 3e-2)
-    again, state = run(augmented, tmp_path / "again", THERE, half=True)
+    again, state = run(augmented, tmp_path / "again", THERE, precision="bf16")
     assert again == there[0]
     assert all(torch.equal(state[name], tensor) for name, tensor in there[1].items())
 
@@ -163,13 +170,16 @@ def test_on_a_gpu_the_same_numbers_are_drawn_and_all_is_learned_but_for_rounding
 @pytest.mark.parametrize("engine", ["native", "torch", "cuda"])
 def test_on_a_gpu_networks_are_asked_by_every_engine(tmp_path: Path, engine: str) -> None:
     asking = recipe(
-        model={"pooled": 72},
+        model={"pooled_dim": 72},
         statistics=3.0,
-        behaviour=3.0,
-        mixed_behaviour=3.0,
-        queries=8,
+        functional_weight=3.0,
+        mixed_functional_weight=3.0,
+        num_queries=8,
         permute="none",
-        contrast=0.0,
+        contrastive_weight=0.0,
     )
-    here, there = run(asking, tmp_path / "cpu", HERE, "torch"), run(asking, tmp_path / "gpu", THERE, engine, half=True)
+    here, there = (
+        run(asking, tmp_path / "cpu", HERE, "torch"),
+        run(asking, tmp_path / "gpu", THERE, engine, precision="bf16"),
+    )
     assert_near(there[0], here[0], 3e-2)

@@ -8,7 +8,7 @@ import pytest
 
 from hyperrep.api import probe
 from hyperrep.cli.hyperrep_command import sample_command
-from hyperrep.data import parse_source, trained_states
+from hyperrep.data import drop_untrained, parse_source
 from hyperrep.evaluation.baselines import BASELINES
 from hyperrep.model.samplers import SAMPLERS
 from hyperrep.recipe import HyperRecipe
@@ -44,7 +44,7 @@ def test_untrained_states_are_not_probed_and_where_all_are_it_is_said(
 ) -> None:
     assert {row.states for row in probe(tiny_dataset, trained, tiny_hyper)} == {6}  # epochs 1 and 2 of 3 models
     with pytest.raises(FormatError) as caught:
-        trained_states(load_zoo(tiny_dataset, "seed", split="test", epochs=[0]))
+        drop_untrained(load_zoo(tiny_dataset, "seed", split="test", epochs=[0]))
     assert str(caught.value) == "all 3 states are of epoch 0, untrained: there is nothing to predict"
 
 

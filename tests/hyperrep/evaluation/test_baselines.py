@@ -10,7 +10,7 @@ from torch.testing import assert_close
 
 from hyperrep import HyperRepresentation
 from hyperrep.evaluation.baselines import BASELINES, SamplingContext, draw, fresh_weights, pairs_of_models, with_noise
-from hyperrep.model.samplers import SAMPLERS, best_states
+from hyperrep.model.samplers import SAMPLERS, select_best_states
 from hyperrep.sampler_names import BASELINE_NAMES, SAMPLER_INFO
 from modelzoo_datasets.engines import Job
 from modelzoo_datasets.engines.torch.torch_engine import TorchEngine
@@ -31,7 +31,7 @@ def best(source: SamplingContext) -> Tensor:
     """Their aligned weights."""
     rep, zoo = source.rep, source.states
     accuracy = torch.tensor(zoo.table["val_acc"].tolist())
-    return rep.align(zoo.weights)[best_states(accuracy, 0.5)]
+    return rep.align(zoo.weights)[select_best_states(accuracy, 0.5)]
 
 
 def distances(weights: Tensor, others: Tensor, scale: Tensor) -> Tensor:
@@ -58,7 +58,7 @@ def test_draws_repeat_with_their_generator_and_change_nothing(source: SamplingCo
 
 
 def test_reconstructions_are_decoded_embeddings_of_the_best(source: SamplingContext, best: Tensor) -> None:
-    decoded = source.rep.decode(source.rep.embed(best))
+    decoded = source.rep.decode(source.rep.encode(best))
     for model in draw("reconstruction", 6, source, keyed_generator(0, "reconstruction")):
         assert float((decoded - model).abs().amax(dim=1).min()) < 1e-5
 
@@ -75,10 +75,10 @@ def test_moves_are_training_states_and_the_step_that_decoding_makes(source: Samp
     assert torch.equal(still, best[donors])
     moved = draw("move", 6, dataclasses.replace(source, share=0.25), keyed_generator(0, "move"))
     whole = draw("move", 6, dataclasses.replace(source, share=1.0), keyed_generator(0, "move"))
-    z = source.rep.embed(best)[donors]
+    z = source.rep.encode(best)[donors]
     draws = keyed_generator(0, "move")
     torch.randint(len(best), (6,), generator=draws)  # the donors
-    drawn = SAMPLERS["normal"](source.rep.embed(best), 6, 0.0, draws)
+    drawn = SAMPLERS["normal"](source.rep.encode(best), 6, 0.0, draws)
     assert_close(whole - best[donors], source.rep.decode(drawn) - source.rep.decode(z), atol=1e-4, rtol=0)
     halfway = source.rep.decode(0.75 * z + 0.25 * drawn) - source.rep.decode(z)
     assert_close(moved - best[donors], halfway, atol=1e-4, rtol=0)

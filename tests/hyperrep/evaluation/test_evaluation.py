@@ -18,7 +18,7 @@ from hyperrep.evaluation.protocol import _claim, embeddings_2d, reconstruction
 from hyperrep.evaluation.significance import comparisons
 from hyperrep.evaluation.transfer import check_fits, require_images
 from hyperrep.recipe import DataRecipe, EvaluationRecipe, HyperRecipe
-from hyperrep.trainer.loop import reconstruction_r2
+from hyperrep.trainer.loop import compute_reconstruction_r2
 from modelzoo_datasets.analysis import compare_means, fine_tune
 from modelzoo_datasets.engines import NetworkSpec
 from modelzoo_datasets.engines.torch.torch_engine import TorchEngine
@@ -46,7 +46,7 @@ def test_reconstruction_is_told_for_every_split(rep: HyperRepresentation, learne
     found = reconstruction(rep, learned)
     assert {split: values["n"] for split, values in found.items()} == {"train": 28, "validation": 6, "test": 6}
     for split, values in found.items():
-        measured = reconstruction_r2(rep, rep.align(learned[split].weights))
+        measured = compute_reconstruction_r2(rep, rep.align(learned[split].weights))
         assert (values["total"], values["layers"]) == (measured.total, list(measured.layers))
 
 
@@ -136,7 +136,7 @@ def test_comparisons_are_the_tests_that_they_are_called(
     assert (row["difference"], row["low"], row["n"], row["m"]) == (tuned.difference, tuned.low, 2, 20)
     # The zoo has 2 epochs and was learned from up to the second: there is none 2 epochs behind the first.
     assert ("fine-tuning", "+2", "kde", "scratch", 1) not in found
-    judged = dataclasses.replace(protocol.evaluation, fine_tune=(1,))
+    judged = dataclasses.replace(protocol.evaluation, finetune_epochs=(1,))
     shifted = comparisons(by_name, {}, {}, judged, offset=1)
     row = next(r for r in shifted if r["where"] == "+1")
     later = compare_means([c[1] for c in mine["curves"]], [c[2] for c in from_scratch["curves"]])
@@ -195,7 +195,7 @@ def test_an_evaluation_of_another_protocol_is_refused(
 
 def test_an_evaluation_of_a_release_that_did_not_ask_a_question_is_gone_on_with(tmp_path: Path) -> None:
     """A key that was added since means what its default means."""
-    asked = dataclasses.asdict(EvaluationRecipe(samples=3))
+    asked = EvaluationRecipe(num_samples=3).to_json()
     _claim(tmp_path, {"protocol": {key: value for key, value in asked.items() if key != "moves"}})
     _claim(tmp_path, {"protocol": asked})
     with pytest.raises(FolderInUseError):

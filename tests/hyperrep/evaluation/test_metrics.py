@@ -70,7 +70,7 @@ def test_ensembles_of_a_population_begin_with_its_mean_and_end_with_all_of_it(
 def test_models_that_diverged_are_in_no_ensemble() -> None:
     draws = keyed_generator(0, "logits")
     logits, labels = torch.randn(3, 20, 4, generator=draws), torch.randint(4, (20,), generator=draws)
-    recipe = EvaluationRecipe(ensemble=3)
+    recipe = EvaluationRecipe(max_ensemble_size=3)
     alone = _ensembles(logits[:2], labels, "some", recipe)
     logits[2, 7, 1] = float("nan")
     assert _ensembles(logits, labels, "some", recipe) == {**alone, "diverged": 1}

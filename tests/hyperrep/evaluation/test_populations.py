@@ -11,7 +11,7 @@ from hyperrep import HyperRepresentation
 from hyperrep.evaluation.baselines import SamplingContext
 from hyperrep.evaluation.novelty import measure_novelty
 from hyperrep.evaluation.populations import Population, populations
-from hyperrep.model.samplers import best_states
+from hyperrep.model.samplers import select_best_states
 from hyperrep.recipe import HyperRecipe
 from modelzoo_datasets.loading import Zoo
 from modelzoo_datasets.seeds import keyed_generator
@@ -26,7 +26,7 @@ FIXED = {"zoo members": 3, "training members": 14, "reconstructed unseen": 3, "r
 @pytest.fixture(scope="module")
 def best(rep: HyperRepresentation, learned: dict[str, Zoo]) -> Tensor:
     """The aligned training states that are drawn from."""
-    return rep.align(learned["train"].weights)[best_states(rep.accuracy, 0.5)]
+    return rep.align(learned["train"].weights)[select_best_states(rep.accuracy, 0.5)]
 
 
 def distances(weights: Tensor, others: Tensor, scale: Tensor) -> Tensor:
@@ -54,7 +54,7 @@ def test_zoo_members_and_reconstructions_are_those_of_the_last_epoch(
         assert torch.equal(populated[name].weights, last[split])
     for name, split in (("unseen", "test"), ("training", "train")):
         found = populated[f"reconstructed {name}"].weights
-        torch.testing.assert_close(found, rep.decode(rep.embed(last[split])))
+        torch.testing.assert_close(found, rep.decode(rep.encode(last[split])))
 
 
 def test_averages_and_mixtures_are_between_training_states(
@@ -116,8 +116,8 @@ def test_samplers_may_be_drawn_from_another_share(
     assert (
         by_name["reconstruction"].what == "training states, encoded and decoded; from best 50% of the training states"
     )
-    nearest = distances(rep.embed(by_name["kde-shared@100"].weights[:40]), rep.embeddings, torch.ones(rep.latent))
-    chosen = {*nearest.argmin(dim=1).tolist()} - {*best_states(rep.accuracy, 0.5).tolist()}
+    nearest = distances(rep.encode(by_name["kde-shared@100"].weights[:40]), rep.embeddings, torch.ones(rep.latent_dim))
+    chosen = {*nearest.argmin(dim=1).tolist()} - {*select_best_states(rep.accuracy, 0.5).tolist()}
     assert chosen, "none of 40 samples is of the worse half"
     assert "noise like fresh" not in by_name
 

@@ -1,5 +1,6 @@
-"""The auto-encoder: tokens, the linear path it starts from, alignment inside `embed`, saving, sampling, errors."""
+"""The auto-encoder: tokens, the linear path it starts from, alignment inside `encode`, saving, sampling, errors."""
 
+import dataclasses
 import re
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from hyperrep import HyperRepresentation
+from hyperrep import HyperRepresentation, RepresentationConfig
 from hyperrep.model.samplers import SAMPLERS
 from modelzoo_datasets.architectures import build_module, cnn_s
 from modelzoo_datasets.errors import FormatError, ModelZooError
@@ -20,7 +21,7 @@ STATES = 12
 
 def representation(bottleneck: str = "tokens", latent: float = 0.4) -> HyperRepresentation:
     """A small one that has seen states near one random reference."""
-    rep = HyperRepresentation(
+    config = RepresentationConfig(
         architecture="cnn-s",
         activation="tanh",
         dropout=0.0,
@@ -30,16 +31,17 @@ def representation(bottleneck: str = "tokens", latent: float = 0.4) -> HyperRepr
         feedforward=32,
         bottleneck=bottleneck,
         latent=latent,
-        states=STATES,
+        num_states=STATES,
     )
-    rep.initialise(keyed_generator(0, "initial"))
+    rep = HyperRepresentation(config)
+    rep.init_parameters(keyed_generator(0, "initial"))
     weights = models()
     rep.reference.copy_(reference())
     rep.mean.copy_(weights.mean(dim=0))
     rep.scale.copy_(0.5 + torch.rand(LAYOUT.size, generator=keyed_generator(0, "scale")))
     if rep.linear_path is not None:
-        rep.linear_path.fit(LAYOUT.to_tokens(rep.normalise(weights)))
-    rep.embeddings.copy_(rep.embed(weights))
+        rep.linear_path.fit(LAYOUT.to_tokens(rep._normalize(weights)))
+    rep.embeddings.copy_(rep.encode(weights))
     rep.accuracy.copy_(torch.linspace(0.1, 0.9, STATES))
     return rep.eval()
 
@@ -85,10 +87,10 @@ def test_weights_become_latent_vectors_and_latent_vectors_weights(bottleneck: st
     units = [len(rows) for rows in slow_tokens(reference())]
     tokens = sum(part * unit for part, unit in zip(per_token, units, strict=True))
     expected = latent if bottleneck == "dense" else tokens
-    assert rep.latent == expected
+    assert rep.latent_dim == expected
     z = rep.encode(models())
-    assert z.shape == rep.embed(models()).shape == rep.embeddings.shape == (STATES, expected)
-    assert rep.reconstruct(z).shape == rep.decode(z).shape == (STATES, LAYOUT.size)
+    assert z.shape == rep.encode(models()).shape == rep.embeddings.shape == (STATES, expected)
+    assert rep(models()).shape == rep.decode(z).shape == (STATES, LAYOUT.size)
 
 
 def test_the_start_is_the_best_linear_reconstruction_of_each_layers_tokens() -> None:
@@ -104,7 +106,7 @@ def test_the_start_is_the_best_linear_reconstruction_of_each_layers_tokens() -> 
         expected[:, layer.weight.start : layer.weight.stop] = projected[:, :, :-1].flatten(1)
         expected[:, layer.bias.start : layer.bias.stop] = projected[:, :, -1]
     expected = expected * rep.scale + weights.mean(dim=0)
-    torch.testing.assert_close(rep.decode(rep.embed(weights)), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(rep.decode(rep.encode(weights)), expected, rtol=1e-4, atol=1e-5)
     assert (expected - weights).abs().max() > 0.05  # so that it is not the identity
 
 
@@ -113,7 +115,7 @@ def test_a_dense_bottleneck_has_no_linear_path_and_starts_from_random_maps() -> 
     assert rep.linear_path is None
     drawn = torch.cat([tensor.flatten() for tensor in rep.debedders.state_dict().values() if tensor.ndim > 1])
     assert abs(float(drawn.std()) - 16**-0.5) < 0.02  # N(0, 1 / fan_in) of width 16
-    assert float(rep.embed(models()).std(dim=0).min()) > 0
+    assert float(rep.encode(models()).std(dim=0).min()) > 0
 
 
 @pytest.mark.parametrize("bottleneck", ["tokens", "dense"])
@@ -121,17 +123,17 @@ def test_initial_parameters_depend_on_the_generator_alone(bottleneck: str) -> No
     rep = representation(bottleneck, 10 if bottleneck == "dense" else 0.4)
     before = {name: parameter.clone() for name, parameter in rep.named_parameters()}
     torch.rand(7)  # the global generator has no say
-    rep.initialise(keyed_generator(0, "initial"))
+    rep.init_parameters(keyed_generator(0, "initial"))
     drawn = {n: p for n, p in rep.named_parameters() if not n.startswith("linear_path")}
     assert all(torch.equal(p, before[n]) for n, p in drawn.items())
-    rep.initialise(keyed_generator(1, "initial"))
+    rep.init_parameters(keyed_generator(1, "initial"))
     assert not torch.equal(rep.encoder_positions, before["encoder_positions"])
 
 
 def test_normalising_is_undone_by_denormalising() -> None:
     rep, weights = representation(), models()
-    assert not torch.allclose(rep.normalise(weights), weights, atol=0.1)
-    torch.testing.assert_close(rep.denormalise(rep.normalise(weights)), weights)
+    assert not torch.allclose(rep._normalize(weights), weights, atol=0.1)
+    torch.testing.assert_close(rep._denormalize(rep._normalize(weights)), weights)
 
 
 def test_a_permuted_copy_of_a_model_embeds_to_the_same_vector() -> None:
@@ -140,10 +142,10 @@ def test_a_permuted_copy_of_a_model_embeds_to_the_same_vector() -> None:
     copies = permute_units(weights, cnn_s.symmetry, sample_permutations(cnn_s.symmetry, STATES, draws))
     assert not torch.equal(copies, weights)
     assert torch.equal(rep.align(copies), weights)
-    assert torch.equal(rep.embed(copies), rep.embed(weights))
-    rep.aligned = False
+    assert torch.equal(rep.encode(copies), rep.encode(weights))
+    rep.config = dataclasses.replace(rep.config, aligned=False)
     assert torch.equal(rep.align(copies), copies)
-    assert not torch.allclose(rep.embed(copies), rep.embed(weights), atol=0.1)
+    assert not torch.allclose(rep.encode(copies), rep.encode(weights), atol=0.1)
 
 
 def test_alignment_moves_units_but_not_functions() -> None:
@@ -164,14 +166,14 @@ def test_signs_are_aligned_only_where_the_recipe_says_so() -> None:
     for place in group.axes:
         place.view(negated)[:, :, 0] *= -1
     assert not torch.equal(rep.align(negated), weights)
-    rep.signs = True
+    rep.config = dataclasses.replace(rep.config, signs=True)
     assert torch.equal(rep.align(negated), weights)
 
 
 def test_decoded_weights_run_as_a_network() -> None:
     rep = representation()
     inputs = torch.randn(5, 1, 28, 28, generator=keyed_generator(0, "inputs"))
-    for vector in rep.decode(rep.embed(models()[:2])):
+    for vector in rep.decode(rep.encode(models()[:2])):
         logits = build_module(cnn_s, vector, activation="tanh")(inputs)
         assert logits.shape == (5, 10)
         assert logits.isfinite().all()
@@ -183,7 +185,7 @@ def test_embedding_and_decoding_write_into_nothing_they_are_given() -> None:
     orders = sample_permutations(cnn_s.symmetry, STATES, draws)
     weights = permute_units(models(), cnn_s.symmetry, orders)
     before = weights.clone()
-    z = rep.embed(weights)
+    z = rep.encode(weights)
     z_before = z.clone()
     rep.decode(z)
     assert torch.equal(weights, before)
@@ -192,7 +194,7 @@ def test_embedding_and_decoding_write_into_nothing_they_are_given() -> None:
 
 def test_embeddings_and_samples_can_be_learned_from() -> None:
     rep = representation()
-    z, samples = rep.embed(models()), rep.sample(2, generator=keyed_generator(0, "s"))
+    z, samples = rep.encode(models()), rep.sample(2, generator=keyed_generator(0, "s"))
     for given in (z, samples, rep.decode(z)):
         assert not given.requires_grad
         reader = torch.nn.Linear(given.shape[1], 1)
@@ -213,9 +215,9 @@ def test_samples_are_drawn_alike_on_a_gpu(sampler: str) -> None:
 def test_batches_are_embedded_as_single_models_are_and_the_mode_is_kept() -> None:
     rep, weights = representation(), models()
     many = weights.repeat(25, 1)  # 300 rows: more than one inner batch
-    together = rep.train().embed(many)
+    together = rep.train().encode(many)
     assert rep.training
-    one_by_one = torch.cat([rep.embed(vector.unsqueeze(0)) for vector in weights])
+    one_by_one = torch.cat([rep.encode(vector.unsqueeze(0)) for vector in weights])
     torch.testing.assert_close(together, one_by_one.repeat(25, 1))
 
 
@@ -228,7 +230,7 @@ def test_a_saved_representation_is_loaded_to_the_bit(bottleneck: str, latent: fl
     buffers = {"mean", "scale", "reference", "embeddings", "accuracy"}
     assert buffers < set(state) == set(found)
     assert all(torch.equal(found[name], state[name]) for name in state)
-    assert torch.equal(back.embed(models()), rep.embed(models()))
+    assert torch.equal(back.encode(models()), rep.encode(models()))
     assert torch.equal(back.decode(rep.embeddings), rep.decode(rep.embeddings))
 
 
@@ -245,7 +247,7 @@ def test_equal_generators_give_equal_samples_and_others_give_others(sampler: str
 def test_samples_of_the_best_states_are_drawn_from_those_alone() -> None:
     rep = representation()
     draws = keyed_generator(0, "samples")
-    best = rep.sample(40, sampler="kde-shared", quality=0.25, bandwidth=0.0, generator=draws)
+    best = rep.sample(40, sampler="kde-shared", top_fraction=0.25, bandwidth=0.0, generator=draws)
     decoded = rep.decode(rep.embeddings)
     donors = torch.cdist(best, decoded).argmin(dim=1)
     torch.testing.assert_close(best, decoded[donors])
@@ -255,13 +257,13 @@ def test_samples_of_the_best_states_are_drawn_from_those_alone() -> None:
 def test_weights_of_another_width_are_refused() -> None:
     told = "this hyper-representation is of cnn-s: expected (N, 2464), 2464 weights per model, got (3, 2463)"
     with pytest.raises(FormatError, match=f"^{re.escape(told)}$"):
-        representation().embed(torch.zeros(3, LAYOUT.size - 1))
+        representation().encode(torch.zeros(3, LAYOUT.size - 1))
 
 
 def test_a_single_vector_is_refused_as_a_population() -> None:
     told = "expected (N, 2464), 2464 weights per model, got (2464,)"
     with pytest.raises(FormatError, match=re.escape(told)):
-        representation().embed(torch.zeros(LAYOUT.size))
+        representation().encode(torch.zeros(LAYOUT.size))
 
 
 def test_latent_vectors_of_another_length_are_refused() -> None:
@@ -276,9 +278,10 @@ def test_models_that_are_not_finite_are_counted_and_refused(broken: float) -> No
     weights = models()
     weights[1, 5] = weights[4, 7] = weights[4, 8] = broken
     with pytest.raises(
-        FormatError, match=r"^expected finite weights per model, got 2 of 12 rows with others; leave these out$"
+        FormatError,
+        match=r"^expected finite weights per model, got NaN or infinity in 2 of 12 rows; leave these rows out$",
     ):
-        representation().embed(weights)
+        representation().encode(weights)
 
 
 def test_an_unknown_sampler_is_answered_with_the_known_ones() -> None:
@@ -289,6 +292,6 @@ def test_an_unknown_sampler_is_answered_with_the_known_ones() -> None:
 
 @pytest.mark.parametrize(("n", "quality"), [(0, 0.5), (3, 0.0), (3, 1.5), (-1, 1.0)])
 def test_numbers_out_of_range_are_refused_by_the_sampler(n: int, quality: float) -> None:
-    told = f"expected n >= 1 and 0 < quality <= 1, got n {n}, quality {quality}"
+    told = f"expected n >= 1 and 0 < top_fraction <= 1, got n {n}, top_fraction {quality}"
     with pytest.raises(ModelZooError, match=f"^{re.escape(told)}$"):
-        representation().sample(n, quality=quality, generator=keyed_generator(0, "s"))
+        representation().sample(n, top_fraction=quality, generator=keyed_generator(0, "s"))

@@ -9,13 +9,13 @@ from torch import Tensor
 from hyperrep.model.gan_sampler import gan
 from hyperrep.model.samplers import (
     SAMPLERS,
-    best_states,
+    compute_principal_axes,
     interpolation,
     kde,
     kde_principal,
     kde_shared,
     normal,
-    principal_axes,
+    select_best_states,
     uniform,
 )
 from hyperrep.model.umap_sampler import neighbour
@@ -182,8 +182,8 @@ def test_too_few_states_are_told() -> None:
     with pytest.raises(ModelZooError) as caught:
         SAMPLERS["neighbour"](embeddings()[:4], 3, 0.002, keyed_generator(0, "neighbour"))
     assert str(caught.value) == (
-        "sampler neighbour needs at least 5 training states, got 4; draw from a larger share of the states (quality), "
-        "or learn from more models"
+        "sampler neighbour needs at least 5 training states, got 4; draw from a larger share of the states "
+        "(top_fraction), or train on more models"
     )
 
 
@@ -218,7 +218,7 @@ def test_samplers_repeat_with_their_generator_and_leave_embeddings_alone(name: s
 
 def test_principal_axes_are_orthogonal_and_sorted_and_uncorrelate_the_embeddings() -> None:
     z = embeddings()
-    mean, axes = principal_axes(z)
+    mean, axes = compute_principal_axes(z)
     torch.testing.assert_close(axes.mT @ axes, torch.eye(D), rtol=0, atol=1e-5)
     torch.testing.assert_close(mean, z.mean(dim=0))
     covariance = ((z - mean) @ axes).double().mT.cov()
@@ -230,7 +230,7 @@ def test_principal_axes_are_orthogonal_and_sorted_and_uncorrelate_the_embeddings
 
 def test_principal_axes_are_complete_where_there_are_fewer_rows_than_dimensions() -> None:
     z = embeddings()[:3]
-    _, axes = principal_axes(z)
+    _, axes = compute_principal_axes(z)
     torch.testing.assert_close(axes.mT @ axes, torch.eye(D), rtol=0, atol=1e-5)
 
 
@@ -238,7 +238,7 @@ def test_principal_axes_are_complete_where_there_are_fewer_rows_than_dimensions(
 def test_the_best_states_are_at_or_above_the_quantile(quality: float, kept: int) -> None:
     order = torch.randperm(11, generator=keyed_generator(0, "order"))
     accuracy = torch.linspace(0, 1, 11)[order]
-    chosen = best_states(accuracy, quality)
+    chosen = select_best_states(accuracy, quality)
     threshold = 1 - quality
     expected = [i for i, value in enumerate(accuracy.tolist()) if value >= threshold - 1e-6]
     assert chosen.tolist() == expected
@@ -246,16 +246,16 @@ def test_the_best_states_are_at_or_above_the_quantile(quality: float, kept: int)
 
 
 def test_ties_at_the_quantile_are_all_kept() -> None:
-    assert best_states(torch.tensor([0.5, 0.9, 0.5, 0.5]), 0.9).tolist() == [0, 1, 2, 3]
+    assert select_best_states(torch.tensor([0.5, 0.9, 0.5, 0.5]), 0.9).tolist() == [0, 1, 2, 3]
 
 
 def test_states_without_an_accuracy_are_left_out_and_without_any_there_is_no_best() -> None:
     nan = float("nan")
-    assert best_states(torch.tensor([nan, 0.9, 0.1, nan, 0.8]), 0.5).tolist() == [1, 4]
-    assert best_states(torch.tensor([nan, 0.9]), 1).tolist() == [0, 1]
+    assert select_best_states(torch.tensor([nan, 0.9, 0.1, nan, 0.8]), 0.5).tolist() == [1, 4]
+    assert select_best_states(torch.tensor([nan, 0.9]), 1).tolist() == [0, 1]
     with pytest.raises(ModelZooError) as caught:
-        best_states(torch.tensor([nan, nan]), 0.3)
+        select_best_states(torch.tensor([nan, nan]), 0.3)
     assert str(caught.value) == (
-        "none of the 2 training states has a validation accuracy, so none is among the best 30%; draw from all of them "
-        "with quality 1"
+        "cannot select the best 30% of the training states: none of the 2 has a validation accuracy; draw from all of "
+        "them with top_fraction 1"
     )

@@ -9,7 +9,7 @@ import scipy.stats
 import torch
 from torch import Tensor
 
-from hyperrep.probes.bootstrap import number_scores, resampled_models, share_score
+from hyperrep.probes.bootstrap import resample_models, score_hits, score_numbers
 from modelzoo_datasets.seeds import keyed_generator
 
 MODELS = [f"m{i}" for i in (0, 0, 0, 1, 1, 2, 2, 2, 2, 3, 3, 4)]
@@ -35,15 +35,15 @@ def r2_of(x: np.ndarray, y: np.ndarray) -> float:
 
 def test_scores_are_scipys_and_numpys() -> None:
     predicted, target = (v.numpy() for v in values())
-    found = number_scores(*values(), MODELS, keyed_generator(0, "bootstrap"))
+    found = score_numbers(*values(), MODELS, keyed_generator(0, "bootstrap"))
     assert found.r2.value == pytest.approx(r2_of(predicted, target))
     assert found.tau.value == pytest.approx(scipy.stats.kendalltau(predicted, target).statistic)
 
 
 def test_intervals_are_percentiles_over_models_that_are_drawn_with_all_their_states() -> None:
     predicted, target = (v.numpy() for v in values())
-    found = number_scores(*values(), MODELS, keyed_generator(0, "bootstrap"))
-    samples = [resampled(counts) for counts in resampled_models(5, keyed_generator(0, "bootstrap"))[1:]]
+    found = score_numbers(*values(), MODELS, keyed_generator(0, "bootstrap"))
+    samples = [resampled(counts) for counts in resample_models(5, keyed_generator(0, "bootstrap"))[1:]]
     for score, statistic in (
         (found.tau, lambda s: scipy.stats.kendalltau(predicted[s], target[s]).statistic),
         (found.r2, lambda s: r2_of(predicted[s], target[s])),
@@ -56,20 +56,20 @@ def test_intervals_are_percentiles_over_models_that_are_drawn_with_all_their_sta
 def test_the_ceiling_is_the_best_of_all_orders_without_ties() -> None:
     for target in ([0, 0, 1, 2, 2, 2], [3, 1, 2, 5, 4, 0], [0, 0, 0, 0, 1, 1]):
         tried = [scipy.stats.kendalltau(order, target).statistic for order in itertools.permutations(range(6))]
-        found = number_scores(torch.arange(6.0), torch.tensor(target), list("abcdef"), keyed_generator(0, "bootstrap"))
+        found = score_numbers(torch.arange(6.0), torch.tensor(target), list("abcdef"), keyed_generator(0, "bootstrap"))
         assert found.tau_ceiling == pytest.approx(max(tried))
 
 
 def test_shares_are_of_states_and_their_intervals_of_models() -> None:
     hits = torch.tensor([1, 1, 1, 0, 1, 0, 0, 1, 0, 1, 1, 0]).bool()
-    found = share_score(hits, MODELS, keyed_generator(0, "bootstrap"))
-    slow = [float(hits[resampled(c)].double().mean()) for c in resampled_models(5, keyed_generator(0, "bootstrap"))[1:]]
+    found = score_hits(hits, MODELS, keyed_generator(0, "bootstrap"))
+    slow = [float(hits[resampled(c)].double().mean()) for c in resample_models(5, keyed_generator(0, "bootstrap"))[1:]]
     assert found.value == pytest.approx(7 / 12)
     assert (found.low, found.high) == pytest.approx(tuple(np.percentile(slow, [2.5, 97.5])))
 
 
 def test_what_is_not_defined_is_not_a_number() -> None:
-    constant = number_scores(torch.ones(4), torch.arange(4.0), list("abcd"), keyed_generator(0, "bootstrap"))
+    constant = score_numbers(torch.ones(4), torch.arange(4.0), list("abcd"), keyed_generator(0, "bootstrap"))
     assert math.isnan(constant.tau.value) and math.isnan(constant.tau.low)
     assert constant.r2.value == pytest.approx(r2_of(np.ones(4), np.arange(4)))
 
@@ -77,5 +77,5 @@ def test_what_is_not_defined_is_not_a_number() -> None:
 def test_a_block_of_rows_more_changes_nothing() -> None:
     draws = keyed_generator(1, "scores")
     x, y = torch.randn(2, 1300, generator=draws)
-    found = number_scores(x, y, [str(i % 7) for i in range(1300)], keyed_generator(0, "bootstrap"))
+    found = score_numbers(x, y, [str(i % 7) for i in range(1300)], keyed_generator(0, "bootstrap"))
     assert found.tau.value == pytest.approx(scipy.stats.kendalltau(x.numpy(), y.numpy()).statistic)

@@ -7,7 +7,7 @@ from helpers.tiny_learning import ridge_r2
 from torch import Tensor
 
 from hyperrep.model import compute_layer_statistics
-from hyperrep.probes.linear import PENALTIES, r2
+from hyperrep.probes.linear import PENALTIES, compute_r2
 from modelzoo_datasets.architectures import cnn_s
 from modelzoo_datasets.seeds import keyed_generator
 
@@ -74,9 +74,9 @@ def test_features_without_information_predict_no_better_than_the_mean() -> None:
 
 def test_r2_is_0_for_the_mean_1_for_the_target_and_negative_for_worse() -> None:
     target = torch.tensor([1.0, 2.0, 4.0, 9.0])
-    assert r2(target.mean().expand(4), target) == pytest.approx(0, abs=1e-6)
-    assert r2(target, target) == 1
-    assert r2(-target, target) < 0
+    assert compute_r2(target.mean().expand(4), target) == pytest.approx(0, abs=1e-6)
+    assert compute_r2(target, target) == 1
+    assert compute_r2(-target, target) < 0
 
 
 def test_layer_statistics_are_numpys_of_every_weight_and_bias() -> None:

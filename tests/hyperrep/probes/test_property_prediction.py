@@ -10,9 +10,9 @@ import torch
 from helpers.tiny_learning import ridge_r2
 
 from hyperrep import HyperRepresentation
-from hyperrep.data import trained_states
-from hyperrep.probes.linear import boosted, softmax_classes
-from hyperrep.probes.property_prediction import Probe, probe_all
+from hyperrep.data import drop_untrained
+from hyperrep.probes.linear import predict_boosted, predict_softmax
+from hyperrep.probes.property_prediction import Probe, probe_properties
 from modelzoo_datasets.errors import FormatError
 from modelzoo_datasets.loading import Zoo, load_zoo
 from modelzoo_datasets.seeds import keyed_generator
@@ -23,13 +23,13 @@ LINEAR = ["W", "s(W)", "z"]
 @pytest.fixture(scope="module")
 def of_seed(rep: HyperRepresentation, learned: dict[str, Zoo]) -> dict[tuple[str, str], Probe]:
     """Of a zoo whose models differ in their seeds alone."""
-    return {(row.property, row.representation): row for row in probe_all(rep, learned)}
+    return {(row.property, row.representation): row for row in probe_properties(rep, learned)}
 
 
 @pytest.fixture(scope="module")
 def hyp(tiny_dataset: Path) -> dict[str, Zoo]:
     """Of activations and dropouts mixed."""
-    zoo = trained_states(load_zoo(tiny_dataset, "hyp"))
+    zoo = drop_untrained(load_zoo(tiny_dataset, "hyp"))
     models = sorted(zoo.table["model_id"].unique())  # two of each kind: one to learn from, one to be tested on
     halves = {"train": models[::2], "test": models[1::2]}
     return {split: zoo.select(zoo.table["model_id"].isin(chosen)) for split, chosen in halves.items()}
@@ -54,7 +54,7 @@ def test_scores_are_those_of_ridge_on_these_features(
         targets = {s: torch.tensor(part.table[name].to_numpy(float)) for s, part in learned.items()}
         for kind, features in (
             ("W", {split: part.weights for split, part in learned.items()}),
-            ("z", {split: rep.embed(part.weights) for split, part in learned.items()}),
+            ("z", {split: rep.encode(part.weights) for split, part in learned.items()}),
         ):
             assert of_seed[name, kind].r2 == pytest.approx(ridge_r2(features, targets))
         mean = float(targets["train"].mean())
@@ -77,7 +77,7 @@ def test_where_nothing_but_the_seed_varies_hyper_parameters_say_next_to_nothing(
 
 
 def test_categories_stand_beside_the_share_of_the_most_frequent(rep: HyperRepresentation, hyp: dict[str, Zoo]) -> None:
-    found = {(row.property, row.representation): row for row in probe_all(rep, hyp)}
+    found = {(row.property, row.representation): row for row in probe_properties(rep, hyp)}
     assert {name for name, _ in found} == {"test_acc", "ggap", "dropout", "activation"}  # one epoch, one optimizer
     share = hyp["test"].table["activation"].value_counts(normalize=True).max()
     for kind in (*LINEAR, "hyper-parameters", "hyper-parameters, epoch", "s(W), boosted", "most frequent"):
@@ -90,7 +90,7 @@ def test_categories_stand_beside_the_share_of_the_most_frequent(rep: HyperRepres
 def test_another_zoo_is_tested_on_with_what_was_fitted_here(
     rep: HyperRepresentation, learned: dict[str, Zoo], hyp: dict[str, Zoo]
 ) -> None:
-    found = {(r.property, r.representation): r for r in probe_all(rep, {**learned, "test": hyp["test"]})}
+    found = {(r.property, r.representation): r for r in probe_properties(rep, {**learned, "test": hyp["test"]})}
     targets = {"train": learned["train"], "validation": learned["validation"], "test": hyp["test"]}
     y = {split: torch.tensor(part.table["ggap"].to_numpy(float)) for split, part in targets.items()}
     x = {split: part.weights for split, part in targets.items()}
@@ -107,7 +107,7 @@ def test_states_without_the_property_or_with_weights_that_are_not_finite_are_lef
     weights = learned["test"].weights.clone()
     weights[0, 5] = float("nan")
     damaged = dataclasses.replace(learned["test"], table=table, weights=weights)
-    found = {(r.property, r.representation): r for r in probe_all(rep, {**learned, "test": damaged})}
+    found = {(r.property, r.representation): r for r in probe_properties(rep, {**learned, "test": damaged})}
     assert found["test_acc", "z"].states == 5
     assert found["ggap", "z"].states == 4
 
@@ -115,20 +115,20 @@ def test_states_without_the_property_or_with_weights_that_are_not_finite_are_lef
 def test_what_is_not_defined_is_missing(rep: HyperRepresentation, learned: dict[str, Zoo]) -> None:
     """Of one epoch alone the variance that R² divides by is zero."""
     last = learned["test"].select(learned["test"].table["epoch"] == 2)
-    rows = [row for row in probe_all(rep, {**learned, "test": last}) if row.property == "epoch"]
+    rows = [row for row in probe_properties(rep, {**learned, "test": last}) if row.property == "epoch"]
     assert rows and all((row.r2, row.r2_low, row.r2_high) == (None, None, None) for row in rows)
 
 
 def test_what_cannot_be_probed_is_told_in_one_line(rep: HyperRepresentation, learned: dict[str, Zoo]) -> None:
     one = learned["test"].select(learned["test"].table["model_id"] == learned["test"].table["model_id"].iloc[0])
     with pytest.raises(FormatError) as caught:
-        probe_all(rep, {**learned, "test": one})
+        probe_properties(rep, {**learned, "test": one})
     assert str(caught.value) == (
         "probes need 2 training and 2 test models at least, got 14 and 1; take a zoo of more models"
     )
     other = dataclasses.replace(learned["test"], architecture=dataclasses.replace(rep.architecture, name="mlp"))
     with pytest.raises(FormatError) as caught:
-        probe_all(rep, {**learned, "test": other})
+        probe_properties(rep, {**learned, "test": other})
     assert str(caught.value) == "this hyper-representation is of cnn-s, the zoo holds models of mlp"
 
 
@@ -145,25 +145,25 @@ def test_the_softmax_classifier_and_the_trees_find_classes_whatever_the_scale() 
     sizes = {"train": 150, "validation": 60, "test": 90}
     parts = {split: classes(n, seed) for seed, (split, n) in enumerate(sizes.items())}
     x, y = ({split: part[i] for split, part in parts.items()} for i in (0, 1))
-    for method in (softmax_classes, boosted):
+    for method in (predict_softmax, predict_boosted):
         assert float((method(x, y) == y["test"]).double().mean()) > 0.9
     wide = {split: torch.cat([part, torch.zeros(len(part), 300)], dim=1) for split, part in x.items()}
-    assert torch.equal(softmax_classes(wide, y), softmax_classes(x, y)), "constant features change nothing"
+    assert torch.equal(predict_softmax(wide, y), predict_softmax(x, y)), "constant features change nothing"
     without = {split: y[split] for split in ("train", "test")}
-    assert float((softmax_classes({s: x[s] for s in without}, without) == y["test"]).double().mean()) > 0.85
+    assert float((predict_softmax({s: x[s] for s in without}, without) == y["test"]).double().mean()) > 0.85
 
 
 def test_trees_regress_what_is_not_linear() -> None:
     draws = keyed_generator(0, "trees")
     x = {split: torch.rand(400, 3, generator=draws) for split in ("train", "test")}
     y = {split: (part[:, 0] > 0.5).double() * (part[:, 1] > 0.5) for split, part in x.items()}
-    predicted = boosted(x, y)
+    predicted = predict_boosted(x, y)
     assert float((predicted - y["test"]).square().mean() / y["test"].var()) < 0.1
 
 
 def test_the_table_of_a_zoo_is_not_changed(rep: HyperRepresentation, learned: dict[str, Zoo]) -> None:
     before = {split: part.table.copy() for split, part in learned.items()}
-    probe_all(rep, learned)
+    probe_properties(rep, learned)
     for split, part in learned.items():
         pd.testing.assert_frame_equal(part.table, before[split])
     assert np.isfinite(learned["train"].weights.numpy()).all()

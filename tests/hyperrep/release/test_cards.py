@@ -18,6 +18,7 @@ from hyperrep import HyperRepresentation, evaluate
 from hyperrep.recipe import HyperRecipe
 from hyperrep.release.cards import representation_card
 from hyperrep.release.publish import write_card
+from hyperrep.training_info import TrainingInfo
 from modelzoo_datasets.engines.torch.torch_engine import TorchEngine
 from modelzoo_datasets.errors import FormatError
 
@@ -40,7 +41,7 @@ def judged(
 ) -> Path:
     """The folder of an evaluation, as small as one can be."""
     out = tmp_path_factory.mktemp("cards") / "evaluation"
-    asked = dataclasses.replace(tiny_hyper.evaluation, samplers=("kde",), compared=1, noise=(), mixtures=())
+    asked = dataclasses.replace(tiny_hyper.evaluation, samplers=("kde",), num_finetuned=1, noise=(), mixtures=())
     recipe = dataclasses.replace(tiny_hyper, evaluation=asked)
     evaluate(tiny_dataset, trained, recipe, out, engine=engine, images_root=out.parent)
     return out
@@ -74,7 +75,7 @@ def test_training_leaves_a_card_that_says_what_was_learned_from(
         "| networks | `cnn-s`, activation tanh, 2,464 weights |",
         "| training states | 28 |",
         "| epochs | 1 to 2 of the models of split `train` |",
-        f"| auto-encoder | {sum(p.numel() for p in rep.parameters()):,} parameters, {rep.latent:,} latent numbers |",
+        f"| auto-encoder | {sum(p.numel() for p in rep.parameters()):,} parameters, {rep.latent_dim:,} latent",
     ):
         assert said in card.content
     recipe = json.loads((trained / "training.json").read_text())["recipe"]
@@ -206,6 +207,7 @@ def test_what_is_saved_from_memory_has_a_card_of_the_hub_and_code_that_runs(
 def test_a_dataset_of_the_hub_is_named_with_its_revision(rep: HyperRepresentation, trained: Path) -> None:
     facts = json.loads((trained / "training.json").read_text())
     origin = {"dataset": "zoos/tiny", "revision": "a" * 40, "license": "mit", "images": "mnist"}
-    card = ModelCard(representation_card("zoos/rep", rep, facts | {"learned_from": origin}, "Unknown."))
+    info = TrainingInfo.from_json(facts | {"learned_from": origin})
+    card = ModelCard(representation_card("zoos/rep", rep, info, "Unknown."))
     assert (card.data.datasets, card.data.license) == (["zoos/tiny"], "mit")
     assert f"| dataset | `zoos/tiny`, config `seed`, revision `{'a' * 40}` |" in card.content

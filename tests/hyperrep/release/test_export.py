@@ -74,7 +74,7 @@ def test_every_sample_says_what_it_is(trained: Path, rep: HyperRepresentation, t
     out = tmp_path / "samples"
     export_samples(trained, out, Draw(n=2, sampler="kde", quality=0.5, seed=4))
     facts = json.loads((trained / "training.json").read_text())
-    weights = rep.sample(2, sampler="kde", quality=0.5, generator=keyed_generator(4, "samples", "kde"))
+    weights = rep.sample(2, sampler="kde", top_fraction=0.5, generator=keyed_generator(4, "samples", "kde"))
     distance, index = measure_novelty(rep, weights, rep.decode(rep.embeddings))
     for number in range(2):
         told = SampledModel.config(out / f"kde-{number:04d}")
@@ -191,7 +191,7 @@ def test_the_table_has_a_row_per_sample_with_its_distance_and_embedding(
     assert {*table["sampler"]} == {"kde-shared"} and {*table["seed"]} == {4}
     draws = keyed_generator(4, "samples", "kde-shared")
     weights = rep.sample(3, sampler="kde-shared", generator=draws)
-    np.testing.assert_array_equal(np.stack(table["z"].tolist()), rep.embed(weights).numpy())
+    np.testing.assert_array_equal(np.stack(table["z"].tolist()), rep.encode(weights).numpy())
     decoded = rep.decode(rep.embeddings)
     as_it_is = find_nearest(weights, decoded, rep.scale)[0].numpy()
     assert (table["distance"].to_numpy() <= as_it_is + 1e-6).all()
@@ -225,7 +225,7 @@ def test_what_cannot_be_sampled_is_told_in_one_line_and_leaves_nothing(
         (
             Draw(n=1),
             where,
-            f"{trained} was not learned from {other}; name the dataset whose config 'seed' it learned from",
+            f"{trained} was not trained on {other}; pass the dataset whose config 'seed' it was trained on",
         ),
     ):
         with pytest.raises(ModelZooError) as caught:
@@ -333,7 +333,7 @@ def test_embeddings_stand_beside_the_datasets_own_columns(
     table = pq.read_table(out).to_pandas()
     assert list(table.columns) == [*zoo.table.columns, "z"]
     assert table.drop(columns="z").equals(zoo.table)
-    np.testing.assert_array_equal(np.stack(table["z"].tolist()), rep.embed(zoo.weights).numpy())
+    np.testing.assert_array_equal(np.stack(table["z"].tolist()), rep.encode(zoo.weights).numpy())
 
 
 def test_a_dataset_of_another_architecture_is_refused(trained: Path, tiny_dataset: Path, tmp_path: Path) -> None:

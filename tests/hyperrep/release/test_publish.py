@@ -61,7 +61,7 @@ def test_samples_of_a_pushed_hyper_representation_name_it_and_its_revision(
     assert (lineage["hyperrep"], lineage["hyperrep_revision"]) == ("zoos/tiny-hyperrep", repo.branches["main"])
     card = (out / "kde-0000" / "README.md").read_text()
     assert "base_model: zoos/tiny-hyperrep" in card
-    expected = rep.sample(2, quality=0.3, generator=keyed_generator(0, "samples", "kde"))
+    expected = rep.sample(2, top_fraction=0.3, generator=keyed_generator(0, "samples", "kde"))
     found = load_file(out / "kde-0000" / "model.safetensors")
     assert rep.layout.pack(found).equal(expected[0])
     assert ann.push(out / "kde-0000", "zoos/kde-0000").returncode == 0, "the Hub refuses its card"

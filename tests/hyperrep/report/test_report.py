@@ -16,7 +16,7 @@ from hyperrep.report.tables import accounting_table, comparison_table, elsewhere
 from hyperrep.report.verdicts import verdicts
 from modelzoo_datasets.cli import print_table
 
-RECIPE = EvaluationRecipe(samplers=("kde",), fine_tune=(1, 2))
+RECIPE = EvaluationRecipe(samplers=("kde",), finetune_epochs=(1, 2))
 SUMMARY = {"pairs": 28, "left_out": 0, "mean": 0.8, "std": 0.1, "min": 0.5, "max": 0.9}
 
 

@@ -6,16 +6,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from hyperrep.trainer.augmentation import erased, mixed_pairs, noisy, permuted
+from hyperrep.trainer.augmentation import add_noise, erase_blocks, mix_pairs, permute_randomly
 from modelzoo_datasets.architectures import build_module, cnn_s
 from modelzoo_datasets.seeds import keyed_generator
 
 SIZE = cnn_s.layout.size
 AUGMENTATIONS: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {
-    "permuted": lambda w, draws: permuted(w, cnn_s.symmetry, draws),
-    "mixed": lambda w, draws: mixed_pairs(w, 0.5, draws),
-    "noisy": lambda w, draws: noisy(w, 0.1, draws),
-    "erased": lambda w, draws: erased(w, 1.0, draws),
+    "permuted": lambda w, draws: permute_randomly(w, cnn_s.symmetry, draws),
+    "mixed": lambda w, draws: mix_pairs(w, 0.5, draws),
+    "noisy": lambda w, draws: add_noise(w, 0.1, draws),
+    "erased": lambda w, draws: erase_blocks(w, 1.0, draws),
 }
 
 
@@ -27,7 +27,7 @@ def models(n: int = 6) -> Tensor:
 @pytest.mark.parametrize("activation", ["tanh", "relu"])
 def test_a_permuted_view_is_the_same_function(activation: str) -> None:
     weights = models()
-    views = permuted(weights, cnn_s.symmetry, keyed_generator(0, "views"))
+    views = permute_randomly(weights, cnn_s.symmetry, keyed_generator(0, "views"))
     inputs = torch.randn(5, 1, 28, 28, generator=keyed_generator(0, "inputs"))
     for model, view in zip(weights, views, strict=True):
         assert not torch.equal(model, view)
@@ -37,7 +37,7 @@ def test_a_permuted_view_is_the_same_function(activation: str) -> None:
 
 
 def test_every_model_of_a_batch_has_an_order_of_its_own() -> None:
-    views = permuted(models(1).repeat(6, 1), cnn_s.symmetry, keyed_generator(0, "views"))
+    views = permute_randomly(models(1).repeat(6, 1), cnn_s.symmetry, keyed_generator(0, "views"))
     assert len(views.unique(dim=0)) == 6
 
 
@@ -62,7 +62,7 @@ def test_inputs_stay_as_they_were(name: str) -> None:
 
 def test_noise_is_normal_with_the_deviation_asked_for() -> None:
     x = models(40)
-    added = (noisy(x, 0.25, keyed_generator(0, "noise")) - x).double()
+    added = (add_noise(x, 0.25, keyed_generator(0, "noise")) - x).double()
     assert abs(float(added.mean())) < 4 * 0.25 / added.numel() ** 0.5
     assert abs(float(added.std()) / 0.25 - 1) < 0.01
     inside = float((added.abs() < 0.25).double().mean())
@@ -71,14 +71,14 @@ def test_noise_is_normal_with_the_deviation_asked_for() -> None:
 
 def test_no_noise_no_erasure_and_no_mixing_give_back_the_input() -> None:
     x, draws = models(), keyed_generator(0, "none")
-    assert torch.equal(noisy(x, 0.0, draws), x)
-    assert torch.equal(erased(x, 0.0, draws), x)
-    assert torch.equal(mixed_pairs(x, 0.0, draws), x)
+    assert torch.equal(add_noise(x, 0.0, draws), x)
+    assert torch.equal(erase_blocks(x, 0.0, draws), x)
+    assert torch.equal(mix_pairs(x, 0.0, draws), x)
 
 
 def test_what_is_erased_is_one_block_of_2_to_33_per_cent() -> None:
     x = torch.ones(2000, 1000)
-    view = erased(x, 1.0, keyed_generator(0, "blocks"))
+    view = erase_blocks(x, 1.0, keyed_generator(0, "blocks"))
     lengths = []
     for row in view:
         gone = (row == 0).nonzero().squeeze(1)
@@ -90,7 +90,7 @@ def test_what_is_erased_is_one_block_of_2_to_33_per_cent() -> None:
 
 
 def test_every_place_can_be_erased_and_no_block_leaves_the_row() -> None:
-    view = erased(torch.ones(4000, 100), 1.0, keyed_generator(0, "blocks"))
+    view = erase_blocks(torch.ones(4000, 100), 1.0, keyed_generator(0, "blocks"))
     share = (view == 0).float().mean(dim=0)
     assert float(share[50]) > 0.1
     for end in (share[0], share[-1]):  # only one of about 83 places that a block can have reaches an end
@@ -98,20 +98,20 @@ def test_every_place_can_be_erased_and_no_block_leaves_the_row() -> None:
 
 
 def test_a_row_is_erased_with_the_probability_asked_for() -> None:
-    view = erased(torch.ones(4000, 200), 0.3, keyed_generator(0, "blocks"))
+    view = erase_blocks(torch.ones(4000, 200), 0.3, keyed_generator(0, "blocks"))
     assert abs(float((view == 0).any(dim=1).float().mean()) - 0.3) < 4 * (0.21 / 4000) ** 0.5
 
 
 def test_what_is_not_erased_stays_to_the_bit() -> None:
     x = models()
-    view = erased(x, 1.0, keyed_generator(0, "blocks"))
+    view = erase_blocks(x, 1.0, keyed_generator(0, "blocks"))
     assert torch.equal(view[view != 0], x[view != 0])
 
 
 @pytest.mark.parametrize("share", [0.2, 1.0])
 def test_mixed_models_lie_on_the_way_to_another_model_of_the_batch(share: float) -> None:
     weights = models(20).double()
-    mixed = mixed_pairs(weights, share, keyed_generator(0, "mix"))
+    mixed = mix_pairs(weights, share, keyed_generator(0, "mix"))
     moved = 0
     for i, result in enumerate(mixed):
         shares = []  # how far towards which partner, for partners that explain the result

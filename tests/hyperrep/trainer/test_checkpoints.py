@@ -18,9 +18,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from hyperrep import HyperRepresentation, train
-from hyperrep.trainer.checkpoints import ROWS, TENSORS
-from hyperrep.trainer.initialize import new_representation
-from hyperrep.trainer.loop import _CHECKPOINT_EVERY, learn
+from hyperrep.trainer.checkpoints import CHECKPOINT_FILE, METRICS_FILE
+from hyperrep.trainer.initialize import create_representation
+from hyperrep.trainer.loop import _CHECKPOINT_EVERY, train_epochs
 from hyperrep.trainer.metrics_log import EpochMetrics
 from modelzoo_datasets.loading import Zoo, load_zoo
 from modelzoo_datasets.zoo import partial_beside
@@ -49,24 +49,24 @@ def whole(states: Zoo, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, 
 
 def learned(states: Zoo, folder: Path) -> tuple[HyperRepresentation, list[EpochMetrics], list[str]]:
     """A run in a folder, its metrics, and the warnings that it logged."""
-    rep = new_representation(RECIPE, states)
+    rep = create_representation(RECIPE, states)
     with logged_lines("hyperrep") as told:
-        return rep, list(learn(rep, states.weights, states.weights[:6], RECIPE, folder)), told
+        return rep, list(train_epochs(rep, states.weights, states.weights[:6], RECIPE, folder)), told
 
 
 def edited_rows(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
     """Change every row of the metrics of a checkpoint."""
-    rows = json.loads((folder / ROWS).read_text())
+    rows = json.loads((folder / METRICS_FILE).read_text())
     for row in rows:
         change(row)
-    (folder / ROWS).write_text(json.dumps(rows))
+    (folder / METRICS_FILE).write_text(json.dumps(rows))
 
 
 def edited_tensors(folder: Path, change: Callable[[dict[str, Tensor]], object]) -> None:
     """Change the tensors of a checkpoint."""
-    tensors = load_file(folder / TENSORS)
+    tensors = load_file(folder / CHECKPOINT_FILE)
     change(tensors)
-    save_file(tensors, folder / TENSORS)
+    save_file(tensors, folder / CHECKPOINT_FILE)
 
 
 def test_a_checkpoint_without_a_loss_of_today_and_with_another_is_gone_on_from(
@@ -78,7 +78,7 @@ def test_a_checkpoint_without_a_loss_of_today_and_with_another_is_gone_on_from(
     edited_rows(folder, lambda row: row.update(sharpness=1.0))
     rep, found, told = learned(states, folder)
     assert told == []
-    assert found[:-1] == [dataclasses.replace(row, contrast=0.0) for row in history[:-1]]
+    assert found[:-1] == [dataclasses.replace(row, contrastive=0.0) for row in history[:-1]]
     assert found[-1] == history[-1]
     assert all(torch.equal(rep.state_dict()[name], tensor) for name, tensor in expected.items())
 
@@ -87,29 +87,35 @@ POSITIONS = "model.rep.encoder_positions"
 DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "other shape": (
         lambda f: edited_tensors(f, lambda t: t.update({POSITIONS: torch.zeros(47, 16)})),
-        f"{POSITIONS} is of shape (47, 16), expected of shape (48, 16)",
+        f"tensor {POSITIONS}: expected shape (48, 16), got shape (47, 16)",
     ),
     "a tensor that is no longer there": (
         lambda f: edited_tensors(f, lambda t: t.update({"model.rep.token": torch.zeros(3)})),
-        "model.rep.token is of shape (3,), expected not there",
+        "tensor model.rep.token: expected none, got shape (3,)",
     ),
     "a new tensor": (
         lambda f: edited_tensors(f, lambda t: t.pop(POSITIONS)),
-        f"{POSITIONS} is not there, expected of shape (48, 16)",
+        f"tensor {POSITIONS}: expected shape (48, 16), got none",
     ),
     "half of what the optimizer kept": (
         lambda f: edited_tensors(f, lambda t: t.pop("optimizer.0.exp_avg_sq")),
-        "optimizer.0.exp_avg_sq is not there, expected of shape (48, 16)",
+        "tensor optimizer.0.exp_avg_sq: expected shape (48, 16), got none",
     ),
     "no number of epochs": (
         lambda f: edited_tensors(f, lambda t: t.pop("epoch")),
-        "epoch is not there, expected of shape ()",
+        "tensor epoch: expected shape (), got none",
     ),
-    "a truncated file": (lambda f: (f / TENSORS).write_bytes((f / TENSORS).read_bytes()[:999]), "cannot read state"),
-    "no metrics": (lambda f: (f / ROWS).unlink(), "cannot read "),
-    "too few metrics": (lambda f: (f / ROWS).write_text("[]"), "checkpoint.json has not the metrics of 10 epochs"),
+    "a truncated file": (
+        lambda f: (f / CHECKPOINT_FILE).write_bytes((f / CHECKPOINT_FILE).read_bytes()[:999]),
+        "cannot read state",
+    ),
+    "no metrics": (lambda f: (f / METRICS_FILE).unlink(), "cannot read "),
+    "too few metrics": (
+        lambda f: (f / METRICS_FILE).write_text("[]"),
+        "checkpoint.json does not hold the metrics of 10 epochs",
+    ),
     "metrics of no rows": (
-        lambda f: (f / ROWS).write_text(json.dumps([7] * 10)),
+        lambda f: (f / METRICS_FILE).write_text(json.dumps([7] * 10)),
         "checkpoint.json has a row that cannot be read: ",
     ),
     "rows without an epoch": (
@@ -128,8 +134,8 @@ def test_what_cannot_be_gone_on_from_is_told_in_a_line_and_nothing_of_it_is_used
     harm, why = DAMAGE[damage]
     harm(folder)
     rep, found, (told,) = learned(states, folder)
-    assert told.startswith(f"cannot go on from {folder / TENSORS}: {why}")
-    assert told.endswith("; learning starts afresh") and "\n" not in told
+    assert told.startswith(f"cannot resume from {folder / CHECKPOINT_FILE}: {why}")
+    assert told.endswith("; training starts again from the first epoch") and "\n" not in told
     assert found == history
     assert all(torch.equal(rep.state_dict()[name], tensor) for name, tensor in expected.items())
 
@@ -165,7 +171,7 @@ def went_on(dataset: Path, stopped: Path, out: Path, change: Callable[[dict[str,
 
 def test_another_release_goes_on_and_says_so(tiny_dataset: Path, stopped: Path, tmp_path: Path) -> None:
     out = tmp_path / "hyperrep"
-    told = f"{out} was begun with modelzoo-datasets 0.0.9, torch 2.4.0 and goes on with {NOW}: bits may differ"
+    told = f"{out} was begun with modelzoo-datasets 0.0.9, torch 2.4.0 and is resumed with {NOW}: bits may differ"
     assert went_on(tiny_dataset, stopped, out, lambda facts: facts.update(versions=EARLIER)) == (True, told)
     facts = json.loads((out / "training.json").read_text())
     assert (facts["versions"], facts["begun_with"]) == (VERSIONS, EARLIER)

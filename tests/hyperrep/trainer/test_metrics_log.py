@@ -1,7 +1,6 @@
 """What is told while learning: lines that are the table's rows, events that TensorBoard reads, every epoch once."""
 
 import csv
-import dataclasses
 import json
 import subprocess
 import sys
@@ -13,14 +12,15 @@ from helpers.steps import StepProgress
 from helpers.tiny_learning import recipe
 
 from hyperrep import train
-from hyperrep.trainer.checkpoints import TENSORS
+from hyperrep.trainer.checkpoints import CHECKPOINT_FILE
 from hyperrep.trainer.loop import _CHECKPOINT_EVERY
-from hyperrep.trainer.metrics_log import EVENTS, LINES, EpochMetrics, recording
+from hyperrep.trainer.metrics_log import EVENTS, LINES, EpochMetrics, open_metrics_log
 from modelzoo_datasets.zoo import partial_beside
 
 EPOCHS = _CHECKPOINT_EVERY + 2
 RECIPE = recipe(epochs=EPOCHS, batch_size=14)
-TAGS = {field.name for field in dataclasses.fields(EpochMetrics)} - {"epoch"}
+TAGS = {"reconstruction", "contrast", "behaviour", "mixed", "statistics", "validation_r2"}  # as files name them
+LOSSES = {"reconstruction": 2.0, "contrastive": 3.0, "functional": 4.0, "mixed_functional": 5.0, "statistics": 6.0}
 BLOCKED = """\
 import sys
 from importlib.abc import MetaPathFinder
@@ -32,9 +32,9 @@ class Blocked(MetaPathFinder):
 
 sys.meta_path.insert(0, Blocked())
 from pathlib import Path
-from hyperrep.trainer.metrics_log import EpochMetrics, recording
-with recording(Path(sys.argv[1])) as record:
-    record(EpochMetrics(1, 2.0, 3.0, 4.0, 5.0, 6.0, 0.5))
+from hyperrep.trainer.metrics_log import EpochMetrics, open_metrics_log
+with open_metrics_log(Path(sys.argv[1])) as record:
+    record(EpochMetrics(epoch=1, reconstruction=2.0, functional=4.0, validation_r2=0.5))
 """
 
 
@@ -72,7 +72,7 @@ def test_lines_and_events_are_the_rows_of_the_table_after_a_kill_too(tiny_datase
     with pytest.raises(KeyboardInterrupt):
         train(tiny_dataset, RECIPE, out, progress=StepProgress(kill))
     work = partial_beside(out)
-    assert (work / TENSORS).is_file()
+    assert (work / CHECKPOINT_FILE).is_file()
     told = lines(work)
     assert [line["epoch"] for line in told] == list(range(1, EPOCHS))  # flushed as they were told
     assert all(len(events) == EPOCHS - 1 for events in curves(work).values())
@@ -82,17 +82,18 @@ def test_lines_and_events_are_the_rows_of_the_table_after_a_kill_too(tiny_datase
 
 
 def test_what_an_earlier_recording_left_is_written_anew(tmp_path: Path) -> None:
-    rows = [EpochMetrics(epoch, 2.0, 3.0, 4.0, 5.0, 6.0, 0.5) for epoch in (1, 2)]
+    rows = [EpochMetrics(epoch=epoch, **LOSSES, validation_r2=0.5) for epoch in (1, 2)]
     for told in (rows, rows[:1]):
-        with recording(tmp_path) as record:
+        with open_metrics_log(tmp_path) as record:
             for row in told:
                 record(row)
-    assert lines(tmp_path) == [dataclasses.asdict(rows[0])]
-    assert curves(tmp_path) == {tag: [(1, getattr(rows[0], tag))] for tag in TAGS}
+    assert lines(tmp_path) == [rows[0].to_json()]
+    assert curves(tmp_path) == {tag: [(1, rows[0].to_json()[tag])] for tag in TAGS}
 
 
 def test_without_tensorboard_there_are_lines_and_no_events(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", BLOCKED, str(tmp_path)], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert [path.name for path in tmp_path.iterdir()] == [LINES]
-    assert lines(tmp_path) == [dataclasses.asdict(EpochMetrics(1, 2.0, 3.0, 4.0, 5.0, 6.0, 0.5))]
+    told = {"reconstruction": 2.0, "behaviour": 4.0, "validation_r2": 0.5}
+    assert lines(tmp_path) == [{"epoch": 1, **dict.fromkeys(TAGS, 0.0), **told}]

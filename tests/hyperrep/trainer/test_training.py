@@ -16,8 +16,8 @@ from torch import Tensor
 
 from hyperrep import HyperRepresentation
 from hyperrep.recipe import DECODED_VIEWS, PERMUTED_VIEWS
-from hyperrep.trainer.initialize import fit_reference, layer_scales, new_representation
-from hyperrep.trainer.loop import _CHECKPOINT_EVERY, learn, reconstruction_r2
+from hyperrep.trainer.initialize import compute_layer_scales, create_representation, fit_reference
+from hyperrep.trainer.loop import _CHECKPOINT_EVERY, compute_reconstruction_r2, train_epochs
 from hyperrep.trainer.metrics_log import EpochMetrics
 from modelzoo_datasets.errors import FormatError, ModelZooError
 from modelzoo_datasets.loading import Zoo, load_zoo
@@ -48,13 +48,13 @@ def test_every_epoch_is_told_and_the_error_falls(states: Zoo, unseen: Zoo, tmp_p
     assert [row.epoch for row in history] == list(range(1, 10))
     assert all(math.isfinite(value) for row in history for value in dataclasses.astuple(row))
     assert history[-1].reconstruction < history[0].reconstruction
-    assert history[-1].contrast < history[0].contrast
-    assert history[-1].validation_r2 == reconstruction_r2(rep, rep.align(unseen.weights)).total
+    assert history[-1].contrastive < history[0].contrastive
+    assert history[-1].validation_r2 == compute_reconstruction_r2(rep, rep.align(unseen.weights)).total
 
 
 def test_learning_ends_with_the_embeddings_of_the_training_states(states: Zoo, unseen: Zoo, tmp_path: Path) -> None:
     rep, _ = learned(recipe(), states, unseen, tmp_path)
-    assert torch.equal(rep.embeddings, rep.embed(states.weights))
+    assert torch.equal(rep.embeddings, rep.encode(states.weights))
     assert rep.embeddings.std(dim=0).gt(0).any()
     np.testing.assert_array_equal(rep.accuracy.numpy(), states.table["val_acc"].to_numpy(np.float32))
 
@@ -72,15 +72,15 @@ def test_equal_recipes_give_equal_bits_and_another_seed_gives_others(states: Zoo
 def test_a_killed_run_goes_on_from_its_checkpoint_to_the_same_bits(states: Zoo, unseen: Zoo, tmp_path: Path) -> None:
     chosen = recipe(epochs=_CHECKPOINT_EVERY + 2)
     whole, history = learned(chosen, states, unseen, tmp_path / "whole")
-    killed = new_representation(chosen, states)
-    steps = learn(killed, states.weights, unseen.weights, chosen, tmp_path / "killed")
+    killed = create_representation(chosen, states)
+    steps = train_epochs(killed, states.weights, unseen.weights, chosen, tmp_path / "killed")
     assert list(itertools.islice(steps, _CHECKPOINT_EVERY + 1)) == history[:-1]
     del steps
-    resumed = new_representation(chosen, states)
-    steps = learn(resumed, states.weights, unseen.weights, chosen, tmp_path / "killed")
+    resumed = create_representation(chosen, states)
+    steps = train_epochs(resumed, states.weights, unseen.weights, chosen, tmp_path / "killed")
     assert list(itertools.islice(steps, _CHECKPOINT_EVERY)) == history[:-2]
     at_checkpoint = resumed.encoder_positions.clone()
-    assert not torch.equal(at_checkpoint, new_representation(chosen, states).encoder_positions)
+    assert not torch.equal(at_checkpoint, create_representation(chosen, states).encoder_positions)
     assert list(steps) == history[-2:]
     assert not torch.equal(at_checkpoint, resumed.encoder_positions)
     for name, tensor in whole.state_dict().items():
@@ -100,7 +100,9 @@ def test_metrics_that_got_ahead_of_their_checkpoint_are_forgotten(states: Zoo, u
 
 
 def test_fewer_states_than_a_batch_are_refused(states: Zoo, unseen: Zoo, tmp_path: Path) -> None:
-    told = "28 training states are fewer than one batch of 29; take more epochs or models, or a smaller batch_size"
+    told = (
+        "expected at least one batch of 29 training states, got 28; take more epochs or models, or a smaller batch_size"
+    )
     with pytest.raises(ModelZooError, match=f"^{re.escape(told)}$"):
         learned(recipe(batch_size=29), states, unseen, tmp_path)
 
@@ -120,7 +122,7 @@ def test_the_error_that_is_told_is_a_loop_over_layers(
     how: dict[str, Any] = {"layerwise": layerwise, "layer_weights": layer_weights}
     rep, told = measured(states, unseen, tmp_path, permute="none", **how)
     aligned = rep.align(states.weights)
-    errors = (rep.decode(rep.embed(aligned)) - aligned).double()
+    errors = (rep.decode(rep.encode(aligned)) - aligned).double()
     total = 0.0
     for number, place in enumerate(layer_slices(rep)):
         deviation = states.weights[:, place].double().std() if layerwise else 1.0
@@ -148,7 +150,7 @@ def test_which_views_are_permuted_and_decoded_is_the_recipes_choice(states: Zoo,
 def test_without_augmentation_both_views_are_the_same_and_permuting_one_parts_them(
     states: Zoo, unseen: Zoo, tmp_path: Path
 ) -> None:
-    contrast = {name: measured(states, unseen, tmp_path / name, permute=name)[1].contrast for name in PERMUTED_VIEWS}
+    contrast = {name: measured(states, unseen, tmp_path / name, permute=name)[1].contrastive for name in PERMUTED_VIEWS}
     assert contrast["none"] < contrast["second"]
     assert contrast["none"] < contrast["both"]
 
@@ -172,17 +174,17 @@ def test_all_kinds_of_representations_learn(
     chosen = recipe(data={"align": align}, model=model, permute="none", lr=3e-3, epochs=6)
     rep, history = learned(chosen, states, unseen, tmp_path)
     assert history[-1].reconstruction < history[0].reconstruction
-    shifted = rep.normalise(rep.mean.unsqueeze(0))
+    shifted = rep._normalize(rep.mean.unsqueeze(0))
     assert bool((shifted == 0).all()) is center
     assert bool(rep.reference.any()) is align
 
 
 def test_scales_are_numpys_deviation_of_every_layer(states: Zoo) -> None:
-    rep = new_representation(recipe(), states)
+    rep = create_representation(recipe(), states)
     weights = states.weights.clone()
     constant = layer_slices(rep)[2]
     weights[:, constant] = 0.25
-    found = layer_scales(weights, rep)
+    found = compute_layer_scales(weights, rep)
     for number, place in enumerate(layer_slices(rep)):
         deviation = float(np.std(weights[:, place].double().numpy(), ddof=1))
         expected = torch.full((place.stop - place.start,), 1e-4 if number == 2 else deviation)
@@ -190,9 +192,9 @@ def test_scales_are_numpys_deviation_of_every_layer(states: Zoo) -> None:
 
 
 def test_a_new_representation_is_fitted_to_aligned_training_states(states: Zoo) -> None:
-    rep = new_representation(recipe(), states)
+    rep = create_representation(recipe(), states)
     assert torch.equal(rep.mean, rep.align(states.weights).mean(dim=0))
-    assert torch.equal(rep.scale, layer_scales(states.weights, rep))
+    assert torch.equal(rep.scale, compute_layer_scales(states.weights, rep))
     assert not torch.allclose(rep.mean, states.weights.mean(dim=0), atol=1e-3)
 
 
@@ -202,7 +204,7 @@ def spread(weights: Tensor, scale: Tensor) -> float:
 
 
 def test_alignment_brings_the_training_states_closer_to_each_other(states: Zoo) -> None:
-    rep = new_representation(recipe(), states)
+    rep = create_representation(recipe(), states)
     before = states.weights.clone()
     fit_reference(rep, states.weights)
     aligned = rep.align(states.weights)
@@ -213,7 +215,7 @@ def test_alignment_brings_the_training_states_closer_to_each_other(states: Zoo) 
 
 
 def test_permuted_copies_of_one_model_become_that_model(states: Zoo) -> None:
-    rep = new_representation(recipe(), states)
+    rep = create_representation(recipe(), states)
     model = states.weights[:1].repeat(9, 1)
     symmetry = rep.architecture.symmetry
     orders = sample_permutations(symmetry, 9, keyed_generator(0, "copies"))
@@ -228,8 +230,8 @@ def test_permuted_copies_of_one_model_become_that_model(states: Zoo) -> None:
 def test_r2_of_reconstruction_is_a_loop_over_layers(states: Zoo, unseen: Zoo, tmp_path: Path) -> None:
     rep, _ = learned(recipe(), states, unseen, tmp_path)
     aligned = rep.align(unseen.weights)
-    decoded = rep.decode(rep.embed(aligned))
-    found = reconstruction_r2(rep, aligned)
+    decoded = rep.decode(rep.encode(aligned))
+    found = compute_reconstruction_r2(rep, aligned)
     errors, baselines = [], []
     for place in layer_slices(rep):
         deviation = states.weights[:, place].double().std()
@@ -241,18 +243,18 @@ def test_r2_of_reconstruction_is_a_loop_over_layers(states: Zoo, unseen: Zoo, tm
 
 
 def test_predicting_the_training_mean_has_an_r2_of_0(states: Zoo) -> None:
-    rep = new_representation(recipe(), states)
+    rep = create_representation(recipe(), states)
     assert rep.linear_path is not None
     for up in rep.linear_path.up:
         torch.nn.init.zeros_(up)
-    found = reconstruction_r2(rep, rep.align(states.weights))
+    found = compute_reconstruction_r2(rep, rep.align(states.weights))
     assert (found.total, *found.layers) == pytest.approx([0] * 6, abs=1e-6)
 
 
 def test_a_latent_vector_as_long_as_the_weights_reconstructs_them(states: Zoo) -> None:
-    rep = new_representation(recipe(model={"latent": 1.0}), states)
-    assert rep.latent == rep.layout.size
-    found = reconstruction_r2(rep, rep.align(states.weights))
+    rep = create_representation(recipe(model={"latent": 1.0}), states)
+    assert rep.latent_dim == rep.layout.size
+    found = compute_reconstruction_r2(rep, rep.align(states.weights))
     assert (found.total, *found.layers) == pytest.approx([1] * 6, abs=1e-5)
 
 
@@ -261,9 +263,9 @@ def test_states_that_are_not_finite_are_counted_and_refused(states: Zoo, align: 
     weights = states.weights.clone()
     weights[3, 17] = float("nan")
     broken = dataclasses.replace(states, weights=weights)
-    told = f"expected finite weights per model, got 1 of {len(states)} rows with others; leave these out"
+    told = f"expected finite weights per model, got NaN or infinity in 1 of {len(states)} rows; leave these rows out"
     with pytest.raises(FormatError, match=f"^{told}$"):
-        new_representation(recipe(data={"align": align}), broken)
+        create_representation(recipe(data={"align": align}), broken)
 
 
 @pytest.mark.parametrize(("activation", "named"), [("relu", "relu"), ("first relu", "relu, tanh")])
@@ -273,23 +275,23 @@ def test_signs_are_only_aligned_where_all_activations_are_odd(states: Zoo, activ
     table.loc[rows, "activation"] = "relu"
     told = f"recipe tiny: signs = true needs networks with tanh alone, the zoo has {named}"
     with pytest.raises(FormatError, match=f"^{re.escape(told)}$"):
-        new_representation(recipe(data={"signs": True}), dataclasses.replace(states, table=table))
-    assert new_representation(recipe(data={"signs": True}), states).signs
+        create_representation(recipe(data={"signs": True}), dataclasses.replace(states, table=table))
+    assert create_representation(recipe(data={"signs": True}), states).config.signs
 
 
 def test_a_population_trained_in_several_ways_is_refused(tiny_dataset: Path) -> None:
     mixed = load_zoo(tiny_dataset, "hyp", epochs=(1,))
     with pytest.raises(FormatError) as caught:
-        new_representation(recipe(), mixed)
+        create_representation(recipe(), mixed)
     assert str(caught.value).endswith(
-        "learns from models that were trained alike; config seed has several values of activation"
+        "needs models that were trained alike; config seed has several values of activation"
     )
 
 
 def test_r2_is_against_the_training_mean_whether_it_is_subtracted_or_not(states: Zoo) -> None:
     for center in (True, False):
-        rep = new_representation(recipe(model={"center": center}), states)
+        rep = create_representation(recipe(model={"center": center}), states)
         aligned = rep.align(states.weights)
-        error = ((rep.decode(rep.embed(aligned)) - aligned) / rep.scale).square().sum()
+        error = ((rep.decode(rep.encode(aligned)) - aligned) / rep.scale).square().sum()
         baseline = ((aligned - aligned.mean(dim=0)) / rep.scale).square().sum()
-        assert reconstruction_r2(rep, aligned).total == pytest.approx(float(1 - error / baseline), rel=1e-3)
+        assert compute_reconstruction_r2(rep, aligned).total == pytest.approx(float(1 - error / baseline), rel=1e-3)
