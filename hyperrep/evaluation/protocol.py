@@ -1,5 +1,6 @@
 """The protocol: what sampled models are worth, beside everything they must be compared with; resumable step by step."""
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -9,7 +10,7 @@ from typing import Any
 
 from modelzoo_datasets._util import SPLITS
 from modelzoo_datasets.engines import Engine
-from modelzoo_datasets.errors import FolderInUseError
+from modelzoo_datasets.errors import FolderInUseError, FormatError
 from modelzoo_datasets.images import Images, load_images
 from modelzoo_datasets.loading import Zoo, load_zoo
 from modelzoo_datasets.progress import NO_PROGRESS, Progress
@@ -215,7 +216,8 @@ def _claim(out: Path, facts: dict[str, Any]) -> None:
         # added mean what an earlier one did.
         stored, defaults = read_json(out / "facts.json"), EvaluationRecipe().to_json()
         stored["protocol"] = defaults | stored.get("protocol", {})
-        stored["trained"] = TrainingInfo.from_json(stored.get("trained")).to_json()
+        with contextlib.suppress(FormatError):  # what cannot be read is compared as it is
+            stored["trained"] = TrainingInfo.from_json(stored.get("trained")).to_json()
         if stored != _as_json(facts):
             raise FolderInUseError(f"{out} holds another evaluation; choose another --out")
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):

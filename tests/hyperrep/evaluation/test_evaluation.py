@@ -186,7 +186,7 @@ def test_an_evaluation_of_another_protocol_is_refused(
 ) -> None:
     out, _ = evaluated
     before = contents(out)
-    other = dataclasses.replace(protocol, evaluation=dataclasses.replace(protocol.evaluation, samples=3))
+    other = dataclasses.replace(protocol, evaluation=dataclasses.replace(protocol.evaluation, num_samples=3))
     told = f"{out} holds another evaluation; choose another --out"
     with pytest.raises(FolderInUseError, match=f"^{re.escape(told)}$"):
         evaluate(tiny_dataset, trained, other, out, engine=engine, images_root=out.parent)
@@ -221,14 +221,14 @@ def test_a_recipe_that_it_was_not_learned_with_is_refused(
 ) -> None:
     other = dataclasses.replace(tiny_hyper, data=DataRecipe(config="seed", epochs=(2, 2)))
     told = (
-        f"{trained} was not learned by recipe tiny from {tiny_dataset}; "
-        "name the dataset, and the recipe's file, that it was learned from"
+        f"{trained} was not trained by recipe tiny on {tiny_dataset}; "
+        "pass the dataset, and the file of the recipe, that it was trained with"
     )
     with pytest.raises(FormatError, match=f"^{re.escape(told)}$"):
         evaluate(tiny_dataset, trained, other, tmp_path / "out", engine=engine, images_root=tmp_path)
     named = dataclasses.replace(tiny_hyper, name="other")
-    told = f"{trained} was not learned by recipe other from {tiny_dataset}; it was learned by recipe tiny: name that, "
-    with pytest.raises(FormatError, match=f"^{re.escape(told)}or its file$"):
+    told = f"{trained} was not trained by recipe other on {tiny_dataset}; its recipe is tiny: pass that name, or its "
+    with pytest.raises(FormatError, match=f"^{re.escape(told)}file, as --recipe$"):
         evaluate(tiny_dataset, trained, named, tmp_path / "out", engine=engine, images_root=tmp_path)
     assert not (tmp_path / "out").exists()
 
@@ -245,7 +245,7 @@ def test_what_the_protocol_cannot_ask_of_this_zoo_is_told_before_anything_is_jud
 
     assert refused(samplers=("kdee",)) == "unknown sampler 'kdee'; did you mean 'kde'?"
     assert refused(samplers=("kde@all",)) == (
-        "'kde@all': behind @ is the percentage of training states drawn from, 1 to 100"
+        "'kde@all': expected a percentage of the training states behind @, from 1 to 100"
     )
     assert refused(changed=("cnn-m",)) == (
         "[evaluation] changed: cnn-m is for 3×32×32 images of 10 classes and has 10,853 weights; samples of cnn-s are "
