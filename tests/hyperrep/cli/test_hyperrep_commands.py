@@ -45,7 +45,7 @@ def test_untrained_states_are_not_probed_and_where_all_are_it_is_said(
     assert {row.states for row in probe(tiny_dataset, trained, tiny_hyper)} == {6}  # epochs 1 and 2 of 3 models
     with pytest.raises(FormatError) as caught:
         drop_untrained(load_zoo(tiny_dataset, "seed", split="test", epochs=[0]))
-    assert str(caught.value) == "all 3 states are of epoch 0, untrained: there is nothing to predict"
+    assert str(caught.value) == "all 3 states are of epoch 0, untrained: probes need states of trained models"
 
 
 def test_a_source_is_a_dataset_or_a_config_of_one(tiny_dataset: Path) -> None:

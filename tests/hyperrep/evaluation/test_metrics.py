@@ -63,7 +63,7 @@ def test_ensembles_of_a_population_begin_with_its_mean_and_end_with_all_of_it(
     assert min(found["zero_shot"]) <= zero_shot["mean"][0] <= max(found["zero_shot"])
     assert zero_shot["missed"] == (right == 0).nonzero().flatten().tolist()
     assert len(found["ensembles"]["tuned"]["mean"]) == 2
-    alone = dataclasses.replace(bench, recipe=dataclasses.replace(bench.recipe, ensemble=1))
+    alone = dataclasses.replace(bench, recipe=dataclasses.replace(bench.recipe, max_ensemble_size=1))
     assert judge(Population(name="some", what="", weights=weights, fine_tuned=0), alone)["ensembles"] == {}
 
 
