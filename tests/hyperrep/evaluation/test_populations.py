@@ -107,7 +107,9 @@ def test_populations_repeat_and_follow_the_seed_of_the_protocol(
 def test_samplers_may_be_drawn_from_another_share(
     rep: HyperRepresentation, learned: dict[str, Zoo], protocol: HyperRecipe
 ) -> None:
-    asked = dataclasses.replace(protocol.evaluation, samplers=("kde-shared@100", "reconstruction", "fresh"), samples=60)
+    asked = dataclasses.replace(
+        protocol.evaluation, samplers=("kde-shared@100", "reconstruction", "fresh"), num_samples=60
+    )
     found = populations(
         SamplingContext(rep=rep, zoo=learned["train"]), {s: learned[s] for s in ("train", "test")}, asked
     )
