@@ -90,7 +90,7 @@ def in_memory(zoo: Path) -> Tensor:
     folder, rows = ZooFolder.open(zoo), rows_in(zoo)
     weights = torch.empty(len(rows), folder.layout.size)
     for model_id, part in rows.groupby("model_id", sort=False):
-        folder.trajectory(str(model_id), part["epoch"].tolist(), weights[part.index[0] : part.index[-1] + 1])
+        folder.read_trajectory(str(model_id), part["epoch"].tolist(), weights[part.index[0] : part.index[-1] + 1])
     return weights
 
 

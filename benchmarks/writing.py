@@ -75,7 +75,7 @@ def train(out: Path, storage: str | None, members: Sequence[Member], images: Ima
             writer.complete(members)
     found = {"wall": time.perf_counter() - begin, "cpu": cpu_seconds() - cpu}
     pool = None if writer is None else writer.pool
-    writing, waited = (pool.seconds_writing, pool.seconds_waited) if pool else (0.0, 0.0)
+    writing, waited = (pool.seconds_writing, pool.seconds_waiting) if pool else (0.0, 0.0)
     return {**found, "writing": writing, "waited": waited}
 
 

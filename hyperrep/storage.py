@@ -13,7 +13,7 @@ from pathlib import Path
 
 from modelzoo_datasets._util import format_versions
 from modelzoo_datasets.errors import FolderInUseError, FormatError
-from modelzoo_datasets.zoo import partial_beside, write_bytes, write_json, write_tensors
+from modelzoo_datasets.zoo import partial_path, write_bytes, write_json, write_tensors
 
 from .model import CONFIG_FILE, WEIGHTS_FILE, HyperRepresentation
 from .trainer import CHECKPOINT_FILE, EpochMetrics
@@ -55,7 +55,7 @@ def start_folder(folder: Path, info: TrainingInfo) -> tuple[Path, TrainingInfo]:
     Returns:
         The working folder, and the content of its training.json.
     """
-    work = partial_beside(folder)
+    work = partial_path(folder)
     stopped = _read_same_training(work, info)
     if stopped is None and work.is_dir():
         shutil.rmtree(work)
@@ -95,7 +95,7 @@ def finish_folder(folder: Path, rep: HyperRepresentation, history: list[EpochMet
         history: metrics of all epochs.
         card: text of its README.md.
     """
-    work = partial_beside(folder)
+    work = partial_path(folder)
     write_json(work / CONFIG_FILE, rep.config.to_json())
     write_tensors(work / WEIGHTS_FILE, rep.state_dict())
     rows = [row.to_json() for row in history]
@@ -107,6 +107,4 @@ def finish_folder(folder: Path, rep: HyperRepresentation, history: list[EpochMet
     write_bytes(work / CARD_FILE, card.encode())
     for checkpoint in work.glob("checkpoint.*"):
         checkpoint.unlink()
-    if folder.is_dir():
-        folder.rmdir()
-    work.replace(folder)
+    commit_folder(folder)

@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import json
 import math
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +22,7 @@ from modelzoo_datasets.progress import NO_PROGRESS, Progress
 from modelzoo_datasets.seeds import keyed_generator
 from modelzoo_datasets.weights import Layout
 from modelzoo_datasets.zoo import (
-    partial_beside,
-    weights_sha256,
+    hash_weights,
     write_bytes,
     write_json,
     write_table,
@@ -242,8 +240,6 @@ def _measured(
 
 def _write(out: Path, weights: Tensor, rep: HyperRepresentation, configs: list[dict[str, Any]]) -> None:
     """All files, which appear whole."""
-    partial = partial_beside(out)
-    shutil.rmtree(partial, ignore_errors=True)
     layout = Layout.from_module(rep.architecture.module(rep.activation, rep.dropout))
     for vector, config in zip(weights, configs, strict=True):
         name = _name(config)
@@ -279,7 +275,7 @@ def _table(weights: Tensor, z: Tensor, configs: list[dict[str, Any]]) -> pa.Tabl
         "tuned_epochs": pa.array([int(next(iter(t))) if t else None for t in tuned], pa.int32()),
         "tuned_test_acc": pa.array([next(iter(t.values())) if t else None for t in tuned], pa.float64()),
         "lineage": pa.array([json.dumps(config["lineage"], sort_keys=True) for config in configs]),
-        "sha256": pa.array([weights_sha256(row) for row in weights]),
+        "sha256": pa.array([hash_weights(row) for row in weights]),
         "z": _lists(z),
         "weights": _lists(weights),
     }

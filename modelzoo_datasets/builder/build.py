@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +20,7 @@ from ..zoo import (
     FormatTag,
     ZooFolder,
     ZooInfo,
-    partial_beside,
+    atomic_folder,
     read_json,
     write_bytes,
     write_json,
@@ -92,21 +91,13 @@ def build_dataset(
         return False
     rows = [_select_rows(zoo, keep_diverged) for zoo in folders]
     check_hub_limits(dict(zip(info.configs, rows, strict=True)), folders[0].layout.size, out)
-    partial = partial_beside(out)
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
+    with atomic_folder(out) as partial:
         configs = [_write_config(zoo, part, partial, progress) for zoo, part in zip(folders, rows, strict=True)]
         card = render_card(repo_id or ".", metadata, configs, keep_diverged=keep_diverged)
         write_bytes(partial / "README.md", card.encode())
         write_json(partial / "layout.json", folders[0].layout.to_json())
         write_json(partial / ZOO_FILE, info.to_json())
         write_checksums(partial)
-        if out.is_dir():
-            out.rmdir()
-        partial.replace(out)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
     for config in configs:
         _warn_of_missing_states(config)
     return True

@@ -46,8 +46,8 @@ class CardMetadata(CardInfo):
             shipped = cls.from_toml(find_recipe("builders", name))
             complete = all(len(zoo.models) == zoo.info.recipe.num_models for zoo in zoos)
             return shipped if complete else replace(shipped, repo_id=None)
-        if info.imported is not None:
-            citations = _IMPORT_CITATIONS.get(info.imported.format, ())
+        if info.import_info is not None:
+            citations = _IMPORT_CITATIONS.get(info.import_info.format, ())
             return cls(title=name, license=None, citation=_find_bibtex(citations))
         return cls(title=name, citation=_find_bibtex((_PROTOCOL,)))
 

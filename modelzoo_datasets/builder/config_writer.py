@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .._util import SPLITS
 from ..progress import Progress, Task
-from ..zoo import ByteRange, ZooFolder, trajectory_files, write_trajectory
+from ..zoo import ByteRange, ZooFolder, assign_trajectory_files, write_trajectory
 from .parquet import write_rows, write_split
 from .readback import BackgroundChecker, check_table, check_trajectory
 from .schema import BYTE_RANGE_FIELDS, TableSchema
@@ -67,7 +67,7 @@ class _ConfigWriter:
         weights, begin = torch.empty(len(rows), self._zoo.layout.size), 0
         for model in split_by_model(rows):
             out = weights[begin : begin + len(model)]
-            self._zoo.trajectory(model["model_id"].iloc[0], model["epoch"].tolist(), out)
+            self._zoo.read_trajectory(model["model_id"].iloc[0], model["epoch"].tolist(), out)
             begin += len(model)
         self._task.update(len(rows))
         return weights
@@ -78,7 +78,7 @@ class _ConfigWriter:
         One state at a time is in memory.
         """
         models = split_by_model(rows)
-        files = trajectory_files(self._config, split, [model["model_id"].iloc[0] for model in models])
+        files = assign_trajectory_files(self._config, split, [model["model_id"].iloc[0] for model in models])
         tables = []
         for model, (model_id, file) in zip(models, files.items(), strict=True):
             byte_ranges = self._write_model(model_id, model, self._out / file)

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from torch import Tensor
 
 from .._util import prefetch
-from ..zoo import disk_full_told, flush_to_disk
+from ..zoo import flush_to_disk, translate_disk_errors
 from .schema import TableSchema
 from .shard_plan import split_into_row_groups, split_into_shards
 
@@ -79,7 +79,7 @@ def write_rows(path: Path, rows: pd.DataFrame, arrow_schema: pa.Schema) -> int:
 def _open_writer(path: Path, arrow_schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
     scalars = [field.name for field in arrow_schema if field.name != "weights"]
     encoding = {"weights.list.element": "BYTE_STREAM_SPLIT"} if "weights" in arrow_schema.names else None
-    with disk_full_told(path):
+    with translate_disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with pq.ParquetWriter(
             path,

@@ -10,7 +10,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from ..errors import FormatError
-from ..zoo import ByteRange, ZooFolder, flush_to_disk, read_state, weights_sha256
+from ..zoo import ByteRange, ZooFolder, flush_to_disk, hash_weights, read_state
 
 
 class BackgroundChecker:
@@ -73,7 +73,7 @@ def check_trajectory(path: Path, rows: pd.DataFrame, byte_ranges: Sequence[ByteR
         FormatError: A state differs from the trained one.
     """
     states = (read_state(path, byte_range.offset, byte_range.nbytes) for byte_range in byte_ranges)
-    _check_hashes(path, rows, map(weights_sha256, states), zoo)
+    _check_hashes(path, rows, map(hash_weights, states), zoo)
 
 
 def _hash_table(path: Path) -> Iterator[str]:
@@ -91,10 +91,10 @@ def _check_hashes(path: Path, rows: pd.DataFrame, hashes: Iterator[str], zoo: Zo
     for (model_id, epoch, recorded), sha256 in zip(recorded_hashes, hashes, strict=True):
         if sha256 == recorded:
             continue
-        if weights_sha256(zoo.weights(model_id, epoch)) != recorded:
+        if hash_weights(zoo.weights(model_id, epoch)) != recorded:
             raise FormatError(
                 f"state {model_id} epoch {epoch} of {zoo.path} differs from the state that was trained; "
-                f"delete {zoo.place(model_id)} and run {zoo.maker} again"
+                f"delete {zoo.states_path(model_id)} and run {zoo.maker} again"
             )
         raise FormatError(
             f"state {model_id} epoch {epoch} in {path.name} differs from what was written, which points to faulty "

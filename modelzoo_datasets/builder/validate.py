@@ -7,7 +7,7 @@ import pandas as pd
 
 from ..errors import FormatError
 from ..hub import check_config_name, check_file_counts
-from ..zoo import ZooFolder, trajectory_files
+from ..zoo import ZooFolder, assign_trajectory_files
 from .schema import choose_weights_location
 from .shard_plan import split_into_shards
 
@@ -59,7 +59,7 @@ def check_hub_limits(tables: Mapping[str, pd.DataFrame], num_parameters: int, ou
     for config, rows in tables.items():
         for split, part in rows.groupby("split", sort=False):
             if choose_weights_location(num_parameters) == "files":
-                paths += trajectory_files(config, str(split), part["model_id"].unique().tolist()).values()
+                paths += assign_trajectory_files(config, str(split), part["model_id"].unique().tolist()).values()
             else:
                 paths += [f"{config}/{number}" for number in range(len(split_into_shards(part, 4 * num_parameters)))]
     check_file_counts(paths, out, "build several datasets")

@@ -13,13 +13,11 @@ had been trained in that process.
     K states, P weights, C classes, Q numbers of a variational state
 """
 
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
 import fsspec
@@ -35,7 +33,7 @@ from ..errors import ArgumentError, FormatError
 from ..images import Images
 from ..progress import NO_PROGRESS, Progress
 from ..recipes import Member
-from ..zoo import ZooInfo, ZooWriter, write_bytes
+from ..zoo import SafetensorsHeader, ZooInfo, ZooWriter, write_bytes
 
 _PART_BYTES = 100_000_000  # states in memory, per model in training
 _COLLECT_BATCH = 20  # models whose results lie on disk twice for a while
@@ -157,7 +155,7 @@ def collect(
     available = results.select_finished(members)
     if not available:
         return 0
-    finished = writer.finished(available)
+    finished = writer.find_finished(available)
     with progress.start("collecting results", len(available)) as task:
         for first in range(0, len(available), _COLLECT_BATCH):
             part = available[first : first + _COLLECT_BATCH]
@@ -233,18 +231,14 @@ class Results:
 
     def _is_complete(self, name: str, size: int) -> bool:
         try:
-            length, header = self._header(name)
-            metadata = header.pop("__metadata__")
-            end = 8 + length + max(int(slot["data_offsets"][1]) for slot in header.values())
-        except (OSError, ValueError, LookupError, TypeError, AttributeError):  # truncated, or removed meanwhile
+            header = self._header(name)
+        except (OSError, ValueError):  # truncated, or removed by another process
             return False
-        self._check(name, metadata)
-        return size == end
+        self._check(name, header.metadata)
+        return size == header.file_size
 
-    def _header(self, name: str) -> tuple[int, dict[str, Any]]:
-        head = self._files.cat_file(f"{self._root}/{name}", start=0, end=_HEADER_BYTES)
-        length = int.from_bytes(head[:8], "little")
-        return length, json.loads(head[8 : 8 + length])
+    def _header(self, name: str) -> SafetensorsHeader:
+        return SafetensorsHeader.parse(self._files.cat_file(f"{self._root}/{name}", start=0, end=_HEADER_BYTES))
 
     def _check(self, name: str, metadata: Mapping[str, str]) -> None:
         if metadata.get("facts") != self._digest:
@@ -290,7 +284,7 @@ class Results:
     def _names(self, member: Member) -> list[str]:
         """Return the names of the files of a result, in the order of their states."""
         try:
-            parts = int(self._header(_name(member))[1]["__metadata__"]["parts"])
+            parts = int(self._header(_name(member)).metadata["parts"])
         except FileNotFoundError:
             raise FormatError(
                 f"there is no result of {member.model_id} at {self.url}, although a node wrote it: pass a folder that "
@@ -306,8 +300,7 @@ class Results:
             tensors = safetensors.torch.load(content)
         except (OSError, SafetensorError) as error:
             raise self._damaged(name, error) from error
-        length = int.from_bytes(content[:8], "little")
-        self._check(name, json.loads(content[8 : 8 + length]).get("__metadata__", {}))
+        self._check(name, SafetensorsHeader.parse(content).metadata)
         return tensors
 
     def _damaged(self, name: str, reason: object) -> FormatError:

@@ -137,7 +137,7 @@ def generate_cohort(
 
 
 def _train_missing(plan: Plan, members: Sequence[Member], writer: ZooWriter, engine: Engine, progress: Progress) -> int:
-    finished = writer.finished(members)
+    finished = writer.find_finished(members)
     missing = [m for m in members if m.model_id not in finished]
     description = f"training {plan.recipe.name}/{plan.config}"
     trained = 0

@@ -97,7 +97,7 @@ def generate_on_ray(
     store = Results(results or default_results_url(out), info.digest)
     with connect_to_ray(address, progress) as ray, ZooWriter(out, info.with_storage(storage)) as writer:
         collect(writer, members, store.url, info, progress=progress)
-        finished = writer.finished(members)
+        finished = writer.find_finished(members)
         missing = [member for member in members if member.model_id not in finished]
         description, trained = f"training {recipe.name}/{config}", 0
         tasks = _Tasks(ray, plan.images, cpus, gpus, node_timeout=0.0 if address == "local" else _NODE_TIMEOUT)

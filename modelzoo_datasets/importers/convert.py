@@ -108,7 +108,7 @@ def _import(
     info = make_zoo_info(recipe, identity, collection, format, images_sha256, parents)
     members = recipe.members(identity.config)
     with ZooWriter(out, info.with_storage(storage)) as writer:
-        before = writer.epochs()
+        before = writer.list_epochs()
         kept = {m.model_id: m for m in _finished(writer, members, before)}
         missing = [i for i, m in enumerate(members) if _less(kept.get(m.model_id), models[i])]
         added = _write(collection, [chosen[i] for i in missing], [members[i] for i in missing], kept, writer, progress)
@@ -116,7 +116,7 @@ def _import(
         if not present:
             raise FormatError(f"no state of {collection.source} can be read: {'; '.join(collection.refusals.lines())}")
         lacking = _lacking(members, kept)
-        writer.complete(present, lacking=lacking)
+        writer.complete(present, lost_epochs=lacking)
     folder = ZooFolder.open(out)
     return Imported(
         name=f"{identity.recipe}/{identity.config}",
@@ -144,7 +144,7 @@ def _has_parent(collection: ModelSource, model: ImportedModel, parents: Parents 
 def _finished(writer: ZooWriter, members: Sequence[Member], before: Mapping[str, tuple[int, ...]]) -> list[Member]:
     """The models that the folder holds, with the epochs it has of them."""
     found = [_with(member, before[member.model_id]) for member in members if member.model_id in before]
-    whole = writer.finished(found)
+    whole = writer.find_finished(found)
     return [member for member in found if member.model_id in whole]
 
 

@@ -23,6 +23,7 @@ from ..errors import FormatError
 from ..images import image_dataset_names
 from ..progress import Progress
 from ..weights import Layout, Slot
+from ..zoo import SafetensorsHeader, read_header_bytes
 from .archives import Source, is_litter
 from .base import ImportedModel, ImportedState, Overrides
 from .naming import check_images, named
@@ -112,11 +113,11 @@ def _common(source: Source, files: Sequence[str], inside: str, progress: Progres
 
 
 def _header(file: BinaryIO) -> bytes:
-    """What a safetensors file says of its tensors; raises Refused where no file says as much."""
-    size = int.from_bytes(file.read(8), "little")
-    if size > _LARGEST_HEADER:
-        raise Skipped("is no safetensors file (its header is too long)")
-    return file.read(size)
+    """Read the header of a safetensors file; raises Skipped where the file cannot be one."""
+    try:
+        return read_header_bytes(file, _LARGEST_HEADER)
+    except ValueError as error:
+        raise Skipped(f"is no safetensors file ({error})") from error
 
 
 def _shapes(header: bytes | Skipped, name: str, source: str) -> Shapes:
@@ -124,13 +125,10 @@ def _shapes(header: bytes | Skipped, name: str, source: str) -> Shapes:
     if isinstance(header, Skipped):
         raise FormatError(f"{name} of {source} {header}; write it again") from header
     try:
-        tensors = {
-            key: (value["dtype"], tuple(value["shape"]))
-            for key, value in json.loads(header).items()
-            if key != "__metadata__"
-        }
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        entries = SafetensorsHeader.parse(header).tensors
+    except ValueError as error:
         raise FormatError(f"{name} of {source} is no safetensors file ({error}); write it again") from error
+    tensors = {key: (entry.dtype, entry.shape) for key, entry in entries.items()}
     if not tensors:
         raise FormatError(f"{name} of {source} holds no tensors; write it again")
     for key, (dtype, _) in tensors.items():

@@ -45,11 +45,11 @@ def parents_of(identity: Identity, out: Path, parent: Path | None) -> Parents | 
             "the folder that they were imported to with --parent"
         )
     folder = ZooFolder.open(path)
-    if not folder.imported:
+    if not folder.is_imported:
         raise FormatError(f"{path} was not imported, so nothing says which of its models twins come from; name another")
     there = set(folder.models["model_id"])
     recipe = folder.info.recipe
-    origins = recipe.published.models["origin"] if recipe.published is not None else ()
+    origins = recipe.external_models.models["origin"] if recipe.external_models is not None else ()
     ids = {name: format_model_id(recipe.config, i) for i, name in enumerate(origins, start=1)}
     return Parents(folder, {name: model_id for name, model_id in ids.items() if model_id in there})
 
@@ -133,8 +133,8 @@ def make_zoo_info(
         classes=architecture.classes,
         engine=_ENGINE,
         versions={"modelzoo-datasets": versions()["modelzoo-datasets"]},
-        imported=ImportInfo(
-            format=format, source=collection.source, measured_otherwise=tuple(identity.measured_otherwise)
+        import_info=ImportInfo(
+            format=format, source=collection.source, incomparable_metrics=tuple(identity.measured_otherwise)
         ),
         parent=None if parents is None else ParentInfo.from_zoo(parents.folder.info),
         variational_layout=None if parents is None else variational_layout(architecture.name),

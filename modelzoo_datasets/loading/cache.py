@@ -11,7 +11,6 @@ MODELZOO_CACHE_BYTES   the maximum size of the cache in bytes; 20 GB by default,
 
 import contextlib
 import hashlib
-import json
 import mmap
 import os
 import re
@@ -23,10 +22,11 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import torch
 
 from .._util import user_cache_folder
 from ..errors import ArgumentError, DiskFullError
-from ..zoo import NewFile
+from ..zoo import AtomicFile, SafetensorsHeader, TensorSpec, make_header
 
 _FORMAT = "table and weights"  # part of every hash, so that releases with another format do not read these files
 _FILE_NAME = re.compile(r"[0-9a-f]{32}\.safetensors|[0-9a-f]{32}-[0-9a-f]{32}|\.[0-9a-f]{32}-[0-9a-f]{32}\.partial")
@@ -100,16 +100,15 @@ class CacheEntry:
         try:
             with self.path.open("rb") as file:
                 content = pa.py_buffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-            begin = 8 + int.from_bytes(content[:8], "little")
-            table, weights = (json.loads(content[8:begin].to_pybytes())[name] for name in ("table", "weights"))
-            ranges = [[begin + offset for offset in tensor["data_offsets"]] for tensor in (table, weights)]
-            numbers = np.frombuffer(content[slice(*ranges[1])], "<f4").reshape(weights["shape"])
-            rows = pa.ipc.open_stream(content[slice(*ranges[0])]).read_all()
+            tensors = SafetensorsHeader.parse(memoryview(content)).tensors
+            table, weights = tensors["table"], tensors["weights"]
+            numbers = np.frombuffer(content[weights.start : weights.stop], "<f4").reshape(weights.shape)
+            rows = pa.ipc.open_stream(content[table.start : table.stop]).read_all()
             rows.validate()
             os.utime(self.path)
         except (OSError, ValueError, LookupError, TypeError, pa.ArrowException):
             return None
-        return CachedShard(rows, numbers) if len(rows) == len(numbers) and ranges[1][1] == len(content) else None
+        return CachedShard(rows, numbers) if len(rows) == len(numbers) and weights.stop == len(content) else None
 
     def open_writer(self, table: pa.Table, num_parameters: int) -> "CacheWriter | None":
         """Create the entry of a table, to which all weights (n, P) are added later.
@@ -138,16 +137,12 @@ def _encode_head(identity: str, table: pa.Table, num_parameters: int) -> bytes:
         stream.write_table(table.combine_chunks())
     rows = sink.getvalue().to_pybytes()
     rows += bytes(-len(rows) % 64)  # readers of the stream stop at its end mark
-    end = len(rows) + 4 * len(table) * num_parameters
-    tensors = {
-        "__metadata__": {"decoded from": identity},
-        "table": {"dtype": "U8", "shape": [len(rows)], "data_offsets": [0, len(rows)]},
-        "weights": {"dtype": "F32", "shape": [len(table), num_parameters], "data_offsets": [len(rows), end]},
+    specs = {
+        "table": TensorSpec(torch.uint8, (len(rows),)),
+        "weights": TensorSpec(torch.float32, (len(table), num_parameters)),
     }
-    header = json.dumps(tensors).encode()
-    header += b" " * (-(8 + len(header)) % 64)
-    head: bytes = len(header).to_bytes(8, "little") + header + rows
-    return head
+    header, _ = make_header(specs, {"decoded from": identity}, alignment=64)
+    return header + bytes(rows)
 
 
 class CacheWriter:
@@ -168,7 +163,7 @@ class CacheWriter:
         self._entry, self._lock, self._missing, self._weights_offset = entry, threading.Lock(), num_rows, len(head)
         # Two processes may write the same entry: each writes its own file, and the last one to finish replaces it.
         self._path = entry.path.with_name(f"{entry.path.stem}-{uuid.uuid4().hex}")
-        self._file: NewFile | None = NewFile(self._path)
+        self._file: AtomicFile | None = AtomicFile(self._path)
         self._write(0, head)
 
     def add(self, first_row: int, rows: np.ndarray) -> None:
@@ -191,7 +186,7 @@ class CacheWriter:
         try:
             if self._file is None or _identify_content(self._entry.source) != self._entry.identity:
                 return self.discard()
-            self._file.place()
+            self._file.commit()
             self._file = None
             self._path.replace(self._entry.path)
         except (OSError, DiskFullError):

@@ -8,7 +8,7 @@ import torch
 
 from ..engines import SPARSITY
 from ..progress import Progress
-from ..zoo import weights_sha256
+from ..zoo import hash_weights
 from .check import Check, shorten_hash, to_number
 from .target import Key, StoredState, Target
 from .twin_checks import TwinChecker
@@ -78,7 +78,7 @@ def _check_state(target: Target, twins: TwinChecker | None, keys: Mapping[str, K
     if row is None:  # the check of the tables reports it
         return StateReport(key, {"states": None})
     where, repair = target.locate(*key), target.suggest_repair(state.model_id)
-    sha256 = weights_sha256(state.weights)
+    sha256 = hash_weights(state.weights)
     if sha256 != row["sha256"]:
         reason = f"it is {keys[sha256][0]} epoch {keys[sha256][1]}" if sha256 in keys else "it was altered"
         hashes = f"sha256 {shorten_hash(sha256)}, recorded {shorten_hash(row['sha256'])}"

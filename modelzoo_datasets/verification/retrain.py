@@ -11,7 +11,7 @@ from .._util import SPLITS
 from ..engines import METRICS, SPARSITY, Job, States
 from ..errors import FormatError
 from ..images import Images
-from ..zoo import weights_sha256
+from ..zoo import hash_weights
 from .check import Check, Request, shorten_hash, to_number
 from .metrics import EXACT, is_same_engine
 from .target import Key, Target
@@ -75,7 +75,7 @@ def _compare_exactly(target: Target, key: Key, states: States, i: int) -> str:
     row = target.rows.get(key)
     if row is None:  # the check of the tables reports it
         return ""
-    if (sha256 := weights_sha256(states.weights[i])) != row["sha256"]:
+    if (sha256 := hash_weights(states.weights[i])) != row["sha256"]:
         return f"other weights (sha256 {shorten_hash(sha256)}, recorded {shorten_hash(row['sha256'])})"
     for name, value in _read_metrics(states, i).items():
         agrees = EXACT.allows_loss if name.endswith("_loss") else lambda a, b: EXACT.allows_accuracy(a, b, 1)

@@ -54,12 +54,12 @@ class Target:
     @property
     def is_imported(self) -> bool:
         """True if the models were trained elsewhere, so that unrecorded values are missing."""
-        return self.info.imported is not None
+        return self.info.import_info is not None
 
     @property
     def incomparable(self) -> Sequence[str]:
         """The splits and metrics that were recorded elsewhere on other data than here."""
-        return self.info.imported.measured_otherwise if self.info.imported is not None else ()
+        return self.info.import_info.incomparable_metrics if self.info.import_info is not None else ()
 
     @property
     def extra_columns(self) -> Sequence[str]:
@@ -69,7 +69,7 @@ class Target:
     @property
     def is_measurable(self) -> bool:
         """False for an imported population whose architecture or images are unknown here."""
-        if self.info.imported is None or not self.info.imported.any_architecture:
+        if self.info.import_info is None or not self.info.import_info.is_any_architecture:
             return True
         return self.info.find_architecture().tensors is None and self.info.images_sha256 != ""
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..builder import BYTE_RANGE_FIELDS
 from ..errors import FormatError
 from ..weights import Layout
-from ..zoo import ByteRange, read_state, trajectory_files, trajectory_header
+from ..zoo import ByteRange, assign_trajectory_files, make_trajectory_header, read_state
 from .target import Key, StoredState
 
 REMEDY = "build the dataset again"
@@ -43,7 +43,7 @@ class TrajectoryFiles:
         files = cls(folder, layout)
         for split, table in tables.items():
             models = {str(model): part for model, part in table.groupby("model_id", sort=False)}
-            paths = trajectory_files(config, split, list(models))
+            paths = assign_trajectory_files(config, split, list(models))
             for model, part in models.items():
                 files._add_model(model, part, paths[model])
         known = {path for path, _ in files.places.values()}
@@ -56,7 +56,7 @@ class TrajectoryFiles:
         """Compare the rows of a model, and the header of its file, with those that the layout gives."""
         self.count += 1
         epochs = rows["epoch"].tolist()
-        header, ranges = trajectory_header(self.layout, epochs)
+        header, ranges = make_trajectory_header(self.layout, epochs)
         self.places |= {(model, e): (self.folder / file, place) for e, place in zip(epochs, ranges, strict=True)}
         expected = [(file, place.key, place.offset, place.nbytes) for place in ranges]
         for name, values in zip(

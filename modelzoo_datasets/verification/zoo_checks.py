@@ -15,7 +15,7 @@ from ..zoo import (
     ZooFolder,
     ZooInfo,
     pack_path,
-    pack_rows,
+    read_pack_index,
     state_path,
 )
 from .check import Check
@@ -30,7 +30,7 @@ def _suggest_rerun(folder: ZooFolder) -> str:
 def check_complete(folder: ZooFolder, target: Target) -> Check:
     """Check that every state of the models in the table has its file, and every file its model."""
     models = [model for model in folder.models["model_id"].unique() if model in target.members]
-    find_missing = _find_missing_rows if folder.packed else _find_missing_files
+    find_missing = _find_missing_rows if folder.is_packed else _find_missing_files
     rerun = f"{_suggest_rerun(folder)} to restore it"
     problems = [f"{problem}; {rerun}" for problem in find_missing(folder, target, models)]
     return Check("complete", len(folder.states), problems + _find_leftovers(folder, models))
@@ -54,7 +54,7 @@ def _find_missing_rows(folder: ZooFolder, target: Target, models: Sequence[str])
     paths = {model: pack_path(folder.path, target.members[model].index, per_file) for model in models}
     for path in dict.fromkeys(paths.values()):
         try:
-            counts |= {model: count for model, (_, count) in pack_rows(path).items()} if path.is_file() else {}
+            counts |= {model: count for model, (_, count) in read_pack_index(path).items()} if path.is_file() else {}
         except FormatError:
             damaged.add(path)
     for model, path in paths.items():
@@ -67,11 +67,11 @@ def _find_leftovers(folder: ZooFolder, models: Sequence[str]) -> list[str]:
     """Find models with files but without rows, which a run that was stopped leaves behind."""
     progress, states = folder.path / PROGRESS, folder.path / "states"
     stored = {progress: [path.stem for path in progress.glob("[!.]*")]}
-    if not folder.packed:
+    if not folder.is_packed:
         stored[states] = [path.name for path in states.glob("[!.]*")]
     for path in sorted((folder.path / PACKED).glob("[!.]*")):
         with suppress(FormatError):  # reported when its states are read
-            stored[path] = list(pack_rows(path))
+            stored[path] = list(read_pack_index(path))
     return [
         f"{path} holds {model}, which is not in {MODELS_FILE}; {_suggest_rerun(folder)} to complete the zoo"
         for path, ids in stored.items()
@@ -109,7 +109,7 @@ def check_layout(folder: ZooFolder) -> Check:
 def find_foreign_layouts(info: ZooInfo) -> list[str]:
     """Return the names of the layouts in zoo.json that are not those of the architecture."""
     names = [] if info.layout == info.find_architecture().layout else ["layout"]
-    if info.variational_layout not in (None, variational_layout(info.architecture)):
+    if info.variational_layout is not None and info.variational_layout != variational_layout(info.architecture):
         names.append("variational_layout")
     return names
 

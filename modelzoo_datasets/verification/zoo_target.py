@@ -20,8 +20,8 @@ from ..zoo import (
     ZOO_FILE,
     ZooFolder,
     pack_path,
-    pack_rows,
     read_pack,
+    read_pack_index,
     read_tensors,
     state_path,
 )
@@ -70,23 +70,23 @@ class _StateFiles:
     def from_folder(cls, folder: ZooFolder, members: Mapping[str, Member]) -> "_StateFiles":
         architecture = folder.architecture
         dropouts = {member.training.dropout for member in members.values()}
-        layouts = {d: architecture.layout_with(0.0 if folder.packed else d) for d in dropouts}
+        layouts = {d: architecture.layout_with(0.0 if folder.is_packed else d) for d in dropouts}
         return cls(folder, members, layouts, folder.info.variational_layout)
 
     def path(self, model_id: str, epoch: int, kind: str = "states") -> Path:
-        if self.folder.packed:
+        if self.folder.is_packed:
             return pack_path(self.folder.path, self.members[model_id].index, self.folder.info.models_per_file or 1)
         return state_path(self.folder.path, model_id, epoch, kind)
 
     def suggest_repair(self, model_id: str) -> str:
         path = self.path(model_id, 0)
-        return f"remove {path if self.folder.packed else path.parent} and run {self.folder.maker} again"
+        return f"remove {path if self.folder.is_packed else path.parent} and run {self.folder.maker} again"
 
     def read_weights(self, model_id: str, epoch: int) -> Tensor:
         """Read the weights (P,) of one state; raises FormatError."""
         path = self.path(model_id, epoch)
         place = self.members[model_id].epochs.index(epoch)
-        first, count = pack_rows(path).get(model_id, (0, 0)) if self.folder.packed else (0, place + 1)
+        first, count = read_pack_index(path).get(model_id, (0, 0)) if self.folder.is_packed else (0, place + 1)
         if place >= count:
             raise FormatError(f"{path} has no epoch {epoch} of {model_id}; {self.suggest_repair(model_id)}")
         weights = self._read_state(model_id, epoch, first).weights
@@ -97,11 +97,11 @@ class _StateFiles:
         """Read the existing states of a model; the check of completeness reports missing ones."""
         epochs, path = self.members[model_id].epochs, self.path(model_id, 0)
         first, count = 0, len(epochs)
-        if self.folder.packed:
+        if self.folder.is_packed:
             if not path.is_file():
                 return
             try:
-                first, count = pack_rows(path).get(model_id, (0, 0))
+                first, count = read_pack_index(path).get(model_id, (0, 0))
             except FormatError as error:
                 yield StoredState(model_id, 0, None, problem=f"{error}; {self.suggest_repair(model_id)}")
                 return
@@ -114,7 +114,7 @@ class _StateFiles:
     def _read_state(self, model_id: str, epoch: int, first: int) -> StoredState:
         path, variational = self.path(model_id, epoch), None
         variational_path = self.path(model_id, epoch, VARIATIONAL)
-        if self.folder.packed:
+        if self.folder.is_packed:
             row = first + self.members[model_id].epochs.index(epoch)
             tensors = {name: rows[0] for name, rows in read_pack(path, row, 1).items()}
             prefix = f"{VARIATIONAL}."

@@ -1,4 +1,4 @@
-"""How the states of one model become files: a file per state, or stacked with others in packed files."""
+"""The two ways to store states: a file per state, or packed files of many models."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -12,170 +12,172 @@ from ..architectures import Architecture
 from ..errors import FormatError
 from ..recipes import Member
 from ..weights import Layout
-from .atomic_io import disk_full_told, write_tensors
-from .packed import PackedFile, TensorSpec, merge_packs, pack_rows
+from .atomic_io import translate_disk_errors
+from .packed import PackedFile, merge_packs, read_pack_index
 from .paths import VARIATIONAL, pack_path, single_pack_path, state_path
+from .safetensors_header import TensorSpec
+from .tensor_io import write_tensors
 
 
-class Store(Protocol):
-    """Where states go."""
+class StateStore(Protocol):
+    """A way to store the states of a zoo. Only finished models count after a kill."""
 
     def write(self, member: Member, epoch: int, weights: Tensor, variational: Tensor | None) -> None:
-        """Put one state on disk, perhaps under a name of its own until its model is finished."""
+        """Put one state on disk; until its model is finished it may lie elsewhere than in the end."""
         ...
 
     def finish(self, member: Member) -> None:
-        """All states of a model were written: put in place what is not yet."""
+        """Put the states of a model in place, after the last of them was written."""
         ...
 
     def holds(self, member: Member) -> bool:
-        """Whether all states of a model are there and whole, as far as sizes tell."""
+        """Return whether all states of a model are there and whole, as far as the sizes of files tell."""
         ...
 
     def complete(self, members: Sequence[Member]) -> None:
-        """Give these models, all that the folder holds, their final files."""
+        """Put the states of these models, which are all finished ones, into their final files."""
         ...
 
     def discard(self) -> None:
-        """Give up what is not finished."""
+        """Remove the states of models that are not finished."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
-class StoreFacts:
-    """What a store must know of its zoo."""
+class StoreConfig:
+    """The properties of a zoo that decide its files."""
 
     architecture: Architecture
-    variational: Layout | None = None  # of what is kept beside the states of twins
-    per_file: int = 1  # models of the grid in a packed file
+    variational: Layout | None = None  # sparsified twins: unpruned weights and log sigma², stored beside the states
+    models_per_file: int = 1  # places of the grid that share a packed file
 
 
-class StateFiles:
-    """One plain state dict per file, under the names of the model's own module."""
+class FileStore:
+    """One plain state dict per file, with the names that the module of the model has."""
 
-    def __init__(self, folder: Path, facts: StoreFacts) -> None:
-        self._folder, self._facts = folder, facts
+    def __init__(self, folder: Path, config: StoreConfig) -> None:
+        self._folder, self._config = folder, config
         self._layouts: dict[float, Layout] = {}
 
     def write(self, member: Member, epoch: int, weights: Tensor, variational: Tensor | None) -> None:
-        """See `Store`."""
+        """See `StateStore`."""
         layout = self._layout(member.training.dropout)
         write_tensors(state_path(self._folder, member.model_id, epoch), layout.unpack(weights))
-        if variational is not None and self._facts.variational is not None:
-            tensors = self._facts.variational.unpack(variational)
+        if variational is not None and self._config.variational is not None:
+            tensors = self._config.variational.unpack(variational)
             write_tensors(state_path(self._folder, member.model_id, epoch, VARIATIONAL), tensors)
 
     def _layout(self, dropout: float) -> Layout:
         if dropout not in self._layouts:
-            self._layouts[dropout] = self._facts.architecture.layout_with(dropout)
+            self._layouts[dropout] = self._config.architecture.layout_with(dropout)
         return self._layouts[dropout]
 
     def finish(self, member: Member) -> None:
-        """See `Store`."""
+        """See `StateStore`."""
 
     def holds(self, member: Member) -> bool:
-        """See `Store`."""
-        sizes = {"states": self._facts.architecture.layout.size}
-        if self._facts.variational is not None:
-            sizes[VARIATIONAL] = self._facts.variational.size
-        return all(self._whole(member, kind, 4 * size) for kind, size in sizes.items())
+        """See `StateStore`."""
+        sizes = {"states": self._config.architecture.layout.size}
+        if self._config.variational is not None:
+            sizes[VARIATIONAL] = self._config.variational.size
+        return all(self._is_whole(member, kind, 4 * size) for kind, size in sizes.items())
 
-    def _whole(self, member: Member, kind: str, smallest: int) -> bool:
-        """States of one model are files of one size: a truncated one shows without being read."""
+    def _is_whole(self, member: Member, kind: str, min_size: int) -> bool:
+        """Compare file sizes, equal for all states of one model: this finds a truncated file without reading it."""
         paths = [state_path(self._folder, member.model_id, epoch, kind) for epoch in member.epochs]
         try:
-            with os.scandir(paths[0].parent) as entries:  # far quicker than to ask for every path
-                found = {entry.name: entry.stat().st_size for entry in entries}
+            with os.scandir(paths[0].parent) as entries:  # much faster than one `stat` per path
+                size_by_name = {entry.name: entry.stat().st_size for entry in entries}
         except (FileNotFoundError, NotADirectoryError):
             return False
-        sizes = {found.get(path.name, 0) for path in paths}
-        return len(sizes) == 1 and min(sizes) > smallest
+        sizes = {size_by_name.get(path.name, 0) for path in paths}
+        return len(sizes) == 1 and min(sizes) > min_size
 
     def complete(self, members: Sequence[Member]) -> None:
-        """See `Store`."""
+        """See `StateStore`."""
 
     def discard(self) -> None:
-        """See `Store`."""
+        """See `StateStore`."""
 
 
-class PackedFiles:
-    """All states of a model in one file, and in the end those of many models of the grid, under canonical names.
+class PackedStore:
+    """One file per model while the zoo is incomplete, then one per many models; names are those of the layout.
 
-    States go to disk as they come: nothing is kept in memory until a model is finished.
+    Each state is written to disk at once, so memory never holds the states of a whole model.
     """
 
-    def __init__(self, folder: Path, facts: StoreFacts) -> None:
-        self._folder, self._facts = folder, facts
-        slots = {slot.name: slot for slot in facts.architecture.layout.slots}
-        if facts.variational is not None:
-            slots |= {f"{VARIATIONAL}.{slot.name}": slot for slot in facts.variational.slots}
-        self._kinds = {name: TensorSpec(slot.dtype, slot.shape) for name, slot in slots.items()}
+    def __init__(self, folder: Path, config: StoreConfig) -> None:
+        self._folder, self._config = folder, config
+        slots = {slot.name: slot for slot in config.architecture.layout.slots}
+        if config.variational is not None:
+            slots |= {f"{VARIATIONAL}.{slot.name}": slot for slot in config.variational.slots}
+        self._specs = {name: TensorSpec(slot.dtype, slot.shape) for name, slot in slots.items()}
         self._unfinished: dict[str, PackedFile] = {}
-        self._rows: dict[Path, dict[str, tuple[int, int]]] = {}  # of files that have been looked into
+        self._indexes: dict[Path, dict[str, tuple[int, int]]] = {}  # read so far
 
     def write(self, member: Member, epoch: int, weights: Tensor, variational: Tensor | None) -> None:
-        """See `Store`."""
+        """See `StateStore`."""
         if member.model_id not in self._unfinished:
-            rows = {member.model_id: (0, len(member.epochs))}
+            index = {member.model_id: (0, len(member.epochs))}
             path = single_pack_path(self._folder, member.model_id)
-            self._unfinished[member.model_id] = PackedFile(path, self._kinds, rows)
+            self._unfinished[member.model_id] = PackedFile(path, self._specs, index)
         file = self._unfinished[member.model_id]
-        tensors = self._facts.architecture.layout.unpack(weights)
-        if variational is not None and self._facts.variational is not None:
-            more = self._facts.variational.unpack(variational)
+        tensors = self._config.architecture.layout.unpack(weights)
+        if variational is not None and self._config.variational is not None:
+            more = self._config.variational.unpack(variational)
             tensors |= {f"{VARIATIONAL}.{name}": tensor for name, tensor in more.items()}
         for name, tensor in tensors.items():
             file.write(name, member.epochs.index(epoch), tensor.unsqueeze(0))
-        file.rest()
+        file.suspend()
 
     def finish(self, member: Member) -> None:
-        """See `Store`."""
-        self._unfinished.pop(member.model_id).place()
-        self._rows.pop(single_pack_path(self._folder, member.model_id), None)
+        """See `StateStore`."""
+        self._unfinished.pop(member.model_id).commit()
+        self._indexes.pop(single_pack_path(self._folder, member.model_id), None)
 
     def discard(self) -> None:
-        """See `Store`."""
+        """See `StateStore`."""
         for file in self._unfinished.values():
             file.discard()
         self._unfinished.clear()
 
     def holds(self, member: Member) -> bool:
-        """See `Store`."""
+        """See `StateStore`."""
         source = self._source(member)
-        return source is not None and self._rows[source][member.model_id][1] == len(member.epochs)
+        return source is not None and self._indexes[source][member.model_id][1] == len(member.epochs)
 
     def _source(self, member: Member) -> Path | None:
-        """The file that holds a model: its own while there is one."""
+        """Return the file that holds a model: its own file as long as there is one."""
         for path in (single_pack_path(self._folder, member.model_id), self._target(member)):
-            if path not in self._rows:
+            if path not in self._indexes:
                 try:
-                    self._rows[path] = pack_rows(path) if path.is_file() else {}
-                except FormatError:  # truncated: holds nothing
-                    self._rows[path] = {}
-            if member.model_id in self._rows[path]:
+                    self._indexes[path] = read_pack_index(path) if path.is_file() else {}
+                except FormatError:  # truncated, so it holds nothing
+                    self._indexes[path] = {}
+            if member.model_id in self._indexes[path]:
                 return path
         return None
 
     def _target(self, member: Member) -> Path:
-        return pack_path(self._folder, member.index, self._facts.per_file)
+        return pack_path(self._folder, member.index, self._config.models_per_file)
 
     def complete(self, members: Sequence[Member]) -> None:
-        """See `Store`."""
+        """See `StateStore`."""
         groups: dict[Path, dict[str, Path]] = {}
         for member in members:
             if source := self._source(member):
                 groups.setdefault(self._target(member), {})[member.model_id] = source
         for target, sources in groups.items():
             self._merge(target, sources)
-        self._rows.clear()
+        self._indexes.clear()
 
     def _merge(self, target: Path, sources: Mapping[str, Path]) -> None:
         singles = [source for source in sources.values() if source != target]
-        if len(sources) == 1 and singles:  # it is the merged file already, and may be a big one
-            with disk_full_told(target):
+        if len(sources) == 1 and singles:  # the file of a single model needs no copy, which could be large
+            with translate_disk_errors(target):
                 target.parent.mkdir(parents=True, exist_ok=True)
                 singles[0].replace(target)
         elif singles:
-            merge_packs(target, self._kinds, sources)
-            for single in singles:  # at once, so that the disk never holds much more than the zoo
+            merge_packs(target, self._specs, sources)
+            for single in singles:  # now, so that the disk never holds much more than one copy of the zoo
                 single.unlink()

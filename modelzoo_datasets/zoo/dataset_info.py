@@ -74,10 +74,8 @@ class DatasetInfo:
         """
         if not isinstance(values, dict):
             raise FormatError(f"{path} is not what modelzoo-build writes; {_REMEDY}")
-        if (found := values.get("format")) != DATASET_FORMAT:
-            raise FormatError(
-                f"{path.parent} has format {found!r}, but this release reads {DATASET_FORMAT!r}; {_REMEDY}"
-            )
+        if (tag := values.get("format")) != DATASET_FORMAT:
+            raise FormatError(f"{path.parent} has format {tag!r}, but this release reads {DATASET_FORMAT!r}; {_REMEDY}")
         configs, diverged, card = values.get("configs"), values.get("diverged"), values.get("publication")
         if not isinstance(configs, dict) or not configs or diverged not in (KEPT, LEFT_OUT):
             raise FormatError(

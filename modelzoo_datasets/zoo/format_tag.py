@@ -22,10 +22,10 @@ class FormatTag:
             FormatError: the file cannot be read or is not JSON.
         """
         values = read_json(path)
-        found = values.get("format") if isinstance(values, dict) else None
-        return cls(found if isinstance(found, str) else None)
+        tag = values.get("format") if isinstance(values, dict) else None
+        return cls(tag if isinstance(tag, str) else None)
 
     @property
     def is_dataset(self) -> bool:
-        """Whether the folder is a dataset folder, of this release or of another one."""
+        """True for a dataset folder, of this release or of another one."""
         return self.format is not None and self.format.startswith(_DATASET)

@@ -16,7 +16,7 @@ from ..errors import FormatError
 from ..recipes import Member, Recipe
 from ..weights import Layout
 from .atomic_io import read_json
-from .json_checks import check_kinds, malformed
+from .json_checks import check_kinds, explain_malformed
 from .lineage import ImportInfo, ParentInfo
 from .paths import STORAGES, ZOO_FILE, ZOO_FORMAT, models_per_file
 from .recipe_info import RecipeInfo
@@ -49,12 +49,12 @@ class ZooInfo:
     classes: int
     engine: str
     versions: Mapping[str, str]
-    imported: ImportInfo | None = None
-    parent: ParentInfo | None = None  # of sparsified twins
-    variational_layout: Layout | None = None  # of sparsified twins: unpruned weights and log sigma²
+    import_info: ImportInfo | None = None
+    parent: ParentInfo | None = None  # for sparsified twins
+    variational_layout: Layout | None = None  # for sparsified twins: unpruned weights and log sigma²
     storage: str | None = None  # one of STORAGES
-    models_per_file: int | None = None  # of a packed zoo: models of the grid in one file
-    lacking: Mapping[str, Sequence[int]] = field(default_factory=dict)  # imported: model_id -> epochs of lost states
+    models_per_file: int | None = None  # for a packed zoo: places of the grid that share a file
+    lost_epochs: Mapping[str, Sequence[int]] = field(default_factory=dict)  # imported: model_id -> epochs without state
     states_sha256: str | None = None  # in a dataset folder: hash of the hashes of all states
     weights: Literal["inline", "files"] | None = None  # in a dataset folder: inline or files
 
@@ -65,14 +65,14 @@ class ZooInfo:
         Raises:
             FormatError: the file cannot be read, or is of another format, or is malformed.
         """
-        path, remedy = folder / ZOO_FILE, "make the zoo again with modelzoo-generate"
+        path, hint = folder / ZOO_FILE, "make the zoo again with modelzoo-generate"
         values = read_json(path)
         if not isinstance(values, dict):
-            raise FormatError(f"{path} is not what modelzoo-generate writes; {remedy}")
+            raise FormatError(f"{path} is not what modelzoo-generate writes; {hint}")
         if "configs" in values:
             raise FormatError(f"{folder} is a dataset folder; name the zoo folders that it was built from")
-        if (found := values.get("format")) != ZOO_FORMAT:
-            raise FormatError(f"{folder} has zoo format {found!r}, but this release reads {ZOO_FORMAT!r}; {remedy}")
+        if (tag := values.get("format")) != ZOO_FORMAT:
+            raise FormatError(f"{folder} has zoo format {tag!r}, but this release reads {ZOO_FORMAT!r}; {hint}")
         return cls.from_json(values, path)
 
     @classmethod
@@ -90,7 +90,7 @@ class ZooInfo:
         recipe = RecipeInfo.from_json(values["recipe"], path)
         _check_storage(values, path)
         if (weights := values.get("weights")) not in (None, "inline", "files"):
-            raise FormatError(malformed(path, f"'weights' must be inline or files, got {weights!r}"))
+            raise FormatError(explain_malformed(path, f"'weights' must be inline or files, got {weights!r}"))
         if twins := recipe.parent is not None:
             check_kinds(values, _TWIN_KINDS, path)
         return cls(
@@ -103,26 +103,26 @@ class ZooInfo:
             classes=values["classes"],
             engine=values["engine"],
             versions=values["versions"],
-            imported=ImportInfo.from_json(values["imported"], path) if "imported" in values else None,
+            import_info=ImportInfo.from_json(values["imported"], path) if "imported" in values else None,
             parent=ParentInfo.from_json(values["parent"], path) if twins else None,
             variational_layout=_read_layout(values, "variational_layout", path) if twins else None,
             storage=values.get("storage"),
             models_per_file=values.get("models_per_file"),
-            lacking=values.get("lacking", {}),
+            lost_epochs=values.get("lacking", {}),
             states_sha256=values.get("states_sha256"),
             weights=weights,
         )
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of zoo.json, keys in their order there."""
-        imported, parent, variational = self.imported, self.parent, self.variational_layout
+        imported, parent, variational = self.import_info, self.parent, self.variational_layout
         optional = {
             "imported": imported.to_json() if imported else None,
             "parent": parent.to_json() if parent else None,
             "variational_layout": variational.to_json() if variational else None,
             "storage": self.storage,
             "models_per_file": self.models_per_file,
-            "lacking": {model: list(epochs) for model, epochs in self.lacking.items()} or None,
+            "lacking": {model: list(epochs) for model, epochs in self.lost_epochs.items()} or None,
             "states_sha256": self.states_sha256,
             "weights": self.weights,
         }
@@ -149,8 +149,8 @@ class ZooInfo:
         return dataclasses.replace(self, storage=storage, models_per_file=per_file)
 
     @property
-    def packed(self) -> bool:
-        """Whether the states of many models are stacked in one file."""
+    def is_packed(self) -> bool:
+        """True if the states of many models are stacked in one file."""
         return self.storage == "packed"
 
     @property
@@ -165,7 +165,7 @@ class ZooInfo:
         Raises:
             RecipeError: no such architecture is registered, and the zoo is not a population of any architecture.
         """
-        generic = self.imported is not None and self.imported.any_architecture
+        generic = self.import_info is not None and self.import_info.is_any_architecture
         return find_architecture(self.architecture, self.layout if generic else None)
 
     def members(self, path: Path) -> dict[str, Member]:
@@ -179,7 +179,7 @@ class ZooInfo:
         """
         recipe = self.recipe
         try:
-            configs = {recipe.config: recipe.to_config(self.lacking)}
+            configs = {recipe.config: recipe.to_config(self.lost_epochs)}
             if self.parent is not None and recipe.parent is not None:
                 configs[recipe.parent] = self.parent.recipe.to_config({})
             whole = Recipe(
@@ -191,7 +191,7 @@ class ZooInfo:
             )
             return {member.model_id: member for member in whole.members(recipe.config)}
         except (LookupError, TypeError, ValueError, AttributeError) as error:
-            raise FormatError(malformed(path, f"'recipe' cannot be trained ({error})")) from error
+            raise FormatError(explain_malformed(path, f"'recipe' cannot be trained ({error})")) from error
 
     def contradictions(self) -> list[str]:
         """Return a line for each value that contradicts the recipe."""
@@ -211,11 +211,11 @@ class ZooInfo:
 def _check_storage(values: Mapping[str, Any], path: Path) -> None:
     storage = values.get("storage", STORAGES[0])
     if storage not in STORAGES:
-        raise FormatError(malformed(path, f"'storage' must be {' or '.join(STORAGES)}, got {storage!r}"))
+        raise FormatError(explain_malformed(path, f"'storage' must be {' or '.join(STORAGES)}, got {storage!r}"))
     if storage == "packed":
         check_kinds(values, {"models_per_file": int}, path)
         if (per_file := values["models_per_file"]) < 1:
-            raise FormatError(malformed(path, f"'models_per_file' must be at least 1, got {per_file}"))
+            raise FormatError(explain_malformed(path, f"'models_per_file' must be at least 1, got {per_file}"))
 
 
 def _read_layout(values: Mapping[str, Any], key: str, path: Path) -> Layout:
@@ -224,7 +224,7 @@ def _read_layout(values: Mapping[str, Any], key: str, path: Path) -> Layout:
         _ = layout.size  # an empty layout has none
         return layout
     except (FormatError, LookupError, TypeError, ValueError, AttributeError) as error:
-        raise FormatError(malformed(path, f"{key!r} is no layout of weights ({error!r})")) from error
+        raise FormatError(explain_malformed(path, f"{key!r} is no layout of weights ({error!r})")) from error
 
 
 def find_difference(stored: Any, info: ZooInfo) -> tuple[str, Any, Any] | None:
@@ -245,9 +245,9 @@ def find_difference(stored: Any, info: ZooInfo) -> tuple[str, Any, Any] | None:
     if difference := _difference(stored.get("format"), values["format"], "format"):
         return difference
     storage = ("storage", "models_per_file", "lacking")
-    theirs, ours = ({key: value for key, value in each.items() if key not in storage} for each in (stored, values))
+    a, b = ({key: value for key, value in each.items() if key not in storage} for each in (stored, values))
     return (
-        _difference(theirs, ours)
+        _difference(a, b)
         or _difference(stored.get("storage"), values.get("storage"), "storage")
         or _difference({key: value for key, value in stored.items() if key != "lacking"}, values)
     )

@@ -19,14 +19,14 @@ def check_kinds(values: Any, kinds: Mapping[str, type], path: Path, where: str =
         where: the key of the value in that file with a dot behind it; empty for the whole file.
     """
     if not isinstance(values, dict):
-        raise FormatError(malformed(path, f"'{where.rstrip('.')}' must be an object, got {values!r}"))
+        raise FormatError(explain_malformed(path, f"'{where.rstrip('.')}' must be an object, got {values!r}"))
     for key, kind in kinds.items():
         if key not in values:
-            raise FormatError(malformed(path, f"it has no '{where}{key}'"))
+            raise FormatError(explain_malformed(path, f"it has no '{where}{key}'"))
         if not isinstance(values[key], kind) or isinstance(values[key], bool):
-            raise FormatError(malformed(path, f"'{where}{key}' must be {_WORDS[kind]}, got {values[key]!r}"))
+            raise FormatError(explain_malformed(path, f"'{where}{key}' must be {_WORDS[kind]}, got {values[key]!r}"))
 
 
-def malformed(path: Path, problem: str) -> str:
+def explain_malformed(path: Path, problem: str) -> str:
     """Return the message for a zoo.json that this package did not write as it is."""
     return f"{path} is not what modelzoo-generate and modelzoo-build write: {problem}; make its folder again"

@@ -22,26 +22,26 @@ class ImportInfo:
 
     format: str  # as `modelzoo-import` names it
     source: str  # name of the folder or archive, without its path
-    measured_otherwise: tuple[str, ...] = ()  # splits and metrics that were recorded on other data than here
+    incomparable_metrics: tuple[str, ...] = ()  # splits and metrics that were recorded on other data than here
 
     @classmethod
     def from_json(cls, values: Any, path: Path) -> "ImportInfo":
         """Check and read what `to_json` wrote; raises FormatError."""
         check_kinds(values, _IMPORT_KINDS, path, "imported.")
-        otherwise = tuple(values.get("measured_otherwise", ()))
-        return cls(format=values["format"], source=values["source"], measured_otherwise=otherwise)
+        metrics = tuple(values.get("measured_otherwise", ()))
+        return cls(format=values["format"], source=values["source"], incomparable_metrics=metrics)
 
     def to_json(self) -> dict[str, Any]:
         """Return the values that zoo.json keeps."""
         return {
             "format": self.format,
             "source": self.source,
-            "measured_otherwise": list(self.measured_otherwise),
+            "measured_otherwise": list(self.incomparable_metrics),
         }
 
     @property
-    def any_architecture(self) -> bool:
-        """Whether this is a population of any architecture, perhaps of one that nobody registered here."""
+    def is_any_architecture(self) -> bool:
+        """True for a population of any architecture, registered here or not."""
         return self.format == ANY_FORMAT
 
 

@@ -1,4 +1,4 @@
-"""One process at a time writes a folder."""
+"""The lock that lets only one process at a time write to a folder."""
 
 import os
 from pathlib import Path
@@ -7,15 +7,19 @@ from ..errors import FolderInUseError
 
 try:
     import fcntl
-except ImportError:  # not on this system; the folder's own checks remain
+except ImportError:  # Windows: two writers are not detected
     fcntl = None  # type: ignore[assignment]
 
 
 class FolderLock:
-    """Held from its making until `release`; it ends with the process, however that ends, and leaves no file behind."""
+    """A lock that is held from its creation until `release`, or until the process ends in any way.
+
+    It locks the folder itself. The package `filelock` would lock a file instead, in the folder or beside it, which
+    cannot be removed safely afterwards: zoo folders would hold a file that is none of theirs.
+    """
 
     def __init__(self, folder: Path) -> None:
-        """Take the lock; raises FolderInUseError where another process holds it."""
+        """Acquire the lock; raises FolderInUseError where another process holds it."""
         self._handle: int | None = None
         if fcntl is None:
             return
@@ -27,13 +31,13 @@ class FolderLock:
             raise FolderInUseError(
                 f"another process is writing {folder}; wait until it ends, or choose another --out"
             ) from None
-        except OSError:  # a file system without locks
+        except OSError:  # the file system has no locks: two writers are not detected
             os.close(handle)
             return
         self._handle = handle
 
     def release(self) -> None:
-        """Let others write."""
+        """Let other processes write to the folder."""
         if self._handle is not None:
             os.close(self._handle)
             self._handle = None

@@ -1,13 +1,13 @@
-"""Names and paths inside a zoo folder.
+"""Names and paths in a zoo folder.
 
-zoo.json                                       recipe as resolved, layout, images, engine, versions
+zoo.json                                       the recipe with all defaults, layout, images, engine, versions
 models.parquet  states.parquet                 one row per model, one row per state
-statistics.json  pairs.parquet                 what the population is like, computed when it is complete
-states/<model_id>/epoch-000.safetensors        one plain state dict per state, or, with the packed layout,
+statistics.json  pairs.parquet                 statistics of the population, written when it is complete
+states/<model_id>/epoch-000.safetensors        one plain state dict per state; or, in a packed zoo,
 packed/models-00001-00100.safetensors          the same tensors of all states of 100 models of the grid, stacked
-variational/<model_id>/epoch-000.safetensors   of sparsified twins: unpruned weights and log sigma² (packed: as above)
-progress/<model_id>.json                       rows of finished models, while the zoo is not complete
-progress/<model_id>.safetensors                their states, while a packed zoo is not complete
+variational/<model_id>/epoch-000.safetensors   unpruned weights and log sigma² of a sparsified twin (packed: as above)
+progress/<model_id>.json                       rows of finished models, until the zoo is complete
+progress/<model_id>.safetensors                their states, until a packed zoo is complete
 """
 
 from pathlib import Path
@@ -15,7 +15,7 @@ from pathlib import Path
 from ..errors import FolderInUseError, FormatError
 
 ZOO_FORMAT = "modelzoo-zoo-2"
-DATASET_FORMAT = "modelzoo-dataset-3"  # of what is built from zoo folders
+DATASET_FORMAT = "modelzoo-dataset-3"
 ZOO_FILE = "zoo.json"
 MODELS_FILE = "models.parquet"
 STATES_FILE = "states.parquet"
@@ -25,8 +25,8 @@ PROGRESS = "progress"
 PACKED = "packed"
 VARIATIONAL = "variational"
 STORAGES = ("states", "packed")
-_MODELS_PER_FILE = 100  # at most, in a packed file
-_PACK_BYTES = 1_000_000_000  # of a packed file, if that is more than one model
+_MAX_MODELS_PER_FILE = 100
+_MAX_PACK_BYTES = 1_000_000_000  # unless one model alone needs more
 
 
 def require_zoo_file(folder: Path, kind: str) -> None:
@@ -56,29 +56,40 @@ def check_zoo_folder(folder: Path) -> None:
 
 
 def state_path(folder: Path, model_id: str, epoch: int, kind: str = "states") -> Path:
-    """Where the state of one model after one epoch lies; kind `variational` for what a twin has beside it."""
+    """Return the file of the state of a model after an epoch.
+
+    Args:
+        folder: The zoo folder.
+        model_id: The model.
+        epoch: The epoch.
+        kind: `variational` for the file that a sparsified twin has beside the state.
+    """
     return folder / kind / model_id / state_name(epoch)
 
 
 def state_name(epoch: int) -> str:
-    """The file of the state of a model after one epoch."""
+    """Return the name of the file of a state."""
     return f"epoch-{epoch:03d}.safetensors"
 
 
 def models_per_file(numbers: int, epochs: int) -> int:
-    """How many models a packed file is for, by the numbers in a state and the epochs of the longest training.
+    """Return the number of places of the grid that share a packed file; zoo.json keeps it.
 
-    It depends on the recipe alone, so that file names do not depend on which models there are; zoo.json keeps it.
+    It depends on the recipe alone, so that file names do not depend on the models that were trained.
+
+    Args:
+        numbers: Numbers in a state, variational ones included.
+        epochs: Epochs of the longest training.
     """
-    return max(1, min(_MODELS_PER_FILE, _PACK_BYTES // (4 * numbers * (epochs + 1))))
+    return max(1, min(_MAX_MODELS_PER_FILE, _MAX_PACK_BYTES // (4 * numbers * (epochs + 1))))
 
 
 def pack_path(folder: Path, index: int, per_file: int) -> Path:
-    """The packed file of the model at this place of the grid, from 1."""
+    """Return the packed file of the model at a place of the grid, counted from 1."""
     first = (index - 1) // per_file * per_file + 1
     return folder / PACKED / f"models-{first:05d}-{first + per_file - 1:05d}.safetensors"
 
 
 def single_pack_path(folder: Path, model_id: str) -> Path:
-    """Where the states of one model lie until the zoo is complete."""
+    """Return the file of the states of one model until the zoo is complete."""
     return folder / PROGRESS / f"{model_id}.safetensors"

@@ -13,28 +13,28 @@ from torch import Tensor
 from ..architectures import Architecture
 from ..errors import FormatError
 from ..weights import Layout
-from .atomic_io import read_table, read_tensors
-from .bulk_read import fill_from_files, fill_from_pack, match
+from .bulk_read import fill_from_files, fill_from_pack, match_slots
 from .info import ZooInfo
-from .packed import pack_rows, read_pack
+from .packed import read_pack, read_pack_index
 from .paths import MODELS_FILE, STATES_FILE, VARIATIONAL, pack_path, require_zoo_file, state_name, state_path
+from .tensor_io import read_table, read_tensors
 
 
-def weights_sha256(weights: Tensor) -> str:
-    """SHA-256 of a weight vector (P,) as little-endian float32: the same for the state file and the dataset row."""
-    # Of the memory itself wherever it is like that.
+def hash_weights(weights: Tensor) -> str:
+    """Return the SHA-256 of a weight vector (P,) as little-endian float32, which zoo and dataset folders record."""
+    # No copy is made of memory that is like that already.
     return hashlib.sha256(np.ascontiguousarray(weights.numpy(), "<f4").data).hexdigest()
 
 
 @dataclass(frozen=True)
 class ZooFolder:
-    """A zoo on disk, as `modelzoo-generate` leaves it."""
+    """A complete zoo on disk, as `modelzoo-generate` and `modelzoo-import` write it."""
 
     path: Path
 
     @classmethod
     def open(cls, path: Path) -> "ZooFolder":
-        """Check that this is a complete zoo folder of this format; raises FormatError."""
+        """Open a folder; raises FormatError unless it is a complete zoo folder of this format."""
         require_zoo_file(path, "zoo folder")
         folder = cls(path)
         _ = folder.info  # which checks it
@@ -49,15 +49,15 @@ class ZooFolder:
 
     @cached_property
     def models(self) -> pd.DataFrame:
-        """One row per model: id, seed, split, every hyper-parameter."""
-        return self._table(MODELS_FILE)
+        """The table with one row per model: id, seed, split and hyperparameters."""
+        return self._read_table(MODELS_FILE)
 
     @cached_property
     def states(self) -> pd.DataFrame:
-        """One row per state: model, epoch, metrics, sha256."""
-        return self._table(STATES_FILE)
+        """The table with one row per state: model, epoch, metrics and hash."""
+        return self._read_table(STATES_FILE)
 
-    def _table(self, name: str) -> pd.DataFrame:
+    def _read_table(self, name: str) -> pd.DataFrame:
         try:
             return read_table(self.path / name)
         except FormatError as error:
@@ -74,27 +74,27 @@ class ZooFolder:
         return self.info.layout
 
     @property
-    def imported(self) -> bool:
-        """Whether its models were trained elsewhere."""
-        return self.info.imported is not None
+    def is_imported(self) -> bool:
+        """True if its models were trained elsewhere."""
+        return self.info.import_info is not None
 
     @property
     def maker(self) -> str:
         """The command that wrote it."""
-        return "modelzoo-import" if self.imported else "modelzoo-generate"
+        return "modelzoo-import" if self.is_imported else "modelzoo-generate"
 
     @property
-    def packed(self) -> bool:
-        """Whether the states are stacked in packed files."""
-        return self.info.packed
+    def is_packed(self) -> bool:
+        """True if the states are stacked in packed files."""
+        return self.info.is_packed
 
     def weights(self, model_id: str, epoch: int) -> Tensor:
-        """Weights (P,) of one state, read from its file; raises FormatError if it is unreadable or of other shapes."""
+        """Read the weights (P,) of one state; raises FormatError where the file is unreadable or has other tensors."""
         path = self._path(model_id, epoch)
         state = self._read(path, model_id, epoch)
-        if self.packed:
+        if self.is_packed:
             state = {name: tensor for name, tensor in state.items() if not name.startswith(f"{VARIATIONAL}.")}
-        slots = match(list(state), self.layout)
+        slots = match_slots(list(state), self.layout)
         if slots is None:
             count = len(self.layout.slots)
             raise FormatError(f"{path} holds {len(state)} tensors, a state of {self.path} has {count}")
@@ -103,42 +103,51 @@ class ZooFolder:
         except FormatError as error:
             raise FormatError(f"{path} is no state of {self.path}: {error}") from error
 
-    def trajectory(self, model_id: str, epochs: Sequence[int], out: Tensor) -> None:
-        """Put the weights of states, by ascending epochs, into `out` (E, P); raises FormatError as `weights` does."""
-        if not self._filled(model_id, epochs, out):
+    def read_trajectory(self, model_id: str, epochs: Sequence[int], out: Tensor) -> None:
+        """Read the states of one model.
+
+        Args:
+            model_id: The model.
+            epochs: E epochs, ascending.
+            out: A float32 tensor (E, P), filled row by row.
+
+        Raises:
+            FormatError: A file is unreadable or has other tensors.
+        """
+        if not self._read_at_once(model_id, epochs, out):
             for row, epoch in zip(out, epochs, strict=True):
                 row.copy_(self.weights(model_id, epoch))
 
-    def _filled(self, model_id: str, epochs: Sequence[int], out: Tensor) -> bool:
-        if not self.packed:
-            return fill_from_files(self.place(model_id), [state_name(epoch) for epoch in epochs], self.layout, out)
+    def _read_at_once(self, model_id: str, epochs: Sequence[int], out: Tensor) -> bool:
+        if not self.is_packed:
+            names = [state_name(epoch) for epoch in epochs]
+            return fill_from_files(self.states_path(model_id), names, self.layout, out)
         path = self._path(model_id, epochs[0])
         try:
             first, count = self._rows_in(path, model_id)
         except FormatError:
             return False
-        places = [self._place_in_pack(model_id, epoch) for epoch in epochs]
-        in_a_row = places == list(range(places[0], places[0] + len(places)))
-        if not in_a_row or places[0] < 0 or places[-1] >= count:
+        rows = [self._row_in_pack(model_id, epoch) for epoch in epochs]
+        if rows != list(range(rows[0], rows[0] + len(rows))) or rows[0] < 0 or rows[-1] >= count:
             return False
-        return fill_from_pack(path, first + places[0], self.layout, out)
+        return fill_from_pack(path, first + rows[0], self.layout, out)
 
-    def variational(self, model_id: str, epoch: int) -> dict[str, Tensor]:
-        """Unpruned weights and log sigma² of one state of a sparsified twin, by name; raises FormatError."""
+    def read_variational(self, model_id: str, epoch: int) -> dict[str, Tensor]:
+        """Read unpruned weights and log sigma² of one state of a sparsified twin, by name; raises FormatError."""
         if self.info.variational_layout is None:
             raise FormatError(f"{self.path} holds no sparsified twins")
         state = self._read(self._path(model_id, epoch, VARIATIONAL), model_id, epoch)
-        if not self.packed:
+        if not self.is_packed:
             return state
         prefix = f"{VARIATIONAL}."
         return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
 
-    def place(self, model_id: str) -> Path:
-        """The folder or file in which the states of a model lie."""
-        return self._path(model_id, 0) if self.packed else self._path(model_id, 0).parent
+    def states_path(self, model_id: str) -> Path:
+        """Return the folder or packed file that holds the states of a model."""
+        return self._path(model_id, 0) if self.is_packed else self._path(model_id, 0).parent
 
     def _path(self, model_id: str, epoch: int, kind: str = "states") -> Path:
-        if not self.packed:
+        if not self.is_packed:
             return state_path(self.path, model_id, epoch, kind)
         if model_id not in self._index:
             raise FormatError(f"{self.path} has no model {model_id!r}")
@@ -150,33 +159,33 @@ class ZooFolder:
 
     def _read(self, path: Path, model_id: str, epoch: int) -> dict[str, Tensor]:
         try:
-            if not self.packed:
+            if not self.is_packed:
                 return read_tensors(path)
             first, count = self._rows_in(path, model_id)
-            place = self._place_in_pack(model_id, epoch)
-            if not 0 <= place < count:
+            row = self._row_in_pack(model_id, epoch)
+            if not 0 <= row < count:
                 raise FormatError(f"cannot read packed states {path}: it has no epoch {epoch} of {model_id}")
-            return {name: rows[0] for name, rows in read_pack(path, first + place, 1).items()}
+            return {name: rows[0] for name, rows in read_pack(path, first + row, 1).items()}
         except FormatError as error:
             raise FormatError(f"{error}; run {self.maker} again to restore it") from error
 
     def _rows_in(self, path: Path, model_id: str) -> tuple[int, int]:
-        """First row and number of rows of a model in a packed file."""
-        if path not in self._packs:
-            self._packs[path] = pack_rows(path)
-        return self._packs[path].get(model_id, (0, 0))
+        """Return the first row and the number of rows of a model in a packed file."""
+        if path not in self._pack_indexes:
+            self._pack_indexes[path] = read_pack_index(path)
+        return self._pack_indexes[path].get(model_id, (0, 0))
 
-    def _place_in_pack(self, model_id: str, epoch: int) -> int:
-        """Which of the states of its model a state is; -1 for one that is not there."""
-        if not self.imported:  # then all epochs are there
+    def _row_in_pack(self, model_id: str, epoch: int) -> int:
+        """Return the row of a state among those of its model; -1 for a missing state."""
+        if not self.is_imported:  # no epoch is missing
             return epoch
-        return self._places.get((model_id, epoch), -1)
+        return self._rows_by_state.get((model_id, epoch), -1)
 
     @cached_property
-    def _places(self) -> dict[tuple[str, int], int]:
-        place = self.states.groupby("model_id")["epoch"].rank().astype(int) - 1
-        return dict(zip(zip(self.states["model_id"], self.states["epoch"], strict=True), place, strict=True))
+    def _rows_by_state(self) -> dict[tuple[str, int], int]:
+        rows = self.states.groupby("model_id")["epoch"].rank().astype(int) - 1
+        return dict(zip(zip(self.states["model_id"], self.states["epoch"], strict=True), rows, strict=True))
 
     @cached_property
-    def _packs(self) -> dict[Path, dict[str, tuple[int, int]]]:
+    def _pack_indexes(self) -> dict[Path, dict[str, tuple[int, int]]]:
         return {}

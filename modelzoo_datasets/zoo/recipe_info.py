@@ -9,7 +9,7 @@ from typing import Any
 
 from ..errors import FormatError, RecipeError
 from ..recipes import Config, ExternalModels, Recipe
-from .json_checks import check_kinds, malformed
+from .json_checks import check_kinds, explain_malformed
 
 _KINDS = {
     "recipe": str,
@@ -26,7 +26,7 @@ _KINDS = {
 class RecipeInfo:
     """One config of a recipe: all that decides which models a zoo has and how each of them is trained."""
 
-    name: str  # of the recipe
+    name: str  # the name of the recipe
     config: str
     images: str
     architecture: str  # as the recipe names it: a variant, or a family of variants
@@ -34,7 +34,7 @@ class RecipeInfo:
     axes: Mapping[str, tuple[Any, ...]]  # field of `Training` -> its values; the order of the axes is that of the grid
     seeds: tuple[Any, ...]  # fixed ones, or ("random", how many, below)
     parent: str | None = None  # the config whose sparsified twins these models are
-    published: ExternalModels | None = None  # the models of an imported zoo, one by one
+    external_models: ExternalModels | None = None  # the models of an imported zoo, one by one
 
     @classmethod
     def from_recipe(cls, recipe: Recipe, config: str, *, epochs: int | None = None) -> "RecipeInfo":
@@ -59,7 +59,7 @@ class RecipeInfo:
             axes=axes,
             seeds=tuple(values.seeds),
             parent=values.parent,
-            published=values.published,
+            external_models=values.published,
         )
 
     @classmethod
@@ -77,11 +77,11 @@ class RecipeInfo:
         check_kinds(values, _KINDS, path, where)
         for axis, choices in values["axes"].items():
             if not isinstance(choices, list):
-                raise FormatError(malformed(path, f"'{where}axes.{axis}' must be a list, got {choices!r}"))
+                raise FormatError(explain_malformed(path, f"'{where}axes.{axis}' must be a list, got {choices!r}"))
         try:
-            published = ExternalModels.from_json(values, {})
+            external_models = ExternalModels.from_json(values, {})
         except (RecipeError, TypeError) as error:
-            raise FormatError(malformed(path, f"'{where.rstrip('.')}' cannot be trained ({error})")) from error
+            raise FormatError(explain_malformed(path, f"'{where.rstrip('.')}' cannot be trained ({error})")) from error
         return cls(
             name=values["recipe"],
             config=values["config"],
@@ -91,7 +91,7 @@ class RecipeInfo:
             axes={name: tuple(choices) for name, choices in values["axes"].items()},
             seeds=tuple(values["seeds"]),
             parent=values.get("parent"),
-            published=published,
+            external_models=external_models,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -106,14 +106,14 @@ class RecipeInfo:
             "seeds": list(self.seeds),
         }
         parent = {} if self.parent is None else {"parent": self.parent}
-        published = {} if self.published is None else self.published.to_json()
-        return {**values, **parent, **published}
+        models = {} if self.external_models is None else self.external_models.to_json()
+        return {**values, **parent, **models}
 
     @property
     def num_models(self) -> int:
         """The number of models in the grid, or in the list of an imported zoo."""
-        if self.published is not None:
-            return self.published.num_models
+        if self.external_models is not None:
+            return self.external_models.num_models
         seeds = self.seeds[1] if self.seeds[0] == "random" else len(self.seeds)
         return math.prod(len(axis) for axis in self.axes.values()) * int(seeds)
 
@@ -125,25 +125,25 @@ class RecipeInfo:
     @property
     def columns(self) -> Mapping[str, str]:
         """Columns that only this zoo has, with their kinds; only imported zoos have any."""
-        return (self.published.columns or {}) if self.published is not None else {}
+        return (self.external_models.columns or {}) if self.external_models is not None else {}
 
     @property
     def metrics(self) -> Sequence[str]:
         """Metrics of states that only this zoo has; only imported zoos have any."""
-        return self.published.measured if self.published is not None else ()
+        return self.external_models.measured if self.external_models is not None else ()
 
     def equals_but_epochs(self, other: "RecipeInfo") -> bool:
         """Return whether two recipes differ at most in their epochs. The order of the axes counts."""
         return _without_epochs(self) == _without_epochs(other)
 
-    def to_config(self, lacking: Mapping[str, Sequence[int]]) -> Config:
+    def to_config(self, lost_epochs: Mapping[str, Sequence[int]]) -> Config:
         """Return the config that this was resolved from.
 
         Args:
-            lacking: model_id -> epochs whose states are lost, of an imported zoo.
+            lost_epochs: For an imported zoo, model_id -> epochs whose states are lost.
         """
-        published = self.published and dataclasses.replace(self.published, lacking=lacking)
-        return Config(axes=self.axes, seeds=self.seeds, parent=self.parent, published=published)
+        models = self.external_models and dataclasses.replace(self.external_models, lacking=lost_epochs)
+        return Config(axes=self.axes, seeds=self.seeds, parent=self.parent, published=models)
 
 
 def _without_epochs(recipe: RecipeInfo) -> tuple[RecipeInfo, list[tuple[str, tuple[Any, ...]]]]:

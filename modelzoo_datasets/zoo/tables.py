@@ -1,4 +1,4 @@
-"""The two tables of a zoo folder: what a row of each says, and how rows survive a stop."""
+"""The two tables of a zoo folder, and the records that hold rows of states until the zoo is complete."""
 
 import dataclasses
 import json
@@ -14,12 +14,13 @@ from torch import Tensor
 
 from ..errors import FormatError
 from ..recipes import Member
-from .atomic_io import read_arrow, read_json, write_bytes
+from .atomic_io import read_json, write_bytes
 from .paths import PROGRESS, STATES_FILE
-from .reader import weights_sha256
+from .reader import hash_weights
+from .tensor_io import read_arrow
 
 Row = dict[str, Any]
-_TYPES = {  # of the columns of states that are not metrics
+_TYPES = {  # columns of the table of states; all other columns are metrics
     "model_id": pa.string(),
     "epoch": pa.int64(),
     "test_recall": pa.list_(pa.float64()),
@@ -28,33 +29,41 @@ _TYPES = {  # of the columns of states that are not metrics
 }
 
 
-def state_row(model_id: str, epoch: int, weights: Tensor, metrics: Mapping[str, float], recall: Tensor) -> Row:
-    """One row of the table of states; what was not measured, or came out as no finite number, is missing."""
-    values = {name: _measured(value) for name, value in metrics.items()}
+def make_state_row(model_id: str, epoch: int, weights: Tensor, metrics: Mapping[str, float], recall: Tensor) -> Row:
+    """Make one row of the table of states; metrics that were not measured or are not finite become null.
+
+    Args:
+        model_id: The model.
+        epoch: The epochs that it was trained for.
+        weights: Its weights (P,) after that epoch.
+        metrics: Metric -> value.
+        recall: Recall on test images by class (C,).
+    """
+    values = {name: _finite_or_none(value) for name, value in metrics.items()}
     train, test = values["train_acc"], values["test_acc"]
     return {
         "model_id": model_id,
         "epoch": epoch,
         **values,
         "ggap": None if train is None or test is None else train - test,
-        "test_recall": _recall(recall.tolist()),
+        "test_recall": _recall_or_none(recall.tolist()),
         "finite": bool(torch.isfinite(weights).all()),
-        "sha256": weights_sha256(weights),
+        "sha256": hash_weights(weights),
     }
 
 
-def _measured(value: float) -> float | None:
-    """The loss of a model that diverges is infinite or not a number, in the table a number or missing."""
+def _finite_or_none(value: float) -> float | None:
+    """Replace infinity and NaN, such as the loss of a diverging model, by the null of the table."""
     return value if math.isfinite(value) else None
 
 
-def _recall(values: Sequence[float]) -> list[float | None] | None:
-    known = [_measured(value) for value in values]
-    return known if any(value is not None for value in known) else None
+def _recall_or_none(values: Sequence[float]) -> list[float | None] | None:
+    finite = [_finite_or_none(value) for value in values]
+    return finite if any(value is not None for value in finite) else None
 
 
-def model_row(member: Member, diverged: bool) -> Row:
-    """One row of the table of models."""
+def make_model_row(member: Member, *, diverged: bool) -> Row:
+    """Make one row of the table of models."""
     parent = {} if member.parent_id is None else {"parent_id": member.parent_id}
     return {
         "model_id": member.model_id,
@@ -69,18 +78,19 @@ def model_row(member: Member, diverged: bool) -> Row:
 
 
 def write_record(folder: Path, model_id: str, rows: Sequence[Row]) -> None:
-    """Say that a model is finished: its rows, until they are in the table."""
+    """Record that a model is finished, with its rows, until they are in the table."""
     text = json.dumps(rows, indent=1, allow_nan=False)
     write_bytes(folder / PROGRESS / f"{model_id}.json", text.encode())
 
 
-def known_states(folder: Path) -> pa.Table:
-    """The rows of all finished models: of the records of a running zoo, and of the table for models without one.
+def read_state_rows(folder: Path) -> pa.Table:
+    """Read the rows of all finished models: from their records, or else from the table.
 
     Raises:
-        FormatError: the table is damaged.
+        FormatError: The table is damaged.
     """
-    records = [record for path in sorted((folder / PROGRESS).glob("*.json")) if (record := _record(path)) is not None]
+    paths = sorted((folder / PROGRESS).glob("*.json"))
+    records = [record for path in paths if (record := _read_record(path)) is not None]
     parts = [pa.concat_tables(records)] if records else []
     if (folder / STATES_FILE).is_file():
         try:
@@ -98,8 +108,8 @@ def _schema(names: Sequence[str] | Mapping[str, Any]) -> pa.Schema:
     return pa.schema([(name, _TYPES.get(name, pa.float64())) for name in names])
 
 
-def _record(path: Path) -> pa.Table | None:
-    """The rows of a record; None for one that is damaged, whose model counts as not finished."""
+def _read_record(path: Path) -> pa.Table | None:
+    """Read the rows of a record; None for a damaged one, whose model counts as not finished."""
     try:
         rows = read_json(path)
         return pa.Table.from_pylist(rows, schema=_schema(rows[0]))
@@ -107,22 +117,30 @@ def _record(path: Path) -> pa.Table | None:
         return None
 
 
-def epochs_known(states: pa.Table) -> dict[str, int]:
-    """How many states of each model there are rows of."""
+def count_epochs(states: pa.Table) -> dict[str, int]:
+    """Count the rows of each model."""
     counts = states.group_by("model_id").aggregate([("epoch", "count")])
     return dict(zip(counts["model_id"].to_pylist(), counts["epoch_count"].to_pylist(), strict=True))
 
 
-def known_epochs(states: pa.Table) -> dict[str, tuple[int, ...]]:
-    """The epochs of which there are rows, ascending, by model."""
-    found: dict[str, list[int]] = {}
+def list_epochs(states: pa.Table) -> dict[str, tuple[int, ...]]:
+    """List the epochs of the rows of each model, ascending."""
+    epochs_by_model: dict[str, list[int]] = {}
     for model_id, epoch in zip(states["model_id"].to_pylist(), states["epoch"].to_pylist(), strict=True):
-        found.setdefault(model_id, []).append(epoch)
-    return {model_id: tuple(sorted(epochs)) for model_id, epochs in found.items()}
+        epochs_by_model.setdefault(model_id, []).append(epoch)
+    return {model_id: tuple(sorted(epochs)) for model_id, epochs in epochs_by_model.items()}
 
 
-def tables(members: Sequence[Member], states: pa.Table) -> tuple[pa.Table, pa.Table]:
-    """(models, states) of these members, in their order, with equal content wherever the rows were read from."""
+def make_tables(members: Sequence[Member], states: pa.Table) -> tuple[pa.Table, pa.Table]:
+    """Make the two tables. Equal rows give equal tables, in whatever order they were read.
+
+    Args:
+        members: The models, in the order of the tables.
+        states: The rows of their states, perhaps among others.
+
+    Returns:
+        The table of models and the table of states.
+    """
     ids = pa.array([member.model_id for member in members], pa.string())
     place = pc.index_in(states["model_id"], ids)
     ordered = (
@@ -131,6 +149,6 @@ def tables(members: Sequence[Member], states: pa.Table) -> tuple[pa.Table, pa.Ta
         .sort_by([("place", "ascending"), ("epoch", "ascending")])
     )
     finite = ordered.group_by("model_id").aggregate([("finite", "all")])
-    sound = dict(zip(finite["model_id"].to_pylist(), finite["finite_all"].to_pylist(), strict=True))
-    models = [model_row(member, not sound[member.model_id]) for member in members]
+    is_finite = dict(zip(finite["model_id"].to_pylist(), finite["finite_all"].to_pylist(), strict=True))
+    models = [make_model_row(member, diverged=not is_finite[member.model_id]) for member in members]
     return pa.Table.from_pylist(models), ordered.drop_columns("place")

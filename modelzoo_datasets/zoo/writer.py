@@ -1,4 +1,4 @@
-"""Write a zoo folder state by state, so that a kill at any moment loses at most the models in training."""
+"""Write a zoo folder state by state: a kill at any moment loses at most the models in training."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -11,37 +11,42 @@ from torch import Tensor
 from ..errors import FolderInUseError
 from ..recipes import Member
 from .async_writer import WriterPool
-from .atomic_io import disk_full_told, read_json, write_json, write_table
-from .backends import PackedFiles, StateFiles, Store, StoreFacts
+from .atomic_io import read_json, translate_disk_errors, write_json
+from .backends import FileStore, PackedStore, StateStore, StoreConfig
 from .info import ZooInfo, find_difference
 from .lock import FolderLock
 from .paths import MODELS_FILE, PROGRESS, STATES_FILE, ZOO_FILE, check_zoo_folder
-from .tables import Row, epochs_known, known_epochs, known_states, state_row, tables, write_record
+from .tables import Row, count_epochs, list_epochs, make_state_row, make_tables, read_state_rows, write_record
+from .tensor_io import write_table
 
 
 class ZooWriter:
-    """Opens a folder for one zoo, says which models it already holds, adds others, and completes the tables.
+    """A zoo folder in the making: it lists the models that it holds, takes others, and completes the tables.
 
-    A context manager: within, no other process can write the folder; states are written by threads of their own.
+    Use it as a context manager: until it ends, no other process can write to the folder. Threads write the states.
     """
 
     def __init__(self, folder: Path, info: ZooInfo) -> None:
         """Create the folder, or resume one that holds the very same zoo.
 
+        Args:
+            folder: The zoo folder.
+            info: The zoo, with its storage.
+
         Raises:
-            FolderInUseError: the folder holds something else, a zoo of another recipe, images or library version, or
-                another process is writing it.
+            FolderInUseError: The folder holds other files or another zoo (another recipe, other images or another
+                version of a library), or another process is writing to it.
         """
         self.folder = folder
         self._info = info
-        with disk_full_told(folder):
+        with translate_disk_errors(folder):
             folder.parent.mkdir(parents=True, exist_ok=True)
             check_zoo_folder(folder)
             folder.mkdir(exist_ok=True)
         self._lock = FolderLock(folder)
         try:
             self._claim()
-            self._store = self._new_store()
+            self._store = self._open_store()
         except BaseException:
             self._lock.release()
             raise
@@ -54,24 +59,24 @@ class ZooWriter:
         if not zoo_file.is_file():
             write_json(zoo_file, self._info.to_json())
         if difference := find_difference(read_json(zoo_file), self._info):
-            what, theirs, ours = difference
-            if what == "storage":
+            name, stored, value = difference
+            if name == "storage":
                 raise FolderInUseError(
-                    f"{self.folder} stores its states as {_short(theirs)}, not {_short(ours)}; "
-                    f"choose another --out, or --storage {theirs}"
+                    f"{self.folder} stores its states as {_shorten(stored)}, not {_shorten(value)}; "
+                    f"choose another --out, or --storage {stored}"
                 )
             raise FolderInUseError(
-                f"{self.folder} holds another zoo: its {what} is {_short(theirs)}, not {_short(ours)}; "
+                f"{self.folder} holds another zoo: its {name} is {_shorten(stored)}, not {_shorten(value)}; "
                 "choose another --out"
             )
 
-    def _new_store(self) -> Store:
-        facts = StoreFacts(
+    def _open_store(self) -> StateStore:
+        config = StoreConfig(
             architecture=self._info.find_architecture(),
             variational=self._info.variational_layout,
-            per_file=self._info.models_per_file or 1,
+            models_per_file=self._info.models_per_file or 1,
         )
-        return (PackedFiles if self._info.packed else StateFiles)(self.folder, facts)
+        return (PackedStore if self._info.is_packed else FileStore)(self.folder, config)
 
     def __enter__(self) -> "ZooWriter":
         return self
@@ -88,10 +93,10 @@ class ZooWriter:
             self._store.discard()
             self._lock.release()
 
-    def finished(self, members: Sequence[Member]) -> set[str]:
-        """Ids of the members whose states are all there; raises FormatError where the table of states is damaged."""
-        known = epochs_known(known_states(self.folder))
-        return {m.model_id for m in members if _has_rows(m, known) and self._store.holds(m)}
+    def find_finished(self, members: Sequence[Member]) -> set[str]:
+        """Return the ids of the models whose states are all there; raises FormatError for a damaged table of states."""
+        counts = count_epochs(read_state_rows(self.folder))
+        return {m.model_id for m in members if _has_rows(m, counts) and self._store.holds(m)}
 
     def add(
         self,
@@ -100,17 +105,28 @@ class ZooWriter:
         weights: Tensor,  # (P,)
         metrics: Mapping[str, float],
         recall: Tensor,  # (C,)
-        variational: Tensor | None = None,  # (Q,) of twins
+        variational: Tensor | None = None,  # (Q,)
     ) -> None:
-        """Write the next state of a model, soon; after the last one its record, which makes it finished.
+        """Write the next state of a model, soon; the last state also writes the record that makes the model finished.
 
-        Tensors must not be changed afterwards. Raises what an earlier write failed of, such as DiskFullError.
+        Do not change the tensors afterwards.
+
+        Args:
+            member: The model.
+            epoch: The epochs that it was trained for; they must ascend.
+            weights: Its weights (P,).
+            metrics: Metric -> value.
+            recall: Recall on test images by class (C,).
+            variational: For a sparsified twin its unpruned weights and log sigma² (Q,).
+
+        Raises:
+            ModelZooError: An earlier write failed, for example with DiskFullError.
         """
         size = weights.nbytes + (0 if variational is None else variational.nbytes)
 
         def write() -> None:
             rows = self._rows.setdefault(member.model_id, [])
-            rows.append(state_row(member.model_id, epoch, weights, metrics, recall))
+            rows.append(make_state_row(member.model_id, epoch, weights, metrics, recall))
             self._store.write(member, epoch, weights, variational)
             if epoch == member.epochs[-1]:
                 self._store.finish(member)
@@ -118,30 +134,34 @@ class ZooWriter:
 
         self.pool.submit(member.model_id, size, write)
 
-    def epochs(self) -> dict[str, tuple[int, ...]]:
-        """The epochs of the states of every finished model; raises FormatError where the table of states is damaged."""
-        return known_epochs(known_states(self.folder))
+    def list_epochs(self) -> dict[str, tuple[int, ...]]:
+        """List the epochs of every finished model; raises FormatError for a damaged table of states."""
+        return list_epochs(read_state_rows(self.folder))
 
-    def complete(self, members: Sequence[Member], *, lacking: Mapping[str, Sequence[int]] | None = None) -> None:
-        """Write both tables for all finished models of the grid, then drop the records they replace.
+    def complete(self, members: Sequence[Member], *, lost_epochs: Mapping[str, Sequence[int]] | None = None) -> None:
+        """Write both tables for all finished models, then remove the records that they replace.
 
-        Nothing can be added afterwards. Raises what a write failed of, such as DiskFullError.
+        No state can be added afterwards.
 
         Args:
-            lacking: of an imported zoo, model_id -> epochs whose states turned out to be lost, for zoo.json.
+            members: All models of the grid, in its order.
+            lost_epochs: For an imported zoo, model_id -> epochs whose states turned out to be lost.
+
+        Raises:
+            ModelZooError: A write failed, for example with DiskFullError.
         """
         self.pool.close()
         progress = self.folder / PROGRESS
         if not progress.is_dir() and all((self.folder / name).is_file() for name in (MODELS_FILE, STATES_FILE)):
-            return  # nothing was added: a complete zoo is left as it is, on a full disk too
-        values = dataclasses.replace(self._info, lacking=lacking or {}).to_json()
+            return  # nothing was added, so a complete zoo stays as it is, even on a full disk
+        values = dataclasses.replace(self._info, lost_epochs=lost_epochs or {}).to_json()
         if read_json(self.folder / ZOO_FILE) != values:
             write_json(self.folder / ZOO_FILE, values)
-        states = known_states(self.folder)
-        known = epochs_known(states)
-        present = [member for member in members if _has_rows(member, known)]
+        states = read_state_rows(self.folder)
+        counts = count_epochs(states)
+        present = [member for member in members if _has_rows(member, counts)]
         self._store.complete(present)
-        models, states = tables(present, states)
+        models, states = make_tables(present, states)
         write_table(self.folder / MODELS_FILE, models)
         write_table(self.folder / STATES_FILE, states)
         if progress.is_dir():
@@ -150,10 +170,10 @@ class ZooWriter:
             progress.rmdir()
 
 
-def _has_rows(member: Member, known: Mapping[str, int]) -> bool:
-    return known.get(member.model_id) == len(member.epochs)
+def _has_rows(member: Member, counts: Mapping[str, int]) -> bool:
+    return counts.get(member.model_id) == len(member.epochs)
 
 
-def _short(value: Any) -> str:
+def _shorten(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."

@@ -28,7 +28,7 @@ from modelzoo_datasets.engines.torch.torch_engine import TorchEngine
 from modelzoo_datasets.errors import FormatError
 from modelzoo_datasets.hub import read_manifest
 from modelzoo_datasets.verification import Check, verify_folder
-from modelzoo_datasets.zoo import ZooFolder, read_json, weights_sha256, write_json
+from modelzoo_datasets.zoo import ZooFolder, hash_weights, read_json, write_json
 from modelzoo_datasets.zoo.trajectory import read_state, read_states
 
 STATE = 4 * 11_183_582  # bytes of a ResNet-18 with its BatchNorm statistics
@@ -114,7 +114,7 @@ def test_safetensors_alone_gives_the_plain_module_of_a_row(resnet_dataset: Path)
     module = get_architecture("resnet18").module("relu", 0.0)
     module.load_state_dict(state)
     assert module.bn1.num_batches_tracked.item() == 1, "one step was taken"
-    assert weights_sha256(get_architecture("resnet18").layout.pack(module.state_dict())) == row["sha256"]
+    assert hash_weights(get_architecture("resnet18").layout.pack(module.state_dict())) == row["sha256"]
 
 
 def test_building_twice_gives_the_same_bytes(resnet_dataset: Path, tmp_path: Path) -> None:

@@ -254,7 +254,7 @@ def twins(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 def read(zoo: ZooFolder, model_id: str, epochs: Sequence[int]) -> torch.Tensor:
     out = torch.full((len(epochs), zoo.layout.size), torch.nan)
-    zoo.trajectory(model_id, epochs, out)
+    zoo.read_trajectory(model_id, epochs, out)
     return out
 
 

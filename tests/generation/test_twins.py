@@ -157,7 +157,7 @@ def test_what_is_nearly_all_noise_is_zero_and_nothing_else_is_changed(twins: Zoo
     for model in MODELS:
         for epoch in EPOCHS[1:]:
             name, pruned, weights = f"seed-sparse-{model}", 0, 0
-            whole = twins.variational(name, epoch)
+            whole = twins.read_variational(name, epoch)
             for parameter, kept in layout.unpack(twins.weights(name, epoch)).items():
                 layer, _, kind = parameter.rpartition(".")
                 convolution = whole[f"{layer}.weight"].dim() == 4

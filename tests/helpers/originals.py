@@ -157,7 +157,7 @@ def write_twins(source: Path, parents: Path, target: Path, images: Images, engin
 
 def _ard_state(zoo: ZooFolder, row: Mapping[str, Any]) -> dict[str, Tensor]:
     """With what the published linear layers have too, and nobody sets or uses."""
-    state = zoo.variational(row["model_id"], row["epoch"])
+    state = zoo.read_variational(row["model_id"], row["epoch"])
     unused = {f"module_list.{i}.log_sigma2_bias": torch.full((n,), float("nan")) for i, n in ((9, 20), (11, 10))}
     return {**state, **unused}
 

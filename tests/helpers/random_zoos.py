@@ -71,7 +71,7 @@ def write_zoo(
     grid = chosen.members(config)
     wanted: Sequence[Member] = grid if places is None else [grid[place - 1] for place in places]
     with ZooWriter(folder, zoo_info(chosen, storage, config)) as writer:
-        finished = writer.finished(wanted)
+        finished = writer.find_finished(wanted)
         missing = [member for member in wanted if member.model_id not in finished]
         for member in missing:
             add_model(writer, member)

@@ -18,7 +18,7 @@ from hyperrep.recipe import DataRecipe, EvaluationRecipe
 from hyperrep.trainer.loop import _CHECKPOINT_EVERY
 from hyperrep.trainer.metrics_log import EVENTS
 from modelzoo_datasets.errors import FolderInUseError, FormatError
-from modelzoo_datasets.zoo import partial_beside
+from modelzoo_datasets.zoo import partial_path
 
 COLUMNS = ("reconstruction", "contrast", "behaviour", "mixed", "statistics")
 EPOCHS = _CHECKPOINT_EVERY + 2
@@ -106,10 +106,10 @@ def test_a_killed_training_leaves_no_folder_and_goes_on_to_the_same_bytes(
     with pytest.raises(KeyboardInterrupt):
         train(tiny_dataset, RECIPE, out, progress=StepProgress(kill))
     assert not out.exists()
-    assert partial_beside(out).is_dir()
+    assert partial_path(out).is_dir()
     train(tiny_dataset, RECIPE, out)
     assert contents(out) == contents(finished)
-    assert not partial_beside(out).exists()
+    assert not partial_path(out).exists()
 
 
 def test_what_another_recipe_left_unfinished_is_not_gone_on_with(
@@ -124,7 +124,7 @@ def test_what_another_recipe_left_unfinished_is_not_gone_on_with(
 
     with pytest.raises(KeyboardInterrupt):
         train(tiny_dataset, other, out, progress=StepProgress(kill))
-    assert (partial_beside(out) / "checkpoint.safetensors").is_file()
+    assert (partial_path(out) / "checkpoint.safetensors").is_file()
     train(tiny_dataset, RECIPE, out)
     assert contents(out) == contents(finished)
 

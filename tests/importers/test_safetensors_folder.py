@@ -596,8 +596,8 @@ def test_a_file_that_a_folder_does_not_give_is_told(folder: Path, tmp_path: Path
     path = folder / "weights" / "p0-0.safetensors"
     path.write_bytes(b"")
     assert refused(folder, tmp_path / "zoo") == (
-        "weights/p0-0.safetensors of blobs is no safetensors file (Expecting value: line 1 column 1 (char 0)); write "
-        "it again"
+        "weights/p0-0.safetensors of blobs is no safetensors file (a safetensors file begins with 8 bytes, got 0); "
+        "write it again"
     )
 
 

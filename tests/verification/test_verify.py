@@ -23,10 +23,10 @@ from modelzoo_datasets.errors import ArgumentError, FormatError
 from modelzoo_datasets.verification import Check, verify_folder
 from modelzoo_datasets.zoo import (
     ZooFolder,
+    hash_weights,
     read_json,
     read_table,
     read_tensors,
-    weights_sha256,
     write_json,
     write_tensors,
 )
@@ -195,9 +195,9 @@ def test_progress_counts_states_and_models(tiny_hyp_zoo: Path) -> None:
 
 def test_a_flipped_byte_is_found_and_the_remedy_named_helps(zoo: Path, tiny_recipe: Path, engine: Engine) -> None:
     path, whole = state_file(zoo, "hyp-00002", 1), hashes(zoo)
-    recorded = weights_sha256(ZooFolder(zoo).weights("hyp-00002", 1))
+    recorded = hash_weights(ZooFolder(zoo).weights("hyp-00002", 1))
     flip(path)
-    found = weights_sha256(ZooFolder(zoo).weights("hyp-00002", 1))
+    found = hash_weights(ZooFolder(zoo).weights("hyp-00002", 1))
     remedy = f"remove {path.parent} and run modelzoo-generate again"
     assert wrong(zoo) == {"hashes": [altered(f"hyp-00002 epoch 1 ({path})", found, recorded, remedy)]}
     shutil.rmtree(path.parent)
@@ -207,7 +207,7 @@ def test_a_flipped_byte_is_found_and_the_remedy_named_helps(zoo: Path, tiny_reci
 
 def test_swapped_states_of_two_models_are_recognised(zoo: Path) -> None:
     first, second = (state_file(zoo, f"hyp-0000{i}", 1) for i in (1, 2))
-    sha256 = {i: weights_sha256(ZooFolder(zoo).weights(f"hyp-0000{i}", 1)) for i in (1, 2)}
+    sha256 = {i: hash_weights(ZooFolder(zoo).weights(f"hyp-0000{i}", 1)) for i in (1, 2)}
     first.rename(zoo / "kept")
     second.rename(first)
     (zoo / "kept").rename(second)
@@ -277,7 +277,7 @@ def _put_nan(zoo: Path, model: str, epoch: int, row: int, **values: object) -> P
     state = read_tensors(path)
     next(iter(state.values())).view(-1)[3] = float("nan")
     write_tensors(path, state)
-    sha256 = weights_sha256(ZooFolder(zoo).weights(model, epoch))
+    sha256 = hash_weights(ZooFolder(zoo).weights(model, epoch))
     change_table(zoo / "states.parquet", setting(row, sha256=sha256, **values))
     return path
 
@@ -308,9 +308,9 @@ def test_a_damaged_packed_file_is_named(packed_zoo: Path, tmp_path: Path) -> Non
     zoo = Path(shutil.copytree(packed_zoo, tmp_path / "zoo"))
     path = zoo / "packed" / "models-00001-00100.safetensors"
     remedy = f"remove {path} and run modelzoo-generate again"
-    recorded = {key: weights_sha256(ZooFolder.open(zoo).weights(*key)) for key in (("hyp-00002", 1),)}
+    recorded = {key: hash_weights(ZooFolder.open(zoo).weights(*key)) for key in (("hyp-00002", 1),)}
     flip(path)
-    found = weights_sha256(ZooFolder.open(zoo).weights("hyp-00002", 1))
+    found = hash_weights(ZooFolder.open(zoo).weights("hyp-00002", 1))
     told = altered(f"hyp-00002 epoch 1 ({path})", found, recorded["hyp-00002", 1], remedy)
     assert wrong(zoo, states=4) == {"hashes": [told]}
     path.write_bytes(path.read_bytes()[:-7])
@@ -395,7 +395,7 @@ def test_states_that_their_rows_do_not_give_are_found_by_training_again(packed_z
     zoo = Path(shutil.copytree(packed_zoo, tmp_path / "zoo"))
     path, recorded = zoo / "packed" / "models-00001-00100.safetensors", ZooFolder(zoo).states["sha256"][3]
     flip(path)
-    found = weights_sha256(ZooFolder(zoo).weights("hyp-00002", 1))
+    found = hash_weights(ZooFolder(zoo).weights("hyp-00002", 1))
     change_table(zoo / "states.parquet", setting(3, sha256=found))
     assert wrong(zoo) == {}  # the table says so itself
     assert wrong(zoo, retrain=2) == {
@@ -557,7 +557,7 @@ def _change_twin(zoo: Path, epoch: int, change: Callable[[torch.Tensor], None], 
         state = read_tensors(path)
         change(state[ZooFolder(zoo).layout.slots[0].name].view(-1))
         write_tensors(path, state)
-    sha256 = weights_sha256(ZooFolder(zoo).weights("hyp-sparse-00001", epoch))
+    sha256 = hash_weights(ZooFolder(zoo).weights("hyp-sparse-00001", epoch))
     change_table(zoo / "states.parquet", setting(epoch, sha256=sha256))
     return state_file(zoo, "hyp-sparse-00001", epoch)
 

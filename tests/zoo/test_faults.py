@@ -24,8 +24,9 @@ from modelzoo_datasets.engines import Engine
 from modelzoo_datasets.errors import DiskFullError, FolderInUseError
 from modelzoo_datasets.zoo import ZooFolder, ZooWriter, async_writer
 from modelzoo_datasets.zoo.async_writer import WriterPool
-from modelzoo_datasets.zoo.atomic_io import NewFile, read_arrow, write_bytes
+from modelzoo_datasets.zoo.atomic_io import AtomicFile, write_bytes
 from modelzoo_datasets.zoo.lock import FolderLock
+from modelzoo_datasets.zoo.tensor_io import read_arrow
 
 PATIENCE = 300  # seconds that no wait of these tests comes near
 TORCH = ("--engine", "torch", "--quiet")  # what made the zoos that these are held against
@@ -60,8 +61,13 @@ def in_mounts_of_our_own(script: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_zoo_killed_at_any_step_on_the_disk_ends_with_the_same_bytes_and_repeats_nothing(tmp_path: Path) -> None:
-    program = TESTS / "helpers" / "killed_writers.py"
-    result = subprocess.run([sys.executable, program, tmp_path], capture_output=True, text=True)
+    path = os.pathsep.join([str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])])
+    result = subprocess.run(
+        [sys.executable, "-m", "helpers.killed_writers", tmp_path],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": path},
+    )
     assert result.returncode == 0, result.stderr[-1000:]
     found = json.loads(result.stdout)
     models = ["seed-00001", "seed-00002"]
@@ -114,9 +120,9 @@ def test_what_was_handed_over_before_a_failure_of_its_own_thread_is_dropped() ->
 
 def test_training_waits_only_when_the_disk_is_behind_by_the_stated_bytes() -> None:
     writers, disk, waiting = WriterPool(), threading.Event(), threading.Event()
-    writers.submit("a", async_writer.MOST_WAITING - 10, lambda: None if disk.wait(PATIENCE) else fail())
+    writers.submit("a", async_writer.MAX_PENDING_BYTES - 10, lambda: None if disk.wait(PATIENCE) else fail())
     writers.submit("b", 10, lambda: None)  # exactly the limit: at once
-    assert writers.seconds_waited < PATIENCE / 2
+    assert writers.seconds_waiting < PATIENCE / 2
 
     def release() -> None:
         until(waiting.is_set)
@@ -125,15 +131,15 @@ def test_training_waits_only_when_the_disk_is_behind_by_the_stated_bytes() -> No
 
     threading.Thread(target=release).start()
     waiting.set()
-    writers.submit("b", 2 * async_writer.MOST_WAITING, lambda: None)  # larger than the limit: alone, but never refused
+    writers.submit("b", 2 * async_writer.MAX_PENDING_BYTES, lambda: None)  # too large: alone, but never refused
     assert disk.is_set(), "it waited for the disk"
-    assert writers.seconds_waited >= 0.04
+    assert writers.seconds_waiting >= 0.04
     writers.close()
 
 
 def test_a_failure_wakes_whoever_waits_for_the_disk() -> None:
     writers, disk = WriterPool(), threading.Event()
-    writers.submit("a", async_writer.MOST_WAITING, lambda: fail() if disk.wait(PATIENCE) else None)
+    writers.submit("a", async_writer.MAX_PENDING_BYTES, lambda: fail() if disk.wait(PATIENCE) else None)
     threading.Timer(0.05, disk.set).start()
     with pytest.raises(Broken):
         writers.submit("b", 1, lambda: None)
@@ -189,7 +195,7 @@ def test_a_full_disk_is_told_with_the_file_that_had_no_room(tmp_path: Path) -> N
     if not full.exists():
         pytest.skip("needs /dev/full")
     path = tmp_path / "file"
-    file = NewFile(path)
+    file = AtomicFile(path)
     file._file.close()
     file._file = full.open("wb", buffering=0)
     with pytest.raises(DiskFullError) as caught:
@@ -211,7 +217,7 @@ def test_a_record_that_is_damaged_counts_as_none(tmp_path: Path) -> None:
                 add_model(writer, member)
         (out / "progress" / "seed-00002.json").write_text(damage)
         with ZooWriter(out, zoo_info(chosen, "states")) as writer:
-            assert writer.finished(grid) == {"seed-00001"}
+            assert writer.find_finished(grid) == {"seed-00001"}
 
 
 def test_a_lock_ends_with_its_release_and_a_refused_one_leaves_it_alone(tmp_path: Path) -> None:

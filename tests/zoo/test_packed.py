@@ -19,9 +19,10 @@ from modelzoo_datasets.architectures import get_architecture
 from modelzoo_datasets.engines import Engine, variational_layout
 from modelzoo_datasets.errors import FolderInUseError, FormatError
 from modelzoo_datasets.zoo import ZooFolder, ZooWriter, backends, paths, read_json
-from modelzoo_datasets.zoo.atomic_io import read_arrow
-from modelzoo_datasets.zoo.packed import PackedFile, TensorSpec, merge_packs, pack_rows, read_pack
+from modelzoo_datasets.zoo.packed import PackedFile, merge_packs, read_pack, read_pack_index
 from modelzoo_datasets.zoo.paths import models_per_file
+from modelzoo_datasets.zoo.safetensors_header import TensorSpec
+from modelzoo_datasets.zoo.tensor_io import read_arrow
 
 KINDS = {
     "weight": TensorSpec(torch.float32, (3, 2)),
@@ -46,7 +47,7 @@ def pack(path: Path, tensors: dict[str, Tensor], rows: dict[str, tuple[int, int]
     for name, tensor in tensors.items():
         for row in range(len(tensor)):
             file.write(name, row, tensor[row : row + 1])
-    file.place()
+    file.commit()
     return path
 
 
@@ -81,7 +82,7 @@ def test_equal_states_give_equal_bytes_in_whatever_order_they_are_written(tmp_pa
     one = pack(tmp_path / "one", tensors, rows)
     two = pack(tmp_path / "two", dict(reversed(tensors.items())), rows)
     assert one.read_bytes() == two.read_bytes()
-    assert pack_rows(one) == rows
+    assert read_pack_index(one) == rows
 
 
 def test_any_rows_are_read_alone(tmp_path: Path) -> None:
@@ -123,7 +124,7 @@ def test_rows_of_another_kind_are_refused_and_nothing_is_left(tmp_path: Path) ->
 def test_a_damaged_file_is_named(tmp_path: Path, keep: int) -> None:
     path = pack(tmp_path / "pack", some(2), {"a": (0, 2)})
     path.write_bytes(path.read_bytes()[:keep])
-    for read in (lambda: pack_rows(path), lambda: read_pack(path, 0, 1)):
+    for read in (lambda: read_pack_index(path), lambda: read_pack(path, 0, 1)):
         with pytest.raises(FormatError) as caught:
             read()
         assert str(caught.value) == f"cannot read packed states {path}: {caught.value.__cause__}"
@@ -134,7 +135,7 @@ def test_a_safetensors_file_of_something_else_is_no_packed_file(tmp_path: Path, 
     path = tmp_path / "pack"
     path.write_bytes(safetensors.torch.save(some(1), metadata={"models": rows}))
     with pytest.raises(FormatError, match=f"^cannot read packed states {path}: "):
-        pack_rows(path)
+        read_pack_index(path)
 
 
 def test_a_file_is_for_100_models_or_for_as_many_as_fit_a_gigabyte() -> None:
@@ -148,7 +149,7 @@ def test_a_file_is_for_100_models_or_for_as_many_as_fit_a_gigabyte() -> None:
 
 def test_both_layouts_hold_the_same_weights_and_tables(packed_zoo: Path, tiny_hyp_zoo: Path) -> None:
     one, two = ZooFolder.open(tiny_hyp_zoo), ZooFolder.open(packed_zoo)
-    assert (one.packed, two.packed) == (False, True)
+    assert (one.is_packed, two.is_packed) == (False, True)
     for name in ("models.parquet", "states.parquet", "statistics.json", "pairs.parquet"):
         assert (one.path / name).read_bytes() == (two.path / name).read_bytes()
     assert two.info == replace(one.info, storage="packed", models_per_file=100)
@@ -172,12 +173,12 @@ def test_twins_keep_what_they_were_pruned_from(storage: str, tmp_path: Path) -> 
         for epoch in range(2):
             assert torch.equal(zoo.weights(member.model_id, epoch), weights_of(member, epoch, size))
             more = weights_of(member, epoch, size + layout.size)[size:]
-            assert torch.equal(layout.pack(zoo.variational(member.model_id, epoch)), more)
+            assert torch.equal(layout.pack(zoo.read_variational(member.model_id, epoch)), more)
 
 
 def test_a_zoo_without_twins_says_so(packed_zoo: Path) -> None:
     with pytest.raises(FormatError) as caught:
-        ZooFolder.open(packed_zoo).variational("hyp-00001", 0)
+        ZooFolder.open(packed_zoo).read_variational("hyp-00001", 0)
     assert str(caught.value) == f"{packed_zoo} holds no sparsified twins"
 
 
@@ -185,7 +186,7 @@ def test_a_zoo_without_twins_says_so(packed_zoo: Path) -> None:
 def test_a_zoo_written_in_parts_in_any_order_is_the_zoo_written_at_once(
     storage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(paths, "_MODELS_PER_FILE", 3)
+    monkeypatch.setattr(paths, "_MAX_MODELS_PER_FILE", 3)
     chosen = recipe(models=8, epochs=1)
     write_zoo(tmp_path / "at once", chosen, storage)
     order = list(range(8, 0, -1))
@@ -206,19 +207,19 @@ def test_a_zoo_written_in_parts_in_any_order_is_the_zoo_written_at_once(
 def test_every_packed_file_is_looked_into_once_however_many_models_it_holds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(paths, "_MODELS_PER_FILE", 5)
+    monkeypatch.setattr(paths, "_MAX_MODELS_PER_FILE", 5)
     chosen, out, looked = recipe(models=10, epochs=1), tmp_path / "zoo", list[Path]()
     write_zoo(out, chosen, "packed")
-    monkeypatch.setattr(backends, "pack_rows", lambda path: looked.append(path) or pack_rows(path))
+    monkeypatch.setattr(backends, "read_pack_index", lambda path: looked.append(path) or read_pack_index(path))
     with ZooWriter(out, zoo_info(chosen, "packed")) as writer:
-        assert len(writer.finished(chosen.members("seed"))) == 10
+        assert len(writer.find_finished(chosen.members("seed"))) == 10
     assert sorted(looked) == sorted((out / "packed").iterdir())
 
 
 def test_what_a_merged_file_replaces_is_removed_before_the_next_is_merged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(paths, "_MODELS_PER_FILE", 3)
+    monkeypatch.setattr(paths, "_MAX_MODELS_PER_FILE", 3)
     chosen, out, left = recipe(models=9, epochs=1), tmp_path / "zoo", list[int]()
 
     def counted(*arguments: Any) -> None:
@@ -233,7 +234,7 @@ def test_what_a_merged_file_replaces_is_removed_before_the_next_is_merged(
 def test_a_file_for_one_big_model_is_moved_into_place_not_copied(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(paths, "_PACK_BYTES", 1)
+    monkeypatch.setattr(paths, "_MAX_PACK_BYTES", 1)
     chosen, out = recipe(models=2, epochs=1), tmp_path / "zoo"
     with ZooWriter(out, zoo_info(chosen, "packed")) as writer:
         for member in chosen.members("seed"):
@@ -303,7 +304,7 @@ def test_a_flipped_byte_is_found_by_build_and_mended_by_generate(
 
 
 def test_a_truncated_packed_file_is_written_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(paths, "_MODELS_PER_FILE", 3)
+    monkeypatch.setattr(paths, "_MAX_MODELS_PER_FILE", 3)
     chosen, out = recipe(models=8, epochs=1), tmp_path / "zoo"
     write_zoo(out, chosen, "packed")
     before, path = hashes(out), out / "packed" / "models-00004-00006.safetensors"
@@ -324,7 +325,7 @@ def test_states_that_are_not_there_are_named(tmp_path: Path) -> None:
     assert str(caught.value) == (
         f"cannot read packed states {path}: it has no epoch 2 of seed-00001; run modelzoo-generate again to restore it"
     )
-    assert (zoo.place("seed-00001"), read_json(out / "zoo.json")["models_per_file"]) == (path, 100)
+    assert (zoo.states_path("seed-00001"), read_json(out / "zoo.json")["models_per_file"]) == (path, 100)
 
 
 def test_missing_metrics_are_missing_in_the_table_whatever_the_rows_were_read_from(tmp_path: Path) -> None:

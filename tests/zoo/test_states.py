@@ -22,15 +22,15 @@ from modelzoo_datasets.zoo import (
     ZooFolder,
     ZooInfo,
     ZooWriter,
+    hash_weights,
     read_json,
     read_tensors,
-    weights_sha256,
     write_bytes,
     write_json,
     write_table,
     write_tensors,
 )
-from modelzoo_datasets.zoo.atomic_io import read_table
+from modelzoo_datasets.zoo.tensor_io import read_table
 
 TWO = range(1, 3)  # the first two models of the tiny recipe
 
@@ -203,7 +203,7 @@ def test_the_tables_say_what_the_recipe_and_the_files_say(tiny_recipe: Path, tin
     for row in zoo.states.to_dict("records"):
         weights = zoo.weights(row["model_id"], row["epoch"])
         raw = weights.numpy().tobytes()
-        assert row["sha256"] == hashlib.sha256(raw).hexdigest() == weights_sha256(weights)
+        assert row["sha256"] == hashlib.sha256(raw).hexdigest() == hash_weights(weights)
         assert row["finite"]
         if row["epoch"] > 0:
             assert row["ggap"] == row["train_acc"] - row["test_acc"]
@@ -325,7 +325,7 @@ def test_a_table_that_is_no_parquet_is_named(zoo: Path) -> None:
     )
     assert str(cause) == f"cannot read table {zoo / 'states.parquet'}: {cause.__cause__}"
     with pytest.raises(FormatError) as caught, ZooWriter(zoo, ZooInfo.read(zoo)) as writer:
-        writer.finished([])
+        writer.find_finished([])
     assert str(caught.value) == f"{cause}; remove it, and its models are trained again"
 
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from modelzoo_datasets.errors import FormatError
 from modelzoo_datasets.weights.layout import Layout
-from modelzoo_datasets.zoo import weights_sha256
-from modelzoo_datasets.zoo.trajectory import read_state, read_states, trajectory_files, write_trajectory
+from modelzoo_datasets.zoo import hash_weights
+from modelzoo_datasets.zoo.trajectory import assign_trajectory_files, read_state, read_states, write_trajectory
 
 # Names whose alphabetical order is not that of the layout, an integer buffer, and a scalar among them.
 NETWORK = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(12, 2))
@@ -42,7 +42,7 @@ def test_a_state_is_one_stretch_of_bytes_with_the_hash_of_its_vector(states: Ten
     content = path.read_bytes()
     for state, (_, offset, nbytes) in zip(states, places, strict=True):
         assert content[offset : offset + nbytes] == state.numpy().tobytes()
-        assert hashlib.sha256(content[offset : offset + nbytes]).hexdigest() == weights_sha256(state)
+        assert hashlib.sha256(content[offset : offset + nbytes]).hexdigest() == hash_weights(state)
     assert len(content) == sum(places[-1][1:]), "nothing follows the last state"
 
 
@@ -160,9 +160,9 @@ def test_states_of_another_size_than_the_rows_are_refused(states: Tensor, tmp_pa
 
 
 def test_many_files_are_spread_over_folders() -> None:
-    few = trajectory_files("seed", "train", ["a", "b"])
+    few = assign_trajectory_files("seed", "train", ["a", "b"])
     assert few == {"a": "weights/seed/train/a.safetensors", "b": "weights/seed/train/b.safetensors"}
-    many = trajectory_files("seed", "train", [f"m{i}" for i in range(2_001)])
+    many = assign_trajectory_files("seed", "train", [f"m{i}" for i in range(2_001)])
     assert many["m0"] == "weights/seed/train/000/m0.safetensors"
     assert many["m999"] == "weights/seed/train/000/m999.safetensors"
     assert many["m1000"] == "weights/seed/train/001/m1000.safetensors"

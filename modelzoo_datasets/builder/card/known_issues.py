@@ -38,7 +38,7 @@ def find_known_issues(
         *_find_duplicates(rows[rows["finite"].astype(bool)]),
         *_find_missing_metrics(rows),
     ]
-    if info.imported is not None and (names := info.imported.measured_otherwise):
+    if info.import_info is not None and (names := info.import_info.incomparable_metrics):
         issues.append(f"recorded on other data than the column names say: {', '.join(names)}")
     return issues
 

@@ -23,7 +23,7 @@ from hyperrep.trainer.initialize import create_representation
 from hyperrep.trainer.loop import _CHECKPOINT_EVERY, train_epochs
 from hyperrep.trainer.metrics_log import EpochMetrics
 from modelzoo_datasets.loading import Zoo, load_zoo
-from modelzoo_datasets.zoo import partial_beside
+from modelzoo_datasets.zoo import partial_path
 
 EPOCHS = _CHECKPOINT_EVERY + 1
 RECIPE = recipe(epochs=EPOCHS, batch_size=14)
@@ -146,7 +146,7 @@ def stopped(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     out = tmp_path_factory.mktemp("stopped") / "hyperrep"
     with pytest.raises(KeyboardInterrupt):
         train(tiny_dataset, RECIPE, out, progress=StepProgress(kill_at_last))
-    return partial_beside(out)
+    return partial_path(out)
 
 
 def kill_at_last(what: str, done: int, total: int | None) -> None:
@@ -157,7 +157,7 @@ def kill_at_last(what: str, done: int, total: int | None) -> None:
 
 def went_on(dataset: Path, stopped: Path, out: Path, change: Callable[[dict[str, Any]], object]) -> tuple[bool, str]:
     """Whether a run goes on from a stopped one with other facts, and what it tells; ends in `out`."""
-    work = Path(shutil.copytree(stopped, partial_beside(out)))
+    work = Path(shutil.copytree(stopped, partial_path(out)))
     facts = json.loads((work / "training.json").read_text())
     change(facts)
     (work / "training.json").write_text(json.dumps(facts))
@@ -210,7 +210,7 @@ def test_facts_that_cannot_be_read_are_begun_afresh(
     tiny_dataset: Path, stopped: Path, tmp_path: Path, content: str
 ) -> None:
     out = tmp_path / "hyperrep"
-    work = Path(shutil.copytree(stopped, partial_beside(out)))
+    work = Path(shutil.copytree(stopped, partial_path(out)))
     (work / "training.json").write_text(content)
     short = dataclasses.replace(RECIPE, learning=dataclasses.replace(RECIPE.learning, epochs=1))
     train(tiny_dataset, short, out)

@@ -1,0 +1,134 @@
+"""The header of a safetensors file: the names, types, shapes and byte ranges of its tensors.
+
+The library reads and writes whole files. This module serves callers that read or write part of one.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+import torch
+
+from .._util import one_line
+
+_SIZE_BYTES = 8  # the size of the header comes first, as little-endian uint64
+_NAMES = {  # dtype -> its name in a header
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """The type and shape of a tensor."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """The size of the tensor in bytes."""
+        return self.dtype.itemsize * math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class TensorEntry:
+    """One tensor of a header."""
+
+    dtype: str  # as safetensors names it, such as F32
+    shape: tuple[int, ...]
+    start: int  # offset of the first byte in the file
+    stop: int  # offset behind the last byte
+
+
+@dataclass(frozen=True)
+class SafetensorsHeader:
+    """The parsed header of a file."""
+
+    size: int  # bytes before the first tensor
+    tensors: Mapping[str, TensorEntry]
+    metadata: Mapping[str, str]
+
+    @property
+    def file_size(self) -> int:
+        """The size in bytes of the whole file."""
+        return max((entry.stop for entry in self.tensors.values()), default=self.size)
+
+    @classmethod
+    def parse(cls, content: bytes | memoryview) -> "SafetensorsHeader":
+        """Parse the first bytes of a file, at least all bytes of the header.
+
+        Raises:
+            ValueError: these are not the first bytes of a safetensors file.
+        """
+        size = header_size(content)
+        try:
+            values = json.loads(bytes(content[_SIZE_BYTES:size]))
+            metadata = dict(values.pop("__metadata__", {}))
+            tensors = {name: _parse_entry(entry, size) for name, entry in values.items()}
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+            raise ValueError(one_line(error)) from error
+        return cls(size, tensors, metadata)
+
+
+def read_header_bytes(file: BinaryIO, max_size: int) -> bytes:
+    """Read the first bytes of an open file up to its first tensor.
+
+    Args:
+        file: Positioned at its first byte; positioned behind the header afterwards.
+        max_size: The largest size in bytes that is read.
+
+    Raises:
+        ValueError: The header is larger, or the file is shorter than 8 bytes.
+    """
+    first = file.read(_SIZE_BYTES)
+    if (size := header_size(first)) > max_size:
+        raise ValueError("its header is too long")
+    return first + file.read(size - _SIZE_BYTES)
+
+
+def header_size(content: bytes | memoryview) -> int:
+    """Return the bytes before the first tensor, as the first 8 bytes of a file tell; ValueError for fewer bytes."""
+    if len(content) < _SIZE_BYTES:
+        raise ValueError(f"a safetensors file begins with {_SIZE_BYTES} bytes, got {len(content)}")
+    return _SIZE_BYTES + int.from_bytes(content[:_SIZE_BYTES], "little")
+
+
+def _parse_entry(entry: Mapping[str, Any], offset: int) -> TensorEntry:
+    begin, end = entry["data_offsets"]
+    return TensorEntry(str(entry["dtype"]), tuple(entry["shape"]), offset + begin, offset + end)
+
+
+def make_header(
+    tensors: Mapping[str, TensorSpec], metadata: Mapping[str, str], *, alignment: int = 8
+) -> tuple[bytes, dict[str, int]]:
+    """Write the header of a file that holds these tensors in this order.
+
+    Args:
+        tensors: by name.
+        metadata: stored in the header beside `format`, which says that the tensors are those of PyTorch.
+        alignment: the first tensor begins at a multiple of so many bytes.
+
+    Returns:
+        The first bytes of the file, and by name the offset in bytes at which each tensor begins.
+    """
+    header: dict[str, object] = {"__metadata__": {"format": "pt", **metadata}}
+    starts, start = {}, 0
+    for name, spec in tensors.items():
+        starts[name], stop = start, start + spec.nbytes
+        header[name] = {"dtype": _NAMES[spec.dtype], "shape": list(spec.shape), "data_offsets": [start, stop]}
+        start = stop
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-(_SIZE_BYTES + len(text)) % alignment)
+    size = _SIZE_BYTES + len(text)
+    return len(text).to_bytes(_SIZE_BYTES, "little") + text, {name: size + start for name, start in starts.items()}
