@@ -13,7 +13,7 @@ from pathlib import Path
 
 from modelzoo_datasets._util import format_versions
 from modelzoo_datasets.errors import FolderInUseError, FormatError
-from modelzoo_datasets.zoo import partial_path, write_bytes, write_json, write_tensors
+from modelzoo_datasets.zoo import commit_folder, partial_path, write_bytes, write_json, write_tensors
 
 from .model import CONFIG_FILE, WEIGHTS_FILE, HyperRepresentation
 from .trainer import CHECKPOINT_FILE, EpochMetrics

@@ -22,6 +22,7 @@ from modelzoo_datasets.progress import NO_PROGRESS, Progress
 from modelzoo_datasets.seeds import keyed_generator
 from modelzoo_datasets.weights import Layout
 from modelzoo_datasets.zoo import (
+    atomic_folder,
     hash_weights,
     write_bytes,
     write_json,
@@ -241,19 +242,17 @@ def _measured(
 def _write(out: Path, weights: Tensor, rep: HyperRepresentation, configs: list[dict[str, Any]]) -> None:
     """All files, which appear whole."""
     layout = Layout.from_module(rep.architecture.module(rep.activation, rep.dropout))
-    for vector, config in zip(weights, configs, strict=True):
-        name = _name(config)
-        write_tensors(partial / name / "model.safetensors", layout.unpack(vector))
-        write_json(partial / name / "config.json", config)
-        write_bytes(partial / name / "README.md", model_card(name, config).encode())
-    table = _table(weights, rep.encode(weights), configs)
-    write_table(partial / "samples.parquet", table)
-    shared = {key: configs[0][key] for key in ("architecture", "activation", "dropout", "lineage")}
-    write_json(partial / "samples.json", {"format": SAMPLES_FORMAT, **shared, "layout": layout.to_json()})
-    write_bytes(partial / "README.md", table_card(configs[0], table).encode())
-    if out.is_dir():
-        out.rmdir()
-    partial.replace(out)
+    with atomic_folder(out) as partial:
+        for vector, config in zip(weights, configs, strict=True):
+            name = _name(config)
+            write_tensors(partial / name / "model.safetensors", layout.unpack(vector))
+            write_json(partial / name / "config.json", config)
+            write_bytes(partial / name / "README.md", model_card(name, config).encode())
+        table = _table(weights, rep.encode(weights), configs)
+        write_table(partial / "samples.parquet", table)
+        shared = {key: configs[0][key] for key in ("architecture", "activation", "dropout", "lineage")}
+        write_json(partial / "samples.json", {"format": SAMPLES_FORMAT, **shared, "layout": layout.to_json()})
+        write_bytes(partial / "README.md", table_card(configs[0], table).encode())
 
 
 def _name(config: dict[str, Any]) -> str:
