@@ -4,4 +4,4 @@ from .api import train as train
 from .model import HyperRepresentation as HyperRepresentation
 from .model import RepresentationConfig as RepresentationConfig
 from .recipe_toml import read_hyper_recipe as read_hyper_recipe
-from .release import SampledModel as SampledModel
+from .release import load_sample as load_sample

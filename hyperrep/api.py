@@ -27,7 +27,7 @@ from .data import (
     parse_source,
     read_training_info,
 )
-from .evaluation import evaluated
+from .evaluation import EvaluationResult, run_protocol
 from .model import THIS_FOLDER, HyperRepresentation
 from .probes import Probe, probe_properties
 from .recipe import HyperRecipe
@@ -117,7 +117,7 @@ def evaluate(
     engine: Engine,
     images_root: Path,
     progress: Progress = NO_PROGRESS,
-) -> dict[str, Any]:
+) -> EvaluationResult:
     """Evaluate the samples of a hyper-representation and write evaluation.json and report.html.
 
     Populations that were evaluated before a stop are not evaluated again.
@@ -142,38 +142,47 @@ def evaluate(
     folder = locate_representation(representation)
     rep = HyperRepresentation.from_pretrained(folder)
     info = check_trained_on(folder, recipe, dataset)
-    found = evaluated(rep, dataset, recipe, out, info, engine=engine, images_root=images_root, progress=progress)
-    write_report(out / "report.html", dataset, [recipe.data.config], recipe.name, found)
-    return found
+    result = run_protocol(rep, dataset, recipe, out, info, engine=engine, images_root=images_root, progress=progress)
+    write_report(out / "report.html", dataset, [recipe.data.config], recipe.name, result)
+    return result
 
 
 def write_report(
-    path: Path, dataset: str | Path, configs: Sequence[str], recipe: str, found: dict[str, Any], title: str = ""
+    path: Path, dataset: str | Path, configs: Sequence[str], recipe: str, result: EvaluationResult, title: str = ""
 ) -> None:
-    """Render what was found as one page, with the zoos of these configs beside it."""
+    """Write report.html: an evaluation, and the zoos of these configs.
+
+    Args:
+        path: file to write.
+        dataset: dataset folder or repo.
+        configs: its configs to show.
+        recipe: name of the recipe, for the provenance.
+        result: the evaluation.
+        title: heading of the page.
+    """
     zoos = {config: load_zoo(dataset, config) for config in configs}
     first = next(iter(zoos.values()))
-    facts = {
+    provenance = {
         "images": first.images,
         "architecture": f"{first.architecture.name}, {first.layout.size:,} parameters",
         "models": ", ".join(f"{zoo.table['model_id'].nunique()} in {config}" for config, zoo in zoos.items()),
         "states": ", ".join(f"{len(zoo)} in {config}" for config, zoo in zoos.items()),
         "recipe": recipe,
-        "protocol": ", ".join(f"{name} {_plainly(value)}" for name, value in found["protocol"].items()),
+        "protocol": ", ".join(f"{name} {_format_value(value)}" for name, value in result.protocol.to_json().items()),
         "versions": format_versions(versions()),
     }
     page = render_report(
         title or f"Hyper-representation {recipe}",
         {config: zoo.table for config, zoo in zoos.items()},
         ["×".join(map(str, layer.weight.shape)) for layer in first.layout.layers],
-        found,
-        facts,
+        result,
+        provenance,
     )
     write_bytes(path, page.encode())
 
 
-def _plainly(value: Any) -> str:
-    """A value of the recipe in words."""
+def _format_value(value: Any) -> str:
+    """Return a value of a protocol in words."""
     return " / ".join(map(str, value)) or "none" if isinstance(value, list | tuple) else str(value)
 
 

@@ -71,7 +71,7 @@ PARTICIPLES = {
     ),
     *("left", "shown", "taken", "gone", "sent", "built", "lost", "meant", "thought", "worn", "grown", "hidden"),
 }
-NO_PARTICIPLES = {"seed", "embed", "speed", "need", "feed", "proceed", "exceed", "shed"}
+NO_PARTICIPLES = {"keyed", "seed", "embed", "speed", "need", "feed", "proceed", "exceed", "shed"}
 SHAPES = re.compile(r"^_*(of|of_.*|.*_of)$")
 FIRST_WORDS = {"What", "Whether", "How", "Which", "Of", "That", "It", "Those", "These", "They", "Same"}  # of docstrings
 

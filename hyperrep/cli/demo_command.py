@@ -38,10 +38,10 @@ def command(
     from .demo_pipeline import run_pipeline
 
     with show_progress(quiet) as progress:
-        found = run_pipeline(recipe, hyper_recipe, out, threads, progress)
-    accuracies = accuracy_table(found["populations"], found["protocol"]["fine_tune"])
+        result = run_pipeline(recipe, hyper_recipe, out, threads, progress)
+    accuracies = accuracy_table(result.populations, result.protocol.finetune_epochs)
     print_table(accuracies, "test accuracy in percent, mean ± std")
-    print_table(probe_table(found["probes"]), "linear probes on test models, with 95 % intervals")
+    print_table(probe_table(result.probes), "linear probes on test models, with 95 % intervals")
     print(f"{time.perf_counter() - start:.0f} s; open {out / 'report.html'}")
 
 

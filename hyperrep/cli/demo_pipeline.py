@@ -1,7 +1,6 @@
 """The steps of the demo: the public functions of the other commands, chained through files."""
 
 from pathlib import Path
-from typing import Any
 
 from modelzoo_datasets.builder import build_dataset
 from modelzoo_datasets.cli import DEFAULT_IMAGES_ROOT
@@ -15,10 +14,13 @@ from modelzoo_datasets.recipes import Recipe, read_recipe
 
 from .. import evaluate, read_hyper_recipe, train
 from ..api import write_report
+from ..evaluation import EvaluationResult
 from ..recipe import HyperRecipe
 
 
-def run_pipeline(recipe: str, hyper_recipe: str, out: Path, threads: int | None, progress: Progress) -> dict[str, Any]:
+def run_pipeline(
+    recipe: str, hyper_recipe: str, out: Path, threads: int | None, progress: Progress
+) -> EvaluationResult:
     """Zoos, dataset, hyper-representation, evaluation and report below `out`; what is there already is kept."""
     chosen, learned = read_recipe(recipe), read_hyper_recipe(hyper_recipe)
     _refuse_foreign_folder(out)
@@ -28,7 +30,7 @@ def run_pipeline(recipe: str, hyper_recipe: str, out: Path, threads: int | None,
     _check_dataset(dataset, chosen, engine)
     hyperrep = out / "hyperrep"
     train(dataset, learned, hyperrep, engine=engine, images_root=DEFAULT_IMAGES_ROOT, progress=progress)
-    found = evaluate(
+    result = evaluate(
         dataset,
         out / "hyperrep",
         learned,
@@ -38,8 +40,8 @@ def run_pipeline(recipe: str, hyper_recipe: str, out: Path, threads: int | None,
         progress=progress,
     )
     recipes = f"{chosen.name}, {learned.name}"
-    write_report(out / "report.html", dataset, list(chosen.configs), recipes, found, f"Model zoo {chosen.name}")
-    return found
+    write_report(out / "report.html", dataset, list(chosen.configs), recipes, result, f"Model zoo {chosen.name}")
+    return result
 
 
 def _refuse_foreign_folder(out: Path) -> None:

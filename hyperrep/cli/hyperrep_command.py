@@ -144,7 +144,7 @@ def probe_command(
     folder = locate_representation(hyperrep)
     with show_progress(quiet) as progress:
         rows = probe(dataset, folder, chosen, test_on=test_on, out=out, progress=progress)
-    print_table(probe_table([vars(row) for row in rows]))
+    print_table(probe_table(rows))
 
 
 @app.command(
@@ -185,15 +185,15 @@ def sample_command(
         check_dataset(dataset)
     from modelzoo_datasets.engines import get_engine
 
-    from ..release import Draw, Measuring, export_samples
+    from ..release import Measurement, SampleRequest, export_samples
 
-    numbers = {"quality": quality, "bandwidth": bandwidth, "sigma": sigma, "share": share}
-    asked = Draw(n=n, sampler=sampler, seed=seed, epochs=epochs, **numbers)
-    measuring = None
+    numbers = {"top_fraction": quality, "bandwidth": bandwidth, "sigma": sigma, "share": share}
+    request = SampleRequest(n=n, sampler=sampler, seed=seed, epochs=epochs, **numbers)
+    measurement = None
     if dataset is not None:
-        measuring = Measuring(dataset=dataset, engine=get_engine(engine, threads), images_root=images_root)
+        measurement = Measurement(dataset=dataset, engine=get_engine(engine, threads), images_root=images_root)
     with show_progress(quiet) as progress:
-        export_samples(hyperrep, out, asked, measuring, progress=progress)
+        export_samples(hyperrep, out, request, measurement, progress=progress)
     print(f"{out}: {n} models")
 
 
@@ -231,10 +231,10 @@ def evaluate_command(
 
     from .. import evaluate
     from ..data import locate_representation
-    from ..report import accuracy_table, novelty_table, verdicts
+    from ..report import accuracy_table, novelty_table, write_verdicts
 
     with show_progress(quiet) as progress:
-        found = evaluate(
+        result = evaluate(
             dataset,
             locate_representation(hyperrep),
             chosen,
@@ -243,10 +243,10 @@ def evaluate_command(
             images_root=images_root,
             progress=progress,
         )
-    accuracies = accuracy_table(found["populations"], chosen.evaluation.finetune_epochs)
+    accuracies = accuracy_table(result.populations, chosen.evaluation.finetune_epochs)
     print_table(accuracies, "test accuracy in percent, mean ± std")
-    print_table(novelty_table(found["populations"]), "novelty")
-    for sentence in verdicts(found):
+    print_table(novelty_table(result.populations), "novelty")
+    for sentence in write_verdicts(result):
         print(f"- {sentence}")
     print(f"open {out / 'report.html'}")
 

@@ -1,7 +1,7 @@
-"""What a sampler must beat: models made from training weights, by the same names and the same generator.
+"""Baselines that a sampler must beat: models made from training weights, with the same call as samplers.
 
-n samples, S training states, P weights. All states are aligned to one reference: means of unaligned ones are no
-sensible networks.
+n samples, S training states, P weights. All states are aligned to one reference: the mean of unaligned networks is not
+a sensible network.
 """
 
 import dataclasses
@@ -22,19 +22,19 @@ from modelzoo_datasets.weights import Layout
 from ..model import SAMPLERS, HyperRepresentation, select_best_states
 from ..sampler_names import check_sampler
 
-_MOST_PAIRED = 1000  # states of which all pairs are listed
+_MAX_PAIRED = 1000  # states; all of their pairs are listed
 
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingContext:
-    """What is drawn from: a hyper-representation and, for the baselines, the states that it learned from."""
+    """The source of samples: a hyper-representation and, for baselines, its training states."""
 
     rep: HyperRepresentation
-    zoo: Zoo | None = None  # its training states, in the order of `rep.embeddings`
-    quality: float = 1.0  # share of the states, the best by validation accuracy
-    bandwidth: float = 0.002  # of kernels; in embeddings as they are, in weights in layer standard deviations
-    sigma: float = 0.2  # of the noise baseline, in layer standard deviations
-    share: float = 0.4  # of the way that embeddings are moved by the sampler `move`
+    zoo: Zoo | None = None  # the training states, in the order of `rep.embeddings`
+    top_fraction: float = 1.0  # share of the states, best validation accuracy first, that samples are drawn from
+    bandwidth: float = 0.002  # of kernels: in units of z, for weights in layer standard deviations
+    sigma: float = 0.2  # size of the baseline `noise`, in layer standard deviations
+    share: float = 0.4  # of the way that the sampler `move` moves embeddings
 
     def __post_init__(self) -> None:
         if self.zoo is not None and self.zoo.architecture != self.rep.architecture:
@@ -44,97 +44,111 @@ class SamplingContext:
             )
         if self.zoo is not None and len(self.zoo) != len(self.rep.accuracy):
             raise FormatError(
-                f"this hyper-representation learned from {len(self.rep.accuracy)} states, the dataset has "
-                f"{len(self.zoo)} of them; name the dataset and recipe that it was learned with"
+                f"this hyper-representation learned from {len(self.rep.accuracy)} states, but the dataset has "
+                f"{len(self.zoo)}; name the dataset and the recipe that it learned with"
             )
 
-    def varied(self, **changes: Any) -> "SamplingContext":
-        """The same states, which are aligned once, with other options."""
+    def replace(self, **changes: Any) -> "SamplingContext":
+        """Return the same states with other options; alignment is not repeated."""
         other = dataclasses.replace(self, **changes)
         if self.zoo is not None:
-            other.__dict__["aligned"] = self.aligned  # where cached_property keeps it
+            other.__dict__["aligned"] = self.aligned  # cached_property looks here
         return other
 
     @property
     def states(self) -> Zoo:
-        """The training states; raises ModelZooError where there are none at hand."""
+        """The training states; raises ModelZooError where there are none."""
         if self.zoo is None:
-            raise ModelZooError("training weights are needed; name the dataset that the hyper-representation learned")
+            raise ModelZooError(
+                "training weights are needed; name the dataset that the hyper-representation learned from"
+            )
         return self.zoo
 
     @cached_property
     def aligned(self) -> Tensor:
-        """All training states (S, P), aligned."""
+        """(S, P) aligned weights of all training states."""
         return self.rep.align(self.states.weights)
 
     @cached_property
     def best(self) -> Tensor:
-        """Indices of the states that are drawn from."""
-        return select_best_states(self.rep.accuracy, self.quality)
+        """Indices of the states that samples are drawn from."""
+        return select_best_states(self.rep.accuracy, self.top_fraction)
 
     @cached_property
     def models(self) -> list[str]:
-        """The model that each state is of."""
+        """The model_id of each state."""
         return list(self.states.table["model_id"])
 
 
-def draw(name: str, n: int, source: SamplingContext, draws: torch.Generator) -> Tensor:
-    """Weights (n, P) of models drawn by a sampler or baseline of that name.
+def draw_weights(name: str, n: int, context: SamplingContext, generator: torch.Generator) -> Tensor:
+    """Draw models by a sampler or a baseline.
+
+    Args:
+        name: name of the sampler or baseline.
+        n: number of models.
+        context: the hyper-representation, its training states, and options.
+        generator: source of all randomness.
+
+    Returns:
+        Weights (n, P).
 
     Raises:
-        ModelZooError: no such name, numbers out of range, too few states, or the sampler's extra is not installed.
+        ModelZooError: the name is unknown, a number is out of range, there are too few states, or an extra is missing.
     """
-    check_sampler(name, with_weights=source.zoo is not None)
-    if n < 1 or not 0 < source.quality <= 1:
-        raise ModelZooError(f"expected n >= 1 and 0 < quality <= 1, got n {n}, quality {source.quality}")
+    check_sampler(name, with_weights=context.zoo is not None)
+    if n < 1 or not 0 < context.top_fraction <= 1:
+        raise ModelZooError(
+            f"n must be at least 1 and top_fraction in (0, 1]; got n {n}, top_fraction {context.top_fraction}"
+        )
     if name in BASELINES:
-        return BASELINES[name](source, n, draws)
-    return source.rep.sample(n, sampler=name, top_fraction=source.quality, bandwidth=source.bandwidth, generator=draws)
+        return BASELINES[name](context, n, generator)
+    options = {"top_fraction": context.top_fraction, "bandwidth": context.bandwidth}
+    return context.rep.sample(n, sampler=name, **options, generator=generator)
 
 
-def reconstruction(source: SamplingContext, n: int, draws: torch.Generator) -> Tensor:
-    """Embeddings of training states, drawn and decoded: what a sampler that copies would give."""
-    return source.rep.decode(source.rep.embeddings[_drawn(source.best, n, draws)])
+def reconstruction(context: SamplingContext, n: int, generator: torch.Generator) -> Tensor:
+    """Draw (n, P) decoded embeddings of training states: a sampler that copies would give these."""
+    return context.rep.decode(context.rep.embeddings[_draw_indices(context.best, n, generator)])
 
 
-def noise(source: SamplingContext, n: int, draws: torch.Generator) -> Tensor:
-    """Training states, each moved by exactly `sigma` in a direction of its own."""
-    donors = source.aligned[_drawn(source.best, n, draws)]
-    return with_noise(donors, source.rep.scale, torch.full((n,), source.sigma), draws)
+def noise(context: SamplingContext, n: int, generator: torch.Generator) -> Tensor:
+    """Draw (n, P) training states, each moved by exactly `sigma` in a random direction."""
+    donors = context.aligned[_draw_indices(context.best, n, generator)]
+    return add_noise(donors, context.rep.scale, torch.full((n,), context.sigma), generator)
 
 
-def move(source: SamplingContext, n: int, draws: torch.Generator) -> Tensor:
-    """Training states, moved as their decoded embeddings move on the way to draws of `normal`: W + D(z') - D(z).
+def move(context: SamplingContext, n: int, generator: torch.Generator) -> Tensor:
+    """Draw (n, P) training states, moved as the decoder moves when embeddings move: W + D(z') - D(z).
 
-    z' = z + share (drawn - z). What the decoder cannot express of a state, half of it, stays: so a small share gives a
-    model that is near, where decoding alone goes far.
+    z' = z + share (draw - z), with draws of the sampler `normal`. Whatever the decoder cannot express of a state stays,
+    so a small share gives a model that is near, where decoding alone goes far.
     """
-    rep, donors = source.rep, _drawn(source.best, n, draws)
+    rep, donors = context.rep, _draw_indices(context.best, n, generator)
     z = rep.embeddings[donors]
-    drawn = SAMPLERS["normal"](rep.embeddings[source.best], n, source.bandwidth, draws)
-    step = rep.decode(z + source.share * (drawn - z)) - rep.decode(z)
-    return source.aligned[donors] + step
+    target = SAMPLERS["normal"](rep.embeddings[context.best], n, context.bandwidth, generator)
+    step = rep.decode(z + context.share * (target - z)) - rep.decode(z)
+    return context.aligned[donors] + step
 
 
-def average(source: SamplingContext, n: int, draws: torch.Generator) -> Tensor:
-    """Means of two training states of different models."""
-    first, second = pairs_of_models(source.best, source.models, n, draws)
-    return (source.aligned[first] + source.aligned[second]) / 2
+def average(context: SamplingContext, n: int, generator: torch.Generator) -> Tensor:
+    """Draw (n, P) means of two training states of different models."""
+    first, second = draw_model_pairs(context.best, context.models, n, generator)
+    return (context.aligned[first] + context.aligned[second]) / 2
 
 
-def kde_weights(source: SamplingContext, n: int, draws: torch.Generator) -> Tensor:
-    """Kernel density per weight, weights independent: the stated sampler without a hyper-representation."""
-    states = source.aligned[source.best]
-    donors = torch.randint(len(states), (n, states.shape[1]), generator=draws)
-    kernels = source.bandwidth * torch.randn(n, states.shape[1], generator=draws)
-    return states.gather(0, donors) + kernels * source.rep.scale
+def kde_weights(context: SamplingContext, n: int, generator: torch.Generator) -> Tensor:
+    """Draw (n, P) by a kernel density per weight: the sampler `kde` without a hyper-representation."""
+    states = context.aligned[context.best]
+    donors = torch.randint(len(states), (n, states.shape[1]), generator=generator)
+    kernels = context.bandwidth * torch.randn(n, states.shape[1], generator=generator)
+    return states.gather(0, donors) + kernels * context.rep.scale
 
 
-def fresh(source: SamplingContext, n: int, draws: torch.Generator) -> Tensor:
-    """Untrained models, initialised as those of the zoo were."""
-    init = source.states.hyperparameters(0).init
-    seeds = torch.randint(2**62, (n,), generator=draws).tolist()
-    return fresh_weights(source.rep.architecture.name, source.rep.activation, init, seeds)
+def fresh(context: SamplingContext, n: int, generator: torch.Generator) -> Tensor:
+    """Draw (n, P) untrained models, initialized as the models of the zoo were."""
+    init = context.states.hyperparameters(0).init
+    seeds = torch.randint(2**62, (n,), generator=generator).tolist()
+    return initialize_models(context.rep.architecture.name, context.rep.activation, init, seeds)
 
 
 BASELINES: dict[str, Callable[[SamplingContext, int, torch.Generator], Tensor]] = {
@@ -147,51 +161,56 @@ BASELINES: dict[str, Callable[[SamplingContext, int, torch.Generator], Tensor]] 
 }
 
 
-def with_noise(
-    weights: Tensor,  # (n, P)
-    scale: Tensor,  # (P,)
-    distance: Tensor,  # (n,) in layer standard deviations, root mean square over the weights
-    draws: torch.Generator,
-) -> Tensor:
-    """Weights moved in a random direction by exactly the distance asked for: the baseline of equal novelty."""
-    direction = torch.randn(weights.shape, generator=draws)
+def add_noise(weights: Tensor, scale: Tensor, distance: Tensor, generator: torch.Generator) -> Tensor:
+    """Move models in random directions: the baseline at matched distance.
+
+    Args:
+        weights: (n, P).
+        scale: (P,) standard deviation of each weight's layer.
+        distance: (n,) in layer standard deviations, root mean square over the weights; it is met exactly.
+        generator: source of all randomness.
+    """
+    direction = torch.randn(weights.shape, generator=generator)
     direction = direction / direction.square().mean(dim=1, keepdim=True).sqrt()
     return weights + distance.unsqueeze(1) * direction * scale
 
 
-def pairs_of_models(
-    states: Tensor,  # (S,) indices
-    models: Sequence[str],
-    n: int,
-    draws: torch.Generator,
-    *,
-    twice: bool = True,
+def draw_model_pairs(
+    states: Tensor, models: Sequence[str], n: int, generator: torch.Generator, *, repeat: bool = True
 ) -> tuple[Tensor, Tensor]:
-    """n ordered pairs (n,) and (n,) of these states, of different models, no pair twice while there are others.
+    """Draw ordered pairs of states of different models; a pair repeats only when all others have served.
 
-    Not `twice`: at most as many as there are unordered pairs, each once.
+    Args:
+        states: (S,) indices of the states to pair.
+        models: the model of every state, by index.
+        n: number of pairs.
+        generator: source of all randomness.
+        repeat: without it every unordered pair serves at most once, so there may be fewer than n.
+
+    Returns:
+        Indices (n,) of the first and of the second states.
 
     Raises:
         ModelZooError: all states are of one model.
     """
-    if len(states) > _MOST_PAIRED:
-        states = states[torch.randperm(len(states), generator=draws)[:_MOST_PAIRED]]
+    if len(states) > _MAX_PAIRED:
+        states = states[torch.randperm(len(states), generator=generator)[:_MAX_PAIRED]]
     first, second = torch.cartesian_prod(states, states).unbind(1)
     numbers = {model: number for number, model in enumerate(dict.fromkeys(models))}
-    of = torch.tensor([numbers[model] for model in models])
-    different = ((of[first] != of[second]) & (twice | (first < second))).nonzero().squeeze(1)
-    if not len(different):
+    model = torch.tensor([numbers[name] for name in models])
+    pairs = ((model[first] != model[second]) & (repeat | (first < second))).nonzero().squeeze(1)
+    if not len(pairs):
         raise ModelZooError(
-            f"averages need states of two models, the {len(states)} states drawn from are of one; draw from a larger "
-            "share of the states (quality)"
+            f"averages need states of two models, but the {len(states)} states to draw from are of one; draw from a "
+            "larger share of the states (top_fraction)"
         )
-    rounds = [torch.randperm(len(different), generator=draws) for _ in range(-(-n // len(different)) if twice else 1)]
-    chosen = different[torch.cat(rounds)[:n]]
-    return first[chosen], second[chosen]
+    rounds = [torch.randperm(len(pairs), generator=generator) for _ in range(-(-n // len(pairs)) if repeat else 1)]
+    index = pairs[torch.cat(rounds)[:n]]
+    return first[index], second[index]
 
 
-def fresh_weights(architecture: str, activation: str, init: str, seeds: Sequence[int]) -> Tensor:
-    """Untrained models (n, P) of an architecture, one per seed."""
+def initialize_models(architecture: str, activation: str, init: str, seeds: Sequence[int]) -> Tensor:
+    """Return untrained models (n, P) of an architecture, one per seed."""
     rows = []
     for seed in seeds:
         module = get_architecture(architecture).module(activation)
@@ -200,6 +219,6 @@ def fresh_weights(architecture: str, activation: str, init: str, seeds: Sequence
     return torch.stack(rows)
 
 
-def _drawn(states: Tensor, n: int, draws: torch.Generator) -> Tensor:
-    """n of these indices, with replacement."""
-    return states[torch.randint(len(states), (n,), generator=draws)]
+def _draw_indices(states: Tensor, n: int, generator: torch.Generator) -> Tensor:
+    """Draw n of these indices, with replacement."""
+    return states[torch.randint(len(states), (n,), generator=generator)]

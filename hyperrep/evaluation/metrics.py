@@ -1,13 +1,13 @@
-"""What a population is worth: zero-shot, fine-tuned, as ensembles, and how new its models are.
+"""Measurements of a population: zero-shot, fine-tuned, as ensembles, and how novel its models are.
 
 n models, S training states, B test images, C classes, P weights.
 """
 
 import dataclasses
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,18 +30,19 @@ from modelzoo_datasets.seeds import derive_seed, keyed_generator
 from ..model import HyperRepresentation
 from ..recipe import EvaluationRecipe
 from .novelty import measure_novelty
-from .populations import Population
+from .populations import SCRATCH, Population
+from .result import EnsembleResult, PairSummary, PopulationResult
 
-_ORDERS = 20  # in which ensembles of each size are put together
+_ORDERS = 20  # random orders in which models join an ensemble
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluator:
-    """What all populations are judged with."""
+    """Everything that all populations are evaluated with: networks, images, and the training states."""
 
     rep: HyperRepresentation
-    train: Zoo  # the states that it learned from
-    aligned: Tensor  # (S, P) their weights, aligned
+    train: Zoo  # the training states of the hyper-representation
+    aligned: Tensor  # (S, P) their aligned weights
     engine: Engine
     images: Images
     training: Training  # hyper-parameters of the zoo
@@ -49,120 +50,147 @@ class Evaluator:
 
     @property
     def architecture(self) -> str:
-        """Of the models."""
+        """Name of the architecture of the models."""
         return self.rep.architecture.name
 
     @cached_property
     def train_errors(self) -> Tensor:
-        """Whether each training state is wrong on each test image, (S, B) bool."""
+        """(S, B) bool: is this training state wrong on this test image?"""
         labels = self.images.labels("test")
         wrong = torch.empty(len(self.aligned), len(labels), dtype=torch.bool)
-        for index, logits in self.outputs(self.aligned):
+        for index, logits in self.iterate_logits(self.aligned):
             wrong[index] = logits.argmax(dim=1) != labels
         return wrong
 
-    def outputs(self, weights: Tensor) -> Iterable[tuple[int, Tensor]]:
-        """(index, logits (B, C)) of every model on the test images, as they come."""
+    def iterate_logits(self, weights: Tensor) -> Iterable[tuple[int, Tensor]]:
+        """Yield (index, logits (B, C)) of every model (n, P) on the test images, in the order of completion."""
         networks = [NetworkSpec(self.training.activation, self.training.dropout)] * len(weights)
         return self.engine.compute_logits(self.architecture, self.images, weights, networks, "test")
 
-    def logits(self, weights: Tensor) -> Tensor:
-        """Those of all models, (n, B, C)."""
-        found = torch.empty(len(weights), len(self.images.labels("test")), self.images.classes)
-        for index, logits in self.outputs(weights):
-            found[index] = logits
-        return found
+    def compute_logits(self, weights: Tensor) -> Tensor:
+        """Return the logits (n, B, C) of models (n, P) on the test images."""
+        result = torch.empty(len(weights), len(self.images.labels("test")), self.images.classes)
+        for index, logits in self.iterate_logits(weights):
+            result[index] = logits
+        return result
 
-    def tune(
-        self, weights: Tensor, progress: Progress, what: str, images: Images | None = None, architecture: str = ""
+    def finetune(
+        self,
+        weights: Tensor,
+        progress: Progress,
+        description: str,
+        images: Images | None = None,
+        architecture: str = "",
     ) -> tuple[Tensor, Tensor]:
-        """Test accuracy (n, E + 1) over the epochs of fine-tuning with the zoo's hyper-parameters, and the weights."""
-        told = dataclasses.replace(self.training, epochs=self.recipe.max_finetune_epochs)
+        """Fine-tune models with the hyper-parameters of the zoo.
+
+        Args:
+            weights: start weights (n, P).
+            progress: reports the models.
+            description: what the progress bar says.
+            images: other images than those of the zoo.
+            architecture: another architecture than that of the zoo.
+
+        Returns:
+            Test accuracy (n, E + 1) over the epochs, and the weights (n, P) after the last one.
+        """
+        training = dataclasses.replace(self.training, epochs=self.recipe.max_finetune_epochs)
         seeds = [derive_seed(self.recipe.seed, "fine-tuning", i) for i in range(len(weights))]
         where = architecture or self.architecture, images or self.images
-        return fine_tune(self.engine, *where, weights, told, seeds, progress=progress, what=what)
+        return fine_tune(self.engine, *where, weights, training, seeds, progress=progress, what=description)
 
 
-def judge(population: Population, bench: Evaluator, *, progress: Progress = NO_PROGRESS) -> dict[str, Any]:
-    """Everything that the report says of a population, as plain values; one entry per model where there are lists."""
-    weights, labels = population.weights, bench.images.labels("test")
-    logits = bench.logits(weights)
-    predictions = logits.argmax(dim=2)
-    distance, nearest_state = measure_novelty(bench.rep, weights, bench.aligned)
-    overlap, _ = find_error_overlap(predictions != labels, bench.train_errors)
-    rows = bench.train.table.iloc[nearest_state.tolist()]
-    count = min(population.fine_tuned, len(weights))
-    curves: list[list[float]] = []
-    ensembles: dict[str, Any] = {}
-    if count:
-        accuracy, tuned = bench.tune(weights[:count], progress, f"fine-tuning {population.name}")
-        curves = accuracy.tolist()
-        if bench.recipe.max_ensemble_size > 1:
-            kinds = {"zero-shot": logits, "tuned": bench.logits(tuned)}
-            found = {kind: _ensembles(of, labels, population.name, bench.recipe) for kind, of in kinds.items()}
-            ensembles = {kind: ensemble for kind, ensemble in found.items() if ensemble}
-    l2, _ = weight_distances(weights / bench.rep.scale)
-    return {
-        "name": population.name,
-        "what": population.what,
-        "sampled": population.sampled,
-        "mirrors": population.mirrors,
-        "partners": list(population.partners),
-        "n": len(weights),
-        "zero_shot": (predictions == labels).double().mean(dim=1).tolist(),
-        "curves": curves,
-        "distance": distance.tolist(),
-        "nearest": [[str(m), int(e)] for m, e in zip(rows["model_id"], rows["epoch"], strict=True)],
-        "error_similarity": overlap.tolist(),
-        "pairs": {
-            "distance": _summary(l2 / weights.shape[1] ** 0.5),
-            "agreement": _summary(agreement(predictions)),
-        },
-        "ensembles": ensembles,
-    }
+def evaluate_population(
+    population: Population, evaluator: Evaluator, *, progress: Progress = NO_PROGRESS
+) -> PopulationResult:
+    """Measure everything that the report says about a population.
 
-
-def _summary(matrix: Tensor) -> dict[str, float | None]:
-    return {name: value if value == value else None for name, value in summarize_pairs(matrix).items()}
-
-
-def _ensembles(logits: Tensor, labels: Tensor, name: str, recipe: EvaluationRecipe) -> dict[str, Any]:
-    """Accuracy of ensembles by size, mean and spread over random members; the images that the largest one misses.
-
-    Models that diverged are no members of any; nothing where all did.
+    Args:
+        population: the models.
+        evaluator: runs and fine-tunes them, and knows the training states.
+        progress: reports the models that are fine-tuned.
     """
+    weights, labels = population.weights, evaluator.images.labels("test")
+    logits = evaluator.compute_logits(weights)
+    predictions = logits.argmax(dim=2)
+    distance, nearest_state = measure_novelty(evaluator.rep, weights, evaluator.aligned)
+    overlap, _ = find_error_overlap(predictions != labels, evaluator.train_errors)
+    rows = evaluator.train.table.iloc[nearest_state.tolist()]
+    curves, ensembles = _evaluate_finetuning(population, logits, evaluator, progress)
+    l2, _ = weight_distances(weights / evaluator.rep.scale)
+    return PopulationResult(
+        name=population.name,
+        description=population.description,
+        is_sample=population.is_sample,
+        matched_to=population.matched_to,
+        matched_index=list(population.matched_index),
+        n=len(weights),
+        zero_shot=(predictions == labels).double().mean(dim=1).tolist(),
+        curves=curves,
+        distance=distance.tolist(),
+        nearest=[(str(m), int(e)) for m, e in zip(rows["model_id"], rows["epoch"], strict=True)],
+        error_overlap=overlap.tolist(),
+        pairs={
+            "distance": _summarize_pairs(l2 / weights.shape[1] ** 0.5),
+            "agreement": _summarize_pairs(agreement(predictions)),
+        },
+        ensembles=ensembles,
+    )
+
+
+def _evaluate_finetuning(
+    population: Population, logits: Tensor, evaluator: Evaluator, progress: Progress
+) -> tuple[list[list[float]], dict[str, EnsembleResult]]:
+    """Return the curves of fine-tuning, and the ensembles before and after it."""
+    count = min(population.num_finetuned, len(population.weights))
+    if not count:
+        return [], {}
+    description = f"fine-tuning {population.name}"
+    accuracy, tuned = evaluator.finetune(population.weights[:count], progress, description)
+    ensembles: dict[str, EnsembleResult] = {}
+    if evaluator.recipe.max_ensemble_size > 1:
+        kinds = {"zero-shot": logits, "tuned": evaluator.compute_logits(tuned)}
+        for kind, members in kinds.items():
+            if ensemble := _evaluate_ensembles(members, evaluator, population.name):
+                ensembles[kind] = ensemble
+    return accuracy.tolist(), ensembles
+
+
+def _summarize_pairs(matrix: Tensor) -> PairSummary:
+    """Summarize a matrix (n, n) over pairs; NaN, of too few models, becomes None."""
+    return PairSummary.from_json({k: None if math.isnan(v) else v for k, v in summarize_pairs(matrix).items()})
+
+
+def _evaluate_ensembles(logits: Tensor, evaluator: Evaluator, name: str) -> EnsembleResult | None:
+    """Measure ensembles of 1, 2, ... models, over random orders, from logits (n, B, C).
+
+    Models that diverged are in no ensemble; where all diverged there is none.
+    """
+    labels, recipe = evaluator.images.labels("test"), evaluator.recipe
     finite = logits.isfinite().flatten(1).all(dim=1)
-    logits = logits[finite]
-    if not len(logits):
-        return {}
-    draws = keyed_generator(recipe.seed, "ensembles", name)
-    accuracy, right = ensemble_curve(logits, labels, recipe.max_ensemble_size, _ORDERS, draws)
-    return {
-        "mean": accuracy.mean(dim=0).tolist(),
-        "std": accuracy.std(dim=0).tolist(),
-        "diverged": int((~finite).sum()),
-        "missed": (~right).nonzero().squeeze(1).tolist(),
-        "images": len(labels),
-    }
+    if not finite.any():
+        return None
+    generator = keyed_generator(recipe.seed, "ensembles", name)
+    accuracy, right = ensemble_curve(logits[finite], labels, recipe.max_ensemble_size, _ORDERS, generator)
+    return EnsembleResult(
+        mean=accuracy.mean(dim=0).tolist(),
+        std=accuracy.std(dim=0).tolist(),
+        diverged=int((~finite).sum()),
+        missed=(~right).nonzero().squeeze(1).tolist(),
+        images=len(labels),
+    )
 
 
-def scratch(zoo: Zoo) -> dict[str, Any]:
-    """Models trained from scratch with the same hyper-parameters: the zoo's own, over all the epochs that it has."""
+def evaluate_scratch(zoo: Zoo) -> PopulationResult:
+    """Return training from scratch as a population: the models of the zoo, over all of their epochs."""
     table = zoo.table.pivot(index="model_id", columns="epoch", values="test_acc")
     curves = table.reindex(columns=range(int(table.columns.max()) + 1)).astype(object)
     rows: Sequence[Sequence[float | None]] = curves.where(curves.notna(), None).to_numpy().tolist()
-    return {
-        "name": "scratch",
-        "what": "the zoo's own models from their first epoch on",
-        "sampled": False,
-        "mirrors": "",
-        "partners": [],
-        "n": len(rows),
-        "zero_shot": [row[0] for row in rows],
-        "curves": rows,
-        "distance": [],
-        "nearest": [],
-        "error_similarity": [],
-        "pairs": {},
-        "ensembles": {},
-    }
+    return PopulationResult(
+        name=SCRATCH,
+        description="the models of the zoo from their first epoch on",
+        is_sample=False,
+        n=len(rows),
+        zero_shot=[row[0] for row in rows if row[0] is not None],
+        curves=rows,
+    )

@@ -1,4 +1,4 @@
-"""How new a model is: how far from every training state, and how alike in what it gets wrong.
+"""Novelty of models: their distance to the nearest training state.
 
 n models, S training states, P weights.
 """
@@ -11,10 +11,18 @@ from ..model import HyperRepresentation
 
 
 def measure_novelty(rep: HyperRepresentation, weights: Tensor, train: Tensor) -> tuple[Tensor, Tensor]:
-    """Distance (n,) of models (n, P) to the nearest aligned training state (S, P), and which one it is, (n,).
+    """Measure the distance of models to the nearest aligned training state.
 
-    In layer standard deviations, root mean square over the weights; of a model as it is or aligned to the reference,
-    whichever is nearer: alignment is a heuristic and can miss.
+    A model is compared as it is and aligned to the reference, and the smaller distance counts: alignment is a heuristic
+    and can miss.
+
+    Args:
+        rep: gives alignment and the standard deviations of the layers.
+        weights: models (n, P).
+        train: aligned training states (S, P).
+
+    Returns:
+        Distance (n,) in layer standard deviations, root mean square over the weights, and the index (n,) of the state.
     """
     plain, aligned = (find_nearest(version, train, rep.scale) for version in (weights, rep.align(weights)))
     nearer = plain[0] <= aligned[0]

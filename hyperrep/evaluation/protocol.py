@@ -1,12 +1,13 @@
-"""The protocol: what sampled models are worth, beside everything they must be compared with; resumable step by step."""
+"""The protocol: judge samples next to every population they must be compared with, one resumable step at a time."""
 
 import contextlib
-import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from torch import Tensor
 
 from modelzoo_datasets._util import SPLITS
 from modelzoo_datasets.engines import Engine
@@ -17,213 +18,246 @@ from modelzoo_datasets.progress import NO_PROGRESS, Progress
 from modelzoo_datasets.zoo import read_json, write_json
 
 from ..data import check_architecture, drop_untrained, group_by_split, load_recipe_states
+from ..json_record import JsonRecord
 from ..model import HyperRepresentation, compute_principal_axes
 from ..probes import probe_properties, select_probed_states
 from ..recipe import EvaluationRecipe, HyperRecipe
 from ..trainer import compute_reconstruction_r2
 from ..training_info import TrainingInfo
 from .baselines import SamplingContext
-from .metrics import Evaluator, judge, scratch
-from .populations import Population, populations
-from .significance import comparisons
+from .metrics import Evaluator, evaluate_population, evaluate_scratch
+from .populations import RANDOM, SCRATCH, Population, make_populations
+from .result import (
+    EVALUATION_FILE,
+    EVALUATION_FORMAT,
+    CurveResult,
+    EmbeddingPoints,
+    EvaluationResult,
+    PopulationResult,
+    ReconstructionResult,
+)
+from .significance import compare_populations
 from .transfer import (
-    RANDOM,
-    SCRATCH,
-    changed,
     check_fits,
+    check_images,
+    finetune_changed,
+    finetune_on,
     initial_weights,
-    require_images,
     transfer_populations,
-    transferred,
 )
 
-EVALUATION_FORMAT = "modelzoo-evaluation-2"
+INFO_FILE = "facts.json"
+_Record = TypeVar("_Record", bound=JsonRecord)
 
 
-def evaluated(
+@dataclass(frozen=True, kw_only=True)
+class _Setup:
+    """The populations, and everything that they are evaluated with."""
+
+    zoo: Mapping[str, Zoo]  # split -> states of the epochs that the hyper-representation learned from
+    evaluator: Evaluator
+    transfer_images: Sequence[Images]
+    populations: Sequence[Population]
+    out: Path
+    progress: Progress
+
+    @property
+    def recipe(self) -> EvaluationRecipe:
+        """The protocol."""
+        return self.evaluator.recipe
+
+
+def run_protocol(
     rep: HyperRepresentation,
     dataset: str | Path,
     recipe: HyperRecipe,
     out: Path,
-    learned_by: TrainingInfo,
+    training_info: TrainingInfo,
     *,
     engine: Engine,
     images_root: Path,
     progress: Progress = NO_PROGRESS,
-) -> dict[str, Any]:
-    """Make sure that `out` holds the evaluation; returns what its evaluation.json says.
-
-    What was judged before a stop is not judged again.
+) -> EvaluationResult:
+    """Make `out` hold the evaluation; populations that an interrupted run has evaluated are not evaluated again.
 
     Args:
-        learned_by: what the hyper-representation's training.json says.
+        rep: the hyper-representation.
+        dataset: the dataset that it learned from: a folder, or a repo of the Hub.
+        recipe: the recipe that it learned by, with the protocol in `recipe.evaluation`.
+        out: the folder of the evaluation.
+        training_info: the content of its training.json.
+        engine: trains and runs the networks.
+        images_root: folder of the image datasets.
+        progress: reports the steps.
+
+    Raises:
+        FormatError: the dataset holds another architecture, or too few models for probes.
+        ModelZooError: the protocol asks for something that this zoo does not allow.
+        FolderInUseError: `out` holds another evaluation, or other files.
     """
-    everything = load_zoo(dataset, recipe.data.config)
-    setting = _setting(rep, dataset, everything, recipe, engine, images_root)
-    _claim(out, {"trained": learned_by.to_json(), "protocol": recipe.evaluation.to_json(), "engine": engine.name})
-    answers = _answers(setting, everything, recipe, out, progress)
-    probed = probe_properties(
-        rep, group_by_split(drop_untrained(everything)), seed=recipe.evaluation.seed, progress=progress
+    zoo = load_zoo(dataset, recipe.data.config)
+    setup = _prepare(rep, dataset, zoo, recipe, engine, images_root, out, progress)
+    _claim_folder(out, training_info, recipe.evaluation, engine)
+    results = [_evaluate(population, setup) for population in setup.populations] + [evaluate_scratch(zoo)]
+    transfer = {images.name: _evaluate_transfer(images, setup) for images in setup.transfer_images}
+    changed = {name: _evaluate_changed(name, setup) for name in setup.recipe.changed}
+    offset = recipe.data.epochs[1]
+    splits = group_by_split(drop_untrained(zoo))
+    result = EvaluationResult(
+        protocol=recipe.evaluation,
+        offset=offset,
+        populations=results,
+        transfer=transfer,
+        changed=changed,
+        tests=compare_populations(results, transfer, changed, recipe.evaluation, offset),
+        probes=probe_properties(rep, splits, seed=recipe.evaluation.seed, progress=progress),
+        reconstruction=measure_reconstruction(rep, setup.zoo),
+        embeddings=project_embeddings(rep, setup.zoo, setup.populations),
     )
-    report = {
-        "format": EVALUATION_FORMAT,
-        "protocol": recipe.evaluation.to_json(),
-        "offset": recipe.data.epochs[1],
-        **answers,
-        "probes": [dataclasses.asdict(row) for row in probed],
-        "reconstruction": reconstruction(rep, setting.learned),
-        "embeddings": embeddings_2d(rep, setting.learned, setting.populated),
-    }
-    write_json(out / "evaluation.json", report)
-    found: dict[str, Any] = _as_json(report)
-    return found
+    write_json(out / EVALUATION_FILE, result.to_json())
+    return EvaluationResult.read(out)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Setting:
-    """What is judged, and with what."""
-
-    learned: Mapping[str, Zoo]  # split -> the states with the epochs that were learned from
-    bench: Evaluator
-    others: Sequence[Images]  # what is transferred to
-    populated: list[Population]
-
-
-def _setting(
+def _prepare(
     rep: HyperRepresentation,
     dataset: str | Path,
-    everything: Zoo,
+    zoo: Zoo,
     recipe: HyperRecipe,
     engine: Engine,
     images_root: Path,
-) -> _Setting:
-    """All that may be wrong with what was asked for is found here, before anything is judged or written."""
-    learned = {split: load_recipe_states(dataset, recipe, split) for split in SPLITS}
-    check_architecture(rep, learned["train"], dataset)
-    source = SamplingContext(rep=rep, zoo=learned["train"])
-    bench = Evaluator(
+    out: Path,
+    progress: Progress,
+) -> _Setup:
+    """Check everything that can be wrong with the request before anything is evaluated or written."""
+    states = {split: load_recipe_states(dataset, recipe, split) for split in SPLITS}
+    check_architecture(rep, states["train"], dataset)
+    context = SamplingContext(rep=rep, zoo=states["train"])
+    evaluator = Evaluator(
         rep=rep,
-        train=learned["train"],
-        aligned=source.aligned,
+        train=states["train"],
+        aligned=context.aligned,
         engine=engine,
-        images=load_images(learned["train"].images, images_root),
-        training=learned["train"].hyperparameters(0),
+        images=load_images(states["train"].images, images_root),
+        training=states["train"].hyperparameters(0),
         recipe=recipe.evaluation,
     )
-    others = [load_images(name, images_root) for name in recipe.evaluation.transfer]
-    for images in others:
-        require_images(images, bench)
+    transfer_images = [load_images(name, images_root) for name in recipe.evaluation.transfer]
+    for images in transfer_images:
+        check_images(images, evaluator)
     for architecture in recipe.evaluation.changed:
-        check_fits(architecture, bench)
-    select_probed_states(rep, group_by_split(drop_untrained(everything)))
-    populated = populations(source, {split: learned[split] for split in ("train", "test")}, recipe.evaluation)
-    return _Setting(learned=learned, bench=bench, others=others, populated=populated)
+        check_fits(architecture, evaluator)
+    select_probed_states(rep, group_by_split(drop_untrained(zoo)))
+    populations = make_populations(context, {s: states[s] for s in ("train", "test")}, recipe.evaluation)
+    return _Setup(
+        zoo=states,
+        evaluator=evaluator,
+        transfer_images=transfer_images,
+        populations=populations,
+        out=out,
+        progress=progress,
+    )
 
 
-def _answers(setting: _Setting, everything: Zoo, recipe: HyperRecipe, out: Path, progress: Progress) -> dict[str, Any]:
-    """What was measured of all populations, here and elsewhere, and the tests between them."""
-    bench, populated, judged = setting.bench, setting.populated, recipe.evaluation
-    results = [_judged(population, bench, out, progress) for population in populated] + [scratch(everything)]
-    transfer = {images.name: _transfer(images, populated, bench, out, progress) for images in setting.others}
-    architectures = {name: _changed(name, populated, bench, out, progress) for name in judged.changed}
-    by_name = {population["name"]: population for population in results}
-    return {
-        "populations": results,
-        "transfer": transfer,
-        "changed": architectures,
-        "comparisons": comparisons(by_name, transfer, architectures, judged, recipe.data.epochs[1]),
-    }
-
-
-def reconstruction(rep: HyperRepresentation, zoo: Mapping[str, Zoo]) -> dict[str, Any]:
-    """R² of reconstruction, in all and per layer, of training and of unseen states."""
-    found = {}
+def measure_reconstruction(rep: HyperRepresentation, zoo: Mapping[str, Zoo]) -> dict[str, ReconstructionResult]:
+    """Return R² of the reconstructed states of every split, in total and per layer."""
+    results = {}
     for split, part in zoo.items():
-        measured = compute_reconstruction_r2(rep, rep.align(part.weights))
-        found[split] = {"total": measured.total, "layers": list(measured.layers), "n": len(part)}
-    return found
+        r2 = compute_reconstruction_r2(rep, rep.align(part.weights))
+        results[split] = ReconstructionResult(total=r2.total, layers=list(r2.layers), n=len(part))
+    return results
 
 
-def embeddings_2d(rep: HyperRepresentation, zoo: Mapping[str, Zoo], populated: list[Population]) -> dict[str, Any]:
-    """The two widest principal axes of z, of zoo states with their accuracy and of samples."""
+def project_embeddings(
+    rep: HyperRepresentation, zoo: Mapping[str, Zoo], populations: Sequence[Population]
+) -> dict[str, EmbeddingPoints]:
+    """Return zoo states, with their accuracy, and samples in the plane of the two widest principal axes of z."""
     mean, axes = compute_principal_axes(rep.embeddings)
 
-    def flat(weights: Any) -> Any:
-        return ((rep.encode(weights) - mean) @ axes[:, :2]).tolist()
+    def project(weights: Tensor) -> list[list[float]]:
+        points: list[list[float]] = ((rep.encode(weights) - mean) @ axes[:, :2]).tolist()
+        return points
 
-    found: dict[str, Any] = {
-        split: {"z": flat(zoo[split].weights), "test_acc": zoo[split].table["test_acc"].tolist()}
+    points = {
+        split: EmbeddingPoints(z=project(zoo[split].weights), test_acc=zoo[split].table["test_acc"].tolist())
         for split in ("train", "test")
     }
-    for population in populated:
-        if population.sampled:
-            found[population.name] = {"z": flat(population.weights)}
-    return found
+    samples = {p.name: EmbeddingPoints(z=project(p.weights)) for p in populations if p.is_sample}
+    return points | samples
 
 
-def _judged(population: Population, bench: Evaluator, out: Path, progress: Progress) -> dict[str, Any]:
-    path = out / "populations" / f"{_file_name(population.name)}.json"
-    return _kept(path, lambda: judge(population, bench, progress=progress))
+def _evaluate(population: Population, setup: _Setup) -> PopulationResult:
+    path = setup.out / "populations" / f"{_file_name(population.name)}.json"
+    return _read_or_run(
+        path, PopulationResult, lambda: evaluate_population(population, setup.evaluator, progress=setup.progress)
+    )
 
 
-def _transfer(
-    images: Any, populated: list[Population], bench: Evaluator, out: Path, progress: Progress
-) -> dict[str, dict[str, Any]]:
-    """Every population that travels, and scratch, on other images."""
-    known = {population.name: population for population in populated}
-    found = {}
-    for name in (*(p.name for p in transfer_populations(populated)), SCRATCH):
+def _evaluate_transfer(images: Images, setup: _Setup) -> dict[str, CurveResult]:
+    """Fine-tune samples, zoo members and fresh models on other images."""
+    by_name = {population.name: population for population in setup.populations}
+    results = {}
+    for name in (*(p.name for p in transfer_populations(setup.populations)), SCRATCH):
 
-        def tried(name: str = name) -> dict[str, Any]:
-            return transferred(name, initial_weights(name, known, bench), bench, images, progress)
+        def run(name: str = name) -> CurveResult:
+            start = initial_weights(name, by_name, setup.evaluator)
+            return finetune_on(images, name, start, setup.evaluator, setup.progress)
 
-        found[name] = _kept(out / "transfer" / images.name / f"{_file_name(name)}.json", tried)
-    return found
+        path = setup.out / "transfer" / images.name / f"{_file_name(name)}.json"
+        results[name] = _read_or_run(path, CurveResult, run)
+    return results
 
 
-def _changed(
-    architecture: str, populated: list[Population], bench: Evaluator, out: Path, progress: Progress
-) -> dict[str, dict[str, Any]]:
-    """Samples, zoo members and nothing at all, loaded into another architecture."""
-    starts = {p.name: p.weights[: bench.recipe.num_finetuned] for p in transfer_populations(populated)} | {RANDOM: None}
-    found = {}
+def _evaluate_changed(architecture: str, setup: _Setup) -> dict[str, CurveResult]:
+    """Fine-tune another architecture that starts from samples, from zoo members and from random weights."""
+    count = setup.recipe.num_finetuned
+    starts = {p.name: p.weights[:count] for p in transfer_populations(setup.populations)} | {RANDOM: None}
+    results = {}
     for name, start in starts.items():
 
-        def tried(name: str = name, start: Any = start) -> dict[str, Any]:
-            return changed(name, start, bench, architecture, progress)
+        def run(name: str = name, start: Tensor | None = start) -> CurveResult:
+            return finetune_changed(architecture, name, start, setup.evaluator, setup.progress)
 
-        found[name] = _kept(out / "changed" / architecture / f"{_file_name(name)}.json", tried)
-    return found
+        path = setup.out / "changed" / architecture / f"{_file_name(name)}.json"
+        results[name] = _read_or_run(path, CurveResult, run)
+    return results
 
 
-def _kept(path: Path, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What a file holds, measured if it is not there."""
+def _read_or_run(path: Path, kind: type[_Record], run: Callable[[], _Record]) -> _Record:
+    """Return the result that a file holds; where there is no file, run and write it first."""
     if not path.is_file():
-        write_json(path, measure())
-    found: dict[str, Any] = read_json(path)
-    return found
+        write_json(path, run().to_json())
+    return kind.from_json(read_json(path))
 
 
 def _file_name(population: str) -> str:
     return population.replace(" ", "-").replace("@", "-")
 
 
-def _claim(out: Path, facts: dict[str, Any]) -> None:
-    """Write down what `out` is the evaluation of; raises FolderInUseError where it is of something else."""
-    facts = {"format": EVALUATION_FORMAT, **facts}
-    if (out / "facts.json").is_file():
-        # Through JSON once, so that tuples compare equal to the lists that are read back; keys that this release has
-        # added mean what an earlier one did.
-        stored, defaults = read_json(out / "facts.json"), EvaluationRecipe().to_json()
-        stored["protocol"] = defaults | stored.get("protocol", {})
-        with contextlib.suppress(FormatError):  # what cannot be read is compared as it is
+def _claim_folder(out: Path, training_info: TrainingInfo, protocol: EvaluationRecipe, engine: Engine) -> None:
+    """Write what `out` is the evaluation of; raise FolderInUseError where it holds anything else."""
+    # Through JSON once, so that tuples compare equal to the lists in the file.
+    values = {"trained": training_info.to_json(), "protocol": protocol.to_json(), "engine": engine.name}
+    values = json.loads(json.dumps({"format": EVALUATION_FORMAT, **values}))
+    if (out / INFO_FILE).is_file():
+        # A key that an earlier release did not have means what that release did: the default.
+        stored: dict[str, Any] = read_json(out / INFO_FILE)
+        stored["protocol"] = json.loads(json.dumps(EvaluationRecipe().to_json())) | stored.get("protocol", {})
+        with contextlib.suppress(FormatError):  # an unreadable record is compared as it is
             stored["trained"] = TrainingInfo.from_json(stored.get("trained")).to_json()
-        if stored != _as_json(facts):
-            raise FolderInUseError(f"{out} holds another evaluation; choose another --out")
+        if stored != values:
+            raise FolderInUseError(f"output folder {out} holds another evaluation; pass a different --out")
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise FolderInUseError(f"{out} holds something else; choose another --out or remove it")
-    write_json(out / "facts.json", facts)
+        raise FolderInUseError(f"output folder {out} already contains other files; pass a different --out or delete it")
+    write_json(out / INFO_FILE, values)
 
 
-def _as_json(value: Any) -> Any:
-    return json.loads(json.dumps(value))
+def read_training_info(evaluation: Path) -> TrainingInfo:
+    """Return the training of the hyper-representation that was evaluated into a folder.
+
+    Raises:
+        FormatError: the folder is not an evaluation.
+    """
+    path = evaluation / INFO_FILE
+    if not path.is_file():
+        raise FormatError(f"{evaluation} is not an evaluation: it has no {INFO_FILE}; run modelzoo-hyperrep evaluate")
+    return TrainingInfo.from_json(read_json(path).get("trained"))

@@ -1,130 +1,137 @@
-"""The tests of the protocol: which population is better at what, by how much, and how sure that is.
-
-Each is a row of plain values: question, where, one, other, epoch; both means, difference, its 95 % interval, p, test, n
-of both.
-"""
+"""Significance tests of the protocol: which population is better, by how much, and how certain that is."""
 
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
 from modelzoo_datasets.analysis import compare_means
 
 from ..recipe import EvaluationRecipe
-from .populations import MEMBERS
-from .transfer import RANDOM, SCRATCH
+from .populations import MEMBERS, RANDOM, SCRATCH
+from .result import CurveResult, EnsembleResult, Places, PopulationResult, SignificanceResult, select_epoch
 
-Row = dict[str, Any]
-Judged = Mapping[str, Mapping[str, Any]]  # name of a population -> what was measured
+_Populations = Mapping[str, PopulationResult]
 
 
-def comparisons(
-    populations: Judged,
-    transfer: Mapping[str, Judged],
-    changed: Mapping[str, Judged],
-    recipe: EvaluationRecipe,
-    offset: int,
-) -> list[Row]:
-    """All tests, in the order of the questions.
+def compare_populations(
+    results: Sequence[PopulationResult], transfer: Places, changed: Places, recipe: EvaluationRecipe, offset: int
+) -> list[SignificanceResult]:
+    """Run all tests, in the order of the questions.
 
     Args:
-        transfer: image dataset -> populations tried on it.
-        changed: architecture -> populations tried in it.
-        offset: epochs that the zoo's models had been trained for when they were learned from (published: 25).
+        results: all populations.
+        transfer: image dataset -> curves of the populations that were fine-tuned on it.
+        changed: architecture -> curves of the populations that were fine-tuned in it.
+        recipe: the protocol.
+        offset: epochs for which the learned-from models were trained (published: 25).
     """
-    samplers = [name for name, population in populations.items() if population["sampled"]]
-    rows: list[Row] = []
+    populations = {result.name: result for result in results}
+    samplers = [result.name for result in results if result.is_sample]
+    rows: list[SignificanceResult] = []
     for name in samplers:
-        rows += _zero_shot(name, populations)
+        rows += _compare_zero_shot(name, populations)
     for name in samplers:
-        rows += _tuned(name, populations, recipe, offset)
+        rows += _compare_finetuning(name, populations, recipe, offset)
     for question, places, rivals in (
         ("transfer", transfer, (MEMBERS, SCRATCH)),
         ("changed", changed, (RANDOM, MEMBERS)),
     ):
-        for where, judged in places.items():
-            for name in (name for name in samplers if name in judged):
-                rows += _elsewhere(question, where, name, judged, rivals, recipe)
+        for where, curves in places.items():
+            for name in (name for name in samplers if name in curves):
+                rows += _compare_transfer(question, where, name, curves, rivals, recipe)
     for name in samplers:
-        rows += _ensembles(name, populations)
+        rows += _compare_ensembles(name, populations)
     return rows
 
 
-def _zero_shot(name: str, populations: Judged) -> Iterator[Row]:
-    """Samples against what is made to be as new, pair by pair, and against the zoo itself."""
-    one = populations[name]["zero_shot"]
-    for mirror in populations.values():
-        if mirror["mirrors"] == name:
-            mine = [one[i] for i in mirror["partners"]]
-            yield from _row("zero-shot", "", name, mirror["name"], 0, mine, mirror["zero_shot"], paired=True)
+def _compare_zero_shot(name: str, populations: _Populations) -> Iterator[SignificanceResult]:
+    """Compare samples with their matched baselines, pair by pair, and with zoo members."""
+    samples = populations[name].zero_shot
+    for baseline in populations.values():
+        if baseline.matched_to == name:
+            matched = [samples[i] for i in baseline.matched_index]
+            yield from _test("zero-shot", "", name, baseline.name, 0, matched, baseline.zero_shot, is_paired=True)
     if MEMBERS in populations:
-        yield from _row("zero-shot", "", name, MEMBERS, 0, one, populations[MEMBERS]["zero_shot"])
+        yield from _test("zero-shot", "", name, MEMBERS, 0, samples, populations[MEMBERS].zero_shot)
 
 
-def _tuned(name: str, populations: Judged, recipe: EvaluationRecipe, offset: int) -> Iterator[Row]:
-    rivals = [MEMBERS, *(p["name"] for p in populations.values() if p["mirrors"] == name)]
+def _compare_finetuning(
+    name: str, populations: _Populations, recipe: EvaluationRecipe, offset: int
+) -> Iterator[SignificanceResult]:
+    rivals = [MEMBERS, *(p.name for p in populations.values() if p.matched_to == name)]
     for epoch in recipe.finetune_epochs:
-        mine = _at(populations[name], epoch)
+        samples = select_epoch(populations[name].curves, epoch)
         for rival in rivals:
             if rival in populations:
-                yield from _row("fine-tuning", "", name, rival, epoch, mine, _at(populations[rival], epoch))
-        yield from _row("fine-tuning", "", name, SCRATCH, epoch, mine, _at(populations[SCRATCH], epoch))
-        # As the paper counts: the epochs that the learned-from models had are the samples' own.
-        later = _at(populations[SCRATCH], epoch + offset)
-        yield from _row("fine-tuning", f"+{offset}", name, SCRATCH, epoch, mine, later)
+                values = select_epoch(populations[rival].curves, epoch)
+                yield from _test("fine-tuning", "", name, rival, epoch, samples, values)
+        scratch = populations[SCRATCH].curves
+        yield from _test("fine-tuning", "", name, SCRATCH, epoch, samples, select_epoch(scratch, epoch))
+        # The paper's counting: the epochs of the learned-from models count as epochs of the samples.
+        later = select_epoch(scratch, epoch + offset)
+        yield from _test("fine-tuning", f"+{offset}", name, SCRATCH, epoch, samples, later)
 
 
-def _elsewhere(
-    question: str, where: str, name: str, judged: Judged, rivals: Sequence[str], recipe: EvaluationRecipe
-) -> Iterator[Row]:
+def _compare_transfer(
+    question: str,
+    where: str,
+    name: str,
+    curves: Mapping[str, CurveResult],
+    rivals: Sequence[str],
+    recipe: EvaluationRecipe,
+) -> Iterator[SignificanceResult]:
     for epoch in (0, *recipe.finetune_epochs):
-        for rival in rivals:
-            if rival in judged:
-                mine, theirs = _at(judged[name], epoch), _at(judged[rival], epoch)
-                yield from _row(question, where, name, rival, epoch, mine, theirs)
+        for rival in (rival for rival in rivals if rival in curves):
+            samples, values = (select_epoch(curves[one].curves, epoch) for one in (name, rival))
+            yield from _test(question, where, name, rival, epoch, samples, values)
 
 
-def _ensembles(name: str, populations: Judged) -> Iterator[Row]:
-    """The largest ensembles of both, trained on as long, image by image of the test split."""
-    rivals = populations.get(MEMBERS, {}).get("ensembles", {})
-    for kind, mine in populations[name]["ensembles"].items():
+def _compare_ensembles(name: str, populations: _Populations) -> Iterator[SignificanceResult]:
+    """Compare the largest ensembles of samples and of zoo members, image by image of the test split."""
+    rivals = populations[MEMBERS].ensembles if MEMBERS in populations else {}
+    for kind, ensemble in populations[name].ensembles.items():
         if rival := rivals.get(kind):
-            hits = [_hits(of) for of in (mine, rival)]
-            where = f"{kind}, {len(mine['mean'])} and {len(rival['mean'])} models"
-            yield from _row("ensembles", where, name, MEMBERS, 0, *hits, paired=True)
+            where = f"{kind}, {len(ensemble.mean)} and {len(rival.mean)} models"
+            hits = _list_hits(ensemble), _list_hits(rival)
+            yield from _test("ensembles", where, name, MEMBERS, 0, *hits, is_paired=True)
 
 
-def _hits(ensemble: Mapping[str, Any]) -> np.ndarray:
-    hits = np.ones(ensemble["images"])
-    hits[ensemble["missed"]] = 0
-    return hits
+def _list_hits(ensemble: EnsembleResult) -> Sequence[float]:
+    """Return 1 for every test image that the largest ensemble gets right, else 0."""
+    hits = np.ones(ensemble.images)
+    hits[list(ensemble.missed)] = 0
+    values: list[float] = hits.tolist()
+    return values
 
 
-def _at(population: Mapping[str, Any], epoch: int) -> list[float]:
-    """Accuracies after an epoch, of the models that were trained so long."""
-    values = (curve[epoch] for curve in population["curves"] if epoch < len(curve))
-    return [value for value in values if value is not None]
-
-
-def _row(
-    question: str, where: str, one: str, other: str, epoch: int, mine: Any, theirs: Any, *, paired: bool = False
-) -> Iterator[Row]:
-    """One comparison, unless a side has no values."""
-    if not len(mine) or not len(theirs):
+def _test(
+    question: str,
+    where: str,
+    population: str,
+    rival: str,
+    epoch: int,
+    values: Sequence[float],
+    rival_values: Sequence[float],
+    *,
+    is_paired: bool = False,
+) -> Iterator[SignificanceResult]:
+    """Yield one test, unless a side has no values."""
+    if not len(values) or not len(rival_values):
         return
-    found = compare_means(mine, theirs, paired=paired)
-    values = {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in dataclasses.asdict(found).items()}
-    yield {
-        "question": question,
-        "where": where,
-        "one": one,
-        "other": other,
-        "epoch": epoch,
-        "mean": float(np.mean(mine)),
-        "other_mean": float(np.mean(theirs)),
-        "word": found.word,
-        **values,
-    }
+    comparison = compare_means(values, rival_values, paired=is_paired)
+    numbers = dataclasses.asdict(comparison)
+    yield SignificanceResult.from_json(
+        {
+            "question": question,
+            "where": where,
+            "population": population,
+            "rival": rival,
+            "epoch": epoch,
+            "mean": float(np.mean(values)),
+            "rival_mean": float(np.mean(rival_values)),
+            "word": comparison.word,
+            **{k: None if isinstance(v, float) and math.isnan(v) else v for k, v in numbers.items()},
+        }
+    )

@@ -1,4 +1,4 @@
-"""The card of a hyper-representation: what it was learned from and how, and what it was measured to be worth."""
+"""The card of a hyper-representation: data, training and results."""
 
 from typing import Any
 
@@ -38,27 +38,27 @@ def _describe_training(rep: HyperRepresentation, info: TrainingInfo) -> dict[str
         "epochs": f"{first} to {last} of the models of split `train`",
         "recipe": f"`{recipe.name}`",
         **{
-            f"its [{key}]": ", ".join(f"{name} {_said(value)}" for name, value in section.to_json().items())
+            f"its [{key}]": ", ".join(f"{name} {_format_value(value)}" for name, value in section.to_json().items())
             for key, section in sections.items()
         },
         "made with": ", ".join(f"{name} {version}" for name, version in (info.versions or {}).items()),
     }
 
 
-def _said(value: Any) -> str:
+def _format_value(value: Any) -> str:
     return " / ".join(map(str, value)) or "none" if isinstance(value, list | tuple) else str(value)
 
 
 def not_evaluated(validation_r2: float) -> str:
-    """What is known where training alone has measured: R² of reconstructed validation states after its last epoch."""
+    """Return the results of a hyper-representation that was only trained: R² of reconstructed validation states."""
     return f"""R² of reconstructed weights of validation models after the last epoch of training, in layer standard
-deviations, against the training mean: **{validation_r2:.4f}**.
+deviations, relative to the training mean: **{validation_r2:.4f}**.
 
-It was not evaluated: what networks sampled from it are worth, and how new they are, was not measured."""
+It was not evaluated: accuracy and novelty of sampled networks were not measured."""
 
 
-def markdown(table: pd.DataFrame) -> str:
-    """A table as Markdown has it."""
+def format_markdown(table: pd.DataFrame) -> str:
+    """Return a table in Markdown."""
     lines = [[str(name) for name in table.columns], ["---"] * len(table.columns)]
     lines += [[str(cell) for cell in row] for row in table.itertuples(index=False)]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

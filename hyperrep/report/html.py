@@ -1,100 +1,98 @@
-"""The report: one HTML file with its pictures inside, rendered from measured values alone."""
+"""The report: one HTML file with its figures inside, rendered from measured values alone."""
 
 import base64
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
-from typing import Any
 
 import jinja2
 import pandas as pd
 from markupsafe import Markup
 
-from modelzoo_datasets.plots import base
+from modelzoo_datasets.plots import plot_accuracy_over_epochs
 
-from . import figures, tables
-from .verdicts import verdicts
+from ..evaluation import MEMBERS, PAIRS, SCRATCH, TRAINING_MEMBERS, EvaluationResult, PopulationResult
+from . import figures, score_figures, tables
+from .verdicts import write_verdicts
 
-_IN_CURVES = ("zoo members", "average of pairs", "scratch")  # beside samples and noise like them
+_REFERENCES = (MEMBERS, PAIRS, SCRATCH)  # populations in the curves, next to samples and their matched noise
 
 
 def render_report(
     title: str,
     zoos: Mapping[str, pd.DataFrame],
     layers: Sequence[str],
-    evaluation: Mapping[str, Any],
-    facts: Mapping[str, str],
+    evaluation: EvaluationResult,
+    provenance: Mapping[str, str],
 ) -> str:
-    """A page that opens offline.
+    """Render a page that opens offline.
 
     Args:
+        title: heading of the page.
         zoos: config -> table of its states (model_id, epoch, test_acc).
         layers: names of the layers, in the order of the layout.
-        evaluation: what `evaluation.json` says.
-        facts: what the page ends with: recipe, versions and so on.
+        evaluation: the measured values.
+        provenance: the last section of the page: recipe, versions and so on.
     """
-    populations, epochs = evaluation["populations"], evaluation["protocol"]["fine_tune"]
-    questions = {question: _tests(evaluation, question) for question in ("zero-shot", "fine-tuning", "transfer")}
+    populations, epochs = evaluation.populations, evaluation.protocol.finetune_epochs
+    questions = ("zero-shot", "fine-tuning", "transfer", "changed", "ensembles")
+    transfer = {"transfer": evaluation.transfer, "changed": evaluation.changed}
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    environment.filters["table"] = _html_table
+    environment.filters["table"] = _format_html
     template = environment.from_string((files("hyperrep.report") / "report.html.j2").read_text())
     return template.render(
         title=title,
-        verdicts=verdicts(evaluation),
+        verdicts=write_verdicts(evaluation),
         populations=tables.accuracy_table(populations, epochs),
         novelty=tables.novelty_table(populations),
-        accounting=tables.accounting_table(populations, epochs, evaluation["offset"]),
-        offset=evaluation["offset"],
-        elsewhere={
-            place: tables.elsewhere_table(evaluation[place], epochs)
-            for place in ("transfer", "changed")
-            if evaluation[place]
-        },
+        accounting=tables.accounting_table(populations, epochs, evaluation.offset),
+        offset=evaluation.offset,
+        transfer={kind: tables.transfer_table(places, epochs) for kind, places in transfer.items() if places},
         ensembles=tables.ensemble_table(populations) if _has_ensembles(populations) else None,
-        tests={**questions, **{q: _tests(evaluation, q) for q in ("changed", "ensembles")}},
-        descriptions={population["name"]: population["what"] for population in populations},
-        probes=tables.probe_table(evaluation["probes"]),
-        pictures={name: _data_url(png) for name, png in _pictures(zoos, layers, evaluation).items()},
-        facts=facts,
+        tests={question: _select_tests(evaluation, question) for question in questions},
+        descriptions={population.name: population.description for population in populations},
+        probes=tables.probe_table(evaluation.probes),
+        figures={name: _make_data_url(png) for name, png in _plot_all(zoos, layers, evaluation).items()},
+        provenance=provenance,
     )
 
 
-def _pictures(
-    zoos: Mapping[str, pd.DataFrame], layers: Sequence[str], evaluation: Mapping[str, Any]
+def _plot_all(
+    zoos: Mapping[str, pd.DataFrame], layers: Sequence[str], evaluation: EvaluationResult
 ) -> dict[str, bytes]:
-    populations, last = evaluation["populations"], max(evaluation["protocol"]["fine_tune"])
-    curves = [p for p in populations if p["curves"] and (p["sampled"] or p["name"] in _IN_CURVES or _is_noise(p))]
-    pictures = {
-        "zoo": base.accuracy_over_epochs(zoos),
-        "curves": figures.fine_tuning_curves(curves, last),
-        "frontier": figures.frontier(populations),
-        "reconstruction": base.reconstruction_bars(evaluation["reconstruction"], layers),
-        "probes": base.probe_bars(evaluation["probes"]),
-        "map": figures.embedding_map(evaluation["embeddings"]),
+    populations, last = evaluation.populations, evaluation.protocol.max_finetune_epochs
+    curves = [p for p in populations if p.curves and (p.is_sample or p.name in _REFERENCES or _is_matched_noise(p))]
+    pngs = {
+        "zoo": plot_accuracy_over_epochs(zoos),
+        "curves": figures.plot_finetuning(curves, last),
+        "frontier": figures.plot_frontier(populations),
+        "reconstruction": score_figures.plot_reconstruction(evaluation.reconstruction, layers),
+        "probes": score_figures.plot_probes(evaluation.probes),
+        "map": figures.plot_embeddings(evaluation.embeddings),
     }
-    for place in ("transfer", "changed"):
-        if evaluation[place]:
-            pictures[place] = figures.elsewhere_curves(evaluation[place], last)
+    for kind, places in (("transfer", evaluation.transfer), ("changed", evaluation.changed)):
+        if places:
+            pngs[kind] = figures.plot_transfer(places, last)
     if _has_ensembles(populations):
-        members = [p for p in populations if p["sampled"] or p["name"] in (*_IN_CURVES, "training members")]
-        pictures["ensembles"] = figures.ensemble_curves(members)
-    return pictures
+        members = [p for p in populations if p.is_sample or p.name in (*_REFERENCES, TRAINING_MEMBERS)]
+        pngs["ensembles"] = figures.plot_ensembles(members)
+    return pngs
 
 
-def _is_noise(population: Mapping[str, Any]) -> bool:
-    return bool(population["mirrors"]) and str(population["name"]).startswith("noise")
+def _is_matched_noise(population: PopulationResult) -> bool:
+    return bool(population.matched_to) and population.name.startswith("noise")
 
 
-def _has_ensembles(populations: Sequence[Mapping[str, Any]]) -> bool:
-    return any(population["ensembles"] for population in populations)
+def _has_ensembles(populations: Sequence[PopulationResult]) -> bool:
+    return any(population.ensembles for population in populations)
 
 
-def _tests(evaluation: Mapping[str, Any], question: str) -> pd.DataFrame:
-    return tables.comparison_table([row for row in evaluation["comparisons"] if row["question"] == question])
+def _select_tests(evaluation: EvaluationResult, question: str) -> pd.DataFrame:
+    return tables.significance_table([row for row in evaluation.tests if row.question == question])
 
 
-def _html_table(table: pd.DataFrame) -> Markup:
+def _format_html(table: pd.DataFrame) -> Markup:
     return Markup(table.to_html(index=False, border=0, escape=True, na_rep=""))
 
 
-def _data_url(png: bytes) -> str:
+def _make_data_url(png: bytes) -> str:
     return f"data:image/png;base64,{base64.b64encode(png).decode()}"

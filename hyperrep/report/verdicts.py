@@ -1,132 +1,136 @@
-"""What the numbers say, in words that follow from them: each sentence is chosen by a test, none is fixed."""
+"""Findings in words: each sentence follows from a significance test, none is fixed."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
-from .tables import p_value
+from ..evaluation import (
+    MEMBERS,
+    SCRATCH,
+    SEEN,
+    UNSEEN,
+    EvaluationResult,
+    PopulationResult,
+    ReconstructionResult,
+    SignificanceResult,
+)
+from .tables import format_p_value
 
 _VERBS = {"above": "beat", "below": "lose to", "level with": "equal"}
-Row = Mapping[str, Any]
+_Populations = Mapping[str, PopulationResult]
+_Rows = Sequence[SignificanceResult]
 
 
-def verdicts(evaluation: Mapping[str, Any]) -> list[str]:
-    """Sentences about reconstruction, samplers against noise and averages, fine-tuning, and the further questions."""
-    populations = {population["name"]: population for population in evaluation["populations"]}
-    rows: Sequence[Row] = evaluation["comparisons"]
-    said = [_reconstruction(populations, evaluation["reconstruction"])] if "zoo members" in populations else []
+def write_verdicts(evaluation: EvaluationResult) -> list[str]:
+    """Write sentences about reconstruction, samplers against their baselines, fine-tuning, transfer and ensembles."""
+    populations = {population.name: population for population in evaluation.populations}
+    sentences = [_describe_reconstruction(populations, evaluation.reconstruction)] if MEMBERS in populations else []
     for name, population in populations.items():
-        if population["sampled"]:
-            mine = [row for row in rows if row["one"] == name]
-            said += [_novelty(name, population, populations, mine), *_tuned(name, mine), *_elsewhere(name, mine)]
-    return said
+        if population.is_sample:
+            rows = [row for row in evaluation.tests if row.population == name]
+            sentences.append(_describe_novelty(population, populations, rows))
+            sentences += [*_describe_finetuning(name, rows), *_describe_transfer(name, rows)]
+    return sentences
 
 
-def _reconstruction(populations: Mapping[str, Any], r2: Mapping[str, Any]) -> str:
-    unseen, train = (populations[f"reconstructed {s}"] for s in ("unseen", "training"))
-    members = populations["zoo members"]
-    gap = r2["train"]["total"] - r2["test"]["total"]
+def _describe_reconstruction(populations: _Populations, r2: Mapping[str, ReconstructionResult]) -> str:
+    unseen, train, members = (populations[name] for name in (UNSEEN, SEEN, MEMBERS))
+    gap = r2["train"].total - r2["test"].total
     memorized = f": {gap:.2f} of R² is memorized, not learned" if gap > 0 else ""
-    kept = np.mean(unseen["zero_shot"]) / np.mean(members["zero_shot"])
+    share = np.mean(unseen.zero_shot) / np.mean(members.zero_shot)
     return (
-        f"Reconstructions of unseen models keep {kept:.0%} of the accuracy of the models themselves "
-        f"({_mean(unseen)} of {_mean(members)}; R² {r2['test']['total']:.2f}); those of training models "
-        f"score {_mean(train)} (R² {r2['train']['total']:.2f}){memorized}."
+        f"Reconstructed held-out models keep {share:.0%} of the accuracy of the models themselves "
+        f"({_format_mean(unseen)} of {_format_mean(members)}; R² {r2['test'].total:.2f}); reconstructed training "
+        f"models score {_format_mean(train)} (R² {r2['train'].total:.2f}){memorized}."
     )
 
 
-def _novelty(name: str, population: Mapping[str, Any], populations: Mapping[str, Any], rows: Sequence[Row]) -> str:
-    """Where samples lie, and whether they beat what is as new and needs no sampler."""
-    told = (
-        f"Samples of {name} (n={population['n']}) lie {np.mean(population['distance']):.2f} layer standard deviations "
-        f"from the nearest training state, share {np.mean(population['error_similarity']):.0%} of their errors with "
-        f"the most similar one, and score {_mean(population)} zero-shot"
+def _describe_novelty(population: PopulationResult, populations: _Populations, rows: _Rows) -> str:
+    """Describe where samples lie, and whether they beat their matched baselines."""
+    name = population.name
+    sentence = (
+        f"Samples of {name} (n={population.n}) are {np.mean(population.distance):.2f} layer standard deviations from "
+        f"the nearest training state, share {np.mean(population.error_overlap):.0%} of their errors (IoU) with the "
+        f"most similar one, and score {_format_mean(population)} zero-shot"
     )
-    against = [
-        _against(row, kind)
+    clauses = [
+        _compare_baseline(row, kind)
         for kind in ("noise", "average")
         for row in rows
-        if row["question"] == "zero-shot" and row["other"] == f"{kind} like {name}"
+        if row.question == "zero-shot" and row.rival == f"{kind} like {name}"
     ]
     if f"noise like {name}" in populations and f"average like {name}" not in populations:
-        against.append("averages of two training states do not reach so far from them")
-    return f"{told}: {'; '.join(against)}." if against else f"{told}."
+        clauses.append("averages of two training states do not reach this distance")
+    return f"{sentence}: {'; '.join(clauses)}." if clauses else f"{sentence}."
 
 
-def _against(row: Row, kind: str) -> str:
+def _compare_baseline(row: SignificanceResult, kind: str) -> str:
     rival = "noise" if kind == "noise" else "averages"
-    few = "" if kind == "noise" else f" (for the {row['n']} samples that averages can be as far as)"
+    few = "" if kind == "noise" else f" (for the {row.n} samples whose distance averages reach)"
     return (
-        f"the samples {_VERBS[row['word']]} {rival} at equal novelty{few}, {100 * row['mean']:.1f} % against "
-        f"{100 * row['other_mean']:.1f} % ({_test(row)})"
+        f"the samples {_VERBS[row.word]} {rival} at matched distance{few}, {100 * row.mean:.1f} % against "
+        f"{100 * row.rival_mean:.1f} % ({_describe_test(row)})"
     )
 
 
-def _test(row: Row) -> str:
-    counts = f"{row['n']} pairs" if row["test"] == "paired" else f"n={row['n']} and {row['m']}"
-    if row["low"] is None:
-        return f"difference {100 * row['difference']:+.1f} points, too few models for a test, {counts}"
+def _describe_test(row: SignificanceResult) -> str:
+    counts = f"{row.n} pairs" if row.test == "paired" else f"n={row.n} and {row.n_rival}"
+    difference = f"difference {100 * row.difference:+.1f} points"
+    if row.low is None or row.high is None or row.p is None:
+        return f"{difference}, too few models for a test, {counts}"
+    p = format_p_value(row.p)
     return (
-        f"difference {100 * row['difference']:+.1f} points, 95 % interval {100 * row['low']:+.1f} to "
-        f"{100 * row['high']:+.1f}, p {_equals(row['p'])}, {row['test']} t-test, {counts}"
+        f"{difference}, 95 % interval {100 * row.low:+.1f} to {100 * row.high:+.1f}, "
+        f"p {p if p.startswith('<') else f'= {p}'}, {row.test} t-test, {counts}"
     )
 
 
-def _equals(p: float) -> str:
-    shown = p_value(p)
-    return shown if shown.startswith("<") else f"= {shown}"
-
-
-def _tuned(name: str, rows: Sequence[Row]) -> list[str]:
-    """One sentence per rival: level with it or not, after the fewest and the most epochs."""
-    mine = [row for row in rows if row["question"] == "fine-tuning"]
+def _describe_finetuning(name: str, rows: _Rows) -> list[str]:
+    """Write a sentence per rival, for the fewest and the most epochs."""
+    rows = [row for row in rows if row.question == "fine-tuning"]
     rivals = {
-        f"noise like {name}": ("", "noise of that size"),
-        "scratch": ("", "training from scratch"),
-        "zoo members": ("", "zoo members that are trained on"),
+        f"noise like {name}": "noise at matched distance",
+        SCRATCH: "training from scratch",
+        MEMBERS: "zoo members that are trained further",
     }
-    said = []
-    for rival, (where, words) in rivals.items():
-        if found := [row for row in mine if (row["other"], row["where"]) == (rival, where)]:
-            said.append(f"Fine-tuned samples of {name} beside {words}: {_over_epochs(found)}.")
-    if shifted := [row for row in mine if row["where"]]:
-        more = shifted[0]["where"].removeprefix("+")
-        said.append(
-            f"Counted as the paper does, with {more} epochs more for scratch, samples of {name} are "
-            f"{_over_epochs(shifted)}."
+    sentences = []
+    for rival, words in rivals.items():
+        if own := [row for row in rows if (row.rival, row.where) == (rival, "")]:
+            sentences.append(f"Fine-tuned samples of {name} next to {words}: {_compare_epochs(own)}.")
+    if shifted := [row for row in rows if row.where]:
+        more = shifted[0].where.removeprefix("+")
+        sentences.append(
+            f"Counted as in the paper, with {more} more epochs for scratch, samples of {name} are "
+            f"{_compare_epochs(shifted)}."
         )
-    return said
+    return sentences
 
 
-def _over_epochs(rows: Sequence[Row]) -> str:
+def _compare_epochs(rows: _Rows) -> str:
     ends = [rows[0], *rows[1:][-1:]]
     return " and ".join(
-        f"{row['word']} it after {row['epoch']} epoch{'s' if row['epoch'] != 1 else ''} "
-        f"({100 * row['mean']:.1f} % against {100 * row['other_mean']:.1f} %)"
+        f"{row.word} it after {row.epoch} epoch{'s' if row.epoch != 1 else ''} "
+        f"({100 * row.mean:.1f} % against {100 * row.rival_mean:.1f} %)"
         for row in ends
     )
 
 
-def _elsewhere(name: str, rows: Sequence[Row]) -> Iterable[str]:
-    """Other images, other architectures, ensembles: one sentence each."""
+def _describe_transfer(name: str, rows: _Rows) -> Iterable[str]:
+    """Yield a sentence per image dataset, per changed architecture, and per kind of ensemble."""
     for question, words in (("transfer", "on"), ("changed", "in the architecture")):
-        places = dict.fromkeys((row["where"], row["other"]) for row in rows if row["question"] == question)
-        for where, other in places:
-            found = [
-                row
-                for row in rows
-                if (row["question"], row["where"], row["other"]) == (question, where, other) and row["epoch"] > 0
-            ]
-            if found:
-                yield f"Samples of {name} fine-tuned {words} {where} beside {other}: {_over_epochs(found)}."
-    for row in (row for row in rows if row["question"] == "ensembles"):
-        test = f"{_test(row).removesuffix(' pairs')} images"
+        places = dict.fromkeys((row.where, row.rival) for row in rows if row.question == question)
+        for where, rival in places:
+            key = (question, where, rival)
+            own = [row for row in rows if (row.question, row.where, row.rival) == key and row.epoch > 0]
+            if own:
+                yield f"Samples of {name} fine-tuned {words} {where} next to {rival}: {_compare_epochs(own)}."
+    for row in (row for row in rows if row.question == "ensembles"):
+        test = f"{_describe_test(row).removesuffix(' pairs')} images"
         yield (
-            f"Ensembles of samples of {name} ({row['where']}) {_VERBS[row['word']]} ensembles of {row['other']}: "
-            f"{100 * row['mean']:.1f} % against {100 * row['other_mean']:.1f} % ({test})."
+            f"Ensembles of samples of {name} ({row.where}) {_VERBS[row.word]} ensembles of {row.rival}: "
+            f"{100 * row.mean:.1f} % against {100 * row.rival_mean:.1f} % ({test})."
         )
 
 
-def _mean(population: Mapping[str, Any]) -> str:
-    return f"{100 * np.mean(population['zero_shot']):.1f} %"
+def _format_mean(population: PopulationResult) -> str:
+    return f"{100 * np.mean(population.zero_shot):.1f} %"

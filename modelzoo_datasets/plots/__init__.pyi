@@ -1,5 +1,6 @@
 from .base import COLORS as COLORS
 from .base import new_figure as new_figure
+from .base import plot_accuracy_over_epochs as plot_accuracy_over_epochs
 from .base import to_png as to_png
 from .hyperparameter_plots import plot_accuracy_by_hyperparameter as plot_accuracy_by_hyperparameter
 from .population_plots import plot_accuracy_boxes as plot_accuracy_boxes

@@ -3,9 +3,9 @@
 
 def loads_sample(source: str) -> None:
     """Load a sample as its card does, and print it."""
-    from hyperrep import SampledModel
+    from hyperrep import load_sample
 
-    network = SampledModel.from_pretrained(source)
+    network = load_sample(source)
     print(type(network).__name__, {name: float(p.sum()) for name, p in sorted(network.state_dict().items())})
 
 

@@ -16,7 +16,7 @@ from helpers.tiny_learning import recipe
 from hyperrep import HyperRepresentation, train
 from hyperrep.evaluation.baselines import SamplingContext
 from hyperrep.evaluation.metrics import Evaluator
-from hyperrep.evaluation.populations import Population, populations
+from hyperrep.evaluation.populations import Population, make_populations
 from hyperrep.recipe import EvaluationRecipe, HyperRecipe
 from modelzoo_datasets.engines import one_thread
 from modelzoo_datasets.engines.torch.torch_engine import TorchEngine
@@ -88,7 +88,7 @@ def protocol(tiny_hyper: HyperRecipe) -> HyperRecipe:
 def populated(rep: HyperRepresentation, learned: dict[str, Zoo], protocol: HyperRecipe) -> dict[str, Population]:
     """All populations by name."""
     splits = {s: learned[s] for s in ("train", "test")}
-    found = populations(SamplingContext(rep=rep, zoo=learned["train"]), splits, protocol.evaluation)
+    found = make_populations(SamplingContext(rep=rep, zoo=learned["train"]), splits, protocol.evaluation)
     assert len({population.name for population in found}) == len(found)
     return {population.name: population for population in found}
 

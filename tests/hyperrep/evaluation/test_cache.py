@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from hyperrep import HyperRepresentation
-from hyperrep.evaluation.cache import CachedEvaluator, CachedSamplingContext, kept
+from hyperrep.evaluation.cache import CachedEvaluator, CachedSamplingContext, read_or_measure
 from hyperrep.evaluation.metrics import Evaluator
-from hyperrep.release.export import Draw, Measuring, export_samples
+from hyperrep.release.export import Measurement, SampleRequest, export_samples
 from modelzoo_datasets.engines import NetworkSpec
 from modelzoo_datasets.engines.torch.torch_engine import TorchEngine
 from modelzoo_datasets.errors import FormatError
@@ -63,12 +63,12 @@ def test_samples_are_measured_to_the_same_bytes_and_the_second_time_states_are_n
         return align(rep, weights)
 
     monkeypatch.setattr(HyperRepresentation, "align", counted)
-    measuring = Measuring(dataset=tiny_dataset, engine=engine, images_root=tmp_path)
+    measuring = Measurement(dataset=tiny_dataset, engine=engine, images_root=tmp_path)
     runs = {}
     for name, most in (("unkept", "0"), ("first", ""), ("second", "")):
         monkeypatch.setenv("MODELZOO_CACHE_BYTES", most)
         engine.asked, aligned[:] = [], []
-        export_samples(trained, tmp_path / name, Draw(n=2, sampler="noise", seed=5), measuring)
+        export_samples(trained, tmp_path / name, SampleRequest(n=2, sampler="noise", seed=5), measuring)
         runs[name] = (sorted(engine.asked), 28 in aligned, len([*cache.glob("*")]))
     assert runs == {"unkept": ([2, 28], True, 0), "first": ([2, 28], True, 2), "second": ([2], False, 2)}
     assert contents(tmp_path / "unkept") == contents(tmp_path / "first") == contents(tmp_path / "second")
@@ -103,21 +103,21 @@ def test_errors_that_are_kept_are_those_of_these_images_states_and_engine(
 )
 def test_what_was_cut_in_the_cache_is_measured_again(spoil: object, cache: Path) -> None:
     assert callable(spoil)
-    kept(KEY, lambda: torch.arange(5))
+    read_or_measure(KEY, lambda: torch.arange(5))
     (path,) = cache.iterdir()
     whole = path.read_bytes()
     spoil(path)
-    assert torch.equal(kept(KEY, lambda: torch.arange(5)), torch.arange(5))
+    assert torch.equal(read_or_measure(KEY, lambda: torch.arange(5)), torch.arange(5))
     assert path.read_bytes() == whole
 
 
 def test_where_nothing_can_be_kept_it_is_measured_each_time(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache.write_text("a file where the folder would be")
-    assert [int(kept(KEY, partial(torch.tensor, i))) for i in range(2)] == [0, 1]
+    assert [int(read_or_measure(KEY, partial(torch.tensor, i))) for i in range(2)] == [0, 1]
     monkeypatch.setenv("MODELZOO_CACHE", str(cache.with_name("other")))
     monkeypatch.setenv("MODELZOO_CACHE_BYTES", "3")
-    assert [int(kept(KEY, partial(torch.tensor, i))) for i in range(2)] == [0, 1]
+    assert [int(read_or_measure(KEY, partial(torch.tensor, i))) for i in range(2)] == [0, 1]
     monkeypatch.setenv("MODELZOO_CACHE_BYTES", "many")
     with pytest.raises(FormatError) as caught:
-        kept(KEY, lambda: torch.tensor(0))
+        read_or_measure(KEY, lambda: torch.tensor(0))
     assert str(caught.value) == "MODELZOO_CACHE_BYTES must be a number of bytes, got 'many'"

@@ -11,14 +11,16 @@ import torch
 from helpers.steps import StepProgress
 
 from hyperrep import HyperRepresentation, evaluate
-from hyperrep.evaluation.baselines import fresh_weights
+from hyperrep.evaluation.baselines import initialize_models
 from hyperrep.evaluation.metrics import Evaluator
 from hyperrep.evaluation.populations import Population
-from hyperrep.evaluation.protocol import _claim, embeddings_2d, reconstruction
-from hyperrep.evaluation.significance import comparisons
-from hyperrep.evaluation.transfer import check_fits, require_images
+from hyperrep.evaluation.protocol import INFO_FILE, _claim_folder, measure_reconstruction, project_embeddings
+from hyperrep.evaluation.result import EvaluationResult
+from hyperrep.evaluation.significance import compare_populations
+from hyperrep.evaluation.transfer import check_fits, check_images
 from hyperrep.recipe import DataRecipe, EvaluationRecipe, HyperRecipe
 from hyperrep.trainer.loop import compute_reconstruction_r2
+from hyperrep.training_info import TrainingInfo
 from modelzoo_datasets.analysis import compare_means, fine_tune
 from modelzoo_datasets.engines import NetworkSpec
 from modelzoo_datasets.engines.torch.torch_engine import TorchEngine
@@ -39,11 +41,11 @@ def evaluated(
     """The folder of an evaluation and its report."""
     out = tmp_path_factory.mktemp("evaluation") / "evaluation"
     report = evaluate(tiny_dataset, trained, protocol, out, engine=engine, images_root=out.parent)
-    return out, report
+    return out, report.to_json()
 
 
 def test_reconstruction_is_told_for_every_split(rep: HyperRepresentation, learned: dict[str, Zoo]) -> None:
-    found = reconstruction(rep, learned)
+    found = {split: values.to_json() for split, values in measure_reconstruction(rep, learned).items()}
     assert {split: values["n"] for split, values in found.items()} == {"train": 28, "validation": 6, "test": 6}
     for split, values in found.items():
         measured = compute_reconstruction_r2(rep, rep.align(learned[split].weights))
@@ -53,7 +55,8 @@ def test_reconstruction_is_told_for_every_split(rep: HyperRepresentation, learne
 def test_embeddings_in_the_plane_are_the_widest_uncorrelated_coordinates(
     rep: HyperRepresentation, learned: dict[str, Zoo], populated: dict[str, Population]
 ) -> None:
-    found = embeddings_2d(rep, learned, list(populated.values()))
+    points = project_embeddings(rep, learned, list(populated.values()))
+    found = {name: part.to_json() for name, part in points.items()}
     sizes = {"train": 28, "test": 6, "kde": 2, "kde-shared": 2, "move 0.3": 2}
     assert {name: len(part["z"]) for name, part in found.items()} == sizes
     assert all(len(point) == 2 for part in found.values() for point in part["z"])
@@ -80,7 +83,7 @@ def test_the_report_holds_every_population_and_every_question(evaluated: tuple[P
     assert {*report["changed"]["res-cnn"]} == {"kde", "kde-shared", "zoo members", "random init"}
     questions = {row["question"] for row in report["comparisons"]}
     assert questions == {"zero-shot", "fine-tuning", "transfer", "changed", "ensembles"}
-    assert json.loads((out / "evaluation.json").read_text()) == report
+    assert json.loads((out / "evaluation.json").read_text()) == json.loads(json.dumps(report))
     assert (out / "report.html").is_file()
 
 
@@ -97,7 +100,7 @@ def test_transfer_fine_tunes_the_same_weights_on_other_images(
     seeds = [derive_seed(0, "fine-tuning", i) for i in range(2)]
     begin = populated["kde"].weights
     assert found["kde"]["curves"] == fine_tune(engine, "cnn-s", images, begin, training, seeds)[0].tolist()
-    fresh = fresh_weights("cnn-s", "tanh", training.init, [derive_seed(0, "scratch", i) for i in range(2)])
+    fresh = initialize_models("cnn-s", "tanh", training.init, [derive_seed(0, "scratch", i) for i in range(2)])
     assert found["scratch"]["curves"] == fine_tune(engine, "cnn-s", images, fresh, training, seeds)[0].tolist()
 
 
@@ -111,7 +114,7 @@ def test_a_changed_architecture_holds_the_sample_and_begins_elsewhere_as_without
     _, report = evaluated
     found = report["changed"]["res-cnn"]
     training = learned["train"].hyperparameters(0)
-    weights = fresh_weights("res-cnn", "tanh", training.init, [derive_seed(0, "changed", i) for i in range(2)])
+    weights = initialize_models("res-cnn", "tanh", training.init, [derive_seed(0, "changed", i) for i in range(2)])
     networks = [NetworkSpec("tanh")] * 2
     measured = engine.evaluate("res-cnn", images, weights, networks, "test").accuracy.tolist()
     assert [curve[0] for curve in found["random init"]["curves"]] == measured
@@ -123,7 +126,7 @@ def test_a_changed_architecture_holds_the_sample_and_begins_elsewhere_as_without
 def test_comparisons_are_the_tests_that_they_are_called(
     evaluated: tuple[Path, dict[str, Any]], protocol: HyperRecipe
 ) -> None:
-    _, report = evaluated
+    out, report = evaluated
     found = {(r["question"], r["where"], r["one"], r["other"], r["epoch"]): r for r in report["comparisons"]}
     assert len(found) == len(report["comparisons"])
     by_name = {population["name"]: population for population in report["populations"]}
@@ -137,8 +140,9 @@ def test_comparisons_are_the_tests_that_they_are_called(
     # The zoo has 2 epochs and was learned from up to the second: there is none 2 epochs behind the first.
     assert ("fine-tuning", "+2", "kde", "scratch", 1) not in found
     judged = dataclasses.replace(protocol.evaluation, finetune_epochs=(1,))
-    shifted = comparisons(by_name, {}, {}, judged, offset=1)
-    row = next(r for r in shifted if r["where"] == "+1")
+    result = EvaluationResult.read(out)
+    shifted = compare_populations(result.populations, {}, {}, judged, offset=1)
+    row = next(r.to_json() for r in shifted if r.where == "+1")
     later = compare_means([c[1] for c in mine["curves"]], [c[2] for c in from_scratch["curves"]])
     assert (row["difference"], row["other_mean"]) == (later.difference, row["mean"] - later.difference)
     row = found["ensembles", "zero-shot, 2 and 3 models", "kde", "zoo members", 0]
@@ -174,7 +178,7 @@ def test_only_what_is_missing_is_judged_again_and_gives_the_same_bytes(
     )
     assert {*judged} == {"fine-tuning average of all", "scratch on fashion-mnist-5k", "probing"}
     assert contents(out) == before
-    assert again == report
+    assert json.loads(json.dumps(again.to_json())) == json.loads(json.dumps(report))
 
 
 def test_an_evaluation_of_another_protocol_is_refused(
@@ -187,19 +191,24 @@ def test_an_evaluation_of_another_protocol_is_refused(
     out, _ = evaluated
     before = contents(out)
     other = dataclasses.replace(protocol, evaluation=dataclasses.replace(protocol.evaluation, num_samples=3))
-    told = f"{out} holds another evaluation; choose another --out"
+    told = f"output folder {out} holds another evaluation; pass a different --out"
     with pytest.raises(FolderInUseError, match=f"^{re.escape(told)}$"):
         evaluate(tiny_dataset, trained, other, out, engine=engine, images_root=out.parent)
     assert contents(out) == before
 
 
-def test_an_evaluation_of_a_release_that_did_not_ask_a_question_is_gone_on_with(tmp_path: Path) -> None:
+def test_an_evaluation_of_a_release_that_did_not_ask_a_question_is_gone_on_with(
+    trained: Path, engine: TorchEngine, tmp_path: Path
+) -> None:
     """A key that was added since means what its default means."""
-    asked = EvaluationRecipe(num_samples=3).to_json()
-    _claim(tmp_path, {"protocol": {key: value for key, value in asked.items() if key != "moves"}})
-    _claim(tmp_path, {"protocol": asked})
+    asked, info = EvaluationRecipe(num_samples=3), TrainingInfo.read(trained)
+    _claim_folder(tmp_path, info, asked, engine)
+    stored = json.loads((tmp_path / INFO_FILE).read_text())
+    del stored["protocol"]["moves"]
+    (tmp_path / INFO_FILE).write_text(json.dumps(stored))
+    _claim_folder(tmp_path, info, asked, engine)
     with pytest.raises(FolderInUseError):
-        _claim(tmp_path, {"protocol": {**asked, "moves": (0.1,)}})
+        _claim_folder(tmp_path, info, dataclasses.replace(asked, moves=(0.1,)), engine)
 
 
 @pytest.mark.parametrize("kind", ["folder", "file"])
@@ -210,7 +219,7 @@ def test_a_place_that_holds_something_else_is_refused(
     note = out / "note.txt" if kind == "folder" else out
     note.parent.mkdir(exist_ok=True)
     note.write_text("mine")
-    told = f"{out} holds something else; choose another --out or remove it"
+    told = f"output folder {out} already contains other files; pass a different --out or delete it"
     with pytest.raises(FolderInUseError, match=f"^{re.escape(told)}$"):
         evaluate(tiny_dataset, trained, tiny_hyper, out, engine=engine, images_root=tmp_path)
     assert contents(tmp_path) == {str(note.relative_to(tmp_path)): b"mine"}
@@ -252,7 +261,7 @@ def test_what_the_protocol_cannot_ask_of_this_zoo_is_told_before_anything_is_jud
         "for 1×28×28 images of 10 classes and have 2,464"
     )
     with pytest.raises(ModelZooError) as caught:
-        require_images(dataclasses.replace(bench.images, name="letters", classes=26), bench)
+        check_images(dataclasses.replace(bench.images, name="letters", classes=26), bench)
     assert str(caught.value) == (
         "[evaluation] transfer: letters has 1×28×28 images of 26 classes, cnn-s is for 1×28×28 images of 10 classes"
     )

@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 
 from hyperrep import HyperRepresentation
-from hyperrep.evaluation.metrics import Evaluator, _ensembles, judge, scratch
+from hyperrep.evaluation.metrics import Evaluator, _evaluate_ensembles, evaluate_population, evaluate_scratch
 from hyperrep.evaluation.populations import Population
-from hyperrep.recipe import EvaluationRecipe
 from modelzoo_datasets.analysis import fine_tune
 from modelzoo_datasets.engines import NetworkSpec
 from modelzoo_datasets.loading import Zoo, load_zoo
@@ -25,7 +24,9 @@ def distances(weights: Tensor, others: Tensor, scale: Tensor) -> Tensor:
 
 def test_judging_measures_what_it_says(bench: Evaluator, rep: HyperRepresentation, learned: dict[str, Zoo]) -> None:
     weights = rep.align(learned["test"].weights)[:3]
-    found = judge(Population(name="some", what="three test states", weights=weights, fine_tuned=2), bench)
+    found = evaluate_population(
+        Population(name="some", description="three test states", weights=weights, num_finetuned=2), bench
+    ).to_json()
     accuracy = bench.engine.evaluate("cnn-s", bench.images, weights, [NetworkSpec("tanh")] * 3, "test").accuracy
     assert found["zero_shot"] == accuracy.tolist()
     told = dataclasses.replace(bench.training, epochs=2)
@@ -34,7 +35,7 @@ def test_judging_measures_what_it_says(bench: Evaluator, rep: HyperRepresentatio
     far = distances(weights, bench.aligned, rep.scale)
     assert found["distance"] == pytest.approx(far.amin(dim=1).tolist(), rel=1e-4)
     rows = learned["train"].table.iloc[far.argmin(dim=1).tolist()]
-    assert found["nearest"] == [[m, e] for m, e in zip(rows["model_id"], rows["epoch"], strict=True)]
+    assert found["nearest"] == [(m, e) for m, e in zip(rows["model_id"], rows["epoch"], strict=True)]
     assert (found["name"], found["what"], found["n"]) == ("some", "three test states", 3)
     networks = [NetworkSpec("tanh")] * 31
     outputs = dict(
@@ -55,7 +56,9 @@ def test_ensembles_of_a_population_begin_with_its_mean_and_end_with_all_of_it(
     bench: Evaluator, rep: HyperRepresentation, learned: dict[str, Zoo]
 ) -> None:
     weights = rep.align(learned["test"].weights)[:3]
-    found = judge(Population(name="some", what="", weights=weights, fine_tuned=2), bench)
+    found = evaluate_population(
+        Population(name="some", description="", weights=weights, num_finetuned=2), bench
+    ).to_json()
     logits = dict(bench.engine.compute_logits("cnn-s", bench.images, weights, [NetworkSpec("tanh")] * 3, "test"))
     right = (sum(logits.values()).argmax(1) == bench.images.labels("test")).double()
     zero_shot = found["ensembles"]["zero-shot"]
@@ -64,28 +67,32 @@ def test_ensembles_of_a_population_begin_with_its_mean_and_end_with_all_of_it(
     assert zero_shot["missed"] == (right == 0).nonzero().flatten().tolist()
     assert len(found["ensembles"]["tuned"]["mean"]) == 2
     alone = dataclasses.replace(bench, recipe=dataclasses.replace(bench.recipe, max_ensemble_size=1))
-    assert judge(Population(name="some", what="", weights=weights, fine_tuned=0), alone)["ensembles"] == {}
+    assert (
+        evaluate_population(Population(name="some", description="", weights=weights, num_finetuned=0), alone).to_json()[
+            "ensembles"
+        ]
+        == {}
+    )
 
 
-def test_models_that_diverged_are_in_no_ensemble() -> None:
-    draws = keyed_generator(0, "logits")
-    logits, labels = torch.randn(3, 20, 4, generator=draws), torch.randint(4, (20,), generator=draws)
-    recipe = EvaluationRecipe(max_ensemble_size=3)
-    alone = _ensembles(logits[:2], labels, "some", recipe)
+def test_models_that_diverged_are_in_no_ensemble(bench: Evaluator) -> None:
+    generator, images = keyed_generator(0, "logits"), len(bench.images.labels("test"))
+    logits = torch.randn(3, images, 10, generator=generator)
+    alone = _evaluate_ensembles(logits[:2], bench, "some")
     logits[2, 7, 1] = float("nan")
-    assert _ensembles(logits, labels, "some", recipe) == {**alone, "diverged": 1}
-    assert alone["diverged"] == 0 and len(alone["mean"]) == 2
-    assert _ensembles(logits[2:], labels, "some", recipe) == {}
+    assert alone is not None and alone.diverged == 0 and len(alone.mean) == 2
+    assert _evaluate_ensembles(logits, bench, "some") == dataclasses.replace(alone, diverged=1)
+    assert _evaluate_ensembles(logits[2:], bench, "some") is None
 
 
 def test_scratch_is_the_zoos_own_table(tiny_dataset: Path) -> None:
     zoo = load_zoo(tiny_dataset, "seed")
-    found = scratch(zoo)
+    found = evaluate_scratch(zoo).to_json()
     curves: dict[str, list[float]] = {}
     for row in zoo.table.sort_values(["model_id", "epoch"]).to_dict("records"):
         curves.setdefault(row["model_id"], []).append(row["test_acc"])
     assert found["curves"] == list(curves.values())
     assert found["zero_shot"] == [curve[0] for curve in curves.values()]
     assert found["n"] == 20
-    thinned = scratch(zoo.select(zoo.table["epoch"] != 1))
-    assert thinned["curves"] == [[curve[0], None, curve[2]] for curve in curves.values()]
+    thinned = evaluate_scratch(zoo.select(zoo.table["epoch"] != 1))
+    assert thinned.curves == [[curve[0], None, curve[2]] for curve in curves.values()]

@@ -10,7 +10,7 @@ from torch import Tensor
 from hyperrep import HyperRepresentation
 from hyperrep.evaluation.baselines import SamplingContext
 from hyperrep.evaluation.novelty import measure_novelty
-from hyperrep.evaluation.populations import Population, populations
+from hyperrep.evaluation.populations import Population, make_populations
 from hyperrep.model.samplers import select_best_states
 from hyperrep.recipe import HyperRecipe
 from modelzoo_datasets.loading import Zoo
@@ -41,9 +41,9 @@ def test_the_populations_have_their_names_and_sizes(populated: dict[str, Populat
     for name, population in populated.items():
         assert population.weights.shape == (FIXED.get(name, 1 if name == "average of all" else 2), 2464)
         assert population.weights.isfinite().all()
-        assert population.what
-        assert population.sampled == (name in ("kde", "kde-shared", "move 0.3"))
-        assert population.fine_tuned == (0 if name in ("mixture 0.1", "noise 0.2", *MOVED) else 2)
+        assert population.description
+        assert population.is_sample == (name in ("kde", "kde-shared", "move 0.3"))
+        assert population.num_finetuned == (0 if name in ("mixture 0.1", "noise 0.2", *MOVED) else 2)
 
 
 def test_zoo_members_and_reconstructions_are_those_of_the_last_epoch(
@@ -85,10 +85,10 @@ def test_noise_and_averages_are_exactly_as_far_from_a_good_training_state_as_the
         if (made := populated.get(f"{kind} like {sampler}")) is None:
             assert f"{kind} like {sampler}" not in SAMPLED
             continue
-        wanted = expected[list(made.partners)]
+        wanted = expected[list(made.matched_index)]
         moved = distances(made.weights, best, rep.scale)
         assert float(((moved - wanted.unsqueeze(1)).abs().min(dim=1).values / wanted).max()) < 1e-4
-        assert made.mirrors == sampler
+        assert made.matched_to == sampler
 
 
 def test_populations_repeat_and_follow_the_seed_of_the_protocol(
@@ -97,7 +97,7 @@ def test_populations_repeat_and_follow_the_seed_of_the_protocol(
     for seed in (0, 1):
         asked = dataclasses.replace(protocol.evaluation, seed=seed)
         source = SamplingContext(rep=rep, zoo=learned["train"])
-        for again in populations(source, {s: learned[s] for s in ("train", "test")}, asked):
+        for again in make_populations(source, {s: learned[s] for s in ("train", "test")}, asked):
             before = populated[again.name].weights
             same = before.shape == again.weights.shape and torch.equal(again.weights, before)
             drawn = again.name not in {*FIXED, "average of all"}
@@ -110,13 +110,14 @@ def test_samplers_may_be_drawn_from_another_share(
     asked = dataclasses.replace(
         protocol.evaluation, samplers=("kde-shared@100", "reconstruction", "fresh"), num_samples=60
     )
-    found = populations(
+    found = make_populations(
         SamplingContext(rep=rep, zoo=learned["train"]), {s: learned[s] for s in ("train", "test")}, asked
     )
     by_name = {population.name: population for population in found}
-    assert by_name["kde-shared@100"].what.endswith("; from all of the training states")
+    assert by_name["kde-shared@100"].description.endswith("; from all of the training states")
     assert (
-        by_name["reconstruction"].what == "training states, encoded and decoded; from best 50% of the training states"
+        by_name["reconstruction"].description
+        == "training states, encoded and decoded; from best 50% of the training states"
     )
     nearest = distances(rep.encode(by_name["kde-shared@100"].weights[:40]), rep.embeddings, torch.ones(rep.latent_dim))
     chosen = {*nearest.argmin(dim=1).tolist()} - {*select_best_states(rep.accuracy, 0.5).tolist()}

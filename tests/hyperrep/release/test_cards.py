@@ -22,7 +22,7 @@ from hyperrep.training_info import TrainingInfo
 from modelzoo_datasets.engines.torch.torch_engine import TorchEngine
 from modelzoo_datasets.errors import FormatError
 
-NOT_EVALUATED = "It was not evaluated: what networks sampled from it are worth, and how new they are, was not measured."
+NOT_EVALUATED = "It was not evaluated: accuracy and novelty of sampled networks were not measured."
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ def test_without_an_evaluation_the_card_has_what_training_measured_and_says_so(t
     card = (trained / "README.md").read_text()
     with (trained / "metrics.csv").open() as file:
         last = [*csv.DictReader(file)][-1]
-    assert f"against the training mean: **{float(last['validation_r2']):.4f}**." in card
+    assert f"relative to the training mean: **{float(last['validation_r2']):.4f}**." in card
     assert NOT_EVALUATED in card
 
 
@@ -137,12 +137,12 @@ def test_an_evaluation_puts_the_measured_table_on_the_card(
         tuned = [curve[1] for curve in population["curves"]]
         assert row["zero-shot"].split(" ± ")[0] == f"{100 * np.mean(population['zero_shot']):.1f}"
         assert row["1 epoch"].split(" ± ")[0] == (f"{100 * np.mean(tuned):.1f}" if tuned else "-")
-        for column, key in (("distance", "distance"), ("errors shared", "error_similarity")):
+        for column, key in (("distance", "distance"), ("error overlap (IoU)", "error_similarity")):
             expected = f"{np.mean(population[key]):.2f}" if population[key] else "-"
             assert row[column].split(" ± ")[0] == expected
     r2 = {row["reconstructed split"]: row["R²"] for row in table_of(card, "reconstructed split")}
     assert r2 == {split: f"{part['total']:.4f}" for split, part in found["reconstruction"].items()}
-    assert NOT_EVALUATED not in card and "- Samples of kde (n=2) lie " in card
+    assert NOT_EVALUATED not in card and "- Samples of kde (n=2) are " in card
 
 
 def _of_another(folder: Path, evaluation: Path) -> str:
@@ -154,21 +154,21 @@ def _of_another(folder: Path, evaluation: Path) -> str:
 
 def _unfinished(folder: Path, evaluation: Path) -> str:
     (evaluation / "evaluation.json").unlink()
-    return f"{evaluation} is no finished evaluation: it has no evaluation.json; run modelzoo-hyperrep evaluate"
+    return f"{evaluation} is not a finished evaluation: it has no evaluation.json; run modelzoo-hyperrep evaluate"
 
 
 def _older(folder: Path, evaluation: Path) -> str:
     found = json.loads((evaluation / "evaluation.json").read_text())
     (evaluation / "evaluation.json").write_text(json.dumps(found | {"format": "modelzoo-evaluation-1"}))
     return (
-        f"{evaluation} has format 'modelzoo-evaluation-1', expected 'modelzoo-evaluation-2'; evaluate again with this "
-        "release"
+        f"{evaluation / 'evaluation.json'} has format 'modelzoo-evaluation-1', but this release reads "
+        "'modelzoo-evaluation-2'; run the evaluation again"
     )
 
 
 def _without_metrics(folder: Path, evaluation: Path) -> str:
     (folder / "metrics.csv").unlink()
-    return f"{folder} is incomplete: no R² can be read from metrics.csv; make it again with modelzoo-hyperrep train"
+    return f"{folder} is incomplete: metrics.csv has no validation R²; run modelzoo-hyperrep train again"
 
 
 @pytest.mark.parametrize("spoil", [_of_another, _unfinished, _older, _without_metrics])

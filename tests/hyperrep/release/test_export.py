@@ -18,11 +18,12 @@ from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from hyperrep import HyperRepresentation, SampledModel
-from hyperrep.evaluation.baselines import SamplingContext, draw
+from hyperrep import HyperRepresentation, load_sample
+from hyperrep.evaluation.baselines import SamplingContext, draw_weights
 from hyperrep.evaluation.novelty import measure_novelty
-from hyperrep.release.export import Draw, Measuring, export_embeddings, export_samples
-from hyperrep.release.lineage import model_card
+from hyperrep.release.export import Measurement, SampleRequest, export_embeddings, export_samples
+from hyperrep.release.lineage import write_model_card
+from hyperrep.release.sample_info import SampleInfo
 from modelzoo_datasets.analysis import find_nearest, fine_tune
 from modelzoo_datasets.engines import NetworkSpec
 from modelzoo_datasets.engines.torch.torch_engine import TorchEngine
@@ -30,6 +31,12 @@ from modelzoo_datasets.errors import FolderInUseError, FormatError, ModelZooErro
 from modelzoo_datasets.images import Images
 from modelzoo_datasets.loading import Zoo, load_zoo
 from modelzoo_datasets.seeds import derive_seed, keyed_generator
+
+
+def config_json(folder: Path) -> dict[str, Any]:
+    """The content of config.json."""
+    values: dict[str, Any] = json.loads((folder / "config.json").read_text())
+    return values
 
 
 class PlainNetwork(nn.Module):
@@ -55,8 +62,10 @@ def test_samples_are_networks_that_plain_torch_runs(
     trained: Path, rep: HyperRepresentation, tmp_path: Path, sampler: str
 ) -> None:
     out = tmp_path / "samples"
-    export_samples(trained, out, Draw(n=3, sampler=sampler, quality=0.5, seed=4))
-    expected = draw(sampler, 3, SamplingContext(rep=rep, quality=0.5), keyed_generator(4, "samples", sampler))
+    export_samples(trained, out, SampleRequest(n=3, sampler=sampler, top_fraction=0.5, seed=4))
+    expected = draw_weights(
+        sampler, 3, SamplingContext(rep=rep, top_fraction=0.5), keyed_generator(4, "samples", sampler)
+    )
     folders = sorted(path.name for path in out.iterdir() if path.is_dir())
     assert folders == [f"{sampler}-{number:04d}" for number in range(3)]
     for number, folder in enumerate(folders):
@@ -64,7 +73,7 @@ def test_samples_are_networks_that_plain_torch_runs(
         network.load_state_dict(load_file(out / folder / "model.safetensors"))
         vector = torch.cat([parameter.detach().flatten() for parameter in network.parameters()])
         assert torch.equal(vector, expected[number])
-        loaded = SampledModel.from_pretrained(out / folder)
+        loaded = load_sample(out / folder)
         images = torch.rand(2, 1, 28, 28, generator=keyed_generator(0, "images"))
         assert type(loaded).__module__ == "modelzoo_datasets.architectures.modules" and not loaded.training
         torch.testing.assert_close(loaded(images), network(images))
@@ -72,12 +81,12 @@ def test_samples_are_networks_that_plain_torch_runs(
 
 def test_every_sample_says_what_it_is(trained: Path, rep: HyperRepresentation, tmp_path: Path) -> None:
     out = tmp_path / "samples"
-    export_samples(trained, out, Draw(n=2, sampler="kde", quality=0.5, seed=4))
+    export_samples(trained, out, SampleRequest(n=2, sampler="kde", top_fraction=0.5, seed=4))
     facts = json.loads((trained / "training.json").read_text())
     weights = rep.sample(2, sampler="kde", top_fraction=0.5, generator=keyed_generator(4, "samples", "kde"))
     distance, index = measure_novelty(rep, weights, rep.decode(rep.embeddings))
     for number in range(2):
-        told = SampledModel.config(out / f"kde-{number:04d}")
+        told = config_json(out / f"kde-{number:04d}")
         lineage = told.pop("lineage")
         assert told == {
             "format": "modelzoo-sample-1",
@@ -104,16 +113,18 @@ def test_every_sample_says_what_it_is(trained: Path, rep: HyperRepresentation, t
 @pytest.fixture(scope="module")
 def measured(
     trained: Path, tiny_dataset: Path, engine: TorchEngine, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, Measuring]:
+) -> tuple[Path, Measurement]:
     """Three samples that were run and fine-tuned."""
     out = tmp_path_factory.mktemp("export") / "samples"
-    where = Measuring(dataset=tiny_dataset, engine=engine, images_root=out.parent)
-    export_samples(trained, out, Draw(n=3, sampler="noise", sigma=0.1, quality=0.5, seed=4, epochs=1), where)
+    where = Measurement(dataset=tiny_dataset, engine=engine, images_root=out.parent)
+    export_samples(
+        trained, out, SampleRequest(n=3, sampler="noise", sigma=0.1, top_fraction=0.5, seed=4, epochs=1), where
+    )
     return out, where
 
 
 def test_with_the_dataset_a_sample_knows_its_nearest_row_and_what_it_is_worth(
-    measured: tuple[Path, Measuring],
+    measured: tuple[Path, Measurement],
     rep: HyperRepresentation,
     learned: dict[str, Zoo],
     images: Images,
@@ -129,7 +140,7 @@ def test_with_the_dataset_a_sample_knows_its_nearest_row_and_what_it_is_worth(
     tuned = fine_tune(engine, "cnn-s", images, weights, training, seeds)[0][:, 1].tolist()
     table = pq.read_table(out / "samples.parquet").to_pandas()
     for number in range(3):
-        told = SampledModel.config(out / f"noise-{number:04d}")
+        told = config_json(out / f"noise-{number:04d}")
         row = train.table.iloc[int(index[number])]
         assert (told["nearest"]["model_id"], told["nearest"]["epoch"]) == (row["model_id"], row["epoch"])
         assert (
@@ -146,18 +157,18 @@ def test_with_the_dataset_a_sample_knows_its_nearest_row_and_what_it_is_worth(
         )
         assert f"| zero-shot test accuracy | {100 * accuracy[number]:.2f} % on fashion-mnist-5k |" in card
         assert (
-            f"| after 1 epochs of fine-tuning | {100 * tuned[number]:.2f} % (these weights are the ones before it) |"
-            in card
+            f"| after 1 epochs of fine-tuning | {100 * tuned[number]:.2f} % "
+            "(this folder holds the weights before fine-tuning) |" in card
         )
         assert table["nearest_model_id"][number] == row["model_id"] and table["test_acc"][number] == accuracy[number]
         assert table["tuned_test_acc"][number] == tuned[number]
         np.testing.assert_array_equal(table["weights"][number], weights[number].numpy())
 
 
-def test_the_card_of_a_sample_is_a_card_of_the_hub(measured: tuple[Path, Measuring]) -> None:
+def test_the_card_of_a_sample_is_a_card_of_the_hub(measured: tuple[Path, Measurement], tmp_path: Path) -> None:
     out, _ = measured
     card = ModelCard.load(out / "noise-0001" / "README.md")
-    told = SampledModel.config(out / "noise-0001")
+    told = config_json(out / "noise-0001")
     assert card.data.library_name == "modelzoo-datasets"
     results = {result.metric_name: result.metric_value for result in card.data.eval_results}
     assert results == {
@@ -165,12 +176,15 @@ def test_the_card_of_a_sample_is_a_card_of_the_hub(measured: tuple[Path, Measuri
         "Accuracy after 1 epochs of fine-tuning": told["measured"]["tuned"]["1"],
     }
     lineage = told["lineage"] | {"zoo": "zoos/tiny", "zoo_revision": "abc", "hyperrep": "zoos/tiny-hyperrep"}
-    known = ModelCard(model_card("noise-0001", told | {"lineage": lineage}))
+    folder = tmp_path / "noise-0001"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(told | {"lineage": lineage}))
+    known = ModelCard(write_model_card(SampleInfo.read(folder, folder)))
     assert (known.data.datasets, known.data.base_model) == (["zoos/tiny"], "zoos/tiny-hyperrep")
     assert "| parent zoo | `zoos/tiny`, config `seed`, revision `abc` |" in known.text
 
 
-def test_the_table_of_a_draw_loads_as_a_dataset(measured: tuple[Path, Measuring], tmp_path: Path) -> None:
+def test_the_table_of_a_draw_loads_as_a_dataset(measured: tuple[Path, Measurement], tmp_path: Path) -> None:
     out, _ = measured
     rows = load_dataset(str(out), "noise", split="train", cache_dir=str(tmp_path))
     assert rows["sample"] == ["noise-0000", "noise-0001", "noise-0002"]
@@ -185,7 +199,7 @@ def test_the_table_has_a_row_per_sample_with_its_distance_and_embedding(
     trained: Path, rep: HyperRepresentation, tmp_path: Path
 ) -> None:
     out = tmp_path / "samples"
-    export_samples(trained, out, Draw(n=3, sampler="kde-shared", seed=4))
+    export_samples(trained, out, SampleRequest(n=3, sampler="kde-shared", seed=4))
     table = pq.read_table(out / "samples.parquet").to_pandas()
     assert table["sample"].tolist() == [f"kde-shared-{number:04d}" for number in range(3)]
     assert {*table["sampler"]} == {"kde-shared"} and {*table["seed"]} == {4}
@@ -207,23 +221,27 @@ def test_what_cannot_be_sampled_is_told_in_one_line_and_leaves_nothing(
     facts = json.loads((other / "zoo.json").read_text())
     facts["configs"]["seed"]["states_sha256"] = "0" * 64
     (other / "zoo.json").write_text(json.dumps(facts))
-    where = Measuring(dataset=other, engine=engine, images_root=tmp_path)
+    where = Measurement(dataset=other, engine=engine, images_root=tmp_path)
     for asked, measuring, told in (
-        (Draw(n=1, sampler="kd"), None, "unknown sampler 'kd'; did you mean 'kde'?"),
-        (Draw(n=1, quality=2.0), None, "expected n >= 1 and 0 < quality <= 1, got n 1, quality 2.0"),
+        (SampleRequest(n=1, sampler="kd"), None, "unknown sampler 'kd'; did you mean 'kde'?"),
         (
-            Draw(n=1, epochs=5),
+            SampleRequest(n=1, top_fraction=2.0),
             None,
-            "fine-tuning needs images; name the dataset that the hyper-representation was learned from",
+            "n must be at least 1 and top_fraction in (0, 1]; got n 1, top_fraction 2.0",
         ),
         (
-            Draw(n=1, sampler="average"),
+            SampleRequest(n=1, epochs=5),
+            None,
+            "fine-tuning needs images; name the dataset that the representation learned from",
+        ),
+        (
+            SampleRequest(n=1, sampler="average"),
             None,
             "sampler average draws from training weights, which a hyper-representation does not carry; name the "
             "dataset that it was learned from",
         ),
         (
-            Draw(n=1),
+            SampleRequest(n=1),
             where,
             f"{trained} was not trained on {other}; pass the dataset whose config 'seed' it was trained on",
         ),
@@ -237,50 +255,50 @@ def test_what_cannot_be_sampled_is_told_in_one_line_and_leaves_nothing(
 @pytest.mark.parametrize(
     ("numbers", "told"),
     [
-        ({"bandwidth": float("nan")}, "bandwidth must be a number of 0 or more, got nan"),
-        ({"sigma": -0.2}, "sigma must be a number of 0 or more, got -0.2"),
-        ({"share": float("inf")}, "share must be a number of 0 or more, got inf"),
-        ({"epochs": -1}, "epochs of fine-tuning must be 0 or more, got -1"),
+        ({"bandwidth": float("nan")}, "bandwidth must be a finite number >= 0; got nan"),
+        ({"sigma": -0.2}, "sigma must be a finite number >= 0; got -0.2"),
+        ({"share": float("inf")}, "share must be a finite number >= 0; got inf"),
+        ({"epochs": -1}, "epochs of fine-tuning must be >= 0; got -1"),
     ],
 )
 def test_numbers_that_no_draw_can_have_are_refused(numbers: dict[str, Any], told: str) -> None:
     with pytest.raises(ModelZooError, match=f"^{re.escape(told)}$"):
-        Draw(n=1, **numbers)
+        SampleRequest(n=1, **numbers)
 
 
 def test_the_share_of_a_move_is_drawn_with_and_told(
-    measured: tuple[Path, Measuring], trained: Path, rep: HyperRepresentation, learned: dict[str, Zoo], tmp_path: Path
+    measured: tuple[Path, Measurement], trained: Path, rep: HyperRepresentation, learned: dict[str, Zoo], tmp_path: Path
 ) -> None:
-    asked = Draw(n=2, sampler="move", share=0.25, quality=0.5, seed=4)
+    asked = SampleRequest(n=2, sampler="move", share=0.25, top_fraction=0.5, seed=4)
     export_samples(trained, tmp_path / "samples", asked, measured[1])
-    source = SamplingContext(rep=rep, zoo=learned["train"], quality=0.5, share=0.25)
-    expected = draw("move", 2, source, keyed_generator(4, "samples", "move"))
+    source = SamplingContext(rep=rep, zoo=learned["train"], top_fraction=0.5, share=0.25)
+    expected = draw_weights("move", 2, source, keyed_generator(4, "samples", "move"))
     for number, weights in enumerate(expected):
         folder = tmp_path / "samples" / f"move-{number:04d}"
         assert torch.equal(rep.layout.pack(load_file(folder / "model.safetensors")), weights)
-        assert SampledModel.config(folder)["lineage"]["share"] == 0.25
+        assert config_json(folder)["lineage"]["share"] == 0.25
         assert "| sampler | `move` with share 0.25, best 50% of the training states, seed 4," in (
             (folder / "README.md").read_text()
         )
 
 
 def test_a_folder_that_is_no_sample_or_another_network_is_refused(
-    measured: tuple[Path, Measuring], trained: Path, tmp_path: Path
+    measured: tuple[Path, Measurement], trained: Path, tmp_path: Path
 ) -> None:
     folder = Path(shutil.copytree(measured[0] / "noise-0000", tmp_path / "noise-0000"))
     with pytest.raises(FormatError) as caught:
-        SampledModel.from_pretrained(trained)
+        load_sample(trained)
     assert str(caught.value) == (
-        f"{trained} is no sampled model of format 'modelzoo-sample-1'; modelzoo-hyperrep sample writes them"
+        f"{trained} is not a sampled model of format 'modelzoo-sample-1'; modelzoo-hyperrep sample writes them"
     )
     with pytest.raises(FormatError) as caught:
-        SampledModel.from_pretrained(folder, revision="main")
-    assert str(caught.value) == f"{folder} is a folder, which has no revision 'main'"
+        load_sample(folder, revision="main")
+    assert str(caught.value) == f"{folder} is a folder and has no revisions; got revision 'main'"
     tensors = load_file(folder / "model.safetensors")
     del tensors["module_list.0.bias"]
     save_file(tensors, folder / "model.safetensors")
     with pytest.raises(FormatError) as caught:
-        SampledModel.from_pretrained(folder)
+        load_sample(folder)
     assert str(caught.value) == (
         f"cannot load sampled model {folder}: Error(s) in loading state_dict for ModuleListCNN: Missing key(s) in "
         'state_dict: "module_list.0.bias".'
@@ -294,7 +312,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def test_equal_seeds_give_equal_files_and_others_other_models(trained: Path, tmp_path: Path) -> None:
     for name, seed in (("a", 4), ("b", 4), ("c", 5)):
-        export_samples(trained, tmp_path / name, Draw(n=2, sampler="kde", quality=0.5, seed=seed))
+        export_samples(trained, tmp_path / name, SampleRequest(n=2, sampler="kde", top_fraction=0.5, seed=seed))
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
     weights = "kde-0000/model.safetensors"
     assert contents(tmp_path / "a")[weights] != contents(tmp_path / "c")[weights]
@@ -307,18 +325,22 @@ def test_a_place_that_is_taken_is_refused(trained: Path, tmp_path: Path, kind: s
     note = out / "note.txt" if kind == "folder" else out
     note.parent.mkdir(exist_ok=True)
     note.write_text("mine")
-    with pytest.raises(FolderInUseError, match=f"^{re.escape(f'{out} is not empty; choose another --out')}$"):
-        export_samples(trained, out, Draw(n=1))
+    with pytest.raises(
+        FolderInUseError, match=f"^{re.escape(f'output folder {out} is not empty; pass a different --out')}$"
+    ):
+        export_samples(trained, out, SampleRequest(n=1))
     assert note.read_text() == "mine"
 
 
 def test_an_empty_folder_is_filled_and_a_refused_call_leaves_nothing(trained: Path, tmp_path: Path) -> None:
     out = tmp_path / "samples"
     out.mkdir()
-    with pytest.raises(ModelZooError, match=r"^expected n >= 1 and 0 < quality <= 1, got n 1, quality 2\.0$"):
-        export_samples(trained, out, Draw(n=1, quality=2.0))
+    with pytest.raises(
+        ModelZooError, match=r"^n must be at least 1 and top_fraction in \(0, 1\]; got n 1, top_fraction 2\.0$"
+    ):
+        export_samples(trained, out, SampleRequest(n=1, top_fraction=2.0))
     assert list(tmp_path.rglob("*")) == [out]
-    export_samples(trained, out, Draw(n=1))
+    export_samples(trained, out, SampleRequest(n=1))
     of_one = ["kde-0000/README.md", "kde-0000/config.json", "kde-0000/model.safetensors"]
     assert sorted(contents(out)) == ["README.md", *of_one, "samples.json", "samples.parquet"]
 
@@ -350,5 +372,5 @@ def test_embeddings_overwrite_nothing(tiny_dataset: Path, rep: HyperRepresentati
     out.write_text("something else")
     with pytest.raises(FolderInUseError) as caught:
         export_embeddings(tiny_dataset, "seed", rep, out)
-    assert str(caught.value) == f"{out} exists; choose another --out"
+    assert str(caught.value) == f"{out} already exists; pass a different --out"
     assert out.read_text() == "something else"

@@ -11,7 +11,7 @@ from helpers.hub_server import HubServer
 from safetensors.torch import load_file
 
 from hyperrep import HyperRepresentation
-from hyperrep.release.export import Draw, export_samples
+from hyperrep.release.export import SampleRequest, export_samples
 from modelzoo_datasets.errors import FormatError
 from modelzoo_datasets.hub import read_manifest
 from modelzoo_datasets.seeds import keyed_generator
@@ -21,7 +21,7 @@ from modelzoo_datasets.seeds import keyed_generator
 def samples(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two samples."""
     out = tmp_path_factory.mktemp("pushing") / "samples"
-    export_samples(trained, out, Draw(n=2, seed=3))
+    export_samples(trained, out, SampleRequest(n=2, seed=3))
     return out
 
 

@@ -1,6 +1,7 @@
 """The report: opens offline, says what the numbers say, equal values give equal bytes."""
 
 import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,12 +9,14 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from hyperrep.evaluation.significance import comparisons
+from hyperrep.evaluation.result import CurveResult, EvaluationResult, PopulationResult
+from hyperrep.evaluation.significance import compare_populations
+from hyperrep.probes import Probe
 from hyperrep.recipe import EvaluationRecipe
 from hyperrep.report import accuracy_table, novelty_table, probe_table, render_report
 from hyperrep.report.figures import _draw_mean
-from hyperrep.report.tables import accounting_table, comparison_table, elsewhere_table, ensemble_table
-from hyperrep.report.verdicts import verdicts
+from hyperrep.report.tables import accounting_table, ensemble_table, significance_table, transfer_table
+from hyperrep.report.verdicts import write_verdicts
 from modelzoo_datasets.cli import print_table
 
 RECIPE = EvaluationRecipe(samplers=("kde",), finetune_epochs=(1, 2))
@@ -68,17 +71,25 @@ def evaluation(sample: float, noise: float, averages: float = 0.3) -> dict[str, 
         population("average like kde", averages, 0.7, n=5, mirrors="kde"),
         population("scratch", 0.1, 0.5) | {"distance": [], "ensembles": {}},
     ]
+    results = [PopulationResult.from_json(p) for p in populations]
     judged = {p["name"]: p for p in populations}
-    elsewhere = {name: {**judged[name], "n": 8} for name in ("kde", "zoo members", "scratch")}
+    elsewhere = {
+        name: {"name": name, "n": 8, "curves": judged[name]["curves"]} for name in ("kde", "zoo members", "scratch")
+    }
     transfer = {"mnist": elsewhere}
     changed = {"res-cnn": {"kde": elsewhere["kde"], "random init": elsewhere["scratch"]}}
+    places = [
+        {place: {name: CurveResult.from_json(v) for name, v in part.items()} for place, part in values.items()}
+        for values in (transfer, changed)
+    ]
     return {
+        "format": "modelzoo-evaluation-2",
         "protocol": {"fine_tune": [1, 2]},
         "offset": 1,
         "populations": populations,
         "transfer": transfer,
         "changed": changed,
-        "comparisons": comparisons(judged, transfer, changed, RECIPE, offset=1),
+        "comparisons": [row.to_json() for row in compare_populations(results, *places, RECIPE, offset=1)],
         "probes": [probe("test_acc", "W", -0.5), probe("test_acc", "z", 0.9), probe("activation", "z", 0.7)],
         "reconstruction": {"train": reconstruction, "test": reconstruction | {"total": 0.5}},
         "embeddings": {
@@ -89,9 +100,13 @@ def evaluation(sample: float, noise: float, averages: float = 0.3) -> dict[str, 
     }
 
 
+def read(found: dict[str, Any]) -> EvaluationResult:
+    return EvaluationResult.from_json(found, Path("evaluation.json"))
+
+
 def page(found: dict[str, Any]) -> str:
     table = pd.DataFrame({"model_id": ["a", "a", "b", "b"], "epoch": [0, 1, 0, 1], "test_acc": [0.1, 0.6, 0.1, 0.7]})
-    return render_report("A <zoo>", {"seed": table, "hyp": table}, ["8×1", "2×8"], found, {"models": "2"})
+    return render_report("A <zoo>", {"seed": table, "hyp": table}, ["8×1", "2×8"], read(found), {"models": "2"})
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +124,7 @@ def test_the_page_holds_everything_it_shows(text: str) -> None:
 
 def test_a_curve_is_drawn_at_the_epochs_that_there_are() -> None:
     axes = Figure().subplots()
-    _draw_mean(axes, "scratch", {"curves": [[0.1, None, None, 0.4], [0.2, None, None, 0.5]]}, 3)
+    _draw_mean(axes, "scratch", [[0.1, None, None, 0.4], [0.2, None, None, 0.5]], 3)
     (line,) = axes.lines
     assert np.asarray(line.get_xdata()).tolist() == [0, 3]
     assert np.asarray(line.get_ydata()).tolist() == pytest.approx([0.15, 0.45])
@@ -121,7 +136,7 @@ def test_questions_that_were_not_asked_have_no_place(text: str) -> None:
         measured["ensembles"] = {}
     shorter = page(found)
     assert shorter.count("data:image/png;base64,") == 6
-    for heading in ("Transfer", "Loaded into changed", "Ensembles"):
+    for heading in ("Transfer", "Changed", "Ensembles"):
         assert f"<h2>{heading}" not in shorter and f"<h2>{heading}" in text
 
 
@@ -132,30 +147,35 @@ def test_equal_values_give_equal_bytes(text: str) -> None:
 @pytest.mark.parametrize(("sample", "noise", "word"), [(0.6, 0.4, "beat"), (0.4, 0.6, "lose to"), (0.5, 0.5, "equal")])
 def test_the_words_about_noise_follow_the_numbers(sample: float, noise: float, word: str) -> None:
     found = evaluation(sample, noise, averages=sample)
-    said = next(sentence for sentence in verdicts(found) if sentence.startswith("Samples of kde (n=8) lie 0.5"))
-    assert f"the samples {word} noise at equal novelty, {100 * sample:.0f}." in said.replace("60.0", "60.")
-    assert "the samples equal averages at equal novelty (for the 5 samples that averages can be as far as)" in said
+    said = next(
+        sentence for sentence in write_verdicts(read(found)) if sentence.startswith("Samples of kde (n=8) are 0.5")
+    )
+    assert f"the samples {word} noise at matched distance, {100 * sample:.0f}." in said.replace("60.0", "60.")
+    assert "the samples equal averages at matched distance (for the 5 samples whose distance averages reach)" in said
 
 
 def test_the_words_are_whole_sentences() -> None:
-    said = verdicts(evaluation(0.6, 0.4))
-    assert said[0].startswith("Reconstructions of unseen models keep 50% of the accuracy of the models themselves (40.")
+    said = write_verdicts(read(evaluation(0.6, 0.4)))
+    assert said[0].startswith("Reconstructed held-out models keep 50% of the accuracy of the models themselves (40.")
     assert said[1].startswith(
-        "Samples of kde (n=8) lie 0.50 layer standard deviations from the nearest training state, share 60% of their "
-        "errors with the most similar one, and score 60.1 % zero-shot: the samples beat noise at equal novelty, 60.1 % "
-        "against 40.1 % (difference +20.0 points, 95 % interval +20.0 to +20.0, p < 0.0001, paired t-test, 8 pairs)"
+        "Samples of kde (n=8) are 0.50 layer standard deviations from the nearest training state, share 60% of their "
+        "errors (IoU) with the most similar one, and score 60.1 % zero-shot: the samples beat noise at matched "
+        "distance, 60.1 % against 40.1 % (difference +20.0 points, 95 % interval +20.0 to +20.0, p < 0.0001, "
+        "paired t-test, 8 pairs)"
     )
-    assert said[2].startswith("Fine-tuned samples of kde beside noise of that size: above it after 1 epoch (67.6 % ag")
+    assert said[2].startswith(
+        "Fine-tuned samples of kde next to noise at matched distance: above it after 1 epoch (67.6 %"
+    )
     assert said[3] == (
-        "Fine-tuned samples of kde beside training from scratch: above it after 1 epoch (67.6 % against 30.1 %) and "
+        "Fine-tuned samples of kde next to training from scratch: above it after 1 epoch (67.6 % against 30.1 %) and "
         "above it after 2 epochs (75.1 % against 50.1 %)."
     )
     assert said[5] == (
-        "Counted as the paper does, with 1 epochs more for scratch, samples of kde are above it after 1 epoch (67.6 % "
+        "Counted as in the paper, with 1 more epochs for scratch, samples of kde are above it after 1 epoch (67.6 % "
         "against 50.1 %)."
     )
-    assert said[6].startswith("Samples of kde fine-tuned on mnist beside zoo members: below it after 1 epoch")
-    assert said[8].startswith("Samples of kde fine-tuned in the architecture res-cnn beside random init: above it")
+    assert said[6].startswith("Samples of kde fine-tuned on mnist next to zoo members: below it after 1 epoch")
+    assert said[8].startswith("Samples of kde fine-tuned in the architecture res-cnn next to random init: above it")
     assert said[9].startswith(
         "Ensembles of samples of kde (zero-shot, 2 and 2 models) lose to ensembles of zoo members"
     )
@@ -167,13 +187,13 @@ def test_where_averages_do_not_reach_and_where_there_are_too_few_models_it_is_sa
     found["populations"] = [p for p in found["populations"] if p["name"] != "average like kde"]
     found["comparisons"] = [r for r in found["comparisons"] if r["other"] != "average like kde"]
     found["comparisons"][0] |= {"low": None, "high": None, "p": None, "word": "level with"}
-    said = verdicts(found)[1]
+    said = write_verdicts(read(found))[1]
     assert "(difference +20.0 points, too few models for a test, 8 pairs)" in said
-    assert said.endswith("averages of two training states do not reach so far from them.")
+    assert said.endswith("averages of two training states do not reach this distance.")
 
 
 def test_tables_give_mean_and_standard_deviation_in_percent(capsys: pytest.CaptureFixture[str]) -> None:
-    given = [population("one", 0.5, 0.7, n=1), population("kde", 0.5, 0.7)]
+    given = [PopulationResult.from_json(p) for p in (population("one", 0.5, 0.7, n=1), population("kde", 0.5, 0.7))]
     table = accuracy_table(given, (2,)).set_index("population")
     values = 50 + np.sin(np.arange(8))
     assert table.loc["kde", "zero-shot"] == f"{values.mean():.1f} ± {values.std(ddof=1):.1f}"
@@ -181,9 +201,9 @@ def test_tables_give_mean_and_standard_deviation_in_percent(capsys: pytest.Captu
     assert table.loc["one", "zero-shot"] == "50.0"
     assert table.loc["one", "distance"] == "0.50"
     novelty = novelty_table(given).set_index("population")
-    assert novelty.loc["kde", "agreement in pairs"] == "0.800 ± 0.100"
+    assert novelty.loc["kde", "pairwise agreement"] == "0.800 ± 0.100"
     print_table(table.reset_index())
-    print_table(probe_table([probe("epoch", "W", 0.5)]))
+    print_table(probe_table([Probe(**probe("epoch", "W", 0.5))]))
     shown = capsys.readouterr().out
     assert table.loc["kde", "zero-shot"] in shown
     assert "…" not in shown
@@ -191,32 +211,32 @@ def test_tables_give_mean_and_standard_deviation_in_percent(capsys: pytest.Captu
 
 
 def test_probes_of_numbers_and_categories_stand_in_one_table() -> None:
-    table = probe_table(evaluation(0.6, 0.4)["probes"]).set_index(["property", "from"])
+    table = probe_table(read(evaluation(0.6, 0.4)).probes).set_index(["property", "from"])
     assert table.loc[("test_acc", "z"), "R²"] == "0.900 [0.80, 1.00]"
     assert table.loc[("activation", "z"), "accuracy"] == "0.700 [0.60, 0.80]"
-    assert table.loc[("activation", "z"), "most frequent"] == "0.400"
+    assert table.loc[("activation", "z"), "majority class"] == "0.400"
     assert table.loc[("test_acc", "z"), "tau"] == "-" and table.loc[("activation", "z"), "R²"] == ""
 
 
 def test_the_two_counts_of_epochs_stand_beside_each_other() -> None:
     found = evaluation(0.6, 0.4)
-    table = accounting_table(found["populations"], (1,), 1)
+    table = accounting_table(read(found).populations, (1,), 1)
     assert table is not None and table["epochs"].tolist() == ["0", "1"]
-    assert [v[:4] for v in table.loc[1, ["accuracy", "scratch after as many", "scratch after 1 more"]]] == [
+    assert [v[:4] for v in table.loc[1, ["accuracy", "scratch, same epochs", "scratch, 1 more"]]] == [
         "67.6",
         "30.1",
         "50.1",
     ]
-    assert accounting_table([population("zoo members", 0.8, 0.8)], (1,), 1) is None
+    assert accounting_table([PopulationResult.from_json(population("zoo members", 0.8, 0.8))], (1,), 1) is None
 
 
 def test_further_questions_have_their_tables() -> None:
-    found = evaluation(0.6, 0.4)
-    transfer = elsewhere_table(found["transfer"], (1, 2)).set_index(["where", "population"])
+    found = read(evaluation(0.6, 0.4))
+    transfer = transfer_table(found.transfer, (1, 2)).set_index(["where", "population"])
     assert transfer.loc[("mnist", "scratch"), "1 epoch"].startswith("30.1")
-    ensembles = ensemble_table(found["populations"]).set_index("population")
+    ensembles = ensemble_table(found.populations).set_index("population")
     assert ensembles.loc["kde", "2"] == "75.0 ± 0.0" and ensembles.loc["kde", "1"] == "60.0 ± 1.0"
-    tests = comparison_table(found["comparisons"])
+    tests = significance_table(found.tests)
     first = tests.iloc[0]
     assert (first["against"], first["difference"], first["95 %"], first["n"]) == (
         "noise like kde",

@@ -1,0 +1,222 @@
+"""The content of evaluation.json as typed records: no other module uses its keys.
+
+n models of a population, E epochs of fine-tuning, B test images.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+from modelzoo_datasets.errors import FormatError
+from modelzoo_datasets.zoo import read_json
+
+from ..json_record import JsonRecord
+from ..probes import Probe
+from ..recipe import EvaluationRecipe
+
+EVALUATION_FORMAT = "modelzoo-evaluation-2"
+EVALUATION_FILE = "evaluation.json"
+Curves = Sequence[Sequence[float | None]]  # (n, E + 1) test accuracies, epoch 0 is zero-shot; None: not recorded
+
+
+def select_epoch(curves: Curves, epoch: int) -> list[float]:
+    """Return the accuracies after an epoch, for the models whose curve reaches it."""
+    values = (curve[epoch] for curve in curves if epoch < len(curve))
+    return [value for value in values if value is not None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurveResult(JsonRecord):
+    """Fine-tuning of one population on other images or in another architecture."""
+
+    name: str
+    n: int
+    curves: Curves
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnsembleResult(JsonRecord):
+    """Ensembles of one population, by their number of members."""
+
+    mean: Sequence[float]  # accuracy for 1, 2, ... members, over random orders
+    std: Sequence[float]
+    diverged: int = 0  # models that diverged and are in no ensemble
+    missed: Sequence[int]  # test images that the largest ensemble gets wrong
+    images: int  # B
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairSummary(JsonRecord):
+    """A measure over all pairs of models of a population; None where there are too few models."""
+
+    pairs: int
+    left_out: int  # pairs without a value
+    mean: float | None
+    std: float | None
+    min: float | None
+    max: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PopulationResult(JsonRecord):
+    """All measurements of one population."""
+
+    ALIASES: ClassVar[Mapping[str, str]] = {
+        "what": "description",
+        "sampled": "is_sample",
+        "mirrors": "matched_to",
+        "partners": "matched_index",
+        "error_similarity": "error_overlap",
+    }
+
+    name: str
+    description: str
+    is_sample: bool
+    matched_to: str = ""  # samples at whose distances this baseline was made
+    matched_index: Sequence[int] = ()  # (n,) for each model, its counterpart among those samples
+    n: int
+    zero_shot: Sequence[float]  # (n,) test accuracies, fractions
+    curves: Curves
+    distance: Sequence[float] = ()  # (n,) to the nearest training state, in layer standard deviations
+    nearest: Sequence[tuple[str, int]] = ()  # (n,) that state: model_id and epoch
+    error_overlap: Sequence[float] = ()  # (n,) intersection over union of errors with the most similar training state
+    pairs: Mapping[str, PairSummary] = field(default_factory=dict)  # of "distance" and "agreement"
+    ensembles: Mapping[str, EnsembleResult] = field(default_factory=dict)  # "zero-shot" and "tuned"
+
+    @classmethod
+    def from_json(cls, values: Any) -> Self:
+        """Read what `to_json` returned; see `JsonRecord.from_json`."""
+        pairs = {name: PairSummary.from_json(part) for name, part in values.get("pairs", {}).items()}
+        ensembles = {kind: EnsembleResult.from_json(part) for kind, part in values.get("ensembles", {}).items()}
+        return super().from_json({**values, "pairs": pairs, "ensembles": ensembles})
+
+
+@dataclass(frozen=True, kw_only=True)
+class SignificanceResult(JsonRecord):
+    """One test: is a population better than another, and by how much?"""
+
+    ALIASES: ClassVar[Mapping[str, str]] = {
+        "one": "population",
+        "other": "rival",
+        "other_mean": "rival_mean",
+        "m": "n_rival",
+    }
+
+    question: str  # zero-shot, fine-tuning, transfer, changed or ensembles
+    where: str  # image dataset, architecture, or which counting of epochs
+    population: str
+    rival: str
+    epoch: int
+    mean: float  # accuracy, a fraction
+    rival_mean: float
+    word: str  # above, below or level with
+    difference: float
+    low: float | None  # 95 % interval of the difference; None for groups that are too small
+    high: float | None
+    p: float | None  # two-sided
+    test: str  # paired or Welch
+    n: int
+    n_rival: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReconstructionResult(JsonRecord):
+    """R² of the reconstructed states of one split."""
+
+    total: float
+    layers: Sequence[float]
+    n: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbeddingPoints:
+    """States or samples in the plane of the two widest principal axes of z."""
+
+    z: Sequence[Sequence[float]]  # (n, 2)
+    test_acc: Sequence[float] | None = None  # (n,) of zoo states
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return {"z": self.z} if self.test_acc is None else {"z": self.z, "test_acc": self.test_acc}
+
+
+Places = Mapping[str, Mapping[str, CurveResult]]  # image dataset or architecture -> population -> its curves
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationResult:
+    """The evaluation of a hyper-representation: everything that its report shows."""
+
+    protocol: EvaluationRecipe
+    offset: int  # epochs for which the learned-from models were trained (published: 25)
+    populations: Sequence[PopulationResult]
+    transfer: Places
+    changed: Places
+    tests: Sequence[SignificanceResult]
+    probes: Sequence[Probe]
+    reconstruction: Mapping[str, ReconstructionResult]  # split -> R²
+    embeddings: Mapping[str, EmbeddingPoints]  # train, test and the name of each sampler -> points
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """Read evaluation.json of an evaluation folder.
+
+        Raises:
+            FormatError: the file is missing, of another format, or malformed.
+        """
+        path = folder / EVALUATION_FILE
+        if not path.is_file():
+            raise FormatError(
+                f"{folder} has no {path.name}, so the evaluation has not finished; run modelzoo-hyperrep evaluate"
+            )
+        return cls.from_json(read_json(path), path)
+
+    @classmethod
+    def from_json(cls, values: Any, path: Path) -> Self:
+        """Read what `to_json` returned.
+
+        Raises:
+            FormatError: the values are of another format, or malformed; `path` is named.
+        """
+        if (version := values.get("format") if isinstance(values, dict) else None) != EVALUATION_FORMAT:
+            raise FormatError(
+                f"{path} has format {version!r}, but this release reads {EVALUATION_FORMAT!r}; run the evaluation again"
+            )
+        try:
+            return cls(
+                protocol=EvaluationRecipe.from_json(values["protocol"]),
+                offset=values["offset"],
+                populations=[PopulationResult.from_json(part) for part in values["populations"]],
+                transfer=_read_places(values["transfer"]),
+                changed=_read_places(values["changed"]),
+                tests=[SignificanceResult.from_json(row) for row in values["comparisons"]],
+                probes=[Probe(**row) for row in values["probes"]],
+                reconstruction={s: ReconstructionResult.from_json(r) for s, r in values["reconstruction"].items()},
+                embeddings={name: EmbeddingPoints(**points) for name, points in values["embeddings"].items()},
+            )
+        except (LookupError, TypeError, AttributeError, FormatError) as error:
+            raise FormatError(f"{path} is malformed ({error}); run the evaluation again") from error
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values under the keys of the file."""
+        return {
+            "format": EVALUATION_FORMAT,
+            "protocol": self.protocol.to_json(),
+            "offset": self.offset,
+            "populations": [population.to_json() for population in self.populations],
+            "transfer": _write_places(self.transfer),
+            "changed": _write_places(self.changed),
+            "comparisons": [row.to_json() for row in self.tests],
+            "probes": [vars(row) for row in self.probes],
+            "reconstruction": {split: r2.to_json() for split, r2 in self.reconstruction.items()},
+            "embeddings": {name: points.to_json() for name, points in self.embeddings.items()},
+        }
+
+
+def _read_places(values: Any) -> Places:
+    return {place: {name: CurveResult.from_json(v) for name, v in part.items()} for place, part in values.items()}
+
+
+def _write_places(places: Places) -> dict[str, Any]:
+    return {place: {name: result.to_json() for name, result in part.items()} for place, part in places.items()}
