@@ -22,12 +22,12 @@ def run_pipeline(
     recipe: str, hyper_recipe: str, out: Path, threads: int | None, progress: Progress
 ) -> EvaluationResult:
     """Zoos, dataset, hyper-representation, evaluation and report below `out`; what is there already is kept."""
-    chosen, learned = read_recipe(recipe), read_hyper_recipe(hyper_recipe)
+    zoo_recipe, learned = read_recipe(recipe), read_hyper_recipe(hyper_recipe)
     _refuse_foreign_folder(out)
-    _check_recipes(chosen, learned)
+    _check_recipes(zoo_recipe, learned)
     engine = get_engine("auto", threads)
-    dataset = _make_dataset(chosen, out, engine, progress)
-    _check_dataset(dataset, chosen, engine)
+    dataset = _make_dataset(zoo_recipe, out, engine, progress)
+    _check_dataset(dataset, zoo_recipe, engine)
     hyperrep = out / "hyperrep"
     train(dataset, learned, hyperrep, engine=engine, images_root=DEFAULT_IMAGES_ROOT, progress=progress)
     result = evaluate(
@@ -39,22 +39,26 @@ def run_pipeline(
         images_root=DEFAULT_IMAGES_ROOT,
         progress=progress,
     )
-    recipes = f"{chosen.name}, {learned.name}"
-    write_report(out / "report.html", dataset, list(chosen.configs), recipes, result, f"Model zoo {chosen.name}")
+    recipes = f"{zoo_recipe.name}, {learned.name}"
+    write_report(
+        out / "report.html", dataset, list(zoo_recipe.configs), recipes, result, f"Model zoo {zoo_recipe.name}"
+    )
     return result
 
 
 def _refuse_foreign_folder(out: Path) -> None:
-    ours = {"zoo", "dataset", "hyperrep", "evaluation", "report.html"}
+    own_names = {"zoo", "dataset", "hyperrep", "evaluation", "report.html"}
     if out.exists() and not out.is_dir():
         raise FolderInUseError(f"{out} is a file; choose another --out")
-    foreign = [p.name for p in out.iterdir() if p.name not in ours and p.suffix != ".partial"] if out.is_dir() else []
+    foreign = (
+        [p.name for p in out.iterdir() if p.name not in own_names and p.suffix != ".partial"] if out.is_dir() else []
+    )
     if foreign:
         raise FolderInUseError(f"{out} holds something else ({sorted(foreign)[0]}); choose another --out")
 
 
 def _check_recipes(recipe: Recipe, learned: HyperRecipe) -> None:
-    """That they fit is known before anything is trained."""
+    """Check that the recipes fit together before anything is trained."""
     epochs = min(member.training.epochs for member in recipe.members(learned.data.config))
     if learned.data.epochs[1] > epochs:
         raise RecipeError(

@@ -72,24 +72,24 @@ def train_command(
     from .. import read_hyper_recipe
     from .devices import check_precision, find_device, multiplies_in_half
 
-    chosen = read_hyper_recipe(recipe)
+    hyper_recipe = read_hyper_recipe(recipe)
     check_precision(precision)
     check_dataset(dataset)
     where = find_device(device)
     runs = get_engine(engine, threads)
-    half = multiplies_in_half(precision, where)
+    is_bfloat16 = multiplies_in_half(precision, where)
     from .. import train
 
     with show_progress(quiet) as progress:
         rep = train(
             dataset,
-            chosen,
+            hyper_recipe,
             out,
             engine=runs,
             images_root=images_root,
             device=where,
             compiled=compiled,
-            precision="bf16" if half else "float32",
+            precision="bf16" if is_bfloat16 else "float32",
             progress=progress,
         )
     print(f"{out}: latent vectors of {rep.latent_dim} numbers for {rep.layout.size} weights")
@@ -132,7 +132,7 @@ def probe_command(
     """Predict properties of test models from W, s(W) and z, beside baselines, with intervals over models."""
     from .. import read_hyper_recipe
 
-    chosen = read_hyper_recipe(recipe)
+    hyper_recipe = read_hyper_recipe(recipe)
     check_dataset(dataset)
     check_representation(hyperrep)
     from modelzoo_datasets.cli import print_table
@@ -143,7 +143,7 @@ def probe_command(
 
     folder = locate_representation(hyperrep)
     with show_progress(quiet) as progress:
-        rows = probe(dataset, folder, chosen, test_on=test_on, out=out, progress=progress)
+        rows = probe(dataset, folder, hyper_recipe, test_on=test_on, out=out, progress=progress)
     print_table(probe_table(rows))
 
 
@@ -221,9 +221,9 @@ def evaluate_command(
     from .. import read_hyper_recipe
     from ..recipe_toml import read_protocol
 
-    chosen = read_hyper_recipe(recipe)
+    hyper_recipe = read_hyper_recipe(recipe)
     if protocol is not None:
-        chosen = dataclasses.replace(chosen, evaluation=read_protocol(protocol))
+        hyper_recipe = dataclasses.replace(hyper_recipe, evaluation=read_protocol(protocol))
     check_dataset(dataset)
     check_representation(hyperrep)
     runs = get_engine(engine, threads)
@@ -237,13 +237,13 @@ def evaluate_command(
         result = evaluate(
             dataset,
             locate_representation(hyperrep),
-            chosen,
+            hyper_recipe,
             out,
             engine=runs,
             images_root=images_root,
             progress=progress,
         )
-    accuracies = accuracy_table(result.populations, chosen.evaluation.finetune_epochs)
+    accuracies = accuracy_table(result.populations, hyper_recipe.evaluation.finetune_epochs)
     print_table(accuracies, "test accuracy in percent, mean ± std")
     print_table(novelty_table(result.populations), "novelty")
     for sentence in write_verdicts(result):

@@ -78,15 +78,15 @@ def _print_files(publication: "UploadManifest") -> None:
 
 
 def _print_deeds(pushed: "PushResult") -> None:
-    """What happened, in one row per folder."""
+    """Print what was sent, kept and deleted, in one row per folder."""
     paths = {"sent": [f.path for f in pushed.sent], "unchanged": [f.path for f in pushed.unchanged]}
     sizes = {file.path: file.size for file in (*pushed.sent, *pushed.unchanged)}
     folders = sorted({_folder(path) for path in (*sizes, *pushed.deleted)})
     rows = []
     for folder in folders:
         counts = {
-            deed: len([path for path in of if _folder(path) == folder])
-            for deed, of in {**paths, "deleted": pushed.deleted}.items()
+            deed: len([path for path in changed if _folder(path) == folder])
+            for deed, changed in {**paths, "deleted": pushed.deleted}.items()
         }
         size = sum(size for path, size in sizes.items() if _folder(path) == folder)
         rows.append({"folder": folder, "bytes": f"{size:,}", **counts})

@@ -1,4 +1,4 @@
-"""What a command shows while it works: progress bars and log lines, all on stderr."""
+"""The display of a working command on stderr: progress bars and log lines."""
 
 import logging
 import sys

@@ -97,7 +97,7 @@ def command(
     """
     name, config = split_recipe_name(recipe) if recipe is not None else (None, None)
     if listing or estimate:
-        from .zoo_listing import print_catalogue
+        from .zoo_tables import print_catalogue
 
         print_catalogue(name, config, estimate=estimate, engine=engine, quiet=quiet)
         return

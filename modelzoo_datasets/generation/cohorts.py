@@ -278,7 +278,7 @@ class Results:
             tensors = self._load(name)
             epochs += len(tensors["weights"])
             if name == _name(member) and epochs != member.training.epochs + 1:
-                raise self._damaged(name, f"{epochs} states, expected {member.training.epochs + 1}")
+                raise self._damage_error(name, f"{epochs} states, expected {member.training.epochs + 1}")
             yield tensors
 
     def _names(self, member: Member) -> list[str]:
@@ -291,7 +291,7 @@ class Results:
                 "all nodes share as --results, or an fsspec URL"
             ) from None
         except (OSError, ValueError, LookupError, TypeError) as error:
-            raise self._damaged(_name(member), error) from error
+            raise self._damage_error(_name(member), error) from error
         return [*(_part_name(member, part) for part in range(parts)), _name(member)]
 
     def _load(self, name: str) -> dict[str, Tensor]:
@@ -299,11 +299,11 @@ class Results:
             content = self._files.cat_file(f"{self._root}/{name}")
             tensors = safetensors.torch.load(content)
         except (OSError, SafetensorError) as error:
-            raise self._damaged(name, error) from error
+            raise self._damage_error(name, error) from error
         self._check(name, SafetensorsHeader.parse(content).metadata)
         return tensors
 
-    def _damaged(self, name: str, reason: object) -> FormatError:
+    def _damage_error(self, name: str, reason: object) -> FormatError:
         return FormatError(f"cannot read cohort result {self.url}/{name}: {reason}; remove it")
 
     def remove(self, members: Iterable[Member]) -> None:

@@ -15,7 +15,7 @@ from ..seeds import keyed_generator
 from .catalogue import CatalogueEntry
 
 _TWIN_EPOCHS = 3
-_MIN_IMAGES, _MAX_IMAGES = 2, 20_000  # of one measurement
+_MIN_IMAGES, _MAX_IMAGES = 2, 20_000  # in one measurement
 _MODELS = 4  # trained together, so that they take longer than the work that is done once for all models
 _MIN_SECONDS = 0.1  # below, a measurement is mostly noise
 

@@ -25,7 +25,7 @@ class Plan:
     epochs: int | None  # instead of the recipe's
     images: Images
     architecture: Architecture
-    parent: ZooFolder | None  # of sparsified twins
+    parent: ZooFolder | None  # for sparsified twins
 
     @classmethod
     def from_recipe(

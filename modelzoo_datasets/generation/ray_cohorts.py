@@ -33,7 +33,7 @@ from .cohorts import Cohort, Results, collect, default_results_url, train_cohort
 from .plan import Plan, resolve_images_root, resolve_parent
 from .ray_cluster import check_ray_options, connect_to_ray, short_cause
 
-_MAX_RETRIES = 3  # of a task that was lost
+_MAX_RETRIES = 3  # for a task that was lost
 _TASKS_PER_SLOT = 2  # submitted tasks for each task that the cluster can run at once
 _POLL_SECONDS = 5.0  # after which the nodes are counted again
 _NODE_TIMEOUT = 300.0  # seconds without a node for the tasks; a cluster that scales up needs minutes

@@ -11,7 +11,7 @@ from helpers.processes import run
 from helpers.steps import StepProgress
 
 from modelzoo_datasets import read_recipe
-from modelzoo_datasets.cli.zoo_listing import print_catalogue
+from modelzoo_datasets.cli.zoo_tables import print_catalogue
 from modelzoo_datasets.engines import Engine
 from modelzoo_datasets.errors import RecipeError
 from modelzoo_datasets.generation import generate_zoo

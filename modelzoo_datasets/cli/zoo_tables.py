@@ -10,7 +10,7 @@ from ..recipes import read_recipe
 from .display import show_progress
 from .table import print_table
 
-_SECONDS = 3  # of the measurement of one kind of zoo
+_SECONDS = 3  # per measurement of one kind of zoo
 _UPLOAD_MBIT = 100  # per second, of a connection to the Hub
 
 
