@@ -35,7 +35,7 @@ class ModelRecipe(JsonRecord):
     ALIASES: ClassVar[Mapping[str, str]] = {"unit": "token_scale", "pooled": "pooled_dim"}
 
     width: int  # embedding dimension of the transformers
-    blocks: int  # of the encoder, and as many of the decoder
+    blocks: int  # the encoder has so many, and so has the decoder
     heads: int
     feedforward: int
     bottleneck: str  # "dense": all tokens to one latent (published); "tokens": each token to its own part of it
@@ -84,12 +84,12 @@ class LearningRecipe(JsonRecord):
 
     @property
     def needs_images(self) -> bool:
-        """Whether a loss runs networks on images."""
+        """True if a loss runs networks on images."""
         return self.functional_weight > 0 or self.mixed_functional_weight > 0
 
     @property
     def has_two_views(self) -> bool:
-        """Whether a loss needs a second view of each state."""
+        """True if a loss needs a second view of each state."""
         return self.contrastive_weight > 0 or self.reconstruct == "both"
 
 
@@ -108,10 +108,10 @@ class EvaluationRecipe(JsonRecord):
     num_samples: int = 50  # per sampler
     samplers: tuple[str, ...] = ("kde", "kde-principal", "kde-shared")  # "NAME@30": from the best 30 % instead
     top_fraction: float = 0.3  # share of the training states, by validation accuracy, that samplers draw from
-    bandwidth: float = 0.002  # of the kernel density estimates, as published
+    bandwidth: float = 0.002  # standard deviation of the kernels, as published
     num_finetuned: int = 12  # models of every population that are fine-tuned
     finetune_epochs: tuple[int, ...] = (1, 5)  # epochs after which models are compared; published: 1, 5, 25, 50
-    noise: tuple[float, ...] = (0.1, 0.2, 0.4, 0.8, 1.6)  # of the noise baselines, in layer standard deviations
+    noise: tuple[float, ...] = (0.1, 0.2, 0.4, 0.8, 1.6)  # noise baselines, in layer standard deviations
     mixtures: tuple[float, ...] = (0.1, 0.25)  # shares by which training states are moved to one of another model
     moves: tuple[float, ...] = ()  # shares of the way that embeddings of training states are moved to `normal` draws
     max_ensemble_size: int = 1  # published protocol: 30; 1 for no ensembles

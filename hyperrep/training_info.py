@@ -32,8 +32,8 @@ class TrainingInfo:
     recipe: HyperRecipe  # its evaluation plays no part
     states_sha256: str  # hash of the hashes of all states of the config
     origin: DatasetOrigin | None = None  # earlier releases did not note it
-    versions: Mapping[str, str] | None = None  # of this package and torch
-    first_versions: Mapping[str, str] | None = None  # of the run that was stopped, if training was resumed with others
+    versions: Mapping[str, str] | None = None  # this package and torch
+    first_versions: Mapping[str, str] | None = None  # versions of the stopped run, if others resumed it
 
     @classmethod
     def create(cls, recipe: HyperRecipe, states_sha256: str, origin: DatasetOrigin | None = None) -> Self:

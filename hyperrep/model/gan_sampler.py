@@ -12,7 +12,7 @@ from modelzoo_datasets.engines import one_thread
 
 _MAX_AXES = 32  # beyond the widest principal axes there is noise that no critic can judge from few states
 _NOISE, _WIDTH, _BATCH_SIZE, _STEPS, _LR = 32, 128, 64, 800, 5e-4
-_DECAY = 0.99  # of the running mean of the generator network's weights, which samples are drawn with
+_DECAY = 0.99  # decay of the running mean of the generator network's weights, which draws the samples
 _PENALTY = 0.5  # on the critic's gradient at training embeddings (R1, 1801.04406), without which it only memorizes
 
 

@@ -22,10 +22,10 @@ class RepresentationConfig(JsonRecord):
     ALIASES: ClassVar[Mapping[str, str]] = {"states": "num_states", "pooled": "pooled_dim", "unit": "token_scale"}
 
     architecture: str  # name of the networks' architecture
-    activation: str  # of the networks
-    dropout: float  # of the networks
+    activation: str  # activation of the networks
+    dropout: float  # dropout of the networks
     width: int  # embedding dimension of the transformers
-    blocks: int  # of the encoder, and as many of the decoder
+    blocks: int  # the encoder has so many, and so has the decoder
     heads: int
     feedforward: int
     bottleneck: str  # "dense" or "tokens", see `ModelRecipe`

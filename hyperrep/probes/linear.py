@@ -23,9 +23,9 @@ _ITERATIONS = 300
 class Decomposition:
     """Singular value decomposition of training features with a column of ones, float64: one serves every target."""
 
-    left: Tensor
+    u: Tensor  # left singular vectors
     values: Tensor
-    right: Tensor
+    vh: Tensor  # right singular vectors
 
     @classmethod
     def from_features(cls, features: Tensor) -> "Decomposition":
@@ -55,9 +55,9 @@ def predict_ridge(
     y = {split: t.double() for split, t in targets.items()}
     # One decomposition serves the whole path of penalties.
     svd = decomposition if decomposition is not None else Decomposition.from_features(features["train"])
-    projected = svd.left.mT @ y["train"]
+    projected = svd.u.mT @ y["train"]
     best = max(
-        (svd.right.mT @ (svd.values / (svd.values.square() + penalty) * projected) for penalty in PENALTIES),
+        (svd.vh.mT @ (svd.values / (svd.values.square() + penalty) * projected) for penalty in PENALTIES),
         key=lambda w: compute_r2(x[selection] @ w, y[selection]),
     )
     predicted: Tensor = x["test"] @ best

@@ -29,7 +29,7 @@ from .linear import Decomposition, predict_boosted, predict_ridge, predict_softm
 NUMBERS = ("test_acc", "ggap", "epoch", "lr", "weight_decay", "dropout")  # as published; those that vary
 CATEGORIES = ("activation", "init", "optimizer")
 _HYPERPARAMETERS = ("batch_size", "lr", "weight_decay", "dropout", "momentum", *CATEGORIES)
-_MIN_MODELS = 2  # of the training split and of the test split
+_MIN_MODELS = 2  # in the training split, and in the test split
 Splits = Mapping[str, Tensor]  # train, test and, if there is one, validation
 Method = tuple[str, Callable[[Splits, Splits], Tensor], Splits]  # name, prediction, features
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from modelzoo_datasets.engines import BatchedNetwork
 
-_MIN_PROBABILITY = 1e-6  # of a class, before its logarithm is taken
+_MIN_PROBABILITY = 1e-6  # floor of a class, before its logarithm is taken
 
 
 @dataclass(frozen=True)

@@ -208,9 +208,9 @@ def _compute_functional_losses(
     if recipe.functional_weight:
         functional = predictor.compute_divergence(rep._denormalize(decoded), images, predictions)
     if recipe.mixed_functional_weight:
-        draws, shares = draw_normal_mixtures(z, generator)
+        mixed_z, shares = draw_normal_mixtures(z, generator)
         target = MIXTURES[recipe.mixture](predictions, shares)
-        mixed_functional = predictor.compute_divergence(rep._denormalize(learner.decode(draws)), images, target)
+        mixed_functional = predictor.compute_divergence(rep._denormalize(learner.decode(mixed_z)), images, target)
     return functional, mixed_functional
 
 
