@@ -1,24 +1,41 @@
-"""Where originals lie: a folder, a zip or a tar, read file by file; nothing is unpacked, nothing outside is read."""
+"""Sources of originals: a folder, a zip or a tar, read file by file; nothing outside of them is read.
 
+A compressed tar is first decompressed into a temporary plain tar, because only that can be read anywhere.
+"""
+
+import bz2
+import gzip
+import logging
+import lzma
 import os
 import re
+import shutil
 import stat
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from lzma import LZMAError
 from pathlib import Path
-from typing import BinaryIO, Protocol, cast
+from typing import Any, BinaryIO, Protocol, cast
 
 from ..errors import FormatError
+from ..progress import NO_PROGRESS, Progress
 from .skip_report import Skipped, SkipReport
 
-Contents = Mapping[str, bytes | Skipped]  # path -> what is there, or why it is not read
-_ZIP = (b"PK\x03\x04", b"PK\x05\x06")  # how a zip begins, with members and without
-_ENCRYPTED = 1  # of the flags of a member
-# What reading raises where an archive or a compressed file is damaged, encrypted, or packed in a way not known here.
+_LOGGER = logging.getLogger(__name__)
+_ZIP = (b"PK\x03\x04", b"PK\x05\x06")  # first bytes of a zip, with members and without
+_FORMATS: dict[bytes, Callable[[Path], Any]] = {  # first bytes of a compressed file -> its reader
+    b"\x1f\x8b": gzip.open,
+    b"\xfd7zXZ\x00": lzma.open,
+    b"BZh": bz2.open,
+}
+_ENCRYPTED = 1  # flag of a member of a zip
+_CHUNK = 8_000_000  # bytes
+_MAX_RATIO = 200  # bytes that a byte of a compressed tar may become: text compresses less, a bomb more
+_CUT_OFF = "comes behind the place where its archive is cut off or damaged"
+# Raised by readers of archives and compressed files that are damaged, encrypted, or packed in an unknown way.
 DAMAGED = (OSError, EOFError, RuntimeError, tarfile.TarError, zipfile.BadZipFile, zlib.error, LZMAError)
 OUTSIDE = "points outside of its folder or archive, or is no plain file"
 
@@ -26,50 +43,29 @@ OUTSIDE = "points outside of its folder or archive, or is no plain file"
 class Source(Protocol):
     """The files of one original, by their paths below it with '/' between the parts."""
 
-    @property
-    def name(self) -> str:
-        """Its name without suffixes."""
-        ...
-
-    @property
-    def sizes(self) -> Mapping[str, int]:
-        """Path -> bytes."""
-        ...
-
-    @property
-    def refused(self) -> SkipReport:
-        """What lies in it but is not read by principle."""
-        ...
+    name: str  # without path and suffixes
+    sizes: dict[str, int]  # path -> bytes
+    skipped: SkipReport  # files that are never read: links, devices, paths that lead outside
 
     def close(self) -> None:
-        """Let go of open files."""
+        """Close open files and remove temporary ones."""
         ...
 
     def read(self, path: str) -> bytes:
-        """One small file that describes others; raises Refused."""
+        """Return the content of one file; raises Skipped."""
         ...
 
     def stream(self, path: str) -> AbstractContextManager[BinaryIO]:
-        """One file of any size, to be read from front to back."""
+        """Open one file of any size, to be read from front to back."""
         ...
 
-    def place(self, path: str) -> tuple[str, int] | None:
-        """(path on disk, offset in bytes) at which a file lies as it is; None where it is compressed."""
-        ...
-
-    def looked_into(
-        self, paths: Sequence[str], look: Callable[[BinaryIO], bytes]
-    ) -> Iterator[tuple[str, bytes | Skipped]]:
-        """(path, what `look` takes from the front of the file, or why nothing) for every path, as they come."""
-        ...
-
-    def groups(self, wanted: Sequence[Sequence[str]]) -> Iterator[tuple[int, Contents]]:
-        """(index of a group, its files) for every group of paths, as they come, one group in memory where possible."""
+    def locate(self, path: str) -> tuple[str, int] | None:
+        """Return (path on disk, offset in bytes) of the content of a file; None for a compressed file."""
         ...
 
 
-def safe_path(name: str) -> str | None:
-    """The path of a member as it is used here; None where it leads outside."""
+def make_safe_path(name: str) -> str | None:
+    """Return the name of a member as a path below its source; None for a path that leads outside."""
     parts = [part for part in name.split("/") if part not in ("", ".")]
     if name.startswith("/") or ".." in parts or "\\" in name or "\0" in name or re.match(r"[A-Za-z]:", name):
         return None
@@ -77,90 +73,50 @@ def safe_path(name: str) -> str | None:
 
 
 def is_litter(path: str) -> bool:
-    """Whether a file is what macOS leaves beside those of a user."""
+    """Return True for files that macOS leaves beside those of a user."""
     *folders, name = path.split("/")
     return name.startswith("._") or name == ".DS_Store" or "__MACOSX" in folders
 
 
-class RandomAccess:
-    """What folders and archives that can be read anywhere have in common."""
-
-    name: str
-    sizes: Mapping[str, int]
-    refused: SkipReport
-
-    def close(self) -> None:
-        """Let go of open files."""
-
-    def read(self, path: str) -> bytes:
-        """See `Source`."""
-        raise NotImplementedError
-
-    def stream(self, path: str) -> AbstractContextManager[BinaryIO]:
-        """See `Source`."""
-        raise NotImplementedError
-
-    def looked_into(
-        self, paths: Sequence[str], look: Callable[[BinaryIO], bytes]
-    ) -> Iterator[tuple[str, bytes | Skipped]]:
-        """See `Source`."""
-        for path in paths:
-            try:
-                with self.stream(path) as file:
-                    found: bytes | Skipped = look(file)
-            except Skipped as reason:
-                found = reason
-            except DAMAGED as error:
-                found = Skipped(f"cannot be read: {error}")
-            yield path, found
-
-    def groups(self, wanted: Sequence[Sequence[str]]) -> Iterator[tuple[int, Contents]]:
-        """See `Source`."""
-        for index, paths in enumerate(wanted):
-            contents: dict[str, bytes | Skipped] = {}
-            for path in paths:
-                try:
-                    contents[path] = self.read(path)
-                except Skipped as reason:
-                    contents[path] = reason
-            yield index, contents
-
-
-class FolderSource(RandomAccess):
-    """A folder. Symbolic links that lead out of it are refused, as are folders that are links."""
+class FolderSource:
+    """A folder. Symbolic links that lead out of it are skipped, and so are folders that are links."""
 
     def __init__(self, folder: Path) -> None:
-        self.name, self._folder, self.refused = folder.resolve().name, folder, SkipReport()
+        """List the files of a folder; raises FormatError where it cannot be read."""
+        self.name, self._folder, self.skipped = folder.resolve().name, folder, SkipReport()
         self.sizes = dict(self._walk())
 
     def _walk(self) -> Iterator[tuple[str, int]]:
         root = self._folder.resolve()
-        for place, folders, files in os.walk(self._folder, onerror=self._unreadable):
+        for place, folders, files in os.walk(self._folder, onerror=self._report_unreadable):
             folders.sort()
             below = Path(place).relative_to(self._folder)
             for name in folders:
                 if (Path(place) / name).is_symlink():
-                    self.refused.add(OUTSIDE, (below / name).as_posix())
+                    self.skipped.add(OUTSIDE, (below / name).as_posix())
             for name in files:
                 path = Path(place) / name
-                known, linked = (below / name).as_posix(), path.is_symlink()
-                if (linked and not path.resolve().is_relative_to(root)) or not path.is_file():
-                    self.refused.add(OUTSIDE, known)
+                key, is_link = (below / name).as_posix(), path.is_symlink()
+                if (is_link and not path.resolve().is_relative_to(root)) or not path.is_file():
+                    self.skipped.add(OUTSIDE, key)
                 else:
-                    yield known, path.stat().st_size
+                    yield key, path.stat().st_size
 
-    def _unreadable(self, error: OSError) -> None:
-        """A folder that cannot be looked into; raises FormatError where it is the original itself."""
+    def _report_unreadable(self, error: OSError) -> None:
+        """Count a folder that cannot be listed; raise FormatError where it is the source itself."""
         if (folder := Path(error.filename)) == self._folder:
             raise FormatError(f"cannot read {folder}: {error.strerror}") from error
         below = folder.relative_to(self._folder).as_posix()
-        self.refused.add(f"is a folder that cannot be read: {error.strerror}", below)
+        self.skipped.add(f"is a folder that cannot be read: {error.strerror}", below)
+
+    def close(self) -> None:
+        """See `Source`."""
 
     def stream(self, path: str) -> BinaryIO:
         """See `Source`."""
         return (self._folder / path).open("rb")
 
-    def place(self, path: str) -> tuple[str, int]:
+    def locate(self, path: str) -> tuple[str, int]:
         """See `Source`."""
         return str(self._folder / path), 0
 
@@ -172,12 +128,12 @@ class FolderSource(RandomAccess):
             raise Skipped(f"cannot be read: {error.strerror}") from error
 
 
-class ZipSource(RandomAccess):
+class ZipSource:
     """A zip archive."""
 
     def __init__(self, path: Path) -> None:
-        """Read its list of members; raises FormatError."""
-        self.name, self.refused = path.stem, SkipReport()
+        """List the members of an archive; raises FormatError."""
+        self.name, self.skipped = path.stem, SkipReport()
         try:
             self._archive = zipfile.ZipFile(path)
         except DAMAGED as error:
@@ -185,18 +141,18 @@ class ZipSource(RandomAccess):
         self._members: dict[str, zipfile.ZipInfo] = {}
         for member in self._archive.infolist():
             if not member.is_dir():
-                self._take_in(member)
+                self._add(member)
         self.sizes = {name: member.file_size for name, member in self._members.items()}
 
-    def _take_in(self, member: zipfile.ZipInfo) -> None:
-        name, kind = safe_path(member.filename), stat.S_IFMT(member.external_attr >> 16)
+    def _add(self, member: zipfile.ZipInfo) -> None:
+        name, kind = make_safe_path(member.filename), stat.S_IFMT(member.external_attr >> 16)
         if name is None or kind not in (0, stat.S_IFREG):
-            self.refused.add(OUTSIDE, member.filename)
+            self.skipped.add(OUTSIDE, member.filename)
         else:
             self._members[name] = member
 
     def close(self) -> None:
-        """See `RandomAccess`."""
+        """See `Source`."""
         self._archive.close()
 
     def stream(self, path: str) -> BinaryIO:
@@ -206,7 +162,7 @@ class ZipSource(RandomAccess):
             raise RuntimeError("it is encrypted")
         return cast(BinaryIO, self._archive.open(member))
 
-    def place(self, path: str) -> None:
+    def locate(self, path: str) -> None:
         """See `Source`."""
 
     def read(self, path: str) -> bytes:
@@ -222,17 +178,145 @@ class ZipSource(RandomAccess):
         return content
 
 
-def open_source(path: Path) -> Source:
-    """The originals at this path.
+class TarSource:
+    """A tar archive that is not compressed."""
+
+    def __init__(self, path: Path, name: str) -> None:
+        """List the members of an archive, up to a place where it is damaged; raises tarfile.TarError for others."""
+        self.name, self.skipped, self._path = name, SkipReport(), path
+        self._places: dict[str, tuple[int, int]] = {}
+        with tarfile.open(path, "r:") as archive:
+            try:
+                for member in archive:
+                    self._add(member)
+                    archive.members = []  # type: ignore[attr-defined]  # or it would keep all of them
+            except DAMAGED:
+                self.skipped.add(f"what {_CUT_OFF}", path.name)
+        self._file = path.open("rb")
+        self.sizes = {name: size for name, (_, size) in self._places.items()}
+
+    def _add(self, member: tarfile.TarInfo) -> None:
+        name = make_safe_path(member.name)
+        if name is None or not (member.isdir() or (member.isreg() and not member.issparse())):
+            self.skipped.add(OUTSIDE, member.name)
+        elif not member.isdir():
+            self._places[name] = (member.offset_data, member.size)
+
+    def close(self) -> None:
+        """See `Source`."""
+        self._file.close()
+
+    @contextmanager
+    def stream(self, path: str) -> Iterator[BinaryIO]:
+        """See `Source`."""
+        with self._path.open("rb") as file:
+            file.seek(self._places[path][0])
+            yield file
+
+    def locate(self, path: str) -> tuple[str, int]:
+        """See `Source`."""
+        return str(self._path), self._places[path][0]
+
+    def read(self, path: str) -> bytes:
+        """See `Source`."""
+        offset, size = self._places[path]
+        self._file.seek(offset)
+        content = self._file.read(size)
+        if len(content) != size:
+            raise Skipped(_CUT_OFF)
+        return content
+
+
+class CompressedTarSource(TarSource):
+    """A compressed tar archive, decompressed into a temporary plain one, which `close` removes."""
+
+    def __init__(self, path: Path, temporary: Path, progress: Progress) -> None:
+        """Decompress an archive.
+
+        Args:
+            path: The compressed archive.
+            temporary: The plain tar to write; a file that is there is replaced.
+            progress: Display of the bytes.
+
+        Raises:
+            FormatError: The content is no tar, or is larger than the disk or the limit allow.
+        """
+        self._temporary = temporary
+        try:
+            is_whole = _decompress(path, temporary, progress)
+            super().__init__(temporary, _strip_suffixes(path))
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        if not is_whole and f"what {_CUT_OFF}" not in self.skipped.reasons:
+            self.skipped.add(f"what {_CUT_OFF}", path.name)
+
+    def close(self) -> None:
+        """See `Source`."""
+        super().close()
+        self._temporary.unlink(missing_ok=True)
+
+
+def _strip_suffixes(path: Path) -> str:
+    name = path.name
+    for suffix in (".gz", ".xz", ".bz2", ".tgz", ".txz", ".tar"):
+        name = name.removesuffix(suffix)
+    return name
+
+
+def _decompress(path: Path, out: Path, progress: Progress) -> bool:
+    """Decompress a file up to a place where it is damaged; return False where there is such a place."""
+    with path.open("rb") as file:
+        head = file.read(8)
+    opener = next((opener for magic, opener in _FORMATS.items() if head.startswith(magic)), None)
+    if opener is None:
+        raise tarfile.ReadError("it is neither a tar nor compressed by gzip, bzip2 or xz")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    size = path.stat().st_size
+    limit = min(_MAX_RATIO * size, shutil.disk_usage(out.parent).free)
+    _LOGGER.info("decompressing %s (%s bytes) into a temporary file beside the output folder", path.name, f"{size:,}")
+    written = 0
+    with opener(path) as source, out.open("wb") as target, progress.start(f"decompressing {path.name}", None) as task:
+        while True:
+            try:
+                chunk = source.read(_CHUNK)
+            except DAMAGED:
+                return False
+            if not chunk:
+                return True
+            written += len(chunk)
+            if written > limit:
+                raise FormatError(
+                    f"{path} decompresses to more than {limit:,} bytes, the limit of {_MAX_RATIO} times its size or of "
+                    "the free disk space; free some space, or unpack it to a plain tar or a folder yourself"
+                )
+            target.write(chunk)
+            task.update(len(chunk))
+
+
+def open_source(path: Path, temporary: Path, progress: Progress = NO_PROGRESS) -> Source:
+    """Open the originals at a path.
+
+    Args:
+        path: A folder, or a zip or tar archive.
+        temporary: File for the content of a compressed tar; `Source.close` removes it.
+        progress: Display of the bytes that are decompressed.
 
     Raises:
-        FormatError: there is nothing, or no folder, zip or tar that can be read.
+        FormatError: There is nothing, or no folder, zip or tar that can be read.
     """
-    from .tar_archives import open_tar
-
     if path.is_dir():
         return FolderSource(path)
     if not path.is_file():
         raise FormatError(f"there is no folder or archive {path}")
-    with path.open("rb") as file:  # a tar of checkpoints ends as a zip does, so its beginning is asked
-        return ZipSource(path) if file.read(4) in _ZIP else open_tar(path)
+    with path.open("rb") as file:  # a tar of checkpoints ends as a zip does, so only the beginning tells
+        if file.read(4) in _ZIP:
+            return ZipSource(path)
+    try:
+        return TarSource(path, _strip_suffixes(path))
+    except tarfile.TarError:
+        pass
+    try:
+        return CompressedTarSource(path, temporary, progress)
+    except tarfile.TarError as error:
+        raise FormatError(f"{path} is no folder, zip or tar archive that can be read: {error}") from error

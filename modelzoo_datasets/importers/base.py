@@ -1,6 +1,6 @@
-"""What every format is read into: models with their facts and metrics, and their states one model after the other.
+"""The common form of all formats: models with hyper-parameters and metrics, and their states.
 
-P numbers of a state, Q numbers that are kept beside the state of a twin.
+P numbers of a state, Q numbers stored beside the state of a sparsified twin.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,26 +14,28 @@ from ..architectures import Architecture
 from ..recipes import Training
 from .skip_report import SkipReport
 
-Metrics = Mapping[str, float]  # METRICS and SPARSITY; what was not recorded is missing
+Metrics = Mapping[str, float]  # METRICS and SPARSITY; a metric that was not recorded has no key
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImportedModel:
-    """One model, as far as it is known before its weights are read."""
+    """One model: everything but its weights."""
 
-    origin: str  # where it lies in its source: what twins name their parents by
+    origin: str  # its place in the source; sparsified twins name their parents by it
     seed: int
     training: Training
-    metrics: Mapping[int, Metrics]  # by epoch
-    epochs: tuple[int, ...]  # of the states that there should be, ascending
-    parent: str | None = None  # origin of the parent of a sparsified twin
-    split: str | None = None  # where the original has splits of its own
-    more: Mapping[str, Any] = field(default_factory=dict)  # hyper-parameters that no model here has, for zoo.json
+    metrics: Mapping[int, Metrics]  # epoch -> metrics
+    epochs: tuple[int, ...]  # of its states, ascending
+    parent: str | None = None  # sparsified twins: origin of the parent
+    split: str | None = None  # None: the original has no splits
+    more: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # hyper-parameters that models of this package do not have, for zoo.json
 
 
 @dataclass(frozen=True)
 class ImportedState:
-    """One state: weights (P,) and, of twins, unpruned weights and log sigma² (Q,)."""
+    """One state: weights (P,) and, for sparsified twins, unpruned weights and log sigma² (Q,)."""
 
     epoch: int
     weights: Tensor
@@ -42,56 +44,56 @@ class ImportedState:
 
 @dataclass(frozen=True, kw_only=True)
 class Overrides:
-    """What the user says of originals, or else what they say of themselves."""
+    """Statements of the user, which replace those of the files."""
 
     name: str | None = None  # RECIPE/CONFIG
     images: str | None = None
     architecture: str | None = None
-    inside: str | None = None  # the folder of one zoo, where a source holds several
-    splits: Path | None = None  # CSV of splits that others published for these originals
+    inside: str | None = None  # folder of one zoo in a source that holds several
+    splits: Path | None = None  # CSV with published splits of the models
 
 
 @dataclass(frozen=True, kw_only=True)
 class Identity:
-    """Which zoo the originals are."""
+    """Name and images of a zoo, and its special columns."""
 
     recipe: str
     config: str
     images: str
-    parent_config: str | None = None  # of twins
-    columns: Mapping[str, str] | None = None  # of a population of any kind: columns of its own, by model -> kind
-    measured: Sequence[str] = ()  # and what it has measured of states beside the usual
-    measured_otherwise: Sequence[str] = ()  # splits or metrics that were recorded of something else than here
+    parent_config: str | None = None  # sparsified twins: config of their parents
+    columns: Mapping[str, str] | None = None  # format safetensors: further columns of the table of models -> kind
+    measured: Sequence[str] = ()  # format safetensors: further metrics of states
+    measured_otherwise: Sequence[str] = ()  # splits or metrics that this package measures on other images
 
 
 class ModelSource(Protocol):
-    """Originals of one zoo that are ready to be read."""
+    """The models of one zoo in a source, ready to be read."""
 
     @property
     def source(self) -> str:
-        """The name of what they lie in, without its path."""
+        """Name of the folder or archive, without its path."""
         ...
 
     @property
     def identity(self) -> Identity:
-        """Which zoo they are."""
+        """Name and images of the zoo."""
         ...
 
     @property
     def architecture(self) -> Architecture:
-        """Of all of them."""
+        """Architecture of all models."""
         ...
 
     @property
     def models(self) -> Sequence[ImportedModel]:
-        """In an order that does not depend on the file system."""
+        """All models, in an order that does not depend on the file system."""
         ...
 
     @property
-    def refusals(self) -> SkipReport:
-        """What was skipped so far."""
+    def skipped(self) -> SkipReport:
+        """Everything that was skipped so far."""
         ...
 
-    def states(self, chosen: Sequence[int]) -> Iterator[tuple[int, list[ImportedState]]]:
-        """(index, its readable states, epochs ascending) of these models, in any order; what is refused is counted."""
+    def read_states(self, models: Sequence[int]) -> Iterator[tuple[int, list[ImportedState]]]:
+        """Yield (index, readable states, epochs ascending) of these models; unreadable states are counted."""
         ...

@@ -1,4 +1,4 @@
-"""Make a zoo folder of published originals; run again, it goes on where it stopped."""
+"""Conversion of published originals into a zoo folder; a second run resumes the first."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +22,7 @@ from .formats import check_source
 from .model_zoos import open_model_zoos
 from .safetensors_folder import SafetensorsFolder
 from .small_cnn_zoo import SmallCnnZoo
-from .to_recipe import Parents, make_zoo_info, parents_of, recipe_of
+from .to_recipe import Parents, find_parents, make_recipe, make_zoo_info
 from .weightclip import open_weightclip
 
 _OPENERS: dict[str, Callable[[Source, Overrides, Progress], ModelSource]] = {
@@ -35,14 +35,14 @@ _OPENERS: dict[str, Callable[[Source, Overrides, Progress], ModelSource]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Imported:
-    """What an import came to."""
+    """The result of an import."""
 
     name: str  # RECIPE/CONFIG
-    models: int  # in the folder
+    models: int  # number in the folder
     states: int
-    added: int  # models that were written now
-    diverged: int  # models with weights that are not finite; they are in the folder, and marked
-    lacking: int  # states that other models have and theirs have not
+    added: int  # models that this run wrote
+    diverged: int  # models with weights that are not finite; the folder holds and marks them
+    lacking: int  # states that could not be read, of models in the folder
     skipped: list[str]  # a line per reason, with its count
 
 
@@ -83,15 +83,16 @@ def import_zoo(
     check_source(Path(source), format)
     out, parent = Path(out), None if parent is None else Path(parent)
     root = user_cache_folder("images") if images_root is None else Path(images_root)
-    with closing(open_source(Path(source))) as opened:
-        collection = _OPENERS[format](opened, overrides or Overrides(), progress)
-        for reason, (count, first) in opened.refused.found.items():
-            collection.refusals.add(f"file that {reason}", first, count)
-        return _import(collection, format, out, root, parent, storage, progress)
+    temporary = out.parent / f".{out.name}-unpacked.tar"
+    with closing(open_source(Path(source), temporary, progress)) as files:
+        originals = _OPENERS[format](files, overrides or Overrides(), progress)
+        for reason, (count, first) in files.skipped.reasons.items():
+            originals.skipped.add(f"file that {reason}", first, count)
+        return _import(originals, format, out, root, parent, storage, progress)
 
 
 def _import(
-    collection: ModelSource,
+    originals: ModelSource,
     format: str,
     out: Path,
     images_root: Path,
@@ -99,23 +100,25 @@ def _import(
     storage: str,
     progress: Progress,
 ) -> Imported:
-    identity = collection.identity
-    parents = parents_of(identity, out, parent)
-    images_sha256 = _fingerprint(identity.images, images_root)
-    chosen = [i for i, model in enumerate(collection.models) if _has_parent(collection, model, parents)]
-    models = [collection.models[i] for i in chosen]
-    recipe = recipe_of(identity, collection.architecture, models, parents)
-    info = make_zoo_info(recipe, identity, collection, format, images_sha256, parents)
+    identity = originals.identity
+    parents = find_parents(identity, out, parent)
+    images_sha256 = _hash_images(identity.images, images_root)
+    indices = [i for i, model in enumerate(originals.models) if _has_parent(originals, model, parents)]
+    models = [originals.models[i] for i in indices]
+    recipe = make_recipe(identity, originals.architecture, models, parents)
+    info = make_zoo_info(recipe, identity, originals, format, images_sha256, parents)
     members = recipe.members(identity.config)
     with ZooWriter(out, info.with_storage(storage)) as writer:
         before = writer.list_epochs()
-        kept = {m.model_id: m for m in _finished(writer, members, before)}
-        missing = [i for i, m in enumerate(members) if _less(kept.get(m.model_id), models[i])]
-        added = _write(collection, [chosen[i] for i in missing], [members[i] for i in missing], kept, writer, progress)
-        present = [kept[m.model_id] for m in members if m.model_id in kept]
+        stored = {m.model_id: m for m in _list_finished(writer, members, before)}
+        missing = [i for i, m in enumerate(members) if _has_fewer(stored.get(m.model_id), models[i])]
+        added = _write_models(
+            originals, [indices[i] for i in missing], [members[i] for i in missing], stored, writer, progress
+        )
+        present = [stored[m.model_id] for m in members if m.model_id in stored]
         if not present:
-            raise FormatError(f"no state of {collection.source} can be read: {'; '.join(collection.refusals.lines())}")
-        lacking = _lacking(members, kept)
+            raise FormatError(f"no state of {originals.source} can be read: {'; '.join(originals.skipped.lines())}")
+        lacking = _list_lacking(members, stored)
         writer.complete(present, lost_epochs=lacking)
     folder = ZooFolder.open(out)
     return Imported(
@@ -125,77 +128,77 @@ def _import(
         added=added,
         diverged=int(folder.models["diverged"].sum()),
         lacking=sum(len(epochs) for epochs in lacking.values()),
-        skipped=collection.refusals.lines(),
+        skipped=originals.skipped.lines(),
     )
 
 
-def _fingerprint(images: str, root: Path) -> str:
-    """Of the images that a zoo was trained on; empty where they are not known here, so that none can be compared."""
+def _hash_images(images: str, root: Path) -> str:
+    """Return the fingerprint of the images; empty for unknown images, which cannot be compared."""
     return load_images(images, root).fingerprint if images in image_dataset_names() else ""
 
 
-def _has_parent(collection: ModelSource, model: ImportedModel, parents: Parents | None) -> bool:
+def _has_parent(originals: ModelSource, model: ImportedModel, parents: Parents | None) -> bool:
     if parents is None or model.parent in parents.ids:
         return True
-    collection.refusals.add(f"twin whose parent is not in {parents.folder.path}", model.origin)
+    originals.skipped.add(f"twin whose parent is not in {parents.folder.path}", model.origin)
     return False
 
 
-def _finished(writer: ZooWriter, members: Sequence[Member], before: Mapping[str, tuple[int, ...]]) -> list[Member]:
-    """The models that the folder holds, with the epochs it has of them."""
-    found = [_with(member, before[member.model_id]) for member in members if member.model_id in before]
-    whole = writer.find_finished(found)
-    return [member for member in found if member.model_id in whole]
+def _list_finished(writer: ZooWriter, members: Sequence[Member], before: Mapping[str, tuple[int, ...]]) -> list[Member]:
+    """Return the models that the folder holds, with the epochs of their stored states."""
+    result = [_with_epochs(member, before[member.model_id]) for member in members if member.model_id in before]
+    whole = writer.find_finished(result)
+    return [member for member in result if member.model_id in whole]
 
 
-def _with(member: Member, epochs: Sequence[int]) -> Member:
+def _with_epochs(member: Member, epochs: Sequence[int]) -> Member:
     return member if list(member.epochs) == list(epochs) else dataclasses.replace(member, state_epochs=tuple(epochs))
 
 
-def _less(kept: Member | None, model: ImportedModel) -> bool:
-    """Whether the folder has fewer states of a model than were published: those are tried again."""
-    return kept is None or len(kept.epochs) < len(model.epochs)
+def _has_fewer(stored: Member | None, model: ImportedModel) -> bool:
+    """Return True if the folder has fewer states of a model than were published: the model is read again."""
+    return stored is None or len(stored.epochs) < len(model.epochs)
 
 
-def _write(
-    collection: ModelSource,
-    chosen: Sequence[int],
+def _write_models(
+    originals: ModelSource,
+    indices: Sequence[int],
     members: Sequence[Member],
-    kept: dict[str, Member],
+    stored: dict[str, Member],
     writer: ZooWriter,
     progress: Progress,
 ) -> int:
-    """Write the models that are not there, or now can be read better; returns how many, and notes them in `kept`."""
-    member_of = dict(zip(chosen, members, strict=True))
-    total, added = sum(len(collection.models[i].epochs) for i in chosen), 0
-    with progress.start(f"importing {collection.source}", total) as task:
-        for index, states in collection.states(chosen):
-            member, model = member_of[index], collection.models[index]
-            before = kept.get(member.model_id)
+    """Write models that are missing or have more readable states now; return their number, add them to `stored`."""
+    members_by_index = dict(zip(indices, members, strict=True))
+    total, added = sum(len(originals.models[i].epochs) for i in indices), 0
+    with progress.start(f"importing {originals.source}", total) as task:
+        for index, states in originals.read_states(indices):
+            member, model = members_by_index[index], originals.models[index]
+            before = stored.get(member.model_id)
             if states and (before is None or len(states) > len(before.epochs)):
-                kept[member.model_id] = member = _with(member, [state.epoch for state in states])
+                stored[member.model_id] = member = _with_epochs(member, [state.epoch for state in states])
                 for state in states:
-                    _add(writer, member, state, model, collection.identity.measured)
+                    _add_state(writer, member, state, model, originals.identity.measured)
                 added += 1
             task.update(len(model.epochs))
     return added
 
 
-def _add(
+def _add_state(
     writer: ZooWriter, member: Member, state: ImportedState, model: ImportedModel, measured: Sequence[str]
 ) -> None:
     recorded = model.metrics.get(state.epoch, {})
     names = (*METRICS, *measured, *((SPARSITY,) if state.variational is not None else ()))
     metrics = {name: recorded.get(name, float("nan")) for name in names}
-    nothing = torch.empty(0, dtype=torch.float64)  # recall per class was nowhere recorded
-    writer.add(member, state.epoch, state.weights, metrics, nothing, state.variational)
+    recall = torch.empty(0, dtype=torch.float64)  # no original records the recall per class
+    writer.add(member, state.epoch, state.weights, metrics, recall, state.variational)
 
 
-def _lacking(members: Sequence[Member], kept: Mapping[str, Member]) -> dict[str, list[int]]:
+def _list_lacking(members: Sequence[Member], stored: Mapping[str, Member]) -> dict[str, list[int]]:
     lacking = {}
     for member in members:
-        if member.model_id in kept:
-            there = set(kept[member.model_id].epochs)
-            if without := [epoch for epoch in member.epochs if epoch not in there]:
+        if member.model_id in stored:
+            epochs = set(stored[member.model_id].epochs)
+            if without := [epoch for epoch in member.epochs if epoch not in epochs]:
                 lacking[member.model_id] = without
     return lacking

@@ -9,54 +9,54 @@ from ..progress import Progress
 from ..recipes import ExternalTraining, Training
 from .archives import Source
 from .base import Identity, Overrides
-from .naming import augmentation_of, identify
-from .ray_tune import known, known_number, number_of
+from .naming import get_augmentation, identify
+from .ray_tune import parse_number, require_number, require_value
 from .trial_zoo import Dialect, TrialZoo
 
 _METRICS = {name: name for name in ("train_loss", "train_acc", "val_loss", "val_acc", "test_loss", "test_acc")}
-_TWIN = "_ARD"  # what the type of a twin's network ends in
+_TWIN = "_ARD"  # ending of the network type of sparsified twins
 _SCHEDULES = {"OneCycleLR": "onecycle"}
 _OPTIMIZERS = {"rms_prop": "rmsprop"}
 
 
-def open_model_zoos(source: Source, claims: Overrides, progress: Progress) -> TrialZoo:
-    """The zoo in a source; see `TrialZoo` for errors."""
-    return TrialZoo(source, claims, _DIALECT, progress)
+def open_model_zoos(source: Source, overrides: Overrides, progress: Progress) -> TrialZoo:
+    """Open the zoo in a source; see `TrialZoo` for errors."""
+    return TrialZoo(source, overrides, _DIALECT, progress)
 
 
-def _kind(params: Mapping[str, Any]) -> str:
-    """`model::o_dim` is not asked: it is wrong in several of the published zoos, and their code does not use it."""
+def _describe_network(params: Mapping[str, Any]) -> str:
+    """Describe the network; `model::o_dim` is ignored, because it is wrong in several published zoos and unused."""
     kind = str(params.get("model::type", "?")).removesuffix(_TWIN)
     return f"{kind} of {params.get('model::channels_in', '?')} channels"
 
 
-def _training(params: Mapping[str, Any], last_epoch: int, images: str) -> Training:
-    epochs = number_of(params.get("training::epochs_train")) or 0
-    optimizer, schedule = str(known(params, "optim::optimizer")), params.get("optim::scheduler")
-    momentum = number_of(params.get("optim::momentum"))
+def _read_training(params: Mapping[str, Any], last_epoch: int, images: str) -> Training:
+    epochs = parse_number(params.get("training::epochs_train")) or 0
+    optimizer, schedule = str(require_value(params, "optim::optimizer")), params.get("optim::scheduler")
+    momentum = parse_number(params.get("optim::momentum"))
     return ExternalTraining(
         epochs=max(int(epochs), last_epoch),
-        batch_size=int(known_number(params, "training::batchsize")),
-        activation=str(known(params, "model::nlin")),
-        init=str(known(params, "model::init_type")),
+        batch_size=int(require_number(params, "training::batchsize")),
+        activation=str(require_value(params, "model::nlin")),
+        init=str(require_value(params, "model::init_type")),
         optimizer=_OPTIMIZERS.get(optimizer, optimizer),
-        lr=known_number(params, "optim::lr"),
-        weight_decay=number_of(params.get("optim::wd")) or 0.0,
-        dropout=number_of(params.get("model::dropout")) or 0.0,
+        lr=require_number(params, "optim::lr"),
+        weight_decay=parse_number(params.get("optim::wd")) or 0.0,
+        dropout=parse_number(params.get("model::dropout")) or 0.0,
         momentum=0.9 if momentum is None else momentum,
         schedule=_SCHEDULES.get(str(schedule), str(schedule).lower()) if schedule else "constant",
-        augmentation=augmentation_of(images),
+        augmentation=get_augmentation(images),
     )
 
 
-def _parent(params: Mapping[str, Any]) -> str | None:
-    """The only link from a twin to its parent: the path that the parent's folder had where the twin was trained."""
+def _read_parent(params: Mapping[str, Any]) -> str | None:
+    """Return the name of the parent: the last part of the path that its folder had when the twin was trained."""
     path = params.get("training::init_checkpoint_path")
     return PurePosixPath(str(path)).name if path else None
 
 
-def _identify(folder: str, architecture: Architecture, claims: Overrides, twins: bool) -> Identity:
-    return identify(folder, architecture, claims, twins=twins)
+def _identify(folder: str, architecture: Architecture, overrides: Overrides, twins: bool) -> Identity:
+    return identify(folder, architecture, overrides, twins=twins)
 
 
 _DIALECT = Dialect(
@@ -65,8 +65,8 @@ _DIALECT = Dialect(
     offset=0,
     metrics={**_METRICS, "sparsity": "sparsity_ratio"},
     percent=False,
-    kind=_kind,
-    training=_training,
-    parent=_parent,
+    kind=_describe_network,
+    training=_read_training,
+    parent=_read_parent,
     identify=_identify,
 )

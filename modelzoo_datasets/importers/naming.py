@@ -1,4 +1,4 @@
-"""Which of the published zoos a folder is: by the words in its name and by the architecture of its states."""
+"""Identification of published zoos: by the words in the name of a folder and by the architecture of its states."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,9 +12,9 @@ from .base import Identity, Overrides
 
 _CONFIG = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
 _SPARSE = "-sparse"
-_IMAGES = (  # words in the names of published zoos -> how the names of our images begin; the first that fits
+_IMAGES = (  # words in names of published zoos -> beginning of the name of the images; the first match counts
     (r"(f|fashion)[_-]?mnist", "fashion-mnist"),
-    (r"[a-z][_-]mnist", None),  # of letters or others, none of ours
+    (r"[a-z][_-]mnist", None),  # letters and others, which this package does not have
     (r"mnist", "mnist"),
     (r"svhn", "svhn"),
     (r"usps", "usps"),
@@ -32,37 +32,44 @@ _CONFIGS = (
 _AUGMENTED = {"cifar10-40k": "crop-flip", "cifar100": "crop-flip", "tiny-imagenet": "flip-rotate"}
 
 
-def augmentation_of(images: str) -> str:
-    """How the published zoos of these images were augmented: those of ResNets are, those of CNNs are not."""
+def get_augmentation(images: str) -> str:
+    """Return the augmentation of the published zoos of these images: ResNets have one, CNNs have none."""
     return _AUGMENTED.get(images, "none")
 
 
-def identify(folder: str, architecture: Architecture, claims: Overrides, *, twins: bool) -> Identity:
-    """What a zoo is called here, and what it was trained on: what the user says, or else what its name says.
+def identify(folder: str, architecture: Architecture, overrides: Overrides, *, twins: bool) -> Identity:
+    """Return name and images of a zoo: those of the user, or else those in the name of its folder.
+
+    Args:
+        folder: Name of the folder.
+        architecture: Architecture of the states.
+        overrides: Statements of the user.
+        twins: The states are of sparsified twins.
 
     Raises:
-        FormatError: its name says nothing of its images, or what the user says does not fit its architecture.
-        RecipeError: there are no such images, or the name given is none.
+        FormatError: The name of the folder has no known images, or the images do not fit the architecture.
+        RecipeError: There are no such images, or the name is not valid.
     """
-    recipe = (
-        _published_recipe(folder, architecture) if claims.images is None else _recipe_of(claims.images, architecture)
-    )
-    images = claims.images or (recipe.images if recipe else None)
+    if overrides.images is None:
+        recipe = _find_published_recipe(folder, architecture)
+    else:
+        recipe = _find_recipe(overrides.images, architecture)
+    images = overrides.images or (recipe.images if recipe else None)
     if images is None:
         fitting = [name for name in image_dataset_names() if _fits(name, architecture)]
         raise FormatError(
-            f"{folder} does not say on which images it was trained; say it with --images: {', '.join(fitting)}"
+            f"{folder} does not name the images it was trained on; name them with --images: {', '.join(fitting)}"
         )
     check_images(images, architecture)
-    config = next((ours for words, ours in _CONFIGS if _says(folder, words)), "zoo")
+    config = next((target for words, target in _CONFIGS if _has_words(folder, words)), "zoo")
     config += _SPARSE if twins else ""
     name = f"{recipe.name if recipe else f'{images}-{architecture.family}'}/{config}"
-    # As published, the validation images of these zoos were augmented when they were measured.
-    otherwise = ("validation",) if augmentation_of(images) != "none" else ()
-    return named(claims.name or name, images, otherwise, twins=twins)
+    # The published code also augments validation images when it measures them.
+    otherwise = ("validation",) if get_augmentation(images) != "none" else ()
+    return make_identity(overrides.name or name, images, otherwise, twins=twins)
 
 
-def named(
+def make_identity(
     name: str,
     images: str,
     measured_otherwise: Sequence[str] = (),
@@ -71,7 +78,19 @@ def named(
     columns: Mapping[str, str] | None = None,
     measured: Sequence[str] = (),
 ) -> Identity:
-    """A zoo of this name, RECIPE/CONFIG; raises RecipeError where it is none."""
+    """Return the identity of a zoo.
+
+    Args:
+        name: RECIPE/CONFIG.
+        images: Name of the image dataset.
+        measured_otherwise: Splits or metrics that this package measures on other images.
+        twins: The models are sparsified twins.
+        columns: Further columns of the table of models -> kind.
+        measured: Further metrics of states.
+
+    Raises:
+        RecipeError: The name is not valid.
+    """
     recipe, _, config = name.partition("/")
     if not is_recipe_name(recipe) or not is_config_name(config):
         raise RecipeError(f"--name must look like mnist-cnn-s/seed, got {name!r}")
@@ -86,25 +105,25 @@ def named(
     )
 
 
-def _shipped(architecture: Architecture) -> Iterable[Recipe]:
+def _list_recipes(architecture: Architecture) -> Iterable[Recipe]:
     recipes = map(read_recipe, recipe_names("generation"))
     return [r for r in recipes if r.architecture in (architecture.family, architecture.name)]
 
 
-def _recipe_of(images: str, architecture: Architecture) -> Recipe | None:
-    return next((recipe for recipe in _shipped(architecture) if recipe.images == images), None)
+def _find_recipe(images: str, architecture: Architecture) -> Recipe | None:
+    return next((recipe for recipe in _list_recipes(architecture) if recipe.images == images), None)
 
 
-def _published_recipe(folder: str, architecture: Architecture) -> Recipe | None:
-    begins = next((ours for words, ours in _IMAGES if _says(folder, words)), None)
-    if begins is None:
+def _find_published_recipe(folder: str, architecture: Architecture) -> Recipe | None:
+    prefix = next((target for words, target in _IMAGES if _has_words(folder, words)), None)
+    if prefix is None:
         return None
-    fitting = [r for r in _shipped(architecture) if r.images.startswith(begins) and _fits(r.images, architecture)]
+    fitting = [r for r in _list_recipes(architecture) if r.images.startswith(prefix) and _fits(r.images, architecture)]
     return min(fitting, key=lambda recipe: recipe.source is None, default=None)
 
 
-def _says(folder: str, words: str) -> bool:
-    """Whether a name has these words, whole: EMNIST is not MNIST."""
+def _has_words(folder: str, words: str) -> bool:
+    """Return True for a name with these words as whole words: EMNIST is not MNIST."""
     return re.search(rf"(?<![a-z])({words})(?![a-z])", folder.lower()) is not None
 
 

@@ -28,104 +28,106 @@ from ..recipes import ExternalTraining
 from ..weights import Layout
 from .archives import DAMAGED, Source
 from .base import ImportedModel, ImportedState, Overrides
-from .naming import check_images, named
+from .naming import check_images, make_identity
 from .npy_rows import check_rows, read_rows
-from .ray_tune import known_number, metrics_of, number_of
+from .ray_tune import parse_number, read_metrics, require_number
 from .skip_report import Skipped, SkipReport
 
 _FILES = ("weights.npy", "metrics.csv.gz", "layout.csv")
 _IMAGES = {"mnist": "mnist-centred", "fashion_mnist": "fashion-mnist", "cifar10": "cifar10", "svhn_cropped": "svhn-32"}
 _FAMILY = "small-cnn"
-_BATCH_SIZE = 512  # of all models
+_BATCH_SIZE = 512  # all models
 _METRICS = {"train_loss": "train_loss", "train_acc": "train_accuracy", "test_loss": "test_loss"} | {
     "test_acc": "test_accuracy"
 }
-_MORE = ("init_std", "train_fraction", "b_init", "l2reg")  # kept in zoo.json beside what every model here has
-# Of the training images there they took others, and losses there have the L2 penalty in them.
+_MORE = ("init_std", "train_fraction", "b_init", "l2reg")  # further hyper-parameters for zoo.json
+# The authors measured on other training images, and their losses include the L2 penalty.
 _MEASURED_OTHERWISE = ("train", "test_loss")
 _NFN_SEED, _NFN_TEST, _NFN_TRAIN = 0, 0.5, 0.8
 
 
 class SmallCnnZoo:
-    """See `Collection`."""
+    """The Small CNN Zoo; see `ModelSource`."""
 
-    def __init__(self, source: Source, claims: Overrides, progress: Progress) -> None:
+    def __init__(self, source: Source, overrides: Overrides, progress: Progress) -> None:
         """Read the table and the layout.
 
         Raises:
-            FormatError: a file is missing or damaged, or they do not go together.
-            RecipeError: what was claimed does not exist.
+            FormatError: A file is missing or damaged, or the files do not fit together.
+            RecipeError: The architecture or the images of `overrides` do not exist.
         """
-        self.source, self.refusals, self._from = source.name, SkipReport(), source
-        self._paths = _find(source, claims.inside)
-        table, self._states = _table(source, self._paths["metrics.csv.gz"])
-        dataset = str(_one(source, table, "config.dataset"))
-        images = claims.images or _IMAGES.get(dataset)
+        self.source, self.skipped, self._from = source.name, SkipReport(), source
+        self._paths = _find_files(source, overrides.inside)
+        table, self._states = _read_table(source, self._paths["metrics.csv.gz"])
+        dataset = str(_require_one(source, table, "config.dataset"))
+        images = overrides.images or _IMAGES.get(dataset)
         if images is None:
-            raise FormatError(f"{source.name}: unknown images {dataset!r}; say with --images which they are")
-        described = get_image_dataset(images)
+            raise FormatError(f"{source.name}: unknown images {dataset!r}; name them with --images")
+        dataset_info = get_image_dataset(images)
         self.architecture = (
-            get_architecture(claims.architecture)
-            if claims.architecture
-            else resolve_architecture(_FAMILY, described.input_shape, described.classes)
+            get_architecture(overrides.architecture)
+            if overrides.architecture
+            else resolve_architecture(_FAMILY, dataset_info.input_shape, dataset_info.classes)
         )
         check_images(images, self.architecture)
-        self.identity = named(claims.name or f"{dataset.replace('_', '-')}-{_FAMILY}/hyp", images, _MEASURED_OTHERWISE)
+        self.identity = make_identity(
+            overrides.name or f"{dataset.replace('_', '-')}-{_FAMILY}/hyp", images, _MEASURED_OTHERWISE
+        )
         check_rows(source, self._paths["weights.npy"], (self._states, self.architecture.layout.size))
-        self._order = _order_of_axes(source, self._paths["layout.csv"], self.architecture.layout)
-        splits = {} if claims.splits is None else nfn_splits(claims.splits, table, self._states)
-        self.models, self._rows = self._described(table, splits)
+        self._order = _read_order(source, self._paths["layout.csv"], self.architecture.layout)
+        splits = {} if overrides.splits is None else read_nfn_splits(overrides.splits, table, self._states)
+        self.models, self._rows = self._collect_models(table, splits)
 
-    def _described(
+    def _collect_models(
         self, table: pd.DataFrame, splits: Mapping[str, str]
     ) -> tuple[list[ImportedModel], list[dict[int, int]]]:
-        """The models in the order of their first rows, and of each {epoch: row}."""
-        models, places = [], []
+        """Return the models in the order of their first rows, and for each model epoch -> row."""
+        models, rows_by_epoch = [], []
         for name, rows in table.groupby("modeldir", sort=False):
             if splits and name not in splits:
-                self.refusals.add("model that the splits do not name", str(name))
+                self.skipped.add("model that the splits do not name", str(name))
                 continue
             place = dict(sorted(zip(rows["step"].astype(int).tolist(), rows.index.tolist(), strict=True)))
             records = {int(row["step"]): {str(k): v for k, v in row.items()} for row in rows.to_dict("records")}
             try:
-                models.append(_original(str(name), records, tuple(place), splits.get(str(name))))
-                places.append(place)
+                models.append(_make_model(str(name), records, tuple(place), splits.get(str(name))))
+                rows_by_epoch.append(place)
             except (Skipped, ValueError) as reason:
-                self.refusals.add(f"model whose row says: {reason}", str(name))
+                self.skipped.add(f"model whose row says: {reason}", str(name))
         if not models:
-            raise FormatError(f"no model of {self.source} can be imported: {'; '.join(self.refusals.lines())}")
-        return models, places
+            raise FormatError(f"no model of {self.source} can be imported: {'; '.join(self.skipped.lines())}")
+        return models, rows_by_epoch
 
-    def states(self, chosen: Sequence[int]) -> Iterator[tuple[int, list[ImportedState]]]:
-        """See `Collection`."""
-        wanted = [list(self._rows[index].values()) for index in chosen]
+    def read_states(self, indices: Sequence[int]) -> Iterator[tuple[int, list[ImportedState]]]:
+        """See `ModelSource`."""
+        groups = [list(self._rows[index].values()) for index in indices]
         shape = (self._states, self.architecture.layout.size)
-        for place, rows in read_rows(self._from, self._paths["weights.npy"], shape, wanted):
-            index, states = chosen[place], []
-            for (epoch, row), content in zip(self._rows[chosen[place]].items(), rows, strict=True):
+        for place, rows in read_rows(self._from, self._paths["weights.npy"], shape, groups):
+            index, states = indices[place], []
+            for (epoch, row), content in zip(self._rows[indices[place]].items(), rows, strict=True):
                 if content is None:
-                    self.refusals.add("state behind the place where weights.npy is cut off", f"row {row}")
+                    self.skipped.add("state behind the place where weights.npy is cut off", f"row {row}")
                 else:
-                    states.append(ImportedState(epoch, _in_our_order(content, self._order)))
+                    states.append(ImportedState(epoch, _reorder(content, self._order)))
             yield index, states
 
 
-def _in_our_order(row: np.ndarray[Any, Any], order: Tensor) -> Tensor:
+def _reorder(row: np.ndarray[Any, Any], order: Tensor) -> Tensor:
     return torch.from_numpy(row)[order]
 
 
-def _find(source: Source, inside: str | None) -> dict[str, str]:
-    """File -> path, all three in one folder."""
+def _find_files(source: Source, inside: str | None) -> dict[str, str]:
+    """Return file -> path of the three files, which lie in one folder."""
     folders = {path.rpartition("/")[0] for path in source.sizes if path.rpartition("/")[2] == _FILES[0]}
     if inside is not None:
         folders &= {inside.strip("/")}
     if len(folders) != 1:
-        found = f"in {len(folders)} folders; name one with --inside" if folders else "missing"
-        raise FormatError(f"{source.name} is no zoo of format small-cnn-zoo: {_FILES[0]} is {found}")
+        result = f"in {len(folders)} folders; name one with --inside" if folders else "missing"
+        raise FormatError(f"{source.name} is not a zoo of format small-cnn-zoo: {_FILES[0]} is {result}")
     folder = next(iter(folders))
     paths = {name: f"{folder}/{name}".lstrip("/") for name in _FILES}
     if missing := [name for name, path in paths.items() if path not in source.sizes]:
-        raise FormatError(f"{source.name} is no zoo of format small-cnn-zoo: {', '.join(missing)} is missing")
+        raise FormatError(f"{source.name} is not a zoo of format small-cnn-zoo: {', '.join(missing)} is missing")
     return paths
 
 
@@ -138,7 +140,7 @@ def _read_csv(source: Source, path: str, **options: Any) -> pd.DataFrame:
 
 
 def _check_cells(table: pd.DataFrame, where: str, texts: Sequence[str], numbers: Sequence[str]) -> None:
-    """Raise FormatError for the first row that has nothing in a column of texts, or no number of a row or epoch."""
+    """Raise FormatError for the first row with an empty text, or without a whole number from 0."""
     for name in (*texts, *numbers):
         cells = pd.to_numeric(table[name], errors="coerce") if name in numbers else table[name]
         wrong = (cells % 1 != 0) | (cells < 0) if name in numbers else cells.isna()
@@ -148,8 +150,8 @@ def _check_cells(table: pd.DataFrame, where: str, texts: Sequence[str], numbers:
             raise FormatError(f"{where}: {name} of row {row} must be {what}, got {value!r}; download it again")
 
 
-def _table(source: Source, path: str) -> tuple[pd.DataFrame, int]:
-    """Every state once, its index being its row in weights.npy; and how many rows that has."""
+def _read_table(source: Source, path: str) -> tuple[pd.DataFrame, int]:
+    """Return a row per state, indexed by its row in weights.npy, and the number of rows of weights.npy."""
     table = _read_csv(source, path, compression="gzip")
     needed = ("modeldir", "step", "config.dataset", "config.activation", *_METRICS.values())
     if missing := [name for name in needed if name not in table]:
@@ -158,14 +160,14 @@ def _table(source: Source, path: str) -> tuple[pd.DataFrame, int]:
     return table.drop_duplicates(["modeldir", "step"], keep="last"), len(table)
 
 
-def _one(source: Source, table: pd.DataFrame, column: str) -> Any:
+def _require_one(source: Source, table: pd.DataFrame, column: str) -> Any:
     values = table[column].unique().tolist()
     if len(values) != 1:
-        raise FormatError(f"one zoo is of one {column}, {source.name} has {', '.join(map(str, values))}")
+        raise FormatError(f"a zoo has one {column}, but {source.name} has {', '.join(map(str, values))}")
     return values[0]
 
 
-def _original(
+def _make_model(
     name: str, records: Mapping[int, Mapping[str, Any]], epochs: tuple[int, ...], split: str | None
 ) -> ImportedModel:
     row = next(iter(records.values()))
@@ -176,32 +178,35 @@ def _original(
         activation=str(config["activation"]),
         init=str(config.get("w_init", "unknown")),
         optimizer=str(config.get("optimizer", "unknown")),
-        lr=known_number(config, "learning_rate"),
-        weight_decay=number_of(config.get("l2reg")) or 0.0,
-        dropout=number_of(config.get("dropout")) or 0.0,
+        lr=require_number(config, "learning_rate"),
+        weight_decay=parse_number(config.get("l2reg")) or 0.0,
+        dropout=parse_number(config.get("dropout")) or 0.0,
         momentum=0.0,
     )
     more = {key: None if pd.isna(value) else value for key in _MORE if (value := config.get(key)) is not None}
     return ImportedModel(
         origin=name,
-        seed=int(number_of(config.get("random_seed")) or 0),
+        seed=int(parse_number(config.get("random_seed")) or 0),
         training=training,
-        metrics={epoch: metrics_of(record, _METRICS) for epoch, record in records.items()},
+        metrics={epoch: read_metrics(record, _METRICS) for epoch, record in records.items()},
         epochs=epochs,
         split=split,
         more=more,
     )
 
 
-def _order_of_axes(source: Source, path: str, ours: Layout) -> Tensor:
-    """(P,) place in a published row of every number of our layout; TensorFlow's kernels are (H, W, I, O) and (I, O)."""
-    layout, order = _read_csv(source, path), torch.full((ours.size,), -1)
+def _read_order(source: Source, path: str, target: Layout) -> Tensor:
+    """Return (P,): the column of weights.npy for every number of the layout.
+
+    Kernels of TensorFlow are (H, W, I, O) and (I, O).
+    """
+    layout, order = _read_csv(source, path), torch.full((target.size,), -1)
     if missing := [name for name in ("varname", "shape", "start_idx", "end_idx") if name not in layout]:
         raise FormatError(f"{path} of {source.name} has no columns {', '.join(missing)}")
     _check_cells(layout, f"{path} of {source.name}", ["varname"], ["start_idx", "end_idx"])
-    modules = list(dict.fromkeys(slot.module for slot in ours.slots))
+    modules = list(dict.fromkeys(slot.module for slot in target.slots))
     layers = list(dict.fromkeys(str(name).rpartition("/")[0] for name in sorted(layout["varname"], key=_layer_number)))
-    slots = {slot.name: slot for slot in ours.slots}
+    slots = {slot.name: slot for slot in target.slots}
     kinds: dict[str, tuple[str, Callable[[Tensor], Tensor]]] = {
         "kernel:0": ("weight", lambda t: t.permute(3, 2, 0, 1) if t.ndim == 4 else t.mT),
         "bias:0": ("bias", lambda t: t),
@@ -209,45 +214,53 @@ def _order_of_axes(source: Source, path: str, ours: Layout) -> Tensor:
     for variable in layout.to_dict("records"):
         layer, _, last = str(variable["varname"]).rpartition("/")
         shape = tuple(int(size) for size in re.findall(r"\d+", str(variable["shape"])))
-        places = torch.arange(ours.size)[int(variable["start_idx"]) : int(variable["end_idx"])]
+        rows_by_epoch = torch.arange(target.size)[int(variable["start_idx"]) : int(variable["end_idx"])]
         slot = None
-        if last in kinds and len(layers) == len(modules) and places.numel() == int(np.prod(shape)):
-            name, turned = kinds[last]
+        if last in kinds and len(layers) == len(modules) and rows_by_epoch.numel() == int(np.prod(shape)):
+            name, transpose = kinds[last]
             slot = slots.get(f"{modules[layers.index(layer)]}.{name}")
-            found = turned(places.reshape(shape))
-        if slot is None or tuple(found.shape) != slot.shape:
+            result = transpose(rows_by_epoch.reshape(shape))
+        if slot is None or tuple(result.shape) != slot.shape:
             raise FormatError(
                 f"{path} of {source.name} is the layout of another architecture: {variable['varname']} has shape "
                 f"{shape}; name the right one with --architecture, or register it with --plugin"
             )
-        order[slot.start : slot.stop] = found.flatten()
-    if sorted(order.tolist()) != list(range(ours.size)):
-        raise FormatError(f"{path} of {source.name} does not say where every weight is: it lacks or repeats some")
+        order[slot.start : slot.stop] = result.flatten()
+    if sorted(order.tolist()) != list(range(target.size)):
+        raise FormatError(f"{path} of {source.name} does not cover every weight exactly once")
     return order
 
 
 def _layer_number(varname: str) -> tuple[bool, int]:
-    """Convolutions before dense layers, each in the order of their numbers: conv2d, conv2d_1, ..., dense."""
+    """Return a sort key: convolutions before dense layers, each by number (conv2d, conv2d_1, ..., dense)."""
     layer = varname.rpartition("/")[0].rpartition("/")[2]
     digits = re.search(r"_(\d+)$", layer)
     return layer.startswith("dense"), int(digits[1]) if digits else 0
 
 
-def nfn_splits(path: Path, table: pd.DataFrame, states: int) -> dict[str, str]:
-    """modeldir -> split as 2302.14040 has them: their CSV permutes all rows, those of the last step are split.
+def read_nfn_splits(path: Path, table: pd.DataFrame, states: int) -> dict[str, str]:
+    """Read the splits of 2302.14040: a CSV that permutes all rows, of which those of the last step are split.
 
-    The first half is trained on, 80 % of it for training and the rest for validation; the second half is for testing.
+    The first half is for training (80 %) and validation, the second half for testing.
+
+    Args:
+        path: The CSV.
+        table: Row per state, with modeldir and step.
+        states: Number of rows of weights.npy.
+
+    Returns:
+        modeldir -> split.
 
     Raises:
-        FormatError: the file is no permutation of the rows of the table.
+        FormatError: The file is not a permutation of the rows.
     """
     try:
         rows = pd.read_csv(path, header=None).to_numpy().flatten().tolist()
     except (OSError, ValueError) as error:
         raise FormatError(f"cannot read splits {path}: {error}") from error
-    # As published they begin with a header, 0, which the published code takes for a row: so it is one here.
+    # The published file begins with a header, 0, that the published code reads as a row; so does this function.
     if sorted(rows[1:] if len(rows) == states + 1 and rows[0] == 0 else rows) != list(range(states)):
-        raise FormatError(f"{path} is no permutation of {states:,} rows, so not the splits of this zoo")
+        raise FormatError(f"{path} is not a permutation of {states:,} rows, so it does not hold the splits of this zoo")
     last = table[table["step"] == table["step"].max()]["modeldir"].to_dict()
     models = [str(last[row]) for row in rows if row in last]
     half = int(_NFN_TEST * len(models))

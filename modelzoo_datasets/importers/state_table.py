@@ -1,7 +1,7 @@
-"""The table of a population of one's own: which file is which state of which model, and what is known of it.
+"""The table of a population of your own: it assigns files to models and epochs, with metrics and hyper-parameters.
 
-Columns: `file`, and where there are some `model`, `epoch`, `split`, `seed`, the metrics and hyper-parameters that every
-zoo has, and any others: what is the same in all rows of a model belongs to the model, numbers that differ to states.
+Columns: `file`; optionally `model`, `epoch`, `split`, `seed`, the metrics and hyper-parameters of every zoo; and any
+others. A further column that is constant for every model belongs to the models; one of varying numbers, to the states.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ from .skip_report import Skipped
 
 _ENDINGS = (".csv", ".parquet")
 _IDENTITY = ("file", "model", "epoch", "split", "seed")
-_TAKEN = (  # written by ourselves
+_RESERVED = (  # columns that this package writes
     *("model_id", "index", "parent_id", "sparsity", "ggap", "test_recall", "finite", "diverged", "sha256", "origin"),
     *("weights", "weights_file", "weights_key", "offset", "nbytes"),
 )
@@ -35,26 +35,27 @@ _WORDS = ("split", "activation", "init", "optimizer", "schedule", "augmentation"
 
 @dataclass(frozen=True, kw_only=True)
 class StateTable:
-    """What a table says."""
+    """The content of a table."""
 
     models: Sequence[ImportedModel]
-    files: Sequence[Mapping[int, str]]  # of each model: epoch -> path
-    columns: Mapping[str, str]  # of its own, by model -> int, float, str or bool
-    measured: Sequence[str]  # of its own, by state
+    files: Sequence[Mapping[int, str]]  # for each model: epoch -> path
+    columns: Mapping[str, str]  # further columns of models -> int, float, str or bool
+    measured: Sequence[str]  # further metrics of states
 
 
 def read_state_table(source: Source, inside: str) -> StateTable:
     """Read the one table of a folder of states.
 
     Args:
-        inside: the folder in the source, empty or ending in /.
+        source: The originals.
+        inside: Folder in the source; empty, or ends in /.
 
     Raises:
-        FormatError: there is no table, or it does not say what must be said; it names the row.
+        FormatError: There is no table, or a row is malformed; the message names the row.
     """
-    path = _find(source, inside)
+    path = _find_table(source, inside)
     where = f"{path} of {source.name}"
-    table = _read(source, path)
+    table = _read_table(source, path)
     _check_columns(table, where)
     table["file"] = [inside + str(PurePosixPath(str(file))) for file in table["file"]]
     _check_files(table, where, source, inside)
@@ -64,16 +65,16 @@ def read_state_table(source: Source, inside: str) -> StateTable:
     for name in (set(_WORDS) | {"model"}) & set(table.columns):
         table[name] = [None if pd.isna(value) else str(value) for value in table[name]]
     _check_values(table, where)
-    return _described(table, where, inside)
+    return _make_table(table, where, inside)
 
 
-def _find(source: Source, inside: str) -> str:
-    found = [path for path in _files_in(source, inside) if path.endswith(_ENDINGS)]
-    here = [path for path in found if "/" not in path.removeprefix(inside)]
+def _find_table(source: Source, inside: str) -> str:
+    result = [path for path in _list_files(source, inside) if path.endswith(_ENDINGS)]
+    here = [path for path in result if "/" not in path.removeprefix(inside)]
     if len(here) != 1:
         what = f"has {len(here)}: {', '.join(sorted(here)[:5])}" if here else "has none"
-        if not here and found:
-            folders = sorted({path.rpartition("/")[0] for path in found})
+        if not here and result:
+            folders = sorted({path.rpartition("/")[0] for path in result})
             what += f"; if it is in a folder below, name that with --inside: {', '.join(folders[:5])}"
         raise FormatError(
             f"{source.name} must have one table of its states, a .csv or .parquet with a column 'file' beside them, "
@@ -82,11 +83,11 @@ def _find(source: Source, inside: str) -> str:
     return here[0]
 
 
-def _files_in(source: Source, inside: str) -> list[str]:
+def _list_files(source: Source, inside: str) -> list[str]:
     return [path for path in source.sizes if path.startswith(inside) and not is_litter(path)]
 
 
-def _read(source: Source, path: str) -> pd.DataFrame:
+def _read_table(source: Source, path: str) -> pd.DataFrame:
     try:
         content = io.BytesIO(source.read(path))
         table: pd.DataFrame = pd.read_csv(content) if path.endswith(".csv") else pd.read_parquet(content)
@@ -102,22 +103,22 @@ def _check_columns(table: pd.DataFrame, where: str) -> None:
             f"{', '.join(map(str, table.columns))}"
         )
     for name in table.columns:
-        if name in _TAKEN:
-            raise FormatError(f"{where}: column {name!r} is written by modelzoo-build itself; give it another name")
+        if name in _RESERVED:
+            raise FormatError(f"{where}: column {name!r} is written by modelzoo-build itself; rename it")
 
 
 def _check_files(table: pd.DataFrame, where: str, source: Source, inside: str) -> None:
-    """Every row has its file and every file its row, once."""
+    """Raise FormatError unless every row has a file and every file has one row."""
     twice = table.loc[table["file"].duplicated(), "file"].tolist()
     if twice:
         raise FormatError(f"{where} has {twice[0].removeprefix(inside)} in more than one row; leave one")
-    named, there = set(table["file"]), {p for p in _files_in(source, inside) if p.endswith(".safetensors")}
-    if missing := [file for file in table["file"] if file not in there]:
+    rows, present = set(table["file"]), {p for p in _list_files(source, inside) if p.endswith(".safetensors")}
+    if missing := [file for file in table["file"] if file not in present]:
         raise FormatError(
             f"{where} names {len(missing):,} files that are not there, the first is "
             f"{missing[0].removeprefix(inside)}; add them, or remove their rows"
         )
-    if extra := sorted(there - named):
+    if extra := sorted(present - rows):
         raise FormatError(
             f"{where} has no row for {len(extra):,} files, the first is {extra[0].removeprefix(inside)}; "
             "add their rows, or move them elsewhere"
@@ -125,7 +126,7 @@ def _check_files(table: pd.DataFrame, where: str, source: Source, inside: str) -
 
 
 def _numbers(table: pd.DataFrame, name: str, where: str, *, whole: bool) -> list[Any]:
-    """A column as numbers; what is not recorded is None."""
+    """Return a column as numbers; None for missing values."""
     numbers: list[Any] = []
     for file, value in zip(table["file"], table[name], strict=True):
         number = None if pd.isna(value) else pd.to_numeric(value, errors="coerce")
@@ -153,7 +154,7 @@ def _check_values(table: pd.DataFrame, where: str) -> None:
             raise FormatError(f"{where}: epoch of {row['file']} must be 0 or more, or there must be no such column")
 
 
-def _described(table: pd.DataFrame, where: str, inside: str) -> StateTable:
+def _make_table(table: pd.DataFrame, where: str, inside: str) -> StateTable:
     if "model" not in table:
         table["model"] = [file.removeprefix(inside).removesuffix(".safetensors") for file in table["file"]]
     own = [name for name in table.columns if name not in (*_IDENTITY, *METRICS, *_TRAINING)]
@@ -165,18 +166,18 @@ def _described(table: pd.DataFrame, where: str, inside: str) -> StateTable:
                 f"{where}: {name!r} differs between the states of a model, so it must have numbers; make it numbers, "
                 "or leave it out"
             )
-    kinds = {name: _kind(table[name]) for name in own if name not in measured}
+    kinds = {name: _infer_kind(table[name]) for name in own if name not in measured}
     for name, rows in groups:
         _check_model(name, rows, where)
     return StateTable(
-        models=[_model(name, rows, kinds, measured, where) for name, rows in groups],
-        files=[dict(sorted(zip(_epochs(rows), rows["file"].tolist(), strict=True))) for _, rows in groups],
+        models=[_make_model(name, rows, kinds, measured, where) for name, rows in groups],
+        files=[dict(sorted(zip(_list_epochs(rows), rows["file"].tolist(), strict=True))) for _, rows in groups],
         columns={"origin": "str", **kinds},
         measured=measured,
     )
 
 
-def _kind(column: pd.Series) -> str:
+def _infer_kind(column: pd.Series) -> str:
     known = column.dropna()
     if len(known) and all(isinstance(value, bool) for value in known):  # with a missing one they are objects
         return "bool"
@@ -186,32 +187,32 @@ def _kind(column: pd.Series) -> str:
 
 
 def _check_model(name: str, rows: pd.DataFrame, where: str) -> None:
-    """The rows of one model agree on what it is, and are of different epochs."""
+    """Raise FormatError unless the rows of a model agree on its hyper-parameters and differ in their epochs."""
     for column in (*_TRAINING, "seed", "split"):
         if column in rows and rows[column].nunique(dropna=False) > 1:
             raise FormatError(f"{where}: {column} differs between the states of model {name}; it must be one")
     if "epoch" not in rows and len(rows) > 1:
         raise FormatError(f"{where}: model {name} has {len(rows)} states; say the epoch of each in a column 'epoch'")
-    epochs = pd.Series(_epochs(rows))
+    epochs = pd.Series(_list_epochs(rows))
     if epochs.duplicated().any():
         twice = epochs[epochs.duplicated()].iloc[0]
         raise FormatError(f"{where}: model {name} has more than one row of epoch {twice}; leave one")
 
 
-def _epochs(rows: pd.DataFrame) -> list[int]:
-    """After which epoch each state of a model is; a single one that says nothing is after the last."""
+def _list_epochs(rows: pd.DataFrame) -> list[int]:
+    """Return the epoch of each state of a model; a single state without an epoch is after the last one."""
     if "epoch" in rows:
         return [int(epoch) for epoch in rows["epoch"]]
-    return [int(_value(rows["epochs"].iloc[0]) or 1) if "epochs" in rows else 1]
+    return [int(_plain_value(rows["epochs"].iloc[0]) or 1) if "epochs" in rows else 1]
 
 
 _PLAIN = {"int": int, "float": float, "str": str, "bool": bool}
 
 
-def _model(
+def _make_model(
     name: str, rows: pd.DataFrame, kinds: Mapping[str, str], measured: Sequence[str], where: str
 ) -> ImportedModel:
-    first, epochs = {str(column): _value(cell) for column, cell in rows.iloc[0].items()}, _epochs(rows)
+    first, epochs = {str(column): _plain_value(cell) for column, cell in rows.iloc[0].items()}, _list_epochs(rows)
     recorded = {column: first.get(column) for column in _TRAINING}
     training: dict[str, Any] = {**recorded, "epochs": max([*epochs, int(recorded["epochs"] or 1)])}
     metrics = {}
@@ -234,6 +235,6 @@ def _model(
         raise FormatError(f"{where}: model {name}: {error}") from error
 
 
-def _value(cell: Any) -> Any:
-    """A cell as a plain value; None where nothing is recorded."""
+def _plain_value(cell: Any) -> Any:
+    """Return a cell as a plain value; None for a missing one."""
     return None if cell is None or pd.isna(cell) else cell.item() if hasattr(cell, "item") else cell

@@ -1,4 +1,4 @@
-"""What zoo.json says of an imported zoo: its models one by one, what they have in common, and their parents."""
+"""The recipe and the zoo.json of an imported zoo: a list of its models, their common values, and their parents."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -21,18 +21,23 @@ _ENGINE = "elsewhere"
 
 @dataclass(frozen=True)
 class Parents:
-    """The imported zoo of the models that twins were made from."""
+    """The imported zoo that sparsified twins were made from."""
 
     folder: ZooFolder
-    ids: Mapping[str, str]  # name of the trial -> model_id, of the models that are there
+    ids: Mapping[str, str]  # name of the trial -> model_id, for the models in the folder
 
 
-def parents_of(identity: Identity, out: Path, parent: Path | None) -> Parents | None:
-    """The parents of twins, None for other zoos.
+def find_parents(identity: Identity, out: Path, parent: Path | None) -> Parents | None:
+    """Open the zoo of the parents of sparsified twins; None for other zoos.
+
+    Args:
+        identity: Name of the zoo, and of the config of its parents.
+        out: Zoo folder to write; the parents are in the folder beside it by default.
+        parent: Zoo folder of the parents.
 
     Raises:
-        FormatError: their folder is not where it is looked for, or not complete, or holds models of other origin.
-        RecipeError: a folder was named for a zoo that has no parents.
+        FormatError: The folder of the parents is missing, incomplete, or was not imported.
+        RecipeError: A folder was named for a zoo without parents.
     """
     if identity.parent_config is None:
         if parent is not None:
@@ -46,20 +51,34 @@ def parents_of(identity: Identity, out: Path, parent: Path | None) -> Parents | 
         )
     folder = ZooFolder.open(path)
     if not folder.is_imported:
-        raise FormatError(f"{path} was not imported, so nothing says which of its models twins come from; name another")
-    there = set(folder.models["model_id"])
+        raise FormatError(
+            f"{path} was not imported, so it does not tell which of its models the twins come from; name another folder"
+        )
+    present = set(folder.models["model_id"])
     recipe = folder.info.recipe
     origins = recipe.external_models.models["origin"] if recipe.external_models is not None else ()
     ids = {name: format_model_id(recipe.config, i) for i, name in enumerate(origins, start=1)}
-    return Parents(folder, {name: model_id for name, model_id in ids.items() if model_id in there})
+    return Parents(folder, {name: model_id for name, model_id in ids.items() if model_id in present})
 
 
-def recipe_of(
+def make_recipe(
     identity: Identity, architecture: Architecture, models: Sequence[ImportedModel], parents: Parents | None
 ) -> Recipe:
-    """A recipe of one config, which lists these models; raises FormatError where there are none."""
+    """Return a recipe of one config that lists these models.
+
+    Args:
+        identity: Name and images of the zoo.
+        architecture: Architecture of the models.
+        models: The models.
+        parents: Zoo of the parents of sparsified twins.
+
+    Raises:
+        FormatError: There are no models.
+    """
     if not models:
-        raise FormatError("none of the models can be imported, since none of their parents is there; name --parent")
+        raise FormatError(
+            "none of the models can be imported, because none of their parents is there; name their folder by --parent"
+        )
     trainings = [dataclasses.asdict(model.training) for model in models]
     axes = {name: _distinct([training[name] for training in trainings]) for name in _TRAINING}
     columns: dict[str, list[Any]] = {
@@ -78,7 +97,7 @@ def recipe_of(
         parent=None if parents is None else parents.folder.info.recipe.config,
         published=ExternalModels(
             models=columns,
-            kept_epochs=_kept_epochs(models),
+            kept_epochs=_list_epochs(models),
             columns=identity.columns,
             measured=identity.measured,
         ),
@@ -93,24 +112,24 @@ def recipe_of(
 
 
 def _distinct(values: Sequence[Any]) -> tuple[Any, ...]:
-    found = tuple(dict.fromkeys(values))
-    return tuple(sorted(found, key=lambda value: (value is None, value))) if len(found) > 1 else found
+    result = tuple(dict.fromkeys(values))
+    return tuple(sorted(result, key=lambda value: (value is None, value))) if len(result) > 1 else result
 
 
 def _splits(identity: Identity, models: Sequence[ImportedModel], parents: Parents | None) -> list[str]:
-    """Those of the original, those of their parents, or 70/15/15 of every 20 models as in every zoo here."""
+    """Return the splits of the original, or of the parents, or else 70/15/15 of every 20 models as in every zoo."""
     if parents is not None:
-        of_parents = dict(zip(parents.folder.models["model_id"], parents.folder.models["split"], strict=True))
-        return [str(of_parents[parents.ids[model.parent or ""]]) for model in models]
-    ours = islice(iterate_splits(0, identity.config), len(models))
-    return [model.split or split for model, split in zip(models, ours, strict=True)]
+        parent_splits = dict(zip(parents.folder.models["model_id"], parents.folder.models["split"], strict=True))
+        return [str(parent_splits[parents.ids[model.parent or ""]]) for model in models]
+    defaults = islice(iterate_splits(0, identity.config), len(models))
+    return [model.split or split for model, split in zip(models, defaults, strict=True)]
 
 
-def _kept_epochs(models: Sequence[ImportedModel]) -> tuple[int, ...] | None:
-    """For which epochs states were published at all; None: for all from 0 to the last."""
-    found = {epoch for model in models for epoch in model.epochs}
+def _list_epochs(models: Sequence[ImportedModel]) -> tuple[int, ...] | None:
+    """Return the epochs with published states; None for all from 0 to the last."""
+    result = {epoch for model in models for epoch in model.epochs}
     last = max(model.training.epochs for model in models)
-    return None if found == set(range(last + 1)) else tuple(sorted(found))
+    return None if result == set(range(last + 1)) else tuple(sorted(result))
 
 
 def make_zoo_info(

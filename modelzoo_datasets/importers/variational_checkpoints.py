@@ -1,6 +1,6 @@
-"""Checkpoints of sparsified twins: unpruned weights and log sigma²; what was evaluated is what is left of them.
+"""Checkpoints of sparsified twins: unpruned weights and log sigma², from which the pruned weights follow.
 
-P numbers of a state, Q numbers that are kept beside it.
+P numbers of a state, Q numbers stored beside it.
 """
 
 from collections.abc import Mapping
@@ -9,19 +9,19 @@ from torch import Tensor
 
 from ..architectures import Architecture, make_variational, prune_state
 from ..engines import variational_layout
-from .checkpoints import modules_of, renamed
+from .checkpoints import match_modules, rename_tensors
 from .skip_report import Skipped
 
 _LOG_SIGMA2 = ("log_sigma2", "log_sigma2_bias")
 
 
 def is_twin(state: Mapping[str, Tensor]) -> bool:
-    """Whether a state dict has log sigma² beside its weights."""
+    """Return True for a state dict with log sigma² beside its weights."""
     return any(name.rpartition(".")[2] in _LOG_SIGMA2 for name in state)
 
 
 class TwinReader:
-    """Reads the checkpoints of one architecture's twins."""
+    """A reader of the checkpoints of sparsified twins of one architecture."""
 
     def __init__(self, architecture: Architecture) -> None:
         self._layout, self._variational = architecture.layout, variational_layout(architecture.name)
@@ -29,16 +29,18 @@ class TwinReader:
         self._module = make_variational(architecture.module("relu"))
 
     def read(self, state: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """(pruned weights (P,), unpruned weights and log sigma² (Q,)); raises Refused for states of other networks.
+        """Return pruned weights (P,), and unpruned weights with log sigma² (Q,); raises Skipped for other networks.
 
-        The log sigma² of the biases of linear layers, which the originals have but never set or use, are left out.
+        The originals have log sigma² of the biases of linear layers but never set or use it, so it is left out.
         """
         if not is_twin(state):
             raise Skipped("is not of a sparsified twin, as others are")
         plain = {name: t for name, t in state.items() if name.rpartition(".")[2] not in _LOG_SIGMA2}
-        place = modules_of(plain, self._layout)
+        target = match_modules(plain, self._layout)
         split = ((*name.rpartition(".")[::2], tensor) for name, tensor in state.items())
-        ours = {f"{place.get(module, module)}.{last}": tensor for module, last, tensor in split}
-        kept = renamed({name: tensor for name, tensor in ours.items() if name in self._names}, self._variational)
-        self._module.load_state_dict(kept)
-        return self._layout.pack(prune_state(self._module)), self._variational.pack(kept)
+        tensors = {f"{target.get(module, module)}.{last}": tensor for module, last, tensor in split}
+        result = rename_tensors(
+            {name: tensor for name, tensor in tensors.items() if name in self._names}, self._variational
+        )
+        self._module.load_state_dict(result)
+        return self._layout.pack(prune_state(self._module)), self._variational.pack(result)

@@ -101,5 +101,5 @@ def test_a_folder_that_may_not_be_read_is_counted() -> None:
             (folder / "closed").chmod(0o755)
         assert list(source.sizes) == ["open/file"]
         closed = "skipped 1: is a folder that cannot be read: Permission denied (first: closed)"
-        assert source.refused.lines() == [closed]
+        assert source.skipped.lines() == [closed]
         assert str(caught.value) == f"cannot read {folder / 'closed'}: Permission denied"
