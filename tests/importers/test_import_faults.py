@@ -169,7 +169,7 @@ def test_nothing_is_overwritten(zoo: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("claims", "told"),
     [
-        (Overrides(), "tune_zoo_uniform does not say on which images it was trained; say it with --images: .*mnist"),
+        (Overrides(), "tune_zoo_uniform does not name the images it was trained on; name them with --images: .*mnist"),
         (
             Overrides(images="cifar10"),
             "images cifar10 do not fit: the states are of cnn-s, .* name others with --images",
@@ -213,7 +213,7 @@ def test_mixed_and_unknown_architectures(zoo: Path, tmp_path: Path) -> None:
     params = zoo / trial_name(2, 2) / "params.json"
     original = params.read_text()
     params.write_text(original.replace('"CNN"', '"CNN3"'))
-    with pytest.raises(FormatError, match="has CNN of 1 channels .*, CNN3 of 1 channels .*; import them apart"):
+    with pytest.raises(FormatError, match="has CNN of 1 channels .*, CNN3 of 1 channels .*; import each by itself"):
         imported(zoo, tmp_path / "zoo")
     params.write_text(original)
     for path in zoo.rglob("checkpoints"):

@@ -72,7 +72,7 @@ def test_images_whose_name_has_that_of_others_in_it_are_not_taken_for_them(folde
         identify(folder, get_architecture("cnn-s"), Overrides(), twins=False)
     fitting = [name for name in image_dataset_names() if images_fit(name)]
     assert str(caught.value) == (
-        f"{folder} does not say on which images it was trained; say it with --images: {', '.join(fitting)}"
+        f"{folder} does not name the images it was trained on; name them with --images: {', '.join(fitting)}"
     )
 
 

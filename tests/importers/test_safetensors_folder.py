@@ -1,5 +1,6 @@
 """A population of one's own, of any torch module: what its folder holds is what is loaded, what is wrong is told."""
 
+import gzip
 import re
 import shutil
 import tarfile
@@ -23,6 +24,7 @@ from modelzoo_datasets import build_dataset, load_zoo
 from modelzoo_datasets.architectures import Architecture, get_architecture, register_architecture, registry
 from modelzoo_datasets.errors import ArgumentError, FormatError, ModelZooError, RecipeError
 from modelzoo_datasets.importers import Imported, import_zoo
+from modelzoo_datasets.importers.archives import TarSource
 from modelzoo_datasets.importers.base import Overrides
 from modelzoo_datasets.verification import verify_folder
 from modelzoo_datasets.zoo import ZooFolder, read_json
@@ -349,14 +351,26 @@ def test_an_archive_of_the_folder_itself_with_what_macos_leaves_in_it(
     assert hashes(tmp_path / "again") == hashes(tmp_path / "zoo")
 
 
-def test_headers_in_a_compressed_archive_are_read_in_one_pass(
+def test_a_compressed_archive_is_decompressed_beside_the_folder_and_nothing_of_it_stays(
     original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path, opened = archived(original, tmp_path / "blobs.tgz", original), []
-    open_tar = tarfile.open
-    monkeypatch.setattr(tarfile, "open", lambda *of, **how: opened.append(of) or open_tar(*of, **how))  # type: ignore[func-returns-value]
+    path, seen = archived(original, tmp_path / "blobs.tgz", original), []
+    locate = TarSource.stream
+    monkeypatch.setattr(TarSource, "stream", lambda self, name: seen.append(self._path) or locate(self, name))  # type: ignore[func-returns-value]
     assert imported(path, tmp_path / "zoo").states == 18
-    assert len(opened) == 5, "is it a tar, is it compressed, what is in it, headers, states"
+    assert {*seen} == {tmp_path / ".zoo-unpacked.tar"}
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["blobs.tgz", "zoo"]
+
+
+def test_an_archive_that_decompresses_to_far_more_than_any_zoo_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "bomb.tar.gz"
+    with gzip.open(path, "wb") as file:
+        file.write(bytes(100_000_000))
+    with pytest.raises(
+        FormatError, match=r"decompresses to more than [\d,]+ bytes, the limit of 200 times"
+    ):
+        imported(path, tmp_path / "zoo")
+    assert [p.name for p in tmp_path.iterdir()] == ["bomb.tar.gz"]
 
 
 def test_run_again_it_is_the_same_folder_and_goes_on_where_it_stopped(original: Path, tmp_path: Path) -> None:
@@ -480,7 +494,7 @@ def test_files_and_rows_must_go_together(folder: Path, tmp_path: Path) -> None:
         ),
         (
             lambda t: t.assign(sha256="0"),
-            "states.csv of blobs: column 'sha256' is written by modelzoo-build itself; give it another name",
+            "states.csv of blobs: column 'sha256' is written by modelzoo-build itself; rename it",
         ),
     ],
 )
@@ -546,7 +560,7 @@ def test_types_that_states_are_not_kept_in_are_refused(
     path = folder / "weights" / "p0-0.safetensors"
     save_file(load_file(path) | {"body.0.bias": torch.zeros(8, dtype=dtype)}, path)
     assert refused(folder, tmp_path / "zoo") == (
-        f"weights/p0-0.safetensors of blobs: body.0.bias is {name}, states are kept as F32, whole numbers as I64; "
+        f"weights/p0-0.safetensors of blobs: body.0.bias is {name}, but states must be F32 and whole numbers I64; "
         "convert it, for example with tensor.float()"
     )
 
@@ -556,7 +570,7 @@ def test_files_that_are_no_safetensors_are_refused(folder: Path, tmp_path: Path)
     whole = path.read_bytes()
     path.write_bytes(b"\x80\x02}q\x00." * 20)
     assert refused(folder, tmp_path / "zoo") == (
-        "weights/p0-0.safetensors of blobs is no safetensors file (its header is too long); write it again"
+        "weights/p0-0.safetensors of blobs is not a safetensors file (its header is too long); write it again"
     )
     path.write_bytes(whole[:-10])
     found = imported(folder, tmp_path / "zoo")
@@ -596,7 +610,7 @@ def test_a_file_that_a_folder_does_not_give_is_told(folder: Path, tmp_path: Path
     path = folder / "weights" / "p0-0.safetensors"
     path.write_bytes(b"")
     assert refused(folder, tmp_path / "zoo") == (
-        "weights/p0-0.safetensors of blobs is no safetensors file (a safetensors file begins with 8 bytes, got 0); "
+        "weights/p0-0.safetensors of blobs is not a safetensors file (a safetensors file begins with 8 bytes, got 0); "
         "write it again"
     )
 

@@ -235,8 +235,8 @@ def test_what_does_not_go_together(original: Path, tmp_path: Path) -> None:
     fails("layout.csv", layout.replace(",0,16,", ",16,0,", 1).encode(), "is the layout of another architecture")
     fails("layout.csv", layout.replace(layout.split("\n")[1].split(",")[0], "", 1).encode(), "varname of row 0 must be")
     (tmp_path / "split.csv").write_text("0\n1\n")
-    fails("", b"", "is no permutation of 18 rows", splits=tmp_path / "split.csv")
-    with pytest.raises(FormatError, match="is no zoo of format small-cnn-zoo: weights.npy is missing"):
+    fails("", b"", "is not a permutation of 18 rows", splits=tmp_path / "split.csv")
+    with pytest.raises(FormatError, match="is not a zoo of format small-cnn-zoo: weights.npy is missing"):
         imported(tmp_path, tmp_path / "zoo", claims={"inside": "nowhere"})
 
 
@@ -285,7 +285,7 @@ def test_files_that_cannot_be_unpacked_are_told_in_one_line(archive: str, origin
             why = "Bad magic number for file header"
         source = tmp_path / "mnist.zip"
         source.write_bytes(content)
-        told = f"weights.npy is no array of numpy that is read here: {why}"
+        told = f"weights.npy is not a readable array of numpy: {why}"
     with pytest.raises(FormatError) as caught:
         imported(source, tmp_path / "zoo")
     assert str(caught.value).startswith(told) and "\n" not in str(caught.value)
@@ -298,7 +298,7 @@ def test_a_header_that_ends_in_the_middle_is_told(original: Path, tmp_path: Path
     (folder / "weights.npy").write_bytes(content.replace(b"(18, 4970)", b"(18, 4970 ", 1))
     with pytest.raises(FormatError) as caught:
         imported(folder, tmp_path / "zoo")
-    assert str(caught.value).startswith("weights.npy is no array of numpy that is read here: ")
+    assert str(caught.value).startswith("weights.npy is not a readable array of numpy: ")
 
 
 @pytest.mark.parametrize(("name", "channels"), [("small-cnn", 1), ("small-cnn-colour", 3)])
