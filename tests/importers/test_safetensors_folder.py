@@ -366,9 +366,7 @@ def test_an_archive_that_decompresses_to_far_more_than_any_zoo_is_refused(tmp_pa
     path = tmp_path / "bomb.tar.gz"
     with gzip.open(path, "wb") as file:
         file.write(bytes(100_000_000))
-    with pytest.raises(
-        FormatError, match=r"decompresses to more than [\d,]+ bytes, the limit of 200 times"
-    ):
+    with pytest.raises(FormatError, match=r"decompresses to more than [\d,]+ bytes, the limit of 200 times"):
         imported(path, tmp_path / "zoo")
     assert [p.name for p in tmp_path.iterdir()] == ["bomb.tar.gz"]
 
