@@ -155,7 +155,7 @@ def test_without_augmentation_both_views_are_the_same_and_permuting_one_parts_th
     assert contrast["none"] < contrast["both"]
 
 
-@pytest.mark.parametrize(("name", "value"), [("noise", 0.5), ("erase", 1.0), ("mix", 1.0)])
+@pytest.mark.parametrize(("name", "value"), [("noise_std", 0.5), ("erase_prob", 1.0), ("mixup", 1.0)])
 def test_every_augmentation_changes_what_is_learned_from(
     states: Zoo, unseen: Zoo, tmp_path: Path, name: str, value: float
 ) -> None:
