@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from modelzoo_datasets._util import format_versions, versions
-from modelzoo_datasets.engines import Engine, NetworkSpec, make_batched_network, one_thread
-from modelzoo_datasets.errors import FolderInUseError, ModelZooError
+from modelzoo_datasets._util import format_versions, user_cache_folder, versions
+from modelzoo_datasets.engines import Engine, NetworkSpec, get_engine, make_batched_network, one_thread
+from modelzoo_datasets.errors import FolderInUseError
 from modelzoo_datasets.images import load_images
 from modelzoo_datasets.loading import Zoo, load_zoo
 from modelzoo_datasets.progress import NO_PROGRESS, Progress
@@ -31,6 +31,7 @@ from .evaluation import EvaluationResult, run_protocol
 from .model import THIS_FOLDER, HyperRepresentation
 from .probes import Probe, probe_properties
 from .recipe import HyperRecipe
+from .recipe_toml import read_hyper_recipe
 from .release import not_evaluated, representation_card
 from .report import render_report
 from .storage import finish_folder, is_finished, start_folder
@@ -42,11 +43,11 @@ _CPU = torch.device("cpu")
 @one_thread()
 def train(
     dataset: str | Path,
-    recipe: HyperRecipe,
-    out: Path,
+    recipe: str | HyperRecipe,
+    out: str | Path,
     *,
-    engine: Engine | None = None,
-    images_root: Path | None = None,
+    engine: str | Engine = "auto",
+    images_root: str | Path | None = None,
     device: torch.device = _CPU,
     compiled: bool = False,
     precision: Precision = "float32",
@@ -58,10 +59,10 @@ def train(
 
     Args:
         dataset: dataset folder, or repo such as ORG/NAME.
-        recipe: states, sizes, losses; see `read_hyper_recipe`.
+        recipe: states, sizes, losses: a recipe, or its name or file for `read_hyper_recipe`.
         out: folder to write.
-        engine: runs networks, for recipes with a functional loss.
-        images_root: folder of the images that the networks were trained on, for recipes with a functional loss.
+        engine: runs networks, for recipes with a functional loss; an engine or its name.
+        images_root: folder of the images, for recipes with a functional loss; the user's cache by default.
         device: device to train on; each rounds differently.
         compiled: train through `torch.compile`, which rounds differently again.
         precision: of products inside the transformers: "float32", or "bf16" for bfloat16.
@@ -84,6 +85,7 @@ def train(
         >>> rep.latent_dim < rep.layout.size
         True
     """
+    recipe, out = _resolve_recipe(recipe), Path(out)
     info = read_training_info(dataset, recipe, with_origin=True)
     if is_finished(out, info):
         return HyperRepresentation.from_pretrained(out)
@@ -111,11 +113,11 @@ def train(
 def evaluate(
     dataset: str | Path,
     representation: str | Path,
-    recipe: HyperRecipe,
-    out: Path,
+    recipe: str | HyperRecipe,
+    out: str | Path,
     *,
-    engine: Engine,
-    images_root: Path,
+    engine: str | Engine = "auto",
+    images_root: str | Path | None = None,
     progress: Progress = NO_PROGRESS,
 ) -> EvaluationResult:
     """Evaluate the samples of a hyper-representation and write evaluation.json and report.html.
@@ -125,10 +127,10 @@ def evaluate(
     Args:
         dataset: dataset folder or repo that it was trained on.
         representation: its folder, or its model repo on the Hub.
-        recipe: recipe that it was trained by; its `evaluation` is the protocol.
+        recipe: recipe that it was trained by, or its name or file; its `evaluation` is the protocol.
         out: folder to write.
-        engine: runs networks.
-        images_root: folder of the images.
+        engine: runs networks; an engine or its name.
+        images_root: folder of the images; the user's cache by default.
         progress: display of the populations.
 
     Returns:
@@ -138,11 +140,29 @@ def evaluate(
         FormatError: a folder is not what it must be, or does not belong to the recipe and the dataset.
         ModelZooError: the protocol needs something that this zoo does not have.
         FolderInUseError: `out` holds another evaluation, or other files.
+
+    Example:
+        >>> import dataclasses
+        >>> from hyperrep import evaluate, read_hyper_recipe, train
+        >>> recipe = read_hyper_recipe("demo")
+        >>> short = dataclasses.replace(recipe.learning, epochs=1, functional_weight=0.0, mixed_functional_weight=0.0)
+        >>> small = dataclasses.replace(
+        ...     recipe.evaluation, samplers=("normal",), num_samples=2, num_finetuned=1, finetune_epochs=(1,), noise=()
+        ... )
+        >>> data = dataclasses.replace(recipe.data, epochs=(1, 2))
+        >>> recipe = dataclasses.replace(recipe, data=data, learning=short, evaluation=small)
+        >>> rep = train(dataset, recipe, out / "hyperrep")
+        >>> result = evaluate(dataset, out / "hyperrep", recipe, out / "evaluation")
+        >>> [population.n for population in result.populations if population.name == "normal"]
+        [2]
     """
+    recipe, out = _resolve_recipe(recipe), Path(out)
+    root = user_cache_folder("images") if images_root is None else Path(images_root)
+    runs = get_engine(engine) if isinstance(engine, str) else engine
     folder = locate_representation(representation)
     rep = HyperRepresentation.from_pretrained(folder)
     info = check_trained_on(folder, recipe, dataset)
-    result = run_protocol(rep, dataset, recipe, out, info, engine=engine, images_root=images_root, progress=progress)
+    result = run_protocol(rep, dataset, recipe, out, info, engine=runs, images_root=root, progress=progress)
     write_report(out / "report.html", dataset, [recipe.data.config], recipe.name, result)
     return result
 
@@ -190,10 +210,10 @@ def _format_value(value: Any) -> str:
 def probe(
     dataset: str | Path,
     representation: str | Path,
-    recipe: HyperRecipe,
+    recipe: str | HyperRecipe,
     *,
     test_on: str | None = None,
-    out: Path | None = None,
+    out: str | Path | None = None,
     progress: Progress = NO_PROGRESS,
 ) -> list[Probe]:
     """Predict properties of test models from W, s(W) and z, beside baselines.
@@ -201,7 +221,7 @@ def probe(
     Args:
         dataset: dataset folder or repo that the hyper-representation was trained on.
         representation: its folder, or its model repo on the Hub.
-        recipe: recipe that it was trained by.
+        recipe: recipe that it was trained by, or its name or file.
         test_on: another dataset, or DATASET/CONFIG, whose test models are predicted instead.
         out: folder for `probes.json` and `probes.csv`.
         progress: display of the properties.
@@ -212,7 +232,20 @@ def probe(
     Raises:
         FormatError: a folder is not what it must be, holds another architecture, or has too few models.
         FolderInUseError: `out` holds something else.
+
+    Example:
+        >>> import dataclasses
+        >>> from hyperrep import probe, read_hyper_recipe, train
+        >>> recipe = read_hyper_recipe("demo")
+        >>> short = dataclasses.replace(recipe.learning, epochs=1, functional_weight=0.0, mixed_functional_weight=0.0)
+        >>> data = dataclasses.replace(recipe.data, epochs=(1, 2))
+        >>> recipe = dataclasses.replace(recipe, data=data, learning=short)
+        >>> rep = train(dataset, recipe, out / "hyperrep")
+        >>> rows = probe(dataset, out / "hyperrep", recipe)
+        >>> {row.representation for row in rows} >= {"W", "s(W)", "z"}
+        True
     """
+    recipe, out = _resolve_recipe(recipe), None if out is None else Path(out)
     if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FolderInUseError(f"output folder {out} is not empty; pass a different --out")
     folder = locate_representation(representation)
@@ -240,11 +273,15 @@ def _write_probes(out: Path, rows: list[Probe], source: dict[str, Any]) -> None:
     write_json(out / "probes.json", {**source, "probes": values})
 
 
-def _make_predictor(zoo: Zoo, engine: Engine | None, images_root: Path | None) -> Predictor:
+def _resolve_recipe(recipe: str | HyperRecipe) -> HyperRecipe:
+    return read_hyper_recipe(recipe) if isinstance(recipe, str) else recipe
+
+
+def _make_predictor(zoo: Zoo, engine: str | Engine, images_root: str | Path | None) -> Predictor:
     """Return the networks of a zoo as functions of their weights, with their training images."""
-    if engine is None or images_root is None:
-        raise ModelZooError("a recipe with a functional loss needs an engine and the folder of the images")
+    root = user_cache_folder("images") if images_root is None else Path(images_root)
     training = zoo.hyperparameters(0)
     spec = NetworkSpec(training.activation, training.dropout)
-    network = make_batched_network(engine, zoo.architecture.name, spec)
-    return Predictor(network, load_images(zoo.images, images_root).inputs("train"))
+    runs = get_engine(engine) if isinstance(engine, str) else engine
+    network = make_batched_network(runs, zoo.architecture.name, spec)
+    return Predictor(network, load_images(zoo.images, root).inputs("train"))

@@ -29,6 +29,20 @@ def load_sample(source: str | Path, *, revision: str | None = None) -> nn.Module
     Raises:
         FormatError: the source is not a sampled model, or its tensors are not those of its architecture.
         HubError: the repo does not exist, may not be read, or cannot be reached and is not cached.
+
+    Example:
+        >>> import dataclasses
+        >>> import torch
+        >>> from hyperrep import load_sample, read_hyper_recipe, train
+        >>> from hyperrep.release import SampleRequest, export_samples
+        >>> recipe = read_hyper_recipe("demo")
+        >>> short = dataclasses.replace(recipe.learning, epochs=1, functional_weight=0.0, mixed_functional_weight=0.0)
+        >>> data = dataclasses.replace(recipe.data, epochs=(1, 2))
+        >>> rep = train(dataset, dataclasses.replace(recipe, data=data, learning=short), out / "hyperrep")
+        >>> export_samples(out / "hyperrep", out / "samples", SampleRequest(n=1, sampler="normal"))
+        >>> network = load_sample(out / "samples" / "normal-0000")
+        >>> network(torch.zeros(5, 1, 28, 28)).shape
+        torch.Size([5, 10])
     """
     folder = _locate(source, revision)
     info = SampleInfo.read(folder, source)

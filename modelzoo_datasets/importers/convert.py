@@ -79,6 +79,17 @@ def import_zoo(
         RecipeError: The format, images or architecture is unknown, or a name is not valid.
         FolderInUseError: `out` holds another zoo or other files, or another process is writing to it.
         MissingImagesError: The images are neither in `images_root` nor can they be downloaded.
+
+    Example:
+        >>> import torch
+        >>> from safetensors.torch import save_file
+        >>> for i in range(2):
+        ...     state_dict = {"weight": torch.full((1, 2), float(i)), "bias": torch.zeros(1)}
+        ...     save_file(state_dict, out / f"model-{i}.safetensors")
+        >>> _ = (out / "states.csv").write_text("file\\nmodel-0.safetensors\\nmodel-1.safetensors\\n")
+        >>> result = import_zoo(out, out.parent / "imported" / "zoo", format="safetensors")
+        >>> result.models, result.states
+        (2, 2)
     """
     check_source(Path(source), format)
     out, parent = Path(out), None if parent is None else Path(parent)
