@@ -32,9 +32,9 @@ class SamplingContext:
     rep: HyperRepresentation
     zoo: Zoo | None = None  # the training states, in the order of `rep.embeddings`
     top_fraction: float = 1.0  # share of the states, best validation accuracy first, that samples are drawn from
-    bandwidth: float = 0.002  # of kernels: in units of z, for weights in layer standard deviations
+    bandwidth: float = 0.002  # width of kernels: in units of z, for weights in layer standard deviations
     sigma: float = 0.2  # size of the baseline `noise`, in layer standard deviations
-    share: float = 0.4  # of the way that the sampler `move` moves embeddings
+    share: float = 0.4  # part of the way that the sampler `move` moves embeddings
 
     def __post_init__(self) -> None:
         if self.zoo is not None and self.zoo.architecture != self.rep.architecture:
@@ -52,7 +52,7 @@ class SamplingContext:
         """Return the same states with other options; alignment is not repeated."""
         other = dataclasses.replace(self, **changes)
         if self.zoo is not None:
-            other.__dict__["aligned"] = self.aligned  # cached_property looks here
+            other.__dict__["train_weights"] = self.train_weights  # cached_property looks here
         return other
 
     @property
@@ -65,7 +65,7 @@ class SamplingContext:
         return self.zoo
 
     @cached_property
-    def aligned(self) -> Tensor:
+    def train_weights(self) -> Tensor:
         """(S, P) aligned weights of all training states."""
         return self.rep.align(self.states.weights)
 
@@ -113,7 +113,7 @@ def reconstruction(context: SamplingContext, n: int, generator: torch.Generator)
 
 def noise(context: SamplingContext, n: int, generator: torch.Generator) -> Tensor:
     """Draw (n, P) training states, each moved by exactly `sigma` in a random direction."""
-    donors = context.aligned[_draw_indices(context.best, n, generator)]
+    donors = context.train_weights[_draw_indices(context.best, n, generator)]
     return add_noise(donors, context.rep.scale, torch.full((n,), context.sigma), generator)
 
 
@@ -127,18 +127,18 @@ def move(context: SamplingContext, n: int, generator: torch.Generator) -> Tensor
     z = rep.embeddings[donors]
     target = SAMPLERS["normal"](rep.embeddings[context.best], n, context.bandwidth, generator)
     step = rep.decode(z + context.share * (target - z)) - rep.decode(z)
-    return context.aligned[donors] + step
+    return context.train_weights[donors] + step
 
 
 def average(context: SamplingContext, n: int, generator: torch.Generator) -> Tensor:
     """Draw (n, P) means of two training states of different models."""
     first, second = draw_model_pairs(context.best, context.models, n, generator)
-    return (context.aligned[first] + context.aligned[second]) / 2
+    return (context.train_weights[first] + context.train_weights[second]) / 2
 
 
 def kde_weights(context: SamplingContext, n: int, generator: torch.Generator) -> Tensor:
     """Draw (n, P) by a kernel density per weight: the sampler `kde` without a hyper-representation."""
-    states = context.aligned[context.best]
+    states = context.train_weights[context.best]
     donors = torch.randint(len(states), (n, states.shape[1]), generator=generator)
     kernels = context.bandwidth * torch.randn(n, states.shape[1], generator=generator)
     return states.gather(0, donors) + kernels * context.rep.scale

@@ -33,7 +33,7 @@ from .metrics import Evaluator
 class CachedSamplingContext(SamplingContext):
     """A context that aligns its states once, for all processes."""
 
-    hyperrep_sha256: str  # of its model.safetensors
+    hyperrep_sha256: str  # hash of its model.safetensors
 
     @cached_property
     def key(self) -> dict[str, str]:
@@ -42,7 +42,7 @@ class CachedSamplingContext(SamplingContext):
         return {"hyperrep": self.hyperrep_sha256, "states": hashlib.sha256(weights.data).hexdigest()}
 
     @cached_property
-    def aligned(self) -> Tensor:
+    def train_weights(self) -> Tensor:
         """(S, P) aligned weights of all training states."""
         return read_or_measure({"what": "aligned", **self.key}, lambda: self.rep.align(self.states.weights))
 
@@ -51,7 +51,7 @@ class CachedSamplingContext(SamplingContext):
 class CachedEvaluator(Evaluator):
     """An evaluator that runs the training states on the test images once, for all processes."""
 
-    key: Mapping[str, str]  # of the aligned training states
+    key: Mapping[str, str]  # identifies the aligned training states
 
     @cached_property
     def train_errors(self) -> Tensor:

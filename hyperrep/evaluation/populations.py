@@ -24,7 +24,7 @@ PAIRS, ALL = "average of pairs", "average of all"
 SCRATCH, RANDOM = "scratch", "random init"
 MOVE = "move"
 _BASELINES = ("reconstruction", "noise", "average", "fresh")  # baselines that need no matched baselines of their own
-_MAX_MODELS = 200  # of a population: enough for any test, and their outputs fit in memory
+_MAX_MODELS = 200  # per population: enough for any test, and their outputs fit in memory
 _MIN_AVERAGES = 5  # fewer averages are not compared with samples
 _TRIES = 16  # pairs per model, among which one that is far enough apart is searched
 
@@ -101,14 +101,14 @@ def _make_noise_and_averages(context: SamplingContext, recipe: EvaluationRecipe)
     if len({context.models[i] for i in context.best.tolist()}) > 1:
         generator = keyed_generator(recipe.seed, "averages")
         pairs = draw_model_pairs(context.best, context.models, recipe.num_samples, generator)
-        ends = [context.aligned[index] for index in pairs]
+        ends = [context.train_weights[index] for index in pairs]
         description = "means of two aligned training states of the best, of different models"
         populations.append(_make_population(PAIRS, description, (ends[0] + ends[1]) / 2, recipe))
         for share in recipe.mixtures:
             weights = ends[0] + share * (ends[1] - ends[0])
             description = f"best training states moved {share:.0%} of the way to a state of another model"
             populations.append(_make_population(f"mixture {share:g}", description, weights, recipe, num_finetuned=0))
-    mean = context.aligned.mean(0, keepdim=True)
+    mean = context.train_weights.mean(0, keepdim=True)
     populations.append(_make_population(ALL, "mean of all aligned training states", mean, recipe))
     for sigma in recipe.noise:
         generator = keyed_generator(recipe.seed, "noise", str(sigma))
@@ -122,13 +122,13 @@ def _make_matched_baselines(
     samples: Population, context: SamplingContext, recipe: EvaluationRecipe
 ) -> list[Population]:
     """Make noise and averages that are, model by model, as far from the training states as the samples."""
-    distance = measure_novelty(context.rep, samples.weights, context.aligned)[0]
+    distance = measure_novelty(context.rep, samples.weights, context.train_weights)[0]
     generator = keyed_generator(recipe.seed, "noise", samples.name)
     donors = context.best[torch.randint(len(context.best), (len(distance),), generator=generator)]
     noise = Population(
         name=f"noise like {samples.name}",
         description=f"best training states with noise, at the distances of the samples of {samples.name}",
-        weights=add_noise(context.aligned[donors], context.rep.scale, distance, generator),
+        weights=add_noise(context.train_weights[donors], context.rep.scale, distance, generator),
         num_finetuned=samples.num_finetuned,
         matched_to=samples.name,
         matched_index=tuple(range(len(distance))),
@@ -148,7 +148,7 @@ def _make_matched_averages(
         return []
     generator = keyed_generator(recipe.seed, "averages", samples.name)
     first, second = draw_model_pairs(context.best, context.models, _TRIES * len(distance), generator, repeat=False)
-    step = context.aligned[second] - context.aligned[first]
+    step = context.train_weights[second] - context.train_weights[first]
     length = (step / context.rep.scale).square().mean(dim=1).sqrt()
     matched_index, pairs = [], []
     free = torch.ones(len(length), dtype=torch.bool)
@@ -166,7 +166,7 @@ def _make_matched_averages(
         Population(
             name=f"average like {samples.name}",
             description=f"mixtures of two best training states, at the distances of the samples of {samples.name}",
-            weights=context.aligned[first[pair]] + share * step[pair],
+            weights=context.train_weights[first[pair]] + share * step[pair],
             num_finetuned=samples.num_finetuned,
             matched_to=samples.name,
             matched_index=tuple(matched_index),

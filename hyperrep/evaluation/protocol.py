@@ -135,7 +135,7 @@ def _prepare(
     evaluator = Evaluator(
         rep=rep,
         train=states["train"],
-        aligned=context.aligned,
+        aligned=context.train_weights,
         engine=engine,
         images=load_images(states["train"].images, images_root),
         training=states["train"].hyperparameters(0),

@@ -81,7 +81,7 @@ class PopulationResult(JsonRecord):
     distance: Sequence[float] = ()  # (n,) to the nearest training state, in layer standard deviations
     nearest: Sequence[tuple[str, int]] = ()  # (n,) that state: model_id and epoch
     error_overlap: Sequence[float] = ()  # (n,) intersection over union of errors with the most similar training state
-    pairs: Mapping[str, PairSummary] = field(default_factory=dict)  # of "distance" and "agreement"
+    pairs: Mapping[str, PairSummary] = field(default_factory=dict)  # "distance" and "agreement" -> summary
     ensembles: Mapping[str, EnsembleResult] = field(default_factory=dict)  # "zero-shot" and "tuned"
 
     @classmethod

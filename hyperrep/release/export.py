@@ -81,7 +81,7 @@ class SampleRequest:
     sigma: float = 0.2  # option of the sampler `noise`
     share: float = 0.4  # option of the sampler `move`
     seed: int = 0
-    epochs: int = 0  # of fine-tuning, for a measurement: the exported weights are those before it
+    epochs: int = 0  # epochs of fine-tuning, for a measurement: the exported weights are those before it
 
     def __post_init__(self) -> None:
         for name in ("bandwidth", "sigma", "share"):
@@ -235,7 +235,7 @@ def _measure_samples(
         key=context.key,
         rep=context.rep,
         train=zoo,
-        aligned=context.aligned,
+        aligned=context.train_weights,
         engine=measurement.engine,
         images=load_images(zoo.images, measurement.images_root),
         training=zoo.hyperparameters(0),

@@ -27,7 +27,7 @@ class Lineage(JsonRecord):
     }
 
     sampler: str
-    description: str  # of the sampler
+    description: str  # what the sampler draws
     top_fraction: float
     bandwidth: float
     sigma: float  # option of the sampler `noise`

@@ -53,19 +53,21 @@ def plot_frontier(populations: Sequence[PopulationResult]) -> bytes:
     Noise, averages and moves of training states are curves that begin at the training models; a sampler that has
     learned anything lies above noise and averages.
     """
-    figure, (left, right) = new_figure(2)
+    figure, (distance_ax, overlap_ax) = new_figure(2)
     shown = [p for p in populations if p.distance and not p.matched_to]
-    for axis, key in ((left, "distance"), (right, "error_overlap")):
+    for axis, key in ((distance_ax, "distance"), (overlap_ax, "error_overlap")):
         for prefix in _CURVES:
             _draw_curve(axis, shown, key, prefix)
         for population in shown:
             if not population.name.startswith(tuple(_CURVES)):
                 _draw_population(axis, population, key)
         axis.set_ylim(0, 1)
-    left.set(xlabel="distance to the nearest training state\n(layer standard deviations)", ylabel="zero-shot accuracy")
-    _scale_distance(left, shown)
-    right.set(xlabel="error overlap (IoU) with the most similar training state", xlim=(0, 1.02))
-    figure.legend(*left.get_legend_handles_labels(), fontsize=8, loc="outside right center")
+    distance_ax.set(
+        xlabel="distance to the nearest training state\n(layer standard deviations)", ylabel="zero-shot accuracy"
+    )
+    _scale_distance(distance_ax, shown)
+    overlap_ax.set(xlabel="error overlap (IoU) with the most similar training state", xlim=(0, 1.02))
+    figure.legend(*distance_ax.get_legend_handles_labels(), fontsize=8, loc="outside right center")
     return to_png(figure)
 
 

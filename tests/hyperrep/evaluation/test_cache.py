@@ -80,7 +80,7 @@ def test_errors_that_are_kept_are_those_of_these_images_states_and_engine(
 ) -> None:
     source = CachedSamplingContext(rep=rep, zoo=learned["train"], hyperrep_sha256="1")
     fields = {field.name: getattr(bench, field.name) for field in dataclasses.fields(Evaluator)}
-    assert torch.equal(source.aligned, bench.aligned)
+    assert torch.equal(source.train_weights, bench.aligned)
     for _ in range(2):
         ours = CachedEvaluator(**fields, key=source.key)
         assert torch.equal(ours.train_errors, bench.train_errors)
