@@ -263,12 +263,12 @@ def read_nfn_splits(path: Path, table: pd.DataFrame, states: int) -> dict[str, s
         raise FormatError(f"{path} is not a permutation of {states:,} rows, so it does not hold the splits of this zoo")
     last = table[table["step"] == table["step"].max()]["modeldir"].to_dict()
     models = [str(last[row]) for row in rows if row in last]
-    half = int(_NFN_TEST * len(models))
-    trained = list(range(half))
+    middle = int(_NFN_TEST * len(models))
+    trained = list(range(middle))
     random.Random(_NFN_SEED).shuffle(trained)
-    until = int(_NFN_TRAIN * half)
+    until = int(_NFN_TRAIN * middle)
     return (
         {models[i]: "train" for i in trained[:until]}
         | {models[i]: "validation" for i in trained[until:]}
-        | dict.fromkeys(models[half:], "test")
+        | dict.fromkeys(models[middle:], "test")
     )
