@@ -157,7 +157,7 @@ def test_twins_are_the_reference(stacked: CudaEngine, engine: TorchEngine, few_i
         found = parts[int(states.jobs)][int(states.epochs)]
         assert states.variational is not None and found.variational is not None
         moved = (states.variational[0] - first.setdefault(int(states.jobs), states.variational[0])).norm()
-        # Sums round differently with other vector instructions: 1.44e-3 was measured on one processor, < 1e-3 on another.
+        # Sums round differently with other vector instructions: 1.44e-3 on one processor, less than 1e-3 on another.
         assert (found.variational - states.variational[0]).norm() <= 2e-3 * moved
         differ = (found.weights - states.weights[0]).abs() > 1e-3
         assert differ.sum() <= 2, "a weight on the edge may be pruned here and not there"
