@@ -56,7 +56,7 @@ def flops(architecture: str) -> Flops:
     dense = sparse = 0
     for number, stage in enumerate(stages):
         gradients = 1 if number == 0 else 2  # of the weights, and of the input
-        places = stage.convolved[0] * stage.convolved[1]
+        places = stage.conv_size[0] * stage.conv_size[1]
         dense += 2 * _multiplications(stage, places) * (1 + gradients)
         with_gradient = stage.output_shape[1] * stage.output_shape[2]
         sparse += 2 * (_multiplications(stage, places) + gradients * _multiplications(stage, with_gradient))

@@ -79,7 +79,9 @@ def train(
         >>> import dataclasses
         >>> from hyperrep import read_hyper_recipe, train
         >>> recipe = read_hyper_recipe("demo")
-        >>> short = dataclasses.replace(recipe.learning, epochs=1, functional_weight=0.0, mixed_functional_weight=0.0)
+        >>> short = dataclasses.replace(
+        ...     recipe.learning, epochs=1, batch_size=16, functional_weight=0.0, mixed_functional_weight=0.0
+        ... )
         >>> data = dataclasses.replace(recipe.data, epochs=(1, 2))
         >>> rep = train(dataset, dataclasses.replace(recipe, data=data, learning=short), out / "hyperrep")
         >>> rep.latent_dim < rep.layout.size
@@ -145,7 +147,9 @@ def evaluate(
         >>> import dataclasses
         >>> from hyperrep import evaluate, read_hyper_recipe, train
         >>> recipe = read_hyper_recipe("demo")
-        >>> short = dataclasses.replace(recipe.learning, epochs=1, functional_weight=0.0, mixed_functional_weight=0.0)
+        >>> short = dataclasses.replace(
+        ...     recipe.learning, epochs=1, batch_size=16, functional_weight=0.0, mixed_functional_weight=0.0
+        ... )
         >>> small = dataclasses.replace(
         ...     recipe.evaluation, samplers=("normal",), num_samples=2, num_finetuned=1, finetune_epochs=(1,), noise=()
         ... )
@@ -237,7 +241,9 @@ def probe(
         >>> import dataclasses
         >>> from hyperrep import probe, read_hyper_recipe, train
         >>> recipe = read_hyper_recipe("demo")
-        >>> short = dataclasses.replace(recipe.learning, epochs=1, functional_weight=0.0, mixed_functional_weight=0.0)
+        >>> short = dataclasses.replace(
+        ...     recipe.learning, epochs=1, batch_size=16, functional_weight=0.0, mixed_functional_weight=0.0
+        ... )
         >>> data = dataclasses.replace(recipe.data, epochs=(1, 2))
         >>> recipe = dataclasses.replace(recipe, data=data, learning=short)
         >>> rep = train(dataset, recipe, out / "hyperrep")

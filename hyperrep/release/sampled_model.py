@@ -36,7 +36,9 @@ def load_sample(source: str | Path, *, revision: str | None = None) -> nn.Module
         >>> from hyperrep import load_sample, read_hyper_recipe, train
         >>> from hyperrep.release import SampleRequest, export_samples
         >>> recipe = read_hyper_recipe("demo")
-        >>> short = dataclasses.replace(recipe.learning, epochs=1, functional_weight=0.0, mixed_functional_weight=0.0)
+        >>> short = dataclasses.replace(
+        ...     recipe.learning, epochs=1, batch_size=16, functional_weight=0.0, mixed_functional_weight=0.0
+        ... )
         >>> data = dataclasses.replace(recipe.data, epochs=(1, 2))
         >>> rep = train(dataset, dataclasses.replace(recipe, data=data, learning=short), out / "hyperrep")
         >>> export_samples(out / "hyperrep", out / "samples", SampleRequest(n=1, sampler="normal"))

@@ -15,7 +15,7 @@ from hyperrep.evaluation.metrics import Evaluator
 from hyperrep.release.export import Measurement, SampleRequest, export_samples
 from modelzoo_datasets.engines import NetworkSpec
 from modelzoo_datasets.engines.torch.torch_engine import TorchEngine
-from modelzoo_datasets.errors import FormatError
+from modelzoo_datasets.errors import ArgumentError
 from modelzoo_datasets.images import Images
 from modelzoo_datasets.loading import Zoo
 
@@ -89,7 +89,7 @@ def test_errors_that_are_kept_are_those_of_these_images_states_and_engine(
     fields["aligned"] = bench.aligned[:1]
     others = [
         CachedEvaluator(**fields | {"images": images}, key=source.key),
-        CachedEvaluator(**fields | {"engine": OtherEngine(processes=1)}, key=source.key),
+        CachedEvaluator(**fields | {"engine": OtherEngine(num_workers=1)}, key=source.key),
         CachedEvaluator(**fields, key=source.key | {"hyperrep": "2"}),
         CachedEvaluator(**fields, key=source.key | {"states": "3"}),
     ]
@@ -118,6 +118,6 @@ def test_where_nothing_can_be_kept_it_is_measured_each_time(cache: Path, monkeyp
     monkeypatch.setenv("MODELZOO_CACHE_BYTES", "3")
     assert [int(read_or_measure(KEY, partial(torch.tensor, i))) for i in range(2)] == [0, 1]
     monkeypatch.setenv("MODELZOO_CACHE_BYTES", "many")
-    with pytest.raises(FormatError) as caught:
+    with pytest.raises(ArgumentError) as caught:
         read_or_measure(KEY, lambda: torch.tensor(0))
-    assert str(caught.value) == "MODELZOO_CACHE_BYTES must be a number of bytes, got 'many'"
+    assert str(caught.value) == "MODELZOO_CACHE_BYTES must be a number of bytes, e.g. 20000000000; got 'many'"

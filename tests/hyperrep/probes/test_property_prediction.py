@@ -124,7 +124,7 @@ def test_what_cannot_be_probed_is_told_in_one_line(rep: HyperRepresentation, lea
     with pytest.raises(FormatError) as caught:
         probe_properties(rep, {**learned, "test": one})
     assert str(caught.value) == (
-        "probes need 2 training and 2 test models at least, got 14 and 1; take a zoo of more models"
+        "probes need at least 2 training and 2 test models, got 14 and 1; take a zoo of more models"
     )
     other = dataclasses.replace(learned["test"], architecture=dataclasses.replace(rep.architecture, name="mlp"))
     with pytest.raises(FormatError) as caught:

@@ -154,7 +154,7 @@ def _of_another(folder: Path, evaluation: Path) -> str:
 
 def _unfinished(folder: Path, evaluation: Path) -> str:
     (evaluation / "evaluation.json").unlink()
-    return f"{evaluation} is not a finished evaluation: it has no evaluation.json; run modelzoo-hyperrep evaluate"
+    return f"{evaluation} has no evaluation.json, so the evaluation has not finished; run modelzoo-hyperrep evaluate"
 
 
 def _older(folder: Path, evaluation: Path) -> str:

@@ -243,7 +243,7 @@ def test_what_cannot_be_sampled_is_told_in_one_line_and_leaves_nothing(
         (
             SampleRequest(n=1),
             where,
-            f"{trained} was not trained on {other}; pass the dataset whose config 'seed' it was trained on",
+            f"{trained} did not learn from {other}; name the dataset whose config 'seed' it learned from",
         ),
     ):
         with pytest.raises(ModelZooError) as caught:

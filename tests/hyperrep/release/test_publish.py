@@ -81,10 +81,10 @@ def test_what_is_not_whole_is_refused_before_anything_is_sent(samples: Path, tra
 
 
 def test_each_kind_says_what_it_is(samples: Path, trained: Path) -> None:
-    for folder, repo_type, what in (
+    for folder, repo_type, kind in (
         (samples / "kde-0000", "model", "sampled model"),
         (samples, "dataset", "table of samples"),
         (trained, "model", "hyper-representation"),
     ):
-        publication = read_manifest(folder, "zoos/name")
-        assert (publication.repo_type, publication.what) == (repo_type, what)
+        manifest = read_manifest(folder, "zoos/name")
+        assert (manifest.repo_type, manifest.kind) == (repo_type, kind)
