@@ -32,7 +32,7 @@ _FORMATS: dict[bytes, Callable[[Path], Any]] = {  # first bytes of a compressed 
     b"BZh": bz2.open,
 }
 _ENCRYPTED = 1  # flag of a member of a zip
-_CHUNK = 8_000_000  # bytes
+_CHUNK = 2**16  # bytes read at once: a read that fails loses what it had decompressed before
 _MAX_RATIO = 200  # bytes that a byte of a compressed tar may become: text compresses less, a bomb more
 _CUT_OFF = "comes behind the place where its archive is cut off or damaged"
 # Raised by readers of archives and compressed files that are damaged, encrypted, or packed in an unknown way.
@@ -279,7 +279,7 @@ def _decompress(path: Path, out: Path, progress: Progress) -> bool:
     with opener(path) as source, out.open("wb") as target, progress.start(f"decompressing {path.name}", None) as task:
         while True:
             try:
-                chunk = source.read(_CHUNK)
+                chunk = source.read1(_CHUNK)
             except DAMAGED:
                 return False
             if not chunk:

@@ -25,7 +25,7 @@ class ImportedModel:
     seed: int
     training: Training
     metrics: Mapping[int, Metrics]  # epoch -> metrics
-    epochs: tuple[int, ...]  # of its states, ascending
+    epochs: tuple[int, ...]  # epochs of the states, ascending
     parent: str | None = None  # sparsified twins: origin of the parent
     split: str | None = None  # None: the original has no splits
     more: Mapping[str, Any] = field(
@@ -69,6 +69,8 @@ class Identity:
 class ModelSource(Protocol):
     """The models of one zoo in a source, ready to be read."""
 
+    skipped: SkipReport  # everything that was skipped so far
+
     @property
     def source(self) -> str:
         """Name of the folder or archive, without its path."""
@@ -87,11 +89,6 @@ class ModelSource(Protocol):
     @property
     def models(self) -> Sequence[ImportedModel]:
         """All models, in an order that does not depend on the file system."""
-        ...
-
-    @property
-    def skipped(self) -> SkipReport:
-        """Everything that was skipped so far."""
         ...
 
     def read_states(self, models: Sequence[int]) -> Iterator[tuple[int, list[ImportedState]]]:

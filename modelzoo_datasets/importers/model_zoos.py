@@ -9,7 +9,7 @@ from ..progress import Progress
 from ..recipes import ExternalTraining, Training
 from .archives import Source
 from .base import Identity, Overrides
-from .naming import get_augmentation, identify
+from .identity import get_augmentation, identify
 from .ray_tune import parse_number, require_number, require_value
 from .trial_zoo import Dialect, TrialZoo
 

@@ -26,7 +26,7 @@ from ..weights import Layout, Slot
 from ..zoo import SafetensorsHeader, read_header_bytes
 from .archives import DAMAGED, Source, is_litter
 from .base import ImportedModel, ImportedState, Overrides
-from .naming import check_images, make_identity
+from .identity import check_images, make_identity
 from .skip_report import Skipped, SkipReport
 from .state_table import read_state_table
 

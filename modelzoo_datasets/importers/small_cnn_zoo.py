@@ -28,7 +28,7 @@ from ..recipes import ExternalTraining
 from ..weights import Layout
 from .archives import DAMAGED, Source
 from .base import ImportedModel, ImportedState, Overrides
-from .naming import check_images, make_identity
+from .identity import check_images, make_identity
 from .npy_rows import check_rows, read_rows
 from .ray_tune import parse_number, read_metrics, require_number
 from .skip_report import Skipped, SkipReport

@@ -15,7 +15,7 @@ from ..progress import Progress
 from ..recipes import ExternalTraining, Training
 from .archives import Source
 from .base import Identity, Overrides
-from .naming import check_images, make_identity
+from .identity import check_images, make_identity
 from .ray_tune import parse_number, require_number
 from .trial_zoo import Dialect, TrialZoo
 

@@ -256,7 +256,7 @@ SOUND = ZooInfo(
     engine="none",
     versions={},
 )
-PUBLISHED = ExternalModels(models={"origin": ["x"] * 4})
+EXTERNAL = ExternalModels(models={"origin": ["x"] * 4})
 
 
 @pytest.mark.parametrize(
@@ -275,7 +275,7 @@ PUBLISHED = ExternalModels(models={"origin": ["x"] * 4})
             1,
             ["1 model diverged (some weights are not finite): not included"],
         ),
-        ({"recipe": grid((), published=PUBLISHED)}, {}, 0, []),
+        ({"recipe": grid((), external_models=EXTERNAL)}, {}, 0, []),
         (
             {},
             {"test_acc": [0.55, 0.551, 0.9, float("nan")]},

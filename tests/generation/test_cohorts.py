@@ -15,7 +15,7 @@ from helpers.processes import BIN, hashes, kill_when, run
 
 from modelzoo_datasets import generate_zoo, read_recipe
 from modelzoo_datasets.engines import Engine
-from modelzoo_datasets.errors import FormatError, ModelZooError, RecipeError
+from modelzoo_datasets.errors import ArgumentError, FormatError, ModelZooError
 from modelzoo_datasets.generation import cohorts, generate_cohort
 from modelzoo_datasets.generation.cohorts import Results, select_part
 from modelzoo_datasets.recipes import Member, Recipe
@@ -54,7 +54,7 @@ def test_slices_are_all_models_once_in_order_and_of_equal_size(n: int, parts: in
 
 @pytest.mark.parametrize("part", [0, 4])
 def test_a_part_that_is_not_there_is_refused(part: int, members: list[Member]) -> None:
-    with pytest.raises(RecipeError) as caught:
+    with pytest.raises(ArgumentError) as caught:
         select_part(members, part, 3)
     assert str(caught.value) == f"cohort must be 1/3 to 3/3, got {part}/3"
 

@@ -126,7 +126,7 @@ def files_of_ray() -> Iterator[dict[str, str]]:
     """An environment in which a cluster keeps its files in a folder that is removed."""
     folder = tempfile.mkdtemp(prefix="ray-")  # not pytest's, whose path is too long for a socket
     try:
-        yield {**os.environ, "RAY_TMPDIR": folder}
+        yield {**os.environ, "RAY_TMPDIR": folder, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     finally:
         shutil.rmtree(folder)
 

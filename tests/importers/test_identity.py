@@ -18,7 +18,7 @@ from modelzoo_datasets.images import registry as images_registry
 from modelzoo_datasets.images.registry import ImageDataset, get_image_dataset, image_dataset_names, register_images
 from modelzoo_datasets.importers import import_zoo
 from modelzoo_datasets.importers.base import Overrides
-from modelzoo_datasets.importers.naming import identify
+from modelzoo_datasets.importers.identity import identify
 from modelzoo_datasets.verification import verify_folder
 from modelzoo_datasets.zoo import ZooFolder
 

@@ -159,7 +159,7 @@ def test_columns_of_its_own_have_types_in_the_dataset(original: Path, tmp_path: 
     assert recipe["measured"] == ["norm"]
     card = (tmp_path / "dataset" / "README.md").read_text()
     assert "`origin` (str), `width` (int), `even` (bool), `note` (str), `norm` (float)." in card
-    assert "Nobody has named a licence: ask whoever published this before you use it." in card
+    assert "No license is given: ask the publisher of this dataset before you use it." in card
     assert (tmp_path / "dataset" / "assets" / "zoo-hyper-parameters.png").is_file()
 
 
@@ -236,10 +236,10 @@ def test_a_module_that_nobody_registered_is_named_with_the_way_out(original: Pat
     kept = last.weights.clone()
     torch.nn.init.zeros_(mine.body[0].weight)
     assert torch.equal(last.weights, kept)
-    with pytest.raises(FormatError) as refused_module:
+    with pytest.raises(ArgumentError) as refused_module:
         last.model(0, nn.Linear(4, 8))
     told = str(refused_module.value)
-    assert told.startswith("the module is not of the architecture 'perceptron-of-mine': Error(s) in loading ")
+    assert told.startswith("the module must have the tensors of architecture 'perceptron-of-mine'; Error(s) in loading ")
     assert "Missing key(s)" in told and "\n" not in told
 
 
@@ -257,11 +257,11 @@ def test_an_activation_that_is_not_known_is_told_where_one_is_needed(
     imported(tmp_path / "mine", tmp_path / "zoo", architecture="cnn-s")
     build_dataset([tmp_path / "zoo"], tmp_path / "dataset")
     zoo = load_zoo(tmp_path / "dataset")
-    with pytest.raises(FormatError) as caught:
+    with pytest.raises(ArgumentError) as caught:
         zoo.model(0)
     assert str(caught.value) == (
-        f"the activation of state 0 is {words}, and 'cnn-s' needs one of tanh, relu, sigmoid, gelu; "
-        "make the module yourself: zoo.model(i, module)"
+        f"the activation of state 0 is {words}, but 'cnn-s' needs one of tanh, relu, sigmoid, gelu; "
+        "pass your own module: zoo.model(i, module)"
     )
     rebuilt = zoo.model(0, get_architecture("cnn-s").module("gelu"))
     x = torch.rand(2, 1, 28, 28)
@@ -305,7 +305,7 @@ def test_one_file_per_model_needs_no_more_than_its_name(folder: Path, tmp_path: 
     assert sorted(zoo.table["origin"]) == [name.removesuffix(".safetensors") for name in files]
     card = (tmp_path / "dataset" / "README.md").read_text()
     assert "not recorded: `train_loss`, `train_acc`, `val_loss`, `val_acc`, `test_loss`, `test_acc`" in card
-    told = "## Population\n\nNot measured for `zoo`: how alike its models are, and their weights tensor by tensor.\n"
+    told = "## Population\n\nSimilarity of models and weights by tensor were not measured for `zoo`.\n"
     assert told in card and not list((tmp_path / "dataset").glob("assets/*"))
 
 
@@ -410,7 +410,7 @@ def test_states_that_are_not_finite_are_marked_and_their_models_left_out(folder:
     build_dataset([tmp_path / "zoo"], tmp_path / "dataset")
     assert "p3" not in set(load_zoo(tmp_path / "dataset").table["origin"])
     card = (tmp_path / "dataset" / "README.md").read_text()
-    assert "`zoo`: 1 model diverged, with weights that are not finite in some state; they are left out." in card
+    assert "1 model diverged (some weights are not finite): not included" in card
     build_dataset([tmp_path / "zoo"], tmp_path / "all", keep_diverged=True)
     kept = load_zoo(tmp_path / "all").table
     assert kept.loc[~kept["finite"], ["origin", "epoch"]].values.tolist() == [["p3", 2]]
@@ -615,7 +615,7 @@ def test_a_file_that_a_folder_does_not_give_is_told(folder: Path, tmp_path: Path
 
 def test_an_architecture_that_the_files_are_not_of_is_refused(original: Path, tmp_path: Path) -> None:
     assert refused(original, tmp_path / "zoo", architecture="cnn-s") == (
-        "the files are not of architecture cnn-s: the files have body.0.bias of shape (8,), it has none; leave out "
+        "the files are not of architecture cnn-s: the files have body.0.bias of shape (8,), it has none; omit "
         "--architecture"
     )
 

@@ -223,7 +223,7 @@ def test_what_does_not_go_together(original: Path, tmp_path: Path) -> None:
     few = io.BytesIO()
     np.save(few, np.zeros((17, 4970), np.float32))
     fails("weights.npy", few.getvalue(), r"got float32 of shape \(17, 4970\)")
-    fails("weights.npy", b"x", "is no array of numpy")
+    fails("weights.npy", b"x", "weights.npy is not a readable array of numpy")
     fails("metrics.csv.gz", b"x", "cannot read metrics.csv.gz .* download it again")
     layout = (original / "layout.csv").read_text()
     fails("layout.csv", layout.replace("16, 16", "15, 16").encode(), "is the layout of another architecture")

@@ -294,8 +294,8 @@ def test_a_flipped_byte_is_found_by_build_and_mended_by_generate(
     with pytest.raises(FormatError) as caught:
         build_dataset([packed], tmp_path / "dataset")
     assert str(caught.value) == (
-        f"state hyp-00008 epoch 1 of {packed} is not the one that was trained; "
-        f"remove {path} and run modelzoo-generate again"
+        f"state hyp-00008 epoch 1 of {packed} differs from the state that was trained; "
+        f"delete {path} and run modelzoo-generate again"
     )
     path.unlink()
     recipe_read = read_recipe(str(tiny_recipe))
