@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any
 
 _FORKED = multiprocessing.get_context("forkserver")
-_FORKED.set_forkserver_preload(["typer", "pandas", "modelzoo_datasets.plots.base", "modelzoo_datasets.analysis.similarity"])
+_FORKED.set_forkserver_preload(
+    ["typer", "pandas", "modelzoo_datasets.plots.base", "modelzoo_datasets.analysis.similarity"]
+)
 
 
 @dataclass(frozen=True)
