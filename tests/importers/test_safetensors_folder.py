@@ -239,7 +239,7 @@ def test_a_module_that_nobody_registered_is_named_with_the_way_out(original: Pat
     with pytest.raises(ArgumentError) as refused_module:
         last.model(0, nn.Linear(4, 8))
     told = str(refused_module.value)
-    assert told.startswith("the module must have the tensors of architecture 'perceptron-of-mine'; Error(s) in loading ")
+    assert told.startswith("the module must have the tensors of architecture 'perceptron-of-mine'; Error(s) in load")
     assert "Missing key(s)" in told and "\n" not in told
 
 
