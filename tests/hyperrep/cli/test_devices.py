@@ -81,9 +81,9 @@ def test_devices_are_found_by_name() -> None:
 
 
 @NO_GPU
-def test_a_gpu_that_is_not_there_is_one_line_before_anything_is_written(tmp_path: Path) -> None:
+def test_a_gpu_that_is_not_there_is_one_line_before_anything_is_written(tiny_dataset: Path, tmp_path: Path) -> None:
     program = "from hyperrep.cli.hyperrep_command import main; main()"
-    command = [sys.executable, "-c", program, "train", "dataset", "--out", "hyperrep", "--device", "cuda"]
+    command = [sys.executable, "-c", program, "train", str(tiny_dataset), "--out", "hyperrep", "--device", "cuda"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
     assert re.fullmatch(r"\S+: device 'cuda': torch sees no CUDA GPU here; use --device cpu\n", done.stderr)
