@@ -79,11 +79,11 @@ def _read_mapped(
 def _read_streamed(
     file: BinaryIO, path: str, shape: tuple[int, int], groups: Sequence[Sequence[int]]
 ) -> Iterator[tuple[int, list[Row | None]]]:
-    group_of = {row: index for index, group in enumerate(groups) for row in group}
+    group_by_row = {row: index for index, group in enumerate(groups) for row in group}
     partial: dict[int, dict[int, Row]] = {index: {} for index in range(len(groups))}
     waiting = 0
     for row, content in enumerate(_iterate_rows(file, shape[1])):
-        if (index := group_of.get(row)) is None:
+        if (index := group_by_row.get(row)) is None:
             continue
         partial[index][row] = content
         waiting += content.nbytes
