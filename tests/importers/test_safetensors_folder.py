@@ -410,7 +410,7 @@ def test_states_that_are_not_finite_are_marked_and_their_models_left_out(folder:
     build_dataset([tmp_path / "zoo"], tmp_path / "dataset")
     assert "p3" not in set(load_zoo(tmp_path / "dataset").table["origin"])
     card = (tmp_path / "dataset" / "README.md").read_text()
-    assert "1 model diverged (some weights are not finite): not included" in card
+    assert "`zoo`: 1 model diverged (some weights are not finite): not included" in card
     build_dataset([tmp_path / "zoo"], tmp_path / "all", keep_diverged=True)
     kept = load_zoo(tmp_path / "all").table
     assert kept.loc[~kept["finite"], ["origin", "epoch"]].values.tolist() == [["p3", 2]]
