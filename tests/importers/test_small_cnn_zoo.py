@@ -227,7 +227,7 @@ def test_what_does_not_go_together(original: Path, tmp_path: Path) -> None:
     fails("metrics.csv.gz", b"x", "cannot read metrics.csv.gz .* download it again")
     layout = (original / "layout.csv").read_text()
     fails("layout.csv", layout.replace("16, 16", "15, 16").encode(), "is the layout of another architecture")
-    fails("layout.csv", layout.rpartition("\nseq")[0].encode(), "does not say where every weight is")
+    fails("layout.csv", layout.rpartition("\nseq")[0].encode(), "does not cover every weight exactly once")
     fails("layout.csv", b"a,b\n1,2\n", "has no columns varname")
     of_layout = r"^layout.csv of \w+: {} of row 0 must be a whole number from 0, got {}; download it again$"
     fails("layout.csv", layout.replace(",0,16,", ",x,16,", 1).encode(), of_layout.format("start_idx", "'x'"))

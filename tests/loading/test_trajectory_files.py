@@ -111,8 +111,8 @@ def test_of_a_repo_few_states_are_read_as_ranges_and_streams_store_nothing(
     hub.requests.clear()
     code = """
 from hashlib import sha256
-from modelzoo_datasets.loading import dataset, load_zoo, stream_zoo
-dataset._MUCH = 0.5  # of three states one is few
+from modelzoo_datasets.loading import load_zoo, source, stream_zoo
+source._MIN_DOWNLOAD_FRACTION = 0.5  # of three states one is few
 last = load_zoo("zoos/tiny", "seed", split="test", epochs=[2])
 print(len(last), sha256(last.weights.numpy().tobytes()).hexdigest())
 digest = sha256()
