@@ -22,7 +22,7 @@ check: setup ## lint, formatting, types, import rules
 	$(BIN)/lint-imports --no-logo
 
 test: check ## check, then the tests; pytest's options in PYTEST_ARGS="..."
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(PYTEST_ARGS)
 
 slow: setup ## only the tests marked slow
 	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)

@@ -11,7 +11,6 @@ from helpers.paths import ROOT
 from helpers.processes import BIN, run
 
 from modelzoo_datasets import build_dataset, generate_zoo, read_recipe
-from modelzoo_datasets.engines.torch.torch_engine import TorchEngine
 
 INDEXES = ("generation", "builders", "hyperrep/recipes", "benchmarks")
 README = (ROOT / "README.md").read_text()
@@ -43,11 +42,11 @@ def test_make_targets_of_the_readme_exist() -> None:
 
 
 @pytest.fixture(scope="module")
-def folder_after_the_demo(tiny_recipe: Path, engine: TorchEngine, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder_after_the_demo(tiny_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `demo/dataset` in it, of the demo's epochs but with fewer models and larger batches."""
     folder = tmp_path_factory.mktemp("readme")
     zoo, recipe = folder / "demo" / "zoo" / "seed", read_recipe(str(tiny_recipe))
-    generate_zoo(recipe, zoo, config="seed", engine=engine, images_root=folder / "images", epochs=10)
+    generate_zoo(recipe, zoo, config="seed", images_root=folder / "images", epochs=10)
     build_dataset([zoo], folder / "demo" / "dataset")
     return folder
 

@@ -71,8 +71,11 @@ if ! has_ensurepip && ! venv_with_outside_pip && ! apt_venv_pkg; then
 fi
 [ -x .venv/bin/pip ] || "$python" -m venv --clear .venv >&2 || die 1 "could not make .venv (see above)"
 
-# 4. The package, by uv because it is several times faster, else by pip.
-if ! { .venv/bin/python -m pip install -q uv && .venv/bin/uv pip install -q --python .venv/bin/python -e '.[dev]'; }; then
+# 4. The package, by uv because it is several times faster, else by pip. Python compiles modules when it first imports
+#    them; where it may not, every command would compile torch anew, which takes three times as long as importing it.
+compile=${PYTHONDONTWRITEBYTECODE:+--compile-bytecode}
+# shellcheck disable=SC2086  # $compile is empty or one word
+if ! { .venv/bin/python -m pip install -q uv && .venv/bin/uv pip install -q $compile --python .venv/bin/python -e '.[dev]'; }; then
     say "that did not work with uv, trying pip alone"
     .venv/bin/python -m pip install -q -e '.[dev]' ||
         die 1 "could not install the dependencies (see above): if it was the network, just run the same command again"
