@@ -28,7 +28,7 @@ def read_dataset_info(source: str | Path) -> DatasetInfo:
     repo_id = parse_repo_id(source)
     folder = Path(source) if repo_id is None else download_files(repo_id, ["zoo.json"])
     if not (folder / "zoo.json").is_file():
-        raise FormatError(f"{source} is no dataset folder: it has no zoo.json; modelzoo-build makes one")
+        raise FormatError(f"{source} is not a dataset folder: it has no zoo.json; build one with modelzoo-build")
     return DatasetInfo.read(folder)
 
 
@@ -129,7 +129,7 @@ def parse_source(text: str) -> tuple[str, str | None]:
     for source, config in ((text, None), (head, tail)):
         if (Path(source) / "zoo.json").is_file() or (source and parse_repo_id(source) is not None):
             return source, config
-    raise FormatError(f"{text} is no dataset folder, no repo, and no config of one; write DATASET or DATASET/CONFIG")
+    raise FormatError(f"{text} is not a dataset folder, a repo, or a config of one; write DATASET or DATASET/CONFIG")
 
 
 def check_architecture(rep: HyperRepresentation, zoo: Zoo, source: str | Path) -> None:

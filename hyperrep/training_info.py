@@ -49,7 +49,7 @@ class TrainingInfo:
         """
         path = folder / TRAINING_FILE
         if not path.is_file():
-            raise FormatError(f"{folder} is no hyper-representation: it has no {TRAINING_FILE}")
+            raise FormatError(f"{folder} is not a hyper-representation: it has no {TRAINING_FILE}")
         try:
             return cls.from_json(read_json(path))
         except FormatError as error:

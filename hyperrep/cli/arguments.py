@@ -13,7 +13,7 @@ def check_dataset(source: str) -> None:
         FormatError: It is neither.
     """
     if not (Path(source) / "zoo.json").is_file() and parse_repo_id(source) is None:
-        raise FormatError(f"{source} is no dataset folder; modelzoo-build makes one")
+        raise FormatError(f"{source} is not a dataset folder; build one with modelzoo-build")
 
 
 def check_representation(source: str) -> None:

@@ -98,8 +98,8 @@ def command(
 def _warn(imported: "Imported") -> None:
     for line in imported.skipped:
         _log.warning("%s", line)
-    if imported.lacking:
-        _log.warning("%s states are missing for some epochs", f"{imported.lacking:,}")
+    if imported.lost_states:
+        _log.warning("%s states are missing for some epochs", f"{imported.lost_states:,}")
     if imported.diverged:
         _log.warning("%s models have weights that are not finite", f"{imported.diverged:,}")
 

@@ -46,7 +46,7 @@ def command(
 
     Exit status 0: every check passed. 1: a check failed, with its problems on stderr. 2: nothing could be checked.
     """
-    require_zoo_file(folder, "zoo folder and no dataset folder")
+    require_zoo_file(folder, "zoo folder or dataset folder")
     from ..engines import get_engine
 
     selected = None if engine == "auto" else get_engine(engine, threads)

@@ -63,7 +63,7 @@ class Identity:
     parent_config: str | None = None  # sparsified twins: config of their parents
     columns: Mapping[str, str] | None = None  # format safetensors: further columns of the table of models -> kind
     measured: Sequence[str] = ()  # format safetensors: further metrics of states
-    measured_otherwise: Sequence[str] = ()  # splits or metrics that this package measures on other images
+    incomparable_metrics: Sequence[str] = ()  # splits or metrics that this package measures on other images
 
 
 class ModelSource(Protocol):

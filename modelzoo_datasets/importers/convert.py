@@ -42,7 +42,7 @@ class Imported:
     states: int
     added: int  # models that this run wrote
     diverged: int  # models with weights that are not finite; the folder holds and marks them
-    lacking: int  # states that could not be read, of models in the folder
+    lost_states: int  # that could not be read, of models in the folder
     skipped: list[str]  # a line per reason, with its count
 
 
@@ -129,8 +129,8 @@ def _import(
         present = [stored[m.model_id] for m in members if m.model_id in stored]
         if not present:
             raise FormatError(f"no state of {originals.source} can be read: {'; '.join(originals.skipped.lines())}")
-        lacking = _list_lacking(members, stored)
-        writer.complete(present, lost_epochs=lacking)
+        lost_epochs = _list_lost_epochs(members, stored)
+        writer.complete(present, lost_epochs=lost_epochs)
     folder = ZooFolder.open(out)
     return Imported(
         name=f"{identity.recipe}/{identity.config}",
@@ -138,7 +138,7 @@ def _import(
         states=len(folder.states),
         added=added,
         diverged=int(folder.models["diverged"].sum()),
-        lacking=sum(len(epochs) for epochs in lacking.values()),
+        lost_states=sum(len(epochs) for epochs in lost_epochs.values()),
         skipped=originals.skipped.lines(),
     )
 
@@ -205,11 +205,11 @@ def _add_state(
     writer.add(member, state.epoch, state.weights, metrics, recall, state.variational)
 
 
-def _list_lacking(members: Sequence[Member], stored: Mapping[str, Member]) -> dict[str, list[int]]:
-    lacking = {}
+def _list_lost_epochs(members: Sequence[Member], stored: Mapping[str, Member]) -> dict[str, list[int]]:
+    lost_epochs = {}
     for member in members:
         if member.model_id in stored:
             epochs = set(stored[member.model_id].epochs)
             if without := [epoch for epoch in member.epochs if epoch not in epochs]:
-                lacking[member.model_id] = without
-    return lacking
+                lost_epochs[member.model_id] = without
+    return lost_epochs

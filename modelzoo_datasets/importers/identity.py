@@ -65,14 +65,14 @@ def identify(folder: str, architecture: Architecture, overrides: Overrides, *, t
     config += _SPARSE if twins else ""
     name = f"{recipe.name if recipe else f'{images}-{architecture.family}'}/{config}"
     # The published code also augments validation images when it measures them.
-    otherwise = ("validation",) if get_augmentation(images) != "none" else ()
-    return make_identity(overrides.name or name, images, otherwise, twins=twins)
+    incomparable = ("validation",) if get_augmentation(images) != "none" else ()
+    return make_identity(overrides.name or name, images, incomparable, twins=twins)
 
 
 def make_identity(
     name: str,
     images: str,
-    measured_otherwise: Sequence[str] = (),
+    incomparable_metrics: Sequence[str] = (),
     *,
     twins: bool = False,
     columns: Mapping[str, str] | None = None,
@@ -83,7 +83,7 @@ def make_identity(
     Args:
         name: RECIPE/CONFIG.
         images: Name of the image dataset.
-        measured_otherwise: Splits or metrics that this package measures on other images.
+        incomparable_metrics: Splits or metrics that this package measures on other images.
         twins: The models are sparsified twins.
         columns: Further columns of the table of models -> kind.
         measured: Further metrics of states.
@@ -101,7 +101,7 @@ def make_identity(
         parent_config=config.removesuffix(_SPARSE) if twins else None,
         columns=columns,
         measured=measured,
-        measured_otherwise=measured_otherwise,
+        incomparable_metrics=incomparable_metrics,
     )
 
 

@@ -42,7 +42,7 @@ _METRICS = {"train_loss": "train_loss", "train_acc": "train_accuracy", "test_los
 }
 _MORE = ("init_std", "train_fraction", "b_init", "l2reg")  # further hyper-parameters for zoo.json
 # The authors measured on other training images, and their losses include the L2 penalty.
-_MEASURED_OTHERWISE = ("train", "test_loss")
+_INCOMPARABLE_METRICS = ("train", "test_loss")
 _NFN_SEED, _NFN_TEST, _NFN_TRAIN = 0, 0.5, 0.8
 
 
@@ -71,7 +71,7 @@ class SmallCnnZoo:
         )
         check_images(images, self.architecture)
         self.identity = make_identity(
-            overrides.name or f"{dataset.replace('_', '-')}-{_FAMILY}/hyp", images, _MEASURED_OTHERWISE
+            overrides.name or f"{dataset.replace('_', '-')}-{_FAMILY}/hyp", images, _INCOMPARABLE_METRICS
         )
         check_rows(source, self._paths["weights.npy"], (self._states, self.architecture.layout.size))
         self._order = _read_order(source, self._paths["layout.csv"], self.architecture.layout)

@@ -153,7 +153,7 @@ def make_zoo_info(
         engine=_ENGINE,
         versions={"modelzoo-datasets": versions()["modelzoo-datasets"]},
         import_info=ImportInfo(
-            format=format, source=collection.source, incomparable_metrics=tuple(identity.measured_otherwise)
+            format=format, source=collection.source, incomparable_metrics=tuple(identity.incomparable_metrics)
         ),
         parent=None if parents is None else ParentInfo.from_zoo(parents.folder.info),
         variational_layout=None if parents is None else variational_layout(architecture.name),

@@ -21,7 +21,7 @@ from .trial_zoo import Dialect, TrialZoo
 
 _METRICS = {name: name for name in ("train_loss", "train_acc", "val_loss", "val_acc", "test_loss", "test_acc")}
 _FOLDER = re.compile(r"tune_zoo_(?P<images>[A-Za-z0-9_.-]+)_(?P<network>[A-Za-z0-9]+)")
-_MEASURED_OTHERWISE = ("val_loss", "test_loss")
+_INCOMPARABLE_METRICS = ("val_loss", "test_loss")
 
 
 def open_weightclip(source: Source, overrides: Overrides, progress: Progress) -> TrialZoo:
@@ -62,7 +62,7 @@ def _identify(folder: str, architecture: Architecture, overrides: Overrides, twi
     if images in image_dataset_names() or overrides.images is not None:
         check_images(images, architecture)
     name = overrides.name or f"{images}-{architecture.family}/seed"
-    return make_identity(name, images, _MEASURED_OTHERWISE)
+    return make_identity(name, images, _INCOMPARABLE_METRICS)
 
 
 _DIALECT = Dialect(

@@ -191,7 +191,7 @@ def open_dataset(source: str | Path, config: str | None, revision: str | None, *
 def _read_info(folder: Path, source: str | Path, *, is_repo: bool) -> DatasetInfo:
     """Read zoo.json of a dataset and check its format."""
     if not (folder / "zoo.json").is_file():
-        raise FormatError(f"{source} is no dataset folder: it has no zoo.json; modelzoo-build makes one")
+        raise FormatError(f"{source} is not a dataset folder: it has no zoo.json; build one with modelzoo-build")
     tag = FormatTag.read(folder / "zoo.json").format
     if tag not in (None, DATASET_FORMAT):
         raise FormatError(

@@ -77,7 +77,7 @@ def verify_folder(
         parent=None if parent is None else Path(parent),
         progress=progress,
     )
-    require_zoo_file(path, "zoo folder and no dataset folder")
+    require_zoo_file(path, "zoo folder or dataset folder")
     tag = FormatTag.read(path / ZOO_FILE)
     if tag.format == DATASET_FORMAT:
         return _verify_dataset(path, request)

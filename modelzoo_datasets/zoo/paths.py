@@ -40,7 +40,7 @@ def require_zoo_file(folder: Path, kind: str) -> None:
         FormatError: The folder or the file does not exist.
     """
     if not (folder / ZOO_FILE).is_file():
-        raise FormatError(f"{folder} is no {kind}: it has no {ZOO_FILE}")
+        raise FormatError(f"{folder} is not a {kind}: it has no {ZOO_FILE}")
 
 
 def check_zoo_folder(folder: Path) -> None:

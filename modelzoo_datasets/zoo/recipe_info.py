@@ -79,7 +79,7 @@ class RecipeInfo:
             if not isinstance(choices, list):
                 raise FormatError(explain_malformed(path, f"'{where}axes.{axis}' must be a list, got {choices!r}"))
         try:
-            external_models = ExternalModels.from_json(values, {})
+            external_models = ExternalModels.from_json(values)
         except (RecipeError, TypeError) as error:
             raise FormatError(explain_malformed(path, f"'{where.rstrip('.')}' cannot be trained ({error})")) from error
         return cls(
@@ -142,7 +142,7 @@ class RecipeInfo:
         Args:
             lost_epochs: For an imported zoo, model_id -> epochs whose states are lost.
         """
-        models = self.external_models and dataclasses.replace(self.external_models, lacking=lost_epochs)
+        models = self.external_models and dataclasses.replace(self.external_models, lost_epochs=lost_epochs)
         return Config(axes=self.axes, seeds=self.seeds, parent=self.parent, published=models)
 
 

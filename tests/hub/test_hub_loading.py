@@ -127,14 +127,14 @@ def test_what_cannot_be_loaded_is_told(hub: HubServer, ann: Client, anyone: Clie
     assert told[1:] == shown(tiny_dataset, config="hyp").splitlines()
     hub.create("datasets", "zoos/other")
     told = anyone.run(loads, "zoos/other", {}).stdout.splitlines()
-    assert told == ["FormatError: zoos/other is no dataset folder: it has no zoo.json; modelzoo-build makes one"]
+    assert told == ["FormatError: zoos/other is not a dataset folder: it has no zoo.json; build one with modelzoo-build"]
 
 
 def test_a_folder_comes_before_the_repo_of_its_name(hub: HubServer, ann: Client, tiny_dataset: Path) -> None:
     assert ann.push(tiny_dataset, "zoos/tiny").returncode == 0
     (hub.store / "zoos" / "tiny").mkdir(parents=True)
     told = ann.run(loads_in, str(hub.store), "zoos/tiny").stdout
-    assert told == "FormatError: zoos/tiny is no dataset folder: it has no zoo.json; modelzoo-build makes one\n"
+    assert told == "FormatError: zoos/tiny is not a dataset folder: it has no zoo.json; build one with modelzoo-build\n"
     assert ann.run(loads_in, str(hub.store), "hf://datasets/zoos/tiny").stdout == shown(tiny_dataset)
     with pytest.raises(ArgumentError, match="revision must be None for a folder; got 'main' for "):
         load_zoo(tiny_dataset, revision="main")

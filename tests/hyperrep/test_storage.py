@@ -163,7 +163,7 @@ def test_a_config_that_the_dataset_has_not_is_answered_with_those_it_has(tiny_da
     told = f"{tiny_dataset} has no config 'sed', which recipe tiny trains on; it has seed, hyp"
     with pytest.raises(FormatError, match=f"^{re.escape(told)}$"):
         train(tiny_dataset, other, tmp_path / "out")
-    told = f"{tmp_path} is no dataset folder: it has no zoo.json; modelzoo-build makes one"
+    told = f"{tmp_path} is not a dataset folder: it has no zoo.json; build one with modelzoo-build"
     with pytest.raises(FormatError, match=f"^{re.escape(told)}$"):
         train(tmp_path, RECIPE, tmp_path / "out")
 

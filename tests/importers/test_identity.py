@@ -49,7 +49,7 @@ PUBLISHED = [
 def test_a_published_folder_is_one_of_our_zoos(folder: str, architecture: str, name: str, images: str) -> None:
     found = identify(folder, get_architecture(architecture), Overrides(), twins=False)
     assert (f"{found.recipe}/{found.config}", found.images) == (name, images)
-    assert found.measured_otherwise == (("validation",) if "resnet" in name else ())
+    assert found.incomparable_metrics == (("validation",) if "resnet" in name else ())
 
 
 @pytest.mark.parametrize(

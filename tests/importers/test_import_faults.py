@@ -49,7 +49,7 @@ def test_a_pickle_with_code_is_never_run(zoo: Path, tmp_path: Path) -> None:
     found = imported(zoo, tmp_path / "zoo")
     assert not proof.exists()
     assert found.skipped == [f"skipped 2: {CODE} (first: {place(1, 1)})"]
-    assert (found.models, found.states, found.lacking) == (3, 7, 2)
+    assert (found.models, found.states, found.lost_states) == (3, 7, 2)
     assert sound(tmp_path / "zoo")
     pickle.loads(checkpoint(zoo, 1, 2).read_bytes())  # that it would have
     assert proof.exists()
@@ -68,7 +68,7 @@ def test_states_that_cannot_be_read_are_missing_and_the_rest_is_there(zoo: Path,
         f"skipped 4: {TRUNCATED} (first: {place(1, 0)})",
         f"skipped 1: {OTHER} (first: {place(2, 2)})",
     ]
-    assert (found.models, found.states, found.lacking) == (2, 3, 3)
+    assert (found.models, found.states, found.lost_states) == (2, 3, 3)
     folder = ZooFolder.open(tmp_path / "zoo")
     assert list(zip(folder.states["model_id"], folder.states["epoch"], strict=True)) == [
         *(("seed-00001", 1), ("seed-00001", 2), ("seed-00002", 0))
@@ -83,12 +83,12 @@ def test_what_was_repaired_is_read_at_the_next_run(zoo: Path, tmp_path: Path) ->
     imported(zoo, tmp_path / "undisturbed")
     whole = checkpoint(zoo, 1, 0).read_bytes()
     checkpoint(zoo, 1, 0).write_bytes(whole[:500])
-    assert imported(zoo, tmp_path / "zoo").lacking == 1
+    assert imported(zoo, tmp_path / "zoo").lost_states == 1
     before = hashes(tmp_path / "zoo")
     assert (imported(zoo, tmp_path / "zoo").added, hashes(tmp_path / "zoo")) == (0, before)
     checkpoint(zoo, 1, 0).write_bytes(whole)
     found = imported(zoo, tmp_path / "zoo")
-    assert (found.added, found.lacking, found.skipped) == (1, 0, [])
+    assert (found.added, found.lost_states, found.skipped) == (1, 0, [])
     assert hashes(tmp_path / "zoo") == hashes(tmp_path / "undisturbed")
 
 

@@ -56,7 +56,7 @@ def test_a_published_zoo_becomes_the_zoo_that_it_was(
     originals: Path, tiny_zoo: Path, tmp_path: Path, engine: TorchEngine
 ) -> None:
     found = imported(originals, tmp_path / "zoo")
-    assert (found.models, found.states, found.added, found.diverged, found.lacking) == (20, 60, 20, 0, 0)
+    assert (found.models, found.states, found.added, found.diverged, found.lost_states) == (20, 60, 20, 0, 0)
     assert (found.name, found.skipped) == ("fashion-mnist-5k-cnn-s/seed", [])
     ours, theirs = ZooFolder.open(tiny_zoo), ZooFolder.open(tmp_path / "zoo")
     assert theirs.states["sha256"].tolist() == ours.states["sha256"].tolist()
@@ -138,7 +138,7 @@ def test_names_that_shift_with_dropout_are_matched_in_order(
 def test_a_squeezed_zoo_has_the_epochs_that_were_published(tiny_zoo: Path, tmp_path: Path, engine: TorchEngine) -> None:
     write_zoo(tiny_zoo, tmp_path / NAME, Style(every=2, filler=False))
     found = imported(tmp_path / NAME, tmp_path / "zoo", storage="packed")
-    assert (found.states, found.lacking) == (40, 0)
+    assert (found.states, found.lost_states) == (40, 0)
     assert sorted(set(ZooFolder.open(tmp_path / "zoo").states["epoch"])) == [0, 2]
     assert measured(tmp_path / "zoo", engine) == 12
     build_dataset([tmp_path / "zoo"], tmp_path / "dataset")

@@ -572,7 +572,7 @@ def test_files_that_are_no_safetensors_are_refused(folder: Path, tmp_path: Path)
     )
     path.write_bytes(whole[:-10])
     found = imported(folder, tmp_path / "zoo")
-    assert (found.states, found.lacking, len(found.skipped)) == (17, 1, 1)
+    assert (found.states, found.lost_states, len(found.skipped)) == (17, 1, 1)
     assert found.skipped[0].startswith("skipped 1: state that is damaged: ")
     assert found.skipped[0].endswith("(first: weights/p0-0.safetensors)")
 

@@ -203,7 +203,7 @@ def test_states_behind_a_cut_are_missing(original: Path, tmp_path: Path) -> None
         archive.add(folder, "mnist")
     for source in (folder, tmp_path / "mnist.tar.gz"):
         found = imported(source, tmp_path / f"from-{source.name}")
-        assert (found.models, found.states, found.lacking) == (6, 16, 2)
+        assert (found.models, found.states, found.lost_states) == (6, 16, 2)
         assert found.skipped == ["skipped 2: state behind the place where weights.npy is cut off (first: row 16)"]
 
 

@@ -126,7 +126,7 @@ def test_epochs_percents_and_classes_become_ours(
     archive: Path, trained: Path, tmp_path: Path, engine: TorchEngine
 ) -> None:
     found = imported(archive, tmp_path / "zoo", Overrides(images=IMAGES))
-    assert (found.name, found.models, found.states, found.lacking) == ("four-garments-cnn-m/seed", 2, 4, 0)
+    assert (found.name, found.models, found.states, found.lost_states) == ("four-garments-cnn-m/seed", 2, 4, 0)
     assert found.skipped == []
     ours, theirs = ZooFolder.open(trained), ZooFolder.open(tmp_path / "zoo")
     published = ours.states[ours.states["epoch"] > FROM]

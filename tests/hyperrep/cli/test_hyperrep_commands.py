@@ -57,7 +57,7 @@ def test_a_source_is_a_dataset_or_a_config_of_one(tiny_dataset: Path) -> None:
         with pytest.raises(FormatError) as caught:
             parse_source(text)
         assert str(caught.value) == (
-            f"{text} is no dataset folder, no repo, and no config of one; write DATASET or DATASET/CONFIG"
+            f"{text} is not a dataset folder, a repo, or a config of one; write DATASET or DATASET/CONFIG"
         )
 
 
