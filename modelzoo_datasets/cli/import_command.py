@@ -72,8 +72,8 @@ def command(
 ) -> None:
     """Convert a published zoo into a zoo folder, with bit-identical weights and the recorded metrics.
 
-    Nothing is unpacked to disk and no pickle is executed. Unreadable files are skipped and counted. You can stop the
-    command at any time; running it again resumes it.
+    No pickle is executed. Unreadable files are skipped and counted. You can stop the command at any time; running it
+    again resumes it.
     """
     storage = resolve_storage(storage, layout)
     check_source(source, format)

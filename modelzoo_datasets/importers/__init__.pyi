@@ -1,5 +1,4 @@
 from .base import Overrides as Overrides
+from .base import check_source as check_source
 from .convert import Imported as Imported
 from .convert import import_zoo as import_zoo
-from .formats import FORMATS as FORMATS
-from .formats import check_source as check_source

@@ -1,6 +1,7 @@
 """Sources of originals: a folder, a zip or a tar, read file by file; nothing outside of them is read.
 
-A compressed tar is first decompressed into a temporary plain tar, because only that can be read anywhere.
+A compressed tar, and a large array in a zip, are first decompressed into a temporary file, because only that can be
+read anywhere.
 """
 
 import bz2
@@ -14,15 +15,16 @@ import stat
 import tarfile
 import zipfile
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from lzma import LZMAError
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol, cast
+from typing import Any, BinaryIO, cast
 
 from ..errors import FormatError
-from ..progress import NO_PROGRESS, Progress
-from .skip_report import Skipped, SkipReport
+from ..progress import Progress
+from .base import Skipped, SkipReport
 
 _LOGGER = logging.getLogger(__name__)
 _ZIP = (b"PK\x03\x04", b"PK\x05\x06")  # first bytes of a zip, with members and without
@@ -33,35 +35,34 @@ _FORMATS: dict[bytes, Callable[[Path], Any]] = {  # first bytes of a compressed 
 }
 _ENCRYPTED = 1  # flag of a member of a zip
 _CHUNK = 2**16  # bytes read at once: a read that fails loses what it had decompressed before
-_MAX_RATIO = 200  # bytes that a byte of a compressed tar may become: text compresses less, a bomb more
+_MAX_RATIO = 200  # bytes that a compressed byte may become: text compresses less, a bomb more
 _CUT_OFF = "comes behind the place where its archive is cut off or damaged"
 # Raised by readers of archives and compressed files that are damaged, encrypted, or packed in an unknown way.
 DAMAGED = (OSError, EOFError, RuntimeError, tarfile.TarError, zipfile.BadZipFile, zlib.error, LZMAError)
 OUTSIDE = "points outside of its folder or archive, or is no plain file"
 
 
-class Source(Protocol):
+class Source(ABC):
     """The files of one original, by their paths below it with '/' between the parts."""
 
     name: str  # without path and suffixes
     sizes: dict[str, int]  # path -> bytes
     skipped: SkipReport  # files that are never read: links, devices, paths that lead outside
 
-    def close(self) -> None:
-        """Close open files and remove temporary ones."""
-        ...
+    def close(self) -> None:  # noqa: B027 - a folder has nothing to close
+        """Close open files."""
 
+    @abstractmethod
     def read(self, path: str) -> bytes:
         """Return the content of one file; raises Skipped."""
-        ...
 
+    @abstractmethod
     def stream(self, path: str) -> AbstractContextManager[BinaryIO]:
         """Open one file of any size, to be read from front to back."""
-        ...
 
-    def locate(self, path: str) -> tuple[str, int] | None:
-        """Return (path on disk, offset in bytes) of the content of a file; None for a compressed file."""
-        ...
+    @abstractmethod
+    def locate(self, path: str) -> tuple[Path, int]:
+        """Return (path on disk, offset in bytes) of the content of a file; it ends earlier where it is cut off."""
 
 
 def make_safe_path(name: str) -> str | None:
@@ -78,7 +79,7 @@ def is_litter(path: str) -> bool:
     return name.startswith("._") or name == ".DS_Store" or "__MACOSX" in folders
 
 
-class FolderSource:
+class FolderSource(Source):
     """A folder. Symbolic links that lead out of it are skipped, and so are folders that are links."""
 
     def __init__(self, folder: Path) -> None:
@@ -109,91 +110,106 @@ class FolderSource:
         below = folder.relative_to(self._folder).as_posix()
         self.skipped.add(f"is a folder that cannot be read: {error.strerror}", below)
 
-    def close(self) -> None:
-        """See `Source`."""
-
     def stream(self, path: str) -> BinaryIO:
-        """See `Source`."""
         return (self._folder / path).open("rb")
 
-    def locate(self, path: str) -> tuple[str, int]:
-        """See `Source`."""
-        return str(self._folder / path), 0
+    def locate(self, path: str) -> tuple[Path, int]:
+        return self._folder / path, 0
 
     def read(self, path: str) -> bytes:
-        """See `Source`."""
         try:
             return (self._folder / path).read_bytes()
         except OSError as error:
             raise Skipped(f"cannot be read: {error.strerror}") from error
 
 
-class ZipSource:
+class ZipSource(Source):
     """A zip archive."""
 
-    def __init__(self, path: Path) -> None:
-        """List the members of an archive; raises FormatError."""
+    def __init__(self, path: Path, temporary: Path, progress: Progress) -> None:
+        """List the members of an archive; raises FormatError.
+
+        Args:
+            path: The archive.
+            temporary: File for the content of the member that is located last.
+            progress: Display of the bytes.
+        """
         self.name, self.skipped = path.stem, SkipReport()
+        self._temporary, self._progress = temporary, progress
         try:
             self._archive = zipfile.ZipFile(path)
         except DAMAGED as error:
             raise FormatError(f"cannot read archive {path}: {error}; download it again") from error
         self._members: dict[str, zipfile.ZipInfo] = {}
-        for member in self._archive.infolist():
-            if not member.is_dir():
-                self._add(member)
+        for member in (member for member in self._archive.infolist() if not member.is_dir()):
+            name, kind = make_safe_path(member.filename), stat.S_IFMT(member.external_attr >> 16)
+            if name is None or kind not in (0, stat.S_IFREG):
+                self.skipped.add(OUTSIDE, member.filename)
+            else:
+                self._members[name] = member
         self.sizes = {name: member.file_size for name, member in self._members.items()}
 
-    def _add(self, member: zipfile.ZipInfo) -> None:
-        name, kind = make_safe_path(member.filename), stat.S_IFMT(member.external_attr >> 16)
-        if name is None or kind not in (0, stat.S_IFREG):
-            self.skipped.add(OUTSIDE, member.filename)
-        else:
-            self._members[name] = member
-
     def close(self) -> None:
-        """See `Source`."""
         self._archive.close()
 
     def stream(self, path: str) -> BinaryIO:
-        """See `Source`."""
         member = self._members[path]
         if member.flag_bits & _ENCRYPTED:
             raise RuntimeError("it is encrypted")
         return cast(BinaryIO, self._archive.open(member))
 
-    def locate(self, path: str) -> None:
-        """See `Source`."""
+    def locate(self, path: str) -> tuple[Path, int]:
+        with self.stream(path) as packed:
+            _decompress(packed, path, self._members[path].compress_size, self._temporary, self._progress)
+        return self._temporary, 0
 
     def read(self, path: str) -> bytes:
-        """See `Source`."""
         member = self._members[path]
-        try:
-            with self._archive.open(member) as file:
-                content = file.read(member.file_size + 1)
-        except DAMAGED as error:
-            raise Skipped("is damaged in its archive, or encrypted") from error
-        if len(content) != member.file_size:
-            raise Skipped("is damaged in its archive, or encrypted")
-        return content
+        with suppress(*DAMAGED):
+            if len(content := self._archive.read(member)) == member.file_size:
+                return content
+        raise Skipped("is damaged in its archive, or encrypted")
 
 
-class TarSource:
-    """A tar archive that is not compressed."""
+class TarSource(Source):
+    """A tar archive; one that is compressed is decompressed into a temporary file."""
 
-    def __init__(self, path: Path, name: str) -> None:
-        """List the members of an archive, up to a place where it is damaged; raises tarfile.TarError for others."""
-        self.name, self.skipped, self._path = name, SkipReport(), path
+    def __init__(self, path: Path, temporary: Path, progress: Progress) -> None:
+        """List the members of an archive, up to a place where it is damaged.
+
+        Args:
+            path: The archive.
+            temporary: File for the decompressed archive.
+            progress: Display of the bytes.
+
+        Raises:
+            tarfile.TarError: The content is no tar.
+            FormatError: The content is larger than the disk or the limit allow.
+        """
+        self.name, self.skipped = re.sub(r"(\.tar)?\.(gz|xz|bz2)$|\.(tar|tgz|txz)$", "", path.name), SkipReport()
+        self._path = path
         self._places: dict[str, tuple[int, int]] = {}
-        with tarfile.open(path, "r:") as archive:
+        try:
+            is_whole = self._list_members()
+        except tarfile.TarError:
+            is_whole = _decompress_tar(path, temporary, progress)
+            self._path = temporary
+            is_whole &= self._list_members()
+        if not is_whole:
+            self.skipped.add(f"what {_CUT_OFF}", path.name)
+        self._file = self._path.open("rb")
+        self.sizes = {name: size for name, (_, size) in self._places.items()}
+
+    def _list_members(self) -> bool:
+        """List the members; return False where a place is damaged, and raise tarfile.TarError if it is the first."""
+        with tarfile.open(self._path, "r:") as archive:
             try:
                 for member in archive:
                     self._add(member)
                     archive.members = []  # type: ignore[attr-defined]  # or it would keep all of them
             except DAMAGED:
-                self.skipped.add(f"what {_CUT_OFF}", path.name)
-        self._file = path.open("rb")
-        self.sizes = {name: size for name, (_, size) in self._places.items()}
+                return False
+        return True
 
     def _add(self, member: tarfile.TarInfo) -> None:
         name = make_safe_path(member.name)
@@ -203,83 +219,59 @@ class TarSource:
             self._places[name] = (member.offset_data, member.size)
 
     def close(self) -> None:
-        """See `Source`."""
         self._file.close()
 
     @contextmanager
     def stream(self, path: str) -> Iterator[BinaryIO]:
-        """See `Source`."""
         with self._path.open("rb") as file:
             file.seek(self._places[path][0])
             yield file
 
-    def locate(self, path: str) -> tuple[str, int]:
-        """See `Source`."""
-        return str(self._path), self._places[path][0]
+    def locate(self, path: str) -> tuple[Path, int]:
+        return self._path, self._places[path][0]
 
     def read(self, path: str) -> bytes:
-        """See `Source`."""
         offset, size = self._places[path]
         self._file.seek(offset)
-        content = self._file.read(size)
-        if len(content) != size:
+        if len(content := self._file.read(size)) != size:
             raise Skipped(_CUT_OFF)
         return content
 
 
-class CompressedTarSource(TarSource):
-    """A compressed tar archive, decompressed into a temporary plain one, which `close` removes."""
-
-    def __init__(self, path: Path, temporary: Path, progress: Progress) -> None:
-        """Decompress an archive.
-
-        Args:
-            path: The compressed archive.
-            temporary: The plain tar to write; a file that is there is replaced.
-            progress: Display of the bytes.
-
-        Raises:
-            FormatError: The content is no tar, or is larger than the disk or the limit allow.
-        """
-        self._temporary = temporary
-        try:
-            is_whole = _decompress(path, temporary, progress)
-            super().__init__(temporary, _strip_suffixes(path))
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-        if not is_whole and f"what {_CUT_OFF}" not in self.skipped.reasons:
-            self.skipped.add(f"what {_CUT_OFF}", path.name)
-
-    def close(self) -> None:
-        """See `Source`."""
-        super().close()
-        self._temporary.unlink(missing_ok=True)
-
-
-def _strip_suffixes(path: Path) -> str:
-    name = path.name
-    for suffix in (".gz", ".xz", ".bz2", ".tgz", ".txz", ".tar"):
-        name = name.removesuffix(suffix)
-    return name
-
-
-def _decompress(path: Path, out: Path, progress: Progress) -> bool:
-    """Decompress a file up to a place where it is damaged; return False where there is such a place."""
+def _decompress_tar(path: Path, out: Path, progress: Progress) -> bool:
+    """Decompress a file as `_decompress` does; raises tarfile.TarError for a file that is not compressed."""
     with path.open("rb") as file:
         head = file.read(8)
-    opener = next((opener for magic, opener in _FORMATS.items() if head.startswith(magic)), None)
-    if opener is None:
-        raise tarfile.ReadError("it is neither a tar nor compressed by gzip, bzip2 or xz")
+    for magic, open_compressed in _FORMATS.items():
+        if head.startswith(magic):
+            with open_compressed(path) as packed:
+                return _decompress(packed, path.name, path.stat().st_size, out, progress)
+    raise tarfile.ReadError("it is neither a tar nor compressed by gzip, bzip2 or xz")
+
+
+def _decompress(packed: Any, name: str, size: int, out: Path, progress: Progress) -> bool:
+    """Write decompressed bytes to a file, up to a place where they are damaged.
+
+    Args:
+        packed: Reader of the decompressed bytes.
+        name: The compressed file, for messages.
+        size: Its size in bytes.
+        out: The file to write.
+        progress: Display of the bytes.
+
+    Returns:
+        False where a place is damaged.
+
+    Raises:
+        FormatError: The bytes are more than the disk or the limit allow.
+    """
     out.parent.mkdir(parents=True, exist_ok=True)
-    size = path.stat().st_size
-    limit = min(_MAX_RATIO * size, shutil.disk_usage(out.parent).free)
-    _LOGGER.info("decompressing %s (%s bytes) into a temporary file beside the output folder", path.name, f"{size:,}")
-    written = 0
-    with opener(path) as source, out.open("wb") as target, progress.start(f"decompressing {path.name}", None) as task:
+    limit, written = min(_MAX_RATIO * size, shutil.disk_usage(out.parent).free), 0
+    _LOGGER.info("decompressing %s (%s bytes) into a temporary file beside the output folder", name, f"{size:,}")
+    with out.open("wb") as target, progress.start(f"decompressing {name}", None) as task:
         while True:
             try:
-                chunk = source.read1(_CHUNK)
+                chunk = packed.read1(_CHUNK)
             except DAMAGED:
                 return False
             if not chunk:
@@ -287,36 +279,29 @@ def _decompress(path: Path, out: Path, progress: Progress) -> bool:
             written += len(chunk)
             if written > limit:
                 raise FormatError(
-                    f"{path} decompresses to more than {limit:,} bytes, the limit of {_MAX_RATIO} times its size or of "
+                    f"{name} decompresses to more than {limit:,} bytes, the limit of {_MAX_RATIO} times its size or of "
                     "the free disk space; free some space, or unpack it to a plain tar or a folder yourself"
                 )
             target.write(chunk)
             task.update(len(chunk))
 
 
-def open_source(path: Path, temporary: Path, progress: Progress = NO_PROGRESS) -> Source:
+def open_source(path: Path, temporary: Path, progress: Progress) -> Source:
     """Open the originals at a path.
 
     Args:
         path: A folder, or a zip or tar archive.
-        temporary: File for the content of a compressed tar; `Source.close` removes it.
+        temporary: File for decompressed content, which the caller removes; one that is there is replaced.
         progress: Display of the bytes that are decompressed.
 
     Raises:
-        FormatError: There is nothing, or no folder, zip or tar that can be read.
+        FormatError: The path is no folder, zip or tar that can be read.
     """
     if path.is_dir():
         return FolderSource(path)
-    if not path.is_file():
-        raise FormatError(f"there is no folder or archive {path}")
     with path.open("rb") as file:  # a tar of checkpoints ends as a zip does, so only the beginning tells
-        if file.read(4) in _ZIP:
-            return ZipSource(path)
+        is_zip = file.read(4) in _ZIP
     try:
-        return TarSource(path, _strip_suffixes(path))
-    except tarfile.TarError:
-        pass
-    try:
-        return CompressedTarSource(path, temporary, progress)
+        return (ZipSource if is_zip else TarSource)(path, temporary, progress)
     except tarfile.TarError as error:
         raise FormatError(f"{path} is no folder, zip or tar archive that can be read: {error}") from error

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .base import Skipped
 from .checkpoints import read_checkpoint
-from .skip_report import Skipped
 
 _NUMBERS = re.compile(r".+/data/\d+")
 _ID = re.compile(r".+/\.data/serialization_id")

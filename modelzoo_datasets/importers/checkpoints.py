@@ -1,10 +1,10 @@
 """Old `.pt` checkpoints: only state dicts of plain tensors are read; no code in a file is run.
 
-P numbers of a state.
+Checkpoints of sparsified twins hold unpruned weights and log sigma², from which the pruned weights follow. P numbers of
+a state, Q numbers stored beside it.
 """
 
 import io
-import re
 import warnings
 import zipfile
 from collections.abc import Iterable, Mapping
@@ -14,11 +14,20 @@ import torch
 from torch import Tensor
 
 from .._util import natural_key
-from ..architectures import Architecture, architecture_names, get_architecture, variants_for_classes
+from ..architectures import (
+    Architecture,
+    architecture_names,
+    get_architecture,
+    make_variational,
+    prune_state,
+    variants_for_classes,
+)
+from ..engines import variational_layout
 from ..errors import FormatError, RecipeError
 from ..weights import Layout
-from .skip_report import Skipped
+from .base import Skipped
 
+_LOG_SIGMA2 = ("log_sigma2", "log_sigma2_bias")  # tensors of sparsified twins, by the last part of their names
 _WRAPPERS = ("model_state_dict", "state_dict", "model")
 _SLACK = 1_000_000  # bytes of names and padding that a checkpoint may have
 _OTHER = "is of another architecture"
@@ -70,30 +79,29 @@ def _unwrap_state_dict(value: Any) -> dict[str, Tensor]:
 def match_modules(names: Iterable[str], layout: Layout) -> dict[str, str]:
     """Match the modules of tensors with these names to the modules of a layout; raises Skipped for other networks.
 
-    Dropout shifts the numbers in the names of the published CNNs, so their layers are matched in order.
+    The modules are matched in order, because dropout shifts the numbers in the names of the published CNNs.
     """
     modules = sorted({name.rpartition(".")[0] for name in names}, key=natural_key)
     targets = sorted({slot.module for slot in layout.slots}, key=natural_key)
     if len(modules) != len(targets):
         raise Skipped(_OTHER)
-    if set(modules) == set(targets):
-        return {module: module for module in targets}
     return dict(zip(modules, targets, strict=True))
 
 
 def rename_tensors(state: Mapping[str, Tensor], layout: Layout) -> dict[str, Tensor]:
     """Return the state under the names of a layout; raises Skipped for other tensors, shapes or dtypes."""
-    target = match_modules(state, layout)
-    split = ((*name.rpartition(".")[::2], tensor) for name, tensor in state.items())
-    result = {f"{target[module]}.{last}": tensor for module, last, tensor in split}
-    if result.keys() != {slot.name for slot in layout.slots}:
+    result = _rename_modules(state, match_modules(state, layout))
+    if {name: tuple(tensor.shape) for name, tensor in result.items()} != {s.name: s.shape for s in layout.slots}:
         raise Skipped(_OTHER)
     for slot in layout.slots:
-        if tuple(result[slot.name].shape) != slot.shape:
-            raise Skipped(_OTHER)
         if result[slot.name].dtype is not slot.dtype:
             raise Skipped(f"has numbers of {result[slot.name].dtype}, expected {slot.dtype}")
     return result
+
+
+def _rename_modules(state: Mapping[str, Tensor], target: Mapping[str, str]) -> dict[str, Tensor]:
+    split = ((*name.rpartition(".")[::2], tensor) for name, tensor in state.items())
+    return {f"{target.get(module, module)}.{last}": tensor for module, last, tensor in split}
 
 
 def pack_state(state: Mapping[str, Tensor], layout: Layout) -> Tensor:
@@ -109,7 +117,7 @@ def find_architectures(state: Mapping[str, Tensor]) -> list[Architecture]:
 
     Log sigma² of sparsified twins is ignored.
     """
-    plain = {name: tensor for name, tensor in state.items() if not re.search(r"\.log_sigma2(_bias)?$", name)}
+    plain = _drop_log_sigma2(state)
     matrices = [tensor for tensor in plain.values() if tensor.ndim == 2]
     classes = matrices[-1].shape[0] if matrices else 0  # the recorded parameters may be wrong
     architectures = []
@@ -127,3 +135,34 @@ def describe_tensors(state: Mapping[str, Tensor]) -> str:
     """Return names and shapes of the first tensors, for messages."""
     shapes = [f"{name} {'×'.join(map(str, tensor.shape))}" for name, tensor in state.items()]
     return ", ".join(shapes[:6]) + (", ..." if len(shapes) > 6 else "")
+
+
+def _drop_log_sigma2(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in state.items() if name.rpartition(".")[2] not in _LOG_SIGMA2}
+
+
+def is_twin(state: Mapping[str, Tensor]) -> bool:
+    """Return True for a state dict with log sigma² beside its weights."""
+    return any(name.rpartition(".")[2] in _LOG_SIGMA2 for name in state)
+
+
+class TwinReader:
+    """A reader of the checkpoints of sparsified twins of one architecture."""
+
+    def __init__(self, architecture: Architecture) -> None:
+        self._layout, self._variational = architecture.layout, variational_layout(architecture.name)
+        self._names = {slot.name for slot in self._variational.slots}
+        self._module = make_variational(architecture.module("relu"))
+
+    def read(self, state: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Return pruned weights (P,), and unpruned weights with log sigma² (Q,); raises Skipped for other networks.
+
+        The originals have log sigma² of the biases of linear layers but never set or use it, so it is left out.
+        """
+        if not is_twin(state):
+            raise Skipped("is not of a sparsified twin, as others are")
+        tensors = _rename_modules(state, match_modules(_drop_log_sigma2(state), self._layout))
+        needed = {name: tensor for name, tensor in tensors.items() if name in self._names}
+        result = rename_tensors(needed, self._variational)
+        self._module.load_state_dict(result)
+        return self._layout.pack(prune_state(self._module)), self._variational.pack(result)

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,18 +18,16 @@ from ..progress import NO_PROGRESS, Progress
 from ..recipes import Member
 from ..zoo import ZooFolder, ZooWriter
 from .archives import Source, open_source
-from .base import ImportedModel, ImportedState, ModelSource, Overrides
-from .formats import check_source
-from .model_zoos import open_model_zoos
+from .base import ImportedModel, ImportedState, ModelSource, Overrides, check_source
 from .safetensors_folder import SafetensorsFolder
 from .small_cnn_zoo import SmallCnnZoo
 from .to_recipe import Parents, find_parents, make_recipe, make_zoo_info
-from .weightclip import open_weightclip
+from .trial_zoo import MODEL_ZOOS, WEIGHTCLIP, TrialZoo
 
 _OPENERS: dict[str, Callable[[Source, Overrides, Progress], ModelSource]] = {
-    "model-zoos": open_model_zoos,
+    "model-zoos": partial(TrialZoo, dialect=MODEL_ZOOS),
     "small-cnn-zoo": SmallCnnZoo,
-    "weightclip": open_weightclip,
+    "weightclip": partial(TrialZoo, dialect=WEIGHTCLIP),
     ANY_FORMAT: SafetensorsFolder,
 }
 
@@ -94,12 +93,15 @@ def import_zoo(
     check_source(Path(source), format)
     out, parent = Path(out), None if parent is None else Path(parent)
     root = user_cache_folder("images") if images_root is None else Path(images_root)
-    temporary = out.parent / f".{out.name}-unpacked.tar"
-    with closing(open_source(Path(source), temporary, progress)) as files:
-        originals = _OPENERS[format](files, overrides or Overrides(), progress)
-        for reason, (count, first) in files.skipped.reasons.items():
-            originals.skipped.add(f"file that {reason}", first, count)
-        return _import(originals, format, out, root, parent, storage, progress)
+    temporary = out.parent / f".{out.name}-unpacked"
+    try:
+        with closing(open_source(Path(source), temporary, progress)) as files:
+            originals = _OPENERS[format](files, overrides or Overrides(), progress)
+            for reason, (count, first) in files.skipped.reasons.items():
+                originals.skipped.add(f"file that {reason}", first, count)
+            return _import(originals, format, out, root, parent, storage, progress)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _import(
@@ -206,10 +208,6 @@ def _add_state(
 
 
 def _list_lost_epochs(members: Sequence[Member], stored: Mapping[str, Member]) -> dict[str, list[int]]:
-    lost_epochs = {}
-    for member in members:
-        if member.model_id in stored:
-            epochs = set(stored[member.model_id].epochs)
-            if without := [epoch for epoch in member.epochs if epoch not in epochs]:
-                lost_epochs[member.model_id] = without
-    return lost_epochs
+    present = [(member, stored[member.model_id]) for member in members if member.model_id in stored]
+    lost_epochs = {member.model_id: sorted({*member.epochs} - {*one.epochs}) for member, one in present}
+    return {model_id: epochs for model_id, epochs in lost_epochs.items() if epochs}

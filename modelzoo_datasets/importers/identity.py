@@ -37,7 +37,7 @@ def get_augmentation(images: str) -> str:
     return _AUGMENTED.get(images, "none")
 
 
-def identify(folder: str, architecture: Architecture, overrides: Overrides, *, twins: bool) -> Identity:
+def identify(folder: str, architecture: Architecture, overrides: Overrides, twins: bool) -> Identity:
     """Return name and images of a zoo: those of the user, or else those in the name of its folder.
 
     Args:

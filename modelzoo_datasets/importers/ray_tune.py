@@ -10,14 +10,14 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from .._util import natural_key
 from ..errors import FormatError
 from ..progress import Progress
 from .archives import Source
-from .skip_report import Skipped, SkipReport
+from .base import Skipped, SkipReport
 
 _CHECKPOINT = re.compile(r"(?:(?P<trial>.+)/)?checkpoint_(?P<epoch>\d{1,6})/checkpoints")
 _LARGEST_DESCRIPTION = 64_000_000  # bytes
@@ -42,15 +42,9 @@ class Trial:
         return self.path.rpartition("/")[2]
 
 
-@dataclass
-class Trials:
-    """All trials of one zoo in the order of their names, numbers as numbers."""
-
-    root: str  # path of the zoo in its source
-    trials: list[Trial] = field(default_factory=list)
-
-
-def read_trials(source: Source, inside: str | None, epoch_key: str, report: SkipReport, progress: Progress) -> Trials:
+def read_trials(
+    source: Source, inside: str | None, epoch_key: str, report: SkipReport, progress: Progress
+) -> tuple[str, list[Trial]]:
     """Find and describe every trial of a source.
 
     Args:
@@ -59,6 +53,9 @@ def read_trials(source: Source, inside: str | None, epoch_key: str, report: Skip
         epoch_key: Key of the number of the epoch in a result.
         report: Counts models and metrics that are skipped.
         progress: Display of the trials.
+
+    Returns:
+        Path of the zoo in its source, and its trials in the order of their names, numbers as numbers.
 
     Raises:
         FormatError: There are no trials, or those of several zoos.
@@ -70,27 +67,24 @@ def read_trials(source: Source, inside: str | None, epoch_key: str, report: Skip
         one = "it is a single trial; name the folder above it" if "" in checkpoints else "no checkpoint_*/checkpoints"
         raise FormatError(f"{source.name} holds no trial folders: {one}; is --format right?")
     root = _select_root(source.name, {path.rpartition("/")[0] for path in paths}, inside)
-    result = Trials(root)
+    trials = []
     below = [path for path in paths if path.rpartition("/")[0] == root]
     with progress.start(f"describing {source.name}", len(below)) as task:
         for path in below:
             try:
-                result.trials.append(_read_trial(source, path, checkpoints.get(path, {}), epoch_key, report))
+                trials.append(_read_trial(source, path, checkpoints.get(path, {}), epoch_key, report))
             except Skipped as reason:
                 report.add(f"model whose {reason}", path)
             task.update()
-    return result
+    return root, trials
 
 
 def _list_checkpoints(source: Source) -> dict[str, dict[int, str]]:
     """Return trial -> epoch -> path; of two names of an epoch, with and without padding, the shorter one."""
     result: dict[str, dict[int, str]] = {}
-    for path in source.sizes:
+    for path in sorted(source.sizes, key=len, reverse=True):
         if match := _CHECKPOINT.fullmatch(path):
-            epochs = result.setdefault(match["trial"] or "", {})
-            require_value = epochs.get(int(match["epoch"]))
-            if require_value is None or len(path) < len(require_value):
-                epochs[int(match["epoch"])] = path
+            result.setdefault(match["trial"] or "", {})[int(match["epoch"])] = path
     return result
 
 
@@ -109,7 +103,8 @@ def _read_trial(source: Source, path: str, checkpoints: Mapping[int, str], epoch
         raise Skipped("checkpoints are missing")
     rows = list(_read_results(source, path, report))
     params = _read_params(source, path, rows)
-    numbered = {epoch: row for row in rows if (epoch := _parse_whole(row.get(epoch_key))) is not None}
+    numbers = [parse_number(row.get(epoch_key)) for row in rows]
+    numbered = {int(n): row for n, row in zip(numbers, rows, strict=True) if n is not None and n.is_integer()}
     return Trial(path=path, params=params, rows=numbered, checkpoints=dict(sorted(checkpoints.items())))
 
 
@@ -150,11 +145,6 @@ def _read_text(source: Source, path: str) -> str:
     if source.sizes.get(path, _LARGEST_DESCRIPTION + 1) > _LARGEST_DESCRIPTION:
         raise Skipped("is missing, or larger than such a file can be")
     return source.read(path).decode(errors="replace")
-
-
-def _parse_whole(value: Any) -> int | None:
-    number = parse_number(value)
-    return int(number) if number is not None and number == int(number) else None
 
 
 def parse_number(value: Any) -> float | None:

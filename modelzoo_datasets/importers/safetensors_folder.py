@@ -25,9 +25,8 @@ from ..progress import Progress
 from ..weights import Layout, Slot
 from ..zoo import SafetensorsHeader, read_header_bytes
 from .archives import DAMAGED, Source, is_litter
-from .base import ImportedModel, ImportedState, Overrides
+from .base import ImportedModel, ImportedState, ModelSource, Overrides, Skipped, SkipReport
 from .identity import check_images, make_identity
-from .skip_report import Skipped, SkipReport
 from .state_table import read_state_table
 
 _UNKNOWN = "unknown"  # images
@@ -38,7 +37,7 @@ _MAX_HEADER = 100_000_000  # bytes
 Shapes = Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
 
 
-class SafetensorsFolder:
+class SafetensorsFolder(ModelSource):
     """A population of safetensors files; see `ModelSource`."""
 
     def __init__(self, source: Source, overrides: Overrides, progress: Progress) -> None:
@@ -51,7 +50,7 @@ class SafetensorsFolder:
         inside = f"{overrides.inside.strip('/')}/" if overrides.inside else _only_folder(source)
         self.source, self.skipped, self._from = source.name, SkipReport(), source
         table = read_state_table(source, inside)
-        self.models: Sequence[ImportedModel] = [_add_name(model) for model in table.models]
+        self.models = [_add_name(model) for model in table.models]
         self._files = table.files
         layout = _make_layout(
             _read_common_shapes(source, [file for files in table.files for file in files.values()], inside, progress)
@@ -64,7 +63,6 @@ class SafetensorsFolder:
         self.identity = make_identity(name, images, columns=table.columns, measured=table.measured)
 
     def read_states(self, models: Sequence[int]) -> Iterator[tuple[int, list[ImportedState]]]:
-        """See `ModelSource`."""
         for index in models:
             states = []
             for epoch, path in self._files[index].items():

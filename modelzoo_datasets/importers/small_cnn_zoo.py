@@ -12,6 +12,7 @@ import random
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -27,11 +28,9 @@ from ..progress import Progress
 from ..recipes import ExternalTraining
 from ..weights import Layout
 from .archives import DAMAGED, Source
-from .base import ImportedModel, ImportedState, Overrides
+from .base import ImportedModel, ImportedState, ModelSource, Overrides, Skipped, SkipReport
 from .identity import check_images, make_identity
-from .npy_rows import check_rows, read_rows
 from .ray_tune import parse_number, read_metrics, require_number
-from .skip_report import Skipped, SkipReport
 
 _FILES = ("weights.npy", "metrics.csv.gz", "layout.csv")
 _IMAGES = {"mnist": "mnist-centred", "fashion_mnist": "fashion-mnist", "cifar10": "cifar10", "svhn_cropped": "svhn-32"}
@@ -46,7 +45,7 @@ _INCOMPARABLE_METRICS = ("train", "test_loss")
 _NFN_SEED, _NFN_TEST, _NFN_TRAIN = 0, 0.5, 0.8
 
 
-class SmallCnnZoo:
+class SmallCnnZoo(ModelSource):
     """The Small CNN Zoo; see `ModelSource`."""
 
     def __init__(self, source: Source, overrides: Overrides, progress: Progress) -> None:
@@ -56,9 +55,9 @@ class SmallCnnZoo:
             FormatError: A file is missing or damaged, or the files do not fit together.
             RecipeError: The architecture or the images of `overrides` do not exist.
         """
-        self.source, self.skipped, self._from = source.name, SkipReport(), source
-        self._paths = _find_files(source, overrides.inside)
-        table, self._states = _read_table(source, self._paths["metrics.csv.gz"])
+        self.source, self.skipped = source.name, SkipReport()
+        paths = _find_files(source, overrides.inside)
+        table, num_states = _read_table(source, paths["metrics.csv.gz"])
         dataset = str(_require_one(source, table, "config.dataset"))
         images = overrides.images or _IMAGES.get(dataset)
         if images is None:
@@ -73,9 +72,9 @@ class SmallCnnZoo:
         self.identity = make_identity(
             overrides.name or f"{dataset.replace('_', '-')}-{_FAMILY}/hyp", images, _INCOMPARABLE_METRICS
         )
-        check_rows(source, self._paths["weights.npy"], (self._states, self.architecture.layout.size))
-        self._order = _read_order(source, self._paths["layout.csv"], self.architecture.layout)
-        splits = {} if overrides.splits is None else read_nfn_splits(overrides.splits, table, self._states)
+        self._weights = _map_rows(source, paths["weights.npy"], (num_states, self.architecture.layout.size))
+        self._order = _read_order(source, paths["layout.csv"], self.architecture.layout)
+        splits = {} if overrides.splits is None else read_nfn_splits(overrides.splits, table, num_states)
         self.models, self._rows = self._collect_models(table, splits)
 
     def _collect_models(
@@ -98,22 +97,44 @@ class SmallCnnZoo:
             raise FormatError(f"no model of {self.source} can be imported: {'; '.join(self.skipped.lines())}")
         return models, rows_by_epoch
 
-    def read_states(self, indices: Sequence[int]) -> Iterator[tuple[int, list[ImportedState]]]:
-        """See `ModelSource`."""
-        groups = [list(self._rows[index].values()) for index in indices]
-        shape = (self._states, self.architecture.layout.size)
-        for place, rows in read_rows(self._from, self._paths["weights.npy"], shape, groups):
-            index, states = indices[place], []
-            for (epoch, row), content in zip(self._rows[indices[place]].items(), rows, strict=True):
-                if content is None:
-                    self.skipped.add("state behind the place where weights.npy is cut off", f"row {row}")
+    def read_states(self, models: Sequence[int]) -> Iterator[tuple[int, list[ImportedState]]]:
+        for index in models:
+            states = []
+            for epoch, row in self._rows[index].items():
+                if row < len(self._weights):
+                    states.append(ImportedState(epoch, torch.from_numpy(np.array(self._weights[row]))[self._order]))
                 else:
-                    states.append(ImportedState(epoch, _reorder(content, self._order)))
+                    self.skipped.add("state behind the place where weights.npy is cut off", f"row {row}")
             yield index, states
 
 
-def _reorder(row: np.ndarray[Any, Any], order: Tensor) -> Tensor:
-    return torch.from_numpy(row)[order]
+def _map_rows(source: Source, path: str, shape: tuple[int, int]) -> np.ndarray[Any, Any]:
+    """Map the rows (S, P) of an array that are on disk; they are fewer where it is cut off.
+
+    Args:
+        source: The originals.
+        path: The array in it.
+        shape: (S, P) by the table and the layout.
+
+    Raises:
+        FormatError: The file is not an array of float32 of this shape.
+    """
+    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    try:
+        place, offset = source.locate(path)
+        with place.open("rb") as file:
+            file.seek(offset)
+            actual, by_columns, dtype = readers[np.lib.format.read_magic(file)](file)
+            first = file.tell()
+    except (*DAMAGED, ValueError, KeyError, TokenError) as error:
+        raise FormatError(f"{path} is not a readable array of numpy: {one_line(error)}") from error
+    if by_columns or dtype != np.dtype("<f4") or tuple(actual) != shape:
+        raise FormatError(f"{path}: expected float32 of shape {shape}, got {dtype} of shape {tuple(actual)}")
+    end = min(place.stat().st_size, offset + source.sizes[path])
+    available = min(shape[0], max(0, end - first) // (4 * shape[1]))
+    if not available:
+        return np.empty((0, shape[1]), "<f4")
+    return np.memmap(place, "<f4", "r", first, (available, shape[1]))
 
 
 def _find_files(source: Source, inside: str | None) -> dict[str, str]:

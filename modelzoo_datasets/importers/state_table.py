@@ -19,8 +19,7 @@ from ..engines import METRICS
 from ..errors import FormatError, RecipeError
 from ..recipes import RecordedTraining
 from .archives import DAMAGED, Source, is_litter
-from .base import ImportedModel
-from .skip_report import Skipped
+from .base import ImportedModel, Skipped
 
 _ENDINGS = (".csv", ".parquet")
 _IDENTITY = ("file", "model", "epoch", "split", "seed")

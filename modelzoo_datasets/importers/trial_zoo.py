@@ -1,27 +1,47 @@
-"""Zoos of trial folders: the two formats of this kind differ in words and units alone.
+"""Zoos of trial folders, of two formats that differ in words and units alone.
 
-P numbers of a state.
+`model-zoos`: the published Model Zoos (2209.14764) and their sparsified twins, as Ray Tune wrote them.
+
+`weightclip`: the zoos of WeightCLIP (2607.03551), one archive per image dataset, trial folders without Ray. Numbers
+count epochs from 0: checkpoint_000030 is the state after 31 epochs, and there is no untrained state. Accuracies are in
+percent. Losses are means over batches, the last of which may be smaller.
 """
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any
 
 from torch import Tensor
 
 from ..architectures import Architecture, get_architecture
+from ..engines import METRICS
 from ..errors import FormatError, RecipeError
+from ..images import image_dataset_names
 from ..progress import Progress
-from ..recipes import Training
+from ..recipes import ExternalTraining, Training
 from .archives import Source
-from .base import Identity, ImportedModel, ImportedState, Overrides
+from .base import Identity, ImportedModel, ImportedState, ModelSource, Overrides, Skipped, SkipReport
 from .checkpoint_templates import CheckpointReader
-from .checkpoints import describe_tensors, find_architectures, max_checkpoint_size, pack_state, read_checkpoint
-from .ray_tune import Row, Trial, read_metrics, read_trials
-from .skip_report import Skipped, SkipReport
-from .variational_checkpoints import TwinReader, is_twin
+from .checkpoints import (
+    TwinReader,
+    describe_tensors,
+    find_architectures,
+    is_twin,
+    max_checkpoint_size,
+    pack_state,
+    read_checkpoint,
+)
+from .identity import check_images, get_augmentation, identify, make_identity
+from .ray_tune import Trial, parse_number, read_metrics, read_trials, require_number, require_value
 
 _MAX_TRIES = 100  # checkpoints that are tried until one is readable
+_METRICS = {name: name for name in METRICS} | {"sparsity": "sparsity_ratio"}  # metric -> its key in a result
+_TWIN_ENDING = "_ARD"  # of the network type of sparsified twins
+_SCHEDULES = {"OneCycleLR": "onecycle"}
+_OPTIMIZERS = {"rms_prop": "rmsprop"}
+_WEIGHTCLIP_FOLDER = re.compile(r"tune_zoo_(?P<images>[A-Za-z0-9_.-]+)_(?P<network>[A-Za-z0-9]+)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,18 +51,15 @@ class Dialect:
     format: str
     epoch_key: str  # in a result
     offset: int  # epochs trained before checkpoint 0 and result 0
-    metrics: Mapping[str, str]  # metric -> its key in a result
     percent: bool  # accuracies are in percent
-    kind: Callable[[Mapping[str, Any]], str]  # describes the network; the same for all models of a zoo
-    training: Callable[[Mapping[str, Any], int, str], Training]  # parameters, last epoch, images -> hyper-parameters
-    parent: Callable[[Mapping[str, Any]], str | None]  # name of the trial of the parent
+    read_training: Callable[[Mapping[str, Any], int, str], Training]  # parameters, last epoch, images
     identify: Callable[[str, Architecture, Overrides, bool], Identity]  # folder, architecture, overrides, is it twins
 
 
-class TrialZoo:
+class TrialZoo(ModelSource):
     """A zoo of trial folders; see `ModelSource`."""
 
-    def __init__(self, source: Source, overrides: Overrides, dialect: Dialect, progress: Progress) -> None:
+    def __init__(self, source: Source, overrides: Overrides, progress: Progress, dialect: Dialect) -> None:
         """Describe all trials and read one checkpoint.
 
         Raises:
@@ -51,17 +68,17 @@ class TrialZoo:
             RecipeError: The architecture or the images of `overrides` do not exist.
         """
         self.source, self.skipped, self._from, self._dialect = source.name, SkipReport(), source, dialect
-        result = read_trials(source, overrides.inside, dialect.epoch_key, self.skipped, progress)
-        _check_one_kind(source.name, result.trials, dialect)
-        self.architecture, self._twins = self._detect_architecture(result.trials, overrides.architecture)
-        folder = result.root.rpartition("/")[2] or source.name
+        root, trials = read_trials(source, overrides.inside, dialect.epoch_key, self.skipped, progress)
+        _check_one_network(source.name, trials)
+        self.architecture, self._twins = self._detect_architecture(trials, overrides.architecture)
+        folder = root.rpartition("/")[2] or source.name
         self.identity = dialect.identify(folder, self.architecture, overrides, self._twins is not None)
         self._trials: list[Trial] = []
         self._reader = CheckpointReader()
-        self.models: list[ImportedModel] = []
-        for trial in result.trials:
+        self.models = models = list[ImportedModel]()
+        for trial in trials:
             try:
-                self.models.append(self._make_model(trial))
+                models.append(self._make_model(trial))
                 self._trials.append(trial)
             except (Skipped, RecipeError) as reason:
                 self.skipped.add(f"model whose parameters say: {reason}", trial.path)
@@ -102,17 +119,16 @@ class TrialZoo:
         return ImportedModel(
             origin=trial.name,
             seed=_read_seed(trial.params),
-            training=dialect.training(trial.params, epochs[-1], self.identity.images),
+            training=dialect.read_training(trial.params, epochs[-1], self.identity.images),
             metrics={
-                number + offset: read_metrics(row, dialect.metrics, percent=dialect.percent)
+                number + offset: read_metrics(row, _METRICS, percent=dialect.percent)
                 for number, row in trial.rows.items()
             },
             epochs=epochs,
-            parent=dialect.parent(trial.params),
+            parent=_read_parent(trial.params),
         )
 
     def read_states(self, models: Sequence[int]) -> Iterator[tuple[int, list[ImportedState]]]:
-        """See `ModelSource`."""
         max_size = max_checkpoint_size(self.architecture.layout)
         for index in models:
             states = []
@@ -133,17 +149,94 @@ class TrialZoo:
         return ImportedState(epoch, pack_state(state, self.architecture.layout))
 
 
-def _read_seed(params: Row) -> int:
+def _read_seed(params: Mapping[str, Any]) -> int:
     seed = params.get("seed")
     if not isinstance(seed, int) or isinstance(seed, bool):
         raise Skipped("there is no seed")
     return seed
 
 
-def _check_one_kind(source: str, trials: Sequence[Trial], dialect: Dialect) -> None:
-    kinds: dict[str, str] = {}
+def _read_parent(params: Mapping[str, Any]) -> str | None:
+    """Return the name of the parent: the last part of the path that its folder had when the twin was trained."""
+    path = params.get("training::init_checkpoint_path")
+    return PurePosixPath(str(path)).name if path else None
+
+
+def _check_one_network(source: str, trials: Sequence[Trial]) -> None:
+    networks: dict[str, str] = {}
     for trial in trials:
-        kinds.setdefault(dialect.kind(trial.params), trial.path)
-    if len(kinds) > 1:
-        result = ", ".join(f"{kind} ({path})" for kind, path in kinds.items())
+        networks.setdefault(_describe_network(trial.params), trial.path)
+    if len(networks) > 1:
+        result = ", ".join(f"{network} ({path})" for network, path in networks.items())
         raise FormatError(f"a zoo has one architecture, but {source} has {result}; import each by itself")
+
+
+def _describe_network(params: Mapping[str, Any]) -> str:
+    """Describe the network; `model::o_dim` is ignored, because it is wrong in several published zoos and unused."""
+    kind = str(params.get("model::type", "?")).removesuffix(_TWIN_ENDING)
+    return f"{kind} of {params.get('model::channels_in', '?')} channels"
+
+
+def _read_ray_training(params: Mapping[str, Any], last_epoch: int, images: str) -> Training:
+    optimizer, schedule = str(require_value(params, "optim::optimizer")), params.get("optim::scheduler")
+    momentum = parse_number(params.get("optim::momentum"))
+    return ExternalTraining(
+        epochs=max(int(parse_number(params.get("training::epochs_train")) or 0), last_epoch),
+        batch_size=int(require_number(params, "training::batchsize")),
+        activation=str(require_value(params, "model::nlin")),
+        init=str(require_value(params, "model::init_type")),
+        optimizer=_OPTIMIZERS.get(optimizer, optimizer),
+        lr=require_number(params, "optim::lr"),
+        weight_decay=parse_number(params.get("optim::wd")) or 0.0,
+        dropout=parse_number(params.get("model::dropout")) or 0.0,
+        momentum=0.9 if momentum is None else momentum,
+        schedule=_SCHEDULES.get(str(schedule), str(schedule).lower()) if schedule else "constant",
+        augmentation=get_augmentation(images),
+    )
+
+
+def _read_weightclip_training(params: Mapping[str, Any], last_epoch: int, images: str) -> Training:
+    """Return the hyper-parameters; all models were trained by Adam with a cosine schedule and a warm-up."""
+    return ExternalTraining(
+        epochs=max(int(parse_number(params.get("num_epochs")) or 0), last_epoch),
+        batch_size=int(require_number(params, "batch_size")),
+        activation=str(params.get("model::nlin")),
+        init=str(params.get("model::init_type")),
+        optimizer="adam",
+        lr=require_number(params, "lr"),
+        weight_decay=parse_number(params.get("weight_decay")) or 0.0,
+        dropout=parse_number(params.get("model::dropout")) or 0.0,
+        schedule="cosine",
+    )
+
+
+def _identify_weightclip(folder: str, architecture: Architecture, overrides: Overrides, twins: bool) -> Identity:
+    """Identify a zoo by the name of its folder; accuracies on unknown images cannot be measured again."""
+    match = _WEIGHTCLIP_FOLDER.fullmatch(folder)
+    if match is None and (overrides.images is None or overrides.name is None):
+        raise FormatError(f"{folder} is not named tune_zoo_<images>_<network>; say what it is with --images and --name")
+    dataset = match["images"].replace("_", "-").lower() if match else ""
+    images = overrides.images or f"weightclip-{dataset}"
+    if images in image_dataset_names() or overrides.images is not None:
+        check_images(images, architecture)
+    return make_identity(
+        overrides.name or f"{images}-{architecture.family}/seed", images, incomparable_metrics=("val_loss", "test_loss")
+    )
+
+
+MODEL_ZOOS = Dialect(
+    format="model-zoos",
+    epoch_key="training_iteration",
+    offset=0,
+    percent=False,
+    read_training=_read_ray_training,
+    identify=identify,
+)
+WEIGHTCLIP = Dialect(
+    format="weightclip",
+    epoch_key="epoch",
+    offset=1,
+    percent=True,
+    read_training=_read_weightclip_training,
+    identify=_identify_weightclip,
+)

@@ -9,8 +9,8 @@ from helpers.untrained_originals import state_of
 from torch import Tensor
 
 from modelzoo_datasets.importers import checkpoint_templates
+from modelzoo_datasets.importers.base import Skipped
 from modelzoo_datasets.importers.checkpoints import read_checkpoint
-from modelzoo_datasets.importers.skip_report import Skipped
 
 
 def _saved(state: Any) -> bytes:

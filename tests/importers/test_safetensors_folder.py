@@ -358,7 +358,7 @@ def test_a_compressed_archive_is_decompressed_beside_the_folder_and_nothing_of_i
     locate = TarSource.stream
     monkeypatch.setattr(TarSource, "stream", lambda self, name: seen.append(self._path) or locate(self, name))  # type: ignore[func-returns-value]
     assert imported(path, tmp_path / "zoo").states == 18
-    assert {*seen} == {tmp_path / ".zoo-unpacked.tar"}
+    assert {*seen} == {tmp_path / ".zoo-unpacked"}
     assert sorted(p.name for p in tmp_path.iterdir()) == ["blobs.tgz", "zoo"]
 
 

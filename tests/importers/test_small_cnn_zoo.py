@@ -201,10 +201,26 @@ def test_states_behind_a_cut_are_missing(original: Path, tmp_path: Path) -> None
     (folder / "weights.npy").write_bytes(content[: 128 + 4 * 4970 * 16 + 99])
     with tarfile.open(tmp_path / "mnist.tar.gz", "w:gz") as archive:
         archive.add(folder, "mnist")
-    for source in (folder, tmp_path / "mnist.tar.gz"):
+    with zipfile.ZipFile(tmp_path / "mnist.zip", "w", zipfile.ZIP_DEFLATED) as zipped:
+        for path in folder.iterdir():
+            zipped.write(path, f"mnist/{path.name}")
+    for source in (folder, tmp_path / "mnist.tar.gz", tmp_path / "mnist.zip"):
         found = imported(source, tmp_path / f"from-{source.name}")
         assert (found.models, found.states, found.lost_states) == (6, 16, 2)
         assert found.skipped == ["skipped 2: state behind the place where weights.npy is cut off (first: row 16)"]
+    assert not list(tmp_path.glob(".*")), "temporary files are removed"
+
+
+def test_a_plain_tar_that_was_not_downloaded_whole(original: Path, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "mnist.tar", "w") as archive:
+        for name in ("metrics.csv.gz", "layout.csv", "weights.npy"):
+            archive.add(original / name, f"mnist/{name}")
+        start = archive.getmember("mnist/weights.npy").offset_data
+    with (tmp_path / "mnist.tar").open("r+b") as file:
+        file.truncate(start + 128 + 4 * 4970 * 16 + 99)
+    found = imported(tmp_path / "mnist.tar", tmp_path / "zoo")
+    assert (found.models, found.states, found.lost_states) == (6, 16, 2)
+    assert "skipped 2: state behind the place where weights.npy is cut off (first: row 16)" in found.skipped
 
 
 def test_what_does_not_go_together(original: Path, tmp_path: Path) -> None:
