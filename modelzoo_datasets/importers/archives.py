@@ -36,7 +36,6 @@ _FORMATS: dict[bytes, Callable[[Path], Any]] = {  # first bytes of a compressed 
 _ENCRYPTED = 1  # flag of a member of a zip
 _CHUNK = 2**16  # bytes read at once: a read that fails loses what it had decompressed before
 _MAX_RATIO = 200  # bytes that a compressed byte may become: text compresses less, a bomb more
-_CUT_OFF = "comes behind the place where its archive is cut off or damaged"
 # Raised by readers of archives and compressed files that are damaged, encrypted, or packed in an unknown way.
 DAMAGED = (OSError, EOFError, RuntimeError, tarfile.TarError, zipfile.BadZipFile, zlib.error, LZMAError)
 OUTSIDE = "points outside of its folder or archive, or is no plain file"
@@ -196,7 +195,7 @@ class TarSource(Source):
             self._path = temporary
             is_whole &= self._list_members()
         if not is_whole:
-            self.skipped.add(f"what {_CUT_OFF}", path.name)
+            self.skipped.add("is cut off or damaged, so the files behind that place are missing", path.name)
         self._file = self._path.open("rb")
         self.sizes = {name: size for name, (_, size) in self._places.items()}
 
@@ -234,7 +233,7 @@ class TarSource(Source):
         offset, size = self._places[path]
         self._file.seek(offset)
         if len(content := self._file.read(size)) != size:
-            raise Skipped(_CUT_OFF)
+            raise Skipped("comes behind the place where its archive is cut off or damaged")
         return content
 
 

@@ -67,7 +67,7 @@ def test_an_archive_that_was_not_downloaded_whole(zoo: Path, tmp_path: Path, mod
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * 0.7)])
     found = imported(path, tmp_path / "zoo")
     assert found.states >= 3
-    cut = "skipped 1: file that what comes behind the place where its archive is cut off or damaged (first: zoo.tar)"
+    cut = "skipped 1: file that is cut off or damaged, so the files behind that place are missing (first: zoo.tar)"
     assert cut in found.skipped, "the archive that the user named, not the temporary file"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["images", "tune_zoo_uniform", "zoo", "zoo.tar"]
     assert sound(tmp_path / "zoo")
