@@ -50,31 +50,33 @@ def command(
 
     Stopped at any moment, the same command goes on. The token is the one of `hf auth login` or HF_TOKEN.
     """
-    from modelzoo_datasets.hub import check_destination, push_to_hub, read_manifest
+    from modelzoo_datasets.hub import check_destination, check_token, identify_folder, push_to_hub, read_manifest
 
     check_destination(repo_id, revision, create_pr)
-    publication = read_manifest(folder, repo_id)
-    if publication.kind == "hyper-representation":
+    kind, _ = identify_folder(folder)
+    if not dry_run:
+        check_token(repo_id)
+    if kind.name == "hyper-representation":
+        read_manifest(folder, repo_id)  # which checks it
         from ..release import write_card
 
         write_card(folder, repo_id, evaluation)
-        publication = read_manifest(folder, repo_id)
     elif evaluation is not None:
-        raise FormatError(f"--evaluation is of a hyper-representation, {folder} is a {publication.kind}; leave it out")
+        raise FormatError(f"--evaluation is of a hyper-representation, {folder} is a {kind.name}; leave it out")
     if dry_run:
-        _print_files(publication)
-        print(f"nothing was sent: {len(publication.files):,} files, {publication.size:,} bytes for {repo_id}")
+        _print_files(read_manifest(folder, repo_id), repo_id)
         return
     with show_progress(quiet) as progress:
         pushed = push_to_hub(
             folder, repo_id, private=private, revision=revision, create_pr=create_pr, progress=progress
         )
     _print_deeds(pushed)
-    print(f"{pushed.url}: {'pushed' if pushed.sent or pushed.deleted else f'is already this {publication.kind}'}")
+    print(f"{pushed.url}: {'pushed' if pushed.sent or pushed.deleted else f'is already this {kind.name}'}")
 
 
-def _print_files(publication: "UploadManifest") -> None:
-    _print([{"file": file.path, "bytes": f"{file.size:,}"} for file in publication.files])
+def _print_files(manifest: "UploadManifest", repo_id: str) -> None:
+    _print([{"file": file.path, "bytes": f"{file.size:,}"} for file in manifest.files])
+    print(f"nothing was sent: {len(manifest.files):,} files, {manifest.size:,} bytes for {repo_id}")
 
 
 def _print_deeds(pushed: "PushResult") -> None:

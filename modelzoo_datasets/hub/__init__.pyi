@@ -9,7 +9,10 @@ from .download import parse_repo_id as parse_repo_id
 from .manifest import UploadManifest as UploadManifest
 from .manifest import check_config_name as check_config_name
 from .manifest import check_file_counts as check_file_counts
+from .manifest import identify_folder as identify_folder
+from .manifest import read_card_header as read_card_header
 from .manifest import read_manifest as read_manifest
 from .push import PushResult as PushResult
 from .push import check_destination as check_destination
+from .push import check_token as check_token
 from .push import push_to_hub as push_to_hub

@@ -1,23 +1,24 @@
-"""The files of a folder to push, checked for completeness and for the rules of the Hub before anything is sent."""
+"""The files of a folder to push, checked for completeness and for the rules of the Hub before anything is sent.
+
+The kind of a folder is found out without torch, so that an error in the name of a folder comes at once.
+"""
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import yaml
 from huggingface_hub import metadata_load
 from huggingface_hub.utils.sha import git_hash
 
-from .._util import file_sha256, is_config_name_on_hub
+from .._util import file_sha256, is_config_name_on_hub, one_line
 from ..errors import FormatError
-from ..zoo import DATASET_FORMAT, DatasetInfo, FormatTag
+from ..zoo import DATASET_FORMAT, FormatTag
 
 CARD = "README.md"
 ZOO_INFO = "zoo.json"
@@ -31,28 +32,22 @@ _BUILD_AGAIN = "build it again with modelzoo-build"
 
 @dataclass(frozen=True)
 class FolderKind:
-    """A kind of folder that modelzoo-hyperrep writes; the format in one of its JSON files tells it from others."""
+    """A kind of folder that can be pushed; the format in one of its JSON files tells it from others."""
 
     name: str
     repo_type: str  # on the Hub: dataset or model
     info_file: str  # JSON file with the key `format`
     format_prefix: str
     required: tuple[str, ...]  # other files that it must have
-    command: str  # writes such a folder
-
-    def read_format(self, folder: Path) -> str | None:
-        """Return the format that a folder of this kind names, complete or not; None for other folders."""
-        if not (folder / self.info_file).is_file():
-            return None
-        name = FormatTag.read(folder / self.info_file).format or ""
-        return name if name.startswith(self.format_prefix) else None
+    repair: str  # what to do about an incomplete folder
 
 
 _MODEL = ("config.json", "model.safetensors")
 _TABLE = ("README.md", "samples.parquet")
-_LEARN, _SAMPLE = "modelzoo-hyperrep train", "modelzoo-hyperrep sample"
-_KINDS = (
-    FolderKind("hyper-representation", "model", "training.json", "modelzoo-hyperrep-", _MODEL, _LEARN),
+_TRAIN, _SAMPLE = "make it again with modelzoo-hyperrep train", "make it again with modelzoo-hyperrep sample"
+_DATASET = FolderKind("dataset", "dataset", ZOO_INFO, DATASET_FORMAT, (CARD, "layout.json"), _BUILD_AGAIN)
+_HYPERREP_KINDS = (
+    FolderKind("hyper-representation", "model", "training.json", "modelzoo-hyperrep-", _MODEL, _TRAIN),
     FolderKind("table of samples", "dataset", "samples.json", "modelzoo-samples-", _TABLE, _SAMPLE),
     FolderKind("sampled model", "model", "config.json", "modelzoo-sample-", ("README.md", *_MODEL), _SAMPLE),
 )
@@ -111,6 +106,27 @@ def _find_config(path: str) -> str | None:
     return folder if folder and "/" not in folder and _SHARD.fullmatch(name) else None
 
 
+def identify_folder(folder: Path) -> tuple[FolderKind, str]:
+    """Return the kind and the format of a folder, complete or not.
+
+    Raises:
+        FormatError: The folder does not exist, is of no such kind or of another version.
+    """
+    for kind in _HYPERREP_KINDS:
+        if (folder / kind.info_file).is_file():
+            name = FormatTag.read(folder / kind.info_file).format or ""
+            if name.startswith(kind.format_prefix):
+                return kind, name
+    if not (folder / ZOO_INFO).is_file():
+        raise FormatError(f"{folder} is not a dataset folder: it has no {ZOO_INFO}; build one with modelzoo-build")
+    if (tag := FormatTag.read(folder / ZOO_INFO).format) != DATASET_FORMAT:
+        raise FormatError(
+            f"{folder} has format {tag!r}, but modelzoo-push expects {DATASET_FORMAT!r}; build it from its zoo "
+            "folders with modelzoo-build"
+        )
+    return _DATASET, DATASET_FORMAT
+
+
 def read_manifest(folder: str | Path, repo_id: str) -> UploadManifest:
     """Check a folder that modelzoo-build or modelzoo-hyperrep wrote, and list what a push of it would send.
 
@@ -128,61 +144,43 @@ def read_manifest(folder: str | Path, repo_id: str) -> UploadManifest:
         FormatError: The folder is of no such kind, is incomplete or of another version, or the Hub would reject it.
     """
     folder = Path(folder)
-    for kind in _KINDS:
-        if (name := kind.read_format(folder)) is not None:
-            return _read_hyperrep_folder(kind, name, folder, repo_id)
-    if not (folder / ZOO_INFO).is_file():
-        raise FormatError(f"{folder} is not a dataset folder: it has no {ZOO_INFO}; build one with modelzoo-build")
-    if (name := FormatTag.read(folder / ZOO_INFO).format) != DATASET_FORMAT:
-        raise FormatError(
-            f"{folder} has format {name!r}, but modelzoo-push expects {DATASET_FORMAT!r}; build it from its zoo "
-            "folders with modelzoo-build"
-        )
+    kind, format_name = identify_folder(folder)
     files = _list_files(folder)
-    configs = _read_configs(folder, DatasetInfo.read(folder), [file.path for file in files])
-    _check_accepted(files, repo_id, folder)
-    return UploadManifest(folder=folder, repo_type="dataset", format=DATASET_FORMAT, configs=configs, files=files)
-
-
-def _read_hyperrep_folder(kind: FolderKind, format_name: str, folder: Path, repo_id: str) -> UploadManifest:
-    # Models in folders of their own are repos of their own.
-    files = tuple(file for file in _list_files(folder) if "/" not in file.path)
-    if missing := [name for name in kind.required if name not in {file.path for file in files}]:
-        raise FormatError(f"{folder} is incomplete: it has no {missing[0]}; make it again with {kind.command}")
-    _check_accepted(files, repo_id, folder)
+    if kind is not _DATASET:  # models in folders of their own are repos of their own
+        files = tuple(file for file in files if "/" not in file.path)
+    paths = [file.path for file in files]
+    if missing := [name for name in kind.required if name not in paths]:
+        raise FormatError(f"{folder} is incomplete: it has no {missing[0]}; {kind.repair}")
+    configs = _read_configs(folder, paths) if kind is _DATASET else ()
+    _check_accepted(paths, repo_id, folder)
     return UploadManifest(
-        folder=folder, repo_type=kind.repo_type, format=format_name, configs=(), files=files, kind=kind.name
+        folder=folder, repo_type=kind.repo_type, format=format_name, configs=configs, files=files, kind=kind.name
     )
 
 
 def _list_files(folder: Path) -> tuple[LocalFile, ...]:
     """Return all files, sorted by path, without hidden ones, which are not part of any format."""
-
-    def visible() -> Iterator[LocalFile]:
-        for source in folder.rglob("*"):
-            path = source.relative_to(folder)
-            if source.is_file() and not any(part.startswith(".") for part in path.parts):
-                yield LocalFile(path.as_posix(), source, source.stat().st_size)
-
-    return tuple(sorted(visible(), key=lambda file: file.path))
+    paths = {source.relative_to(folder): source for source in folder.rglob("*") if source.is_file()}
+    visible = {path.as_posix(): s for path, s in paths.items() if not any(part.startswith(".") for part in path.parts)}
+    return tuple(LocalFile(path, source, source.stat().st_size) for path, source in sorted(visible.items()))
 
 
-def _read_configs(folder: Path, info: DatasetInfo, paths: list[str]) -> tuple[str, ...]:
+def _read_configs(folder: Path, paths: list[str]) -> tuple[str, ...]:
     """Return the configs that the card lists, after checking that all of their files exist."""
-    for name in (CARD, "layout.json"):
-        if name not in paths:
-            raise FormatError(f"{folder} is incomplete: it has no {name}; {_BUILD_AGAIN}")
-    entries = _read_card_configs(folder / CARD)
-    names = tuple(str(entry["config_name"]) for entry in entries)
+    from ..zoo import DatasetInfo  # here, because it imports torch
+
+    configs = DatasetInfo.read(folder).configs
+    entries = read_card_header(folder / CARD)["configs"]
+    names = tuple(entry["config_name"] for entry in entries)
     for name in names:
         check_config_name(name, folder)
-    for config in info.configs:
+    for config in configs:
         if missing := [name for name in (config, f"{config}_index") if name not in names]:
             raise FormatError(f"{folder} is incomplete: its {CARD} has no config {missing[0]!r}; {_BUILD_AGAIN}")
     for entry in entries:
         for part in entry["data_files"]:
-            _check_shards(folder, str(part["path"]), paths)
-    for config, zoo in info.configs.items():
+            _check_shards(folder, part["path"], paths)
+    for config, zoo in configs.items():
         if zoo.weights == "files":
             _check_weight_files(folder, config, paths)
     return names
@@ -201,21 +199,29 @@ def check_config_name(name: str, folder: Path) -> None:
         )
 
 
-def _read_card_configs(card: Path) -> list[dict[str, Any]]:
-    """Return `configs:` of the YAML header of a card, as `datasets` reads them."""
+def read_card_header(card: Path) -> dict[str, Any]:
+    """Return the YAML header of a card, whose `configs` are as `datasets` reads them.
+
+    Raises:
+        FormatError: There is no such header, or it lists no configs with their files.
+    """
     try:
-        header = metadata_load(card)
-    except (ValueError, yaml.YAMLError):
-        header = None
+        header: Any = metadata_load(card)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise FormatError(f"{card} has no YAML header that can be read ({one_line(error)}); {_BUILD_AGAIN}") from error
     entries = header.get("configs") if isinstance(header, dict) else None
-    if isinstance(entries, list) and entries and all(_is_card_config(entry) for entry in entries):
-        return entries
-    raise FormatError(f"{card} has no YAML header with the configs of the dataset; {_BUILD_AGAIN}")
+    if not isinstance(header, dict) or not isinstance(entries, list) or not entries or not all(map(_is_entry, entries)):
+        raise FormatError(f"{card} has no YAML header with `configs` and their `data_files`; {_BUILD_AGAIN}")
+    return header
 
 
-def _is_card_config(entry: Any) -> bool:
-    files = entry.get("data_files") if isinstance(entry, dict) else None
-    return isinstance(files, list) and "config_name" in entry and all("path" in part for part in files)
+def _is_entry(entry: Any) -> bool:
+    if not isinstance(entry, dict) or not isinstance(entry.get("config_name"), str):
+        return False
+    parts = entry.get("data_files")
+    return isinstance(parts, list) and all(
+        isinstance(part, dict) and all(isinstance(part.get(key), str) for key in ("split", "path")) for part in parts
+    )
 
 
 def _check_shards(folder: Path, pattern: str, paths: list[str]) -> None:
@@ -234,6 +240,9 @@ def _check_shards(folder: Path, pattern: str, paths: list[str]) -> None:
 
 def _check_weight_files(folder: Path, config: str, paths: list[str]) -> None:
     """Check that the files exist that the tables of a config name as the place of their weights."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     existing = {*paths}
     for path in (path for path in paths if _find_config(path) == config and path.endswith(".parquet")):
         try:
@@ -244,12 +253,10 @@ def _check_weight_files(folder: Path, config: str, paths: list[str]) -> None:
             raise FormatError(f"{folder} is incomplete: it has no {missing[0]}; {_BUILD_AGAIN}")
 
 
-def _check_accepted(files: tuple[LocalFile, ...], repo_id: str, folder: Path) -> None:
-    script = f"{repo_id.split('/')[-1]}.py"
-    if any(file.path == script for file in files):
+def _check_accepted(paths: Sequence[str], repo_id: str, folder: Path) -> None:
+    if (script := f"{repo_id.split('/')[-1]}.py") in paths:
         raise FormatError(f"{folder}: `datasets` does not load a repo that contains {script}; delete this file")
-    advice = "publish it as several datasets, or build it with larger shards"
-    check_file_counts([file.path for file in files], folder, advice)
+    check_file_counts(paths, folder, "publish it as several datasets, or build it with larger shards")
 
 
 def check_file_counts(paths: Sequence[str], folder: Path, advice: str) -> None:

@@ -12,7 +12,7 @@ from ..errors import ArgumentError, HubAccessError, HubError
 from ..progress import NO_PROGRESS, Progress
 from .download import clear_revisions, get_client, is_repo_id
 from .errors import CONFLICT, LOG_IN, translate_hub_errors, with_retries
-from .manifest import CARD, ZOO_INFO, LocalFile, UploadManifest, read_manifest
+from .manifest import CARD, ZOO_INFO, LocalFile, UploadManifest, identify_folder, read_manifest
 from .repo import MAIN, Repo, commit_title
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -47,6 +47,12 @@ def check_destination(repo_id: str, revision: str | None, create_pr: bool) -> No
             "--create-pr opens a pull request against main and takes no other --revision; to update an open pull "
             "request, pass --revision refs/pr/N alone"
         )
+
+
+def check_token(repo_id: str) -> None:
+    """Check that there is a token, without any request; raises HubAccessError."""
+    if get_token() is None:
+        raise HubAccessError(f"pushing to {repo_id} needs a token with write access: {LOG_IN}")
 
 
 def push_to_hub(
@@ -92,9 +98,9 @@ def push_to_hub(
         modelzoo_datasets.errors.ArgumentError: 'mnist-cnn-s' is not a valid repo id; expected ORG/NAME, ...
     """
     check_destination(repo_id, revision, create_pr)
+    identify_folder(Path(folder))
+    check_token(repo_id)
     manifest = read_manifest(folder, repo_id)
-    if get_token() is None:
-        raise HubAccessError(f"pushing to {repo_id} needs a token with write access: {LOG_IN}")
     repo = Repo(api=get_client(), repo_id=repo_id, repo_type=manifest.repo_type, revision=revision or MAIN)
     with translate_hub_errors(repo_id, revision, f"pushing to {repo_id}"):
         _validate_card(manifest)

@@ -1,6 +1,9 @@
 """What entry points import: help, versions and errors that need no tensor do not wait for torch."""
 
+import os
 import tomllib
+from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers.paths import ROOT
@@ -28,15 +31,18 @@ ERRORS = [
     ["modelzoo-hyperrep", "sample", "--hyperrep", "nowhere", "--out", "samples"],
     ["modelzoo-hyperrep", "evaluate", "nowhere", "--hyperrep", "rep", "--out", "evaluation"],
     ["modelzoo-demo", "--recipe", "no-such-recipe", "--out", "demo"],
+    ["modelzoo-push", "nowhere", "zoos/tiny"],
+    ["modelzoo-push", ".", "zoos/tiny"],
+    ["modelzoo-push", "nowhere", "tiny"],
 ]
 
 
-def imported_by(words: list[str]) -> tuple[int, list[str]]:
+def imported_by(words: list[str], **options: Any) -> tuple[int, list[str]]:
     """Exit status of a command, and the heavy packages that its process has imported when it ends."""
     module, _, function = SCRIPTS[words[0]].partition(":")
     start = f"import sys; sys.argv = {words!r}\nfrom {module} import {function}\n"
     code = f"{start}try:\n    {function}()\nfinally:\n    {REPORT}"
-    result = run(["python", "-c", code])
+    result = run(["python", "-c", code], **options)
     return result.returncode, result.stderr.splitlines()[-1].split()
 
 
@@ -49,6 +55,12 @@ def test_help_and_version_import_nothing_heavy(name: str, option: str) -> None:
 @pytest.mark.parametrize("words", ERRORS, ids=" ".join)
 def test_errors_that_need_no_tensor_import_nothing_heavy(words: list[str]) -> None:
     assert imported_by(words) == (2, [])
+
+
+def test_a_push_without_a_token_imports_nothing_heavy(tmp_path: Path) -> None:
+    (tmp_path / "zoo.json").write_text('{"format": "modelzoo-dataset-3"}')
+    words = ["modelzoo-push", str(tmp_path), "zoos/tiny"]
+    assert imported_by(words, env={**os.environ, "HF_HOME": str(tmp_path / "home"), "HF_TOKEN": ""}) == (2, [])
 
 
 @pytest.mark.parametrize(

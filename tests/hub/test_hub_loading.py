@@ -127,7 +127,9 @@ def test_what_cannot_be_loaded_is_told(hub: HubServer, ann: Client, anyone: Clie
     assert told[1:] == shown(tiny_dataset, config="hyp").splitlines()
     hub.create("datasets", "zoos/other")
     told = anyone.run(loads, "zoos/other", {}).stdout.splitlines()
-    assert told == ["FormatError: zoos/other is not a dataset folder: it has no zoo.json; build one with modelzoo-build"]
+    assert told == [
+        "FormatError: zoos/other is not a dataset folder: it has no zoo.json; build one with modelzoo-build"
+    ]
 
 
 def test_a_folder_comes_before_the_repo_of_its_name(hub: HubServer, ann: Client, tiny_dataset: Path) -> None:

@@ -23,7 +23,8 @@ def _without_layout(folder: Path) -> str:
 
 def _without_header(folder: Path) -> str:
     (folder / "README.md").write_text("# A card\n")
-    return f"{folder}/README.md has no YAML header with the configs of the dataset; build it again with modelzoo-build"
+    header = "no YAML header with `configs` and their `data_files`"
+    return f"{folder}/README.md has {header}; build it again with modelzoo-build"
 
 
 def _without_a_split(folder: Path) -> str:

@@ -205,7 +205,9 @@ def test_the_first_config_is_the_default(tiny_dataset: Path) -> None:
 def test_a_folder_that_is_no_dataset_is_named(tmp_path: Path) -> None:
     with pytest.raises(FormatError) as caught:
         load_zoo(tmp_path)
-    assert str(caught.value) == (f"{tmp_path} is not a dataset folder: it has no zoo.json; build one with modelzoo-build")
+    assert str(caught.value) == (
+        f"{tmp_path} is not a dataset folder: it has no zoo.json; build one with modelzoo-build"
+    )
 
 
 def test_a_zoo_folder_is_no_dataset_folder(tiny_zoo: Path) -> None:
