@@ -1,2 +1,2 @@
-from .check import Check as Check
+from .base import Check as Check
 from .verify import verify_folder as verify_folder

@@ -7,13 +7,13 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import yaml
 
 from .._util import file_sha256, one_line
 from ..builder import CHECKSUMS_FILE, describe_features, list_data_files, read_checksums
 from ..errors import FormatError
+from ..hub import read_card_header
 from ..zoo import LEFT_OUT, read_json
-from .check import Check
+from .base import Check
 from .dataset_target import REMEDY, DatasetConfig
 from .table_checks import compare_with_recipe, find_wrong_epochs, find_wrong_metrics, model_columns
 from .zoo_checks import find_foreign_layouts
@@ -63,7 +63,7 @@ def check_rows(config: DatasetConfig, diverged: str) -> Check:
         diverged: whether the dataset keeps models with weights that are not finite, as zoo.json says it.
     """
     target, table, source = config.target, config.target.table, f"config {config.name}"
-    columns = [name for name in model_columns(twins=target.is_twins) if name != "index"] + [*target.extra_columns]
+    columns = [name for name in model_columns(target.info) if name != "index"]
     problems = [f"zoo.json: {source}: {line}" for line in target.info.contradictions()]
     problems += compare_with_recipe(table, target.members, columns, source)
     problems += find_wrong_epochs(table["model_id"].unique(), table, target.members, source)
@@ -119,12 +119,10 @@ def _describe_difference(index: pa.Table, table: pa.Table) -> str | None:
 
 def check_card(path: Path, configs: Sequence[DatasetConfig]) -> Check:
     """Check that README.md names, for `datasets`, exactly the existing configs, files, columns and numbers of rows."""
-    from huggingface_hub import metadata_load  # here, because it takes most of a second to import
-
     card, expected = path / "README.md", _describe_files(configs)
     try:
-        described = _describe_card(metadata_load(card) or {})
-    except (OSError, ValueError, LookupError, TypeError, yaml.YAMLError) as error:
+        described = _describe_card(read_card_header(card))
+    except (FormatError, LookupError, TypeError) as error:
         reason = one_line(f"{type(error).__name__}: {error}")
         return Check("card", 1, [f"{card} has no configs and dataset_info that can be read ({reason}); {REMEDY}"])
     problems = [

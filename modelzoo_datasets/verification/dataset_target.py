@@ -1,9 +1,9 @@
-"""The configs of a dataset folder as targets of a verification: reads their Parquet files strictly.
+"""The configs of a dataset folder as targets of a verification: reads their Parquet files and weights files strictly.
 
 P numbers of a state, K states of a row group.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -18,12 +18,19 @@ from .._util import SPLITS, one_line
 from ..builder import BYTE_RANGE_FIELDS, TableSchema
 from ..errors import FormatError
 from ..loading import Shard
-from ..zoo import ZOO_FILE, DatasetInfo, ZooInfo
-from .check import Check
-from .target import Key, StoredState, Target
-from .trajectory_checks import REMEDY as REMEDY
-from .trajectory_checks import TrajectoryFiles
+from ..weights import Layout
+from ..zoo import (
+    ZOO_FILE,
+    ByteRange,
+    DatasetInfo,
+    ZooInfo,
+    assign_trajectory_files,
+    make_trajectory_header,
+    read_state,
+)
+from .base import Check, Key, StoredState, Target
 
+REMEDY = "build the dataset again"
 _REQUIRED = ("model_id", "epoch", "seed", "finite", "sha256")  # columns that must have a value in every row
 
 
@@ -53,53 +60,72 @@ def open_dataset(path: Path) -> tuple[DatasetInfo, list[DatasetConfig]]:
 
 
 def _open_config(path: Path, name: str, info: ZooInfo) -> DatasetConfig:
-    problem = None
+    malformed = f"{path / ZOO_FILE} is not what modelzoo-build writes"
     if info.recipe.config != name:
-        problem = f"config {name!r} holds the values of {info.recipe.config!r}"
-    elif info.weights is None:
-        problem = f"'weights' of {name} must be inline or files, got None"
-    if problem:
-        raise FormatError(f"{path / ZOO_FILE} is not what modelzoo-build writes: {problem}; {REMEDY}")
-    columns, members = TableSchema.from_info(info), info.members(path / ZOO_FILE)
-    shards = _Shards(columns)
+        raise FormatError(f"{malformed}: config {name!r} holds the values of {info.recipe.config!r}; {REMEDY}")
+    if info.weights is None:
+        raise FormatError(f"{malformed}: 'weights' of {name} must be inline or files, got None; {REMEDY}")
+    columns, shards = TableSchema.from_info(info), _Shards()
     for split in SPLITS:
-        shards.open_split(path / name, split)
-    files: TrajectoryFiles | None = None
-    if columns.weights == "files":
-        files = TrajectoryFiles.from_tables(path, name, info.layout, shards.read_locations())
+        shards.open_split(path / name, split, columns)
+    scalars = shards.concat_tables(columns.index.names)
+    tables = scalars or {"": columns.index.empty_table()}
+    weights: _Shards | TrajectoryFiles = shards
+    files = Check(f"{name}: files", shards.num_files, shards.problems)
+    if info.weights == "files":
+        locations = shards.concat_tables(["model_id", "epoch", *(column.name for column in BYTE_RANGE_FIELDS)])
+        weights = TrajectoryFiles.from_tables(path, name, info.layout, locations)
+        files = Check(files.name, files.n + weights.count, files.problems + weights.problems)
     target = Target(
         info=info,
-        members=members,
-        table=shards.read_table(),
-        readers=files.readers() if files else [partial(shards.read_states, *group) for group in shards.groups],
-        read_weights=(files or shards).read_weights,
-        locate=(files or shards).locate,
+        members=info.members(path / ZOO_FILE),
+        table=pd.concat([t.to_pandas().assign(split=split) for split, t in tables.items()], ignore_index=True),
+        readers=weights.readers(),
+        read_weights=weights.read_weights,
+        find_path=weights.find_path,
         suggest_repair=lambda model_id: REMEDY,
     )
-    num_files, problems = (files.count, files.problems) if files else (0, [])
-    return DatasetConfig(
-        path=path,
-        name=name,
-        columns=columns,
-        target=target,
-        scalars={split: pa.concat_tables(tables) for split, tables in shards.scalars.items()},
-        files=Check(f"{name}: files", shards.num_files + num_files, shards.problems + problems),
-    )
+    return DatasetConfig(path=path, name=name, columns=columns, target=target, scalars=scalars, files=files)
+
+
+@dataclass(frozen=True)
+class _RowGroup:
+    path: Path
+    number: int
+    split: str
+    table: pa.Table  # all columns but the weights
+    num_parameters: int  # P
+
+    @property
+    def keys(self) -> list[Key]:
+        return list(zip(self.table["model_id"].to_pylist(), self.table["epoch"].to_pylist(), strict=True))
+
+    def read_states(self) -> Iterator[StoredState]:
+        """Read the states of the row group."""
+        try:
+            weights = self.read_weights()
+        except FormatError as error:
+            for model_id, epoch in self.keys:
+                yield StoredState(model_id, epoch, None, problem=f"cannot read {model_id} epoch {epoch}: {error}")
+            return
+        for key, row in zip(self.keys, weights, strict=True):
+            yield StoredState(*key, row)
+
+    def read_weights(self) -> Tensor:
+        """Read the weights (K, P) of the row group; raises FormatError."""
+        return torch.tensor(Shard(self.path, str(self.path)).read_weights(self.number, self.num_parameters))
 
 
 @dataclass
 class _Shards:
     """The Parquet files of one config."""
 
-    columns: TableSchema
     num_files: int = 0
-    groups: list[tuple[Path, int]] = field(default_factory=list)  # file, row group: one reader each
-    places: dict[Key, tuple[Path, int]] = field(default_factory=dict)
-    scalars: dict[str, list[pa.Table]] = field(default_factory=dict)  # split -> rows without weights by row group
-    locations: dict[str, list[pa.Table]] = field(default_factory=dict)  # split -> files of weights by row group
+    groups: list[_RowGroup] = field(default_factory=list)
+    places: dict[Key, _RowGroup] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
-    def open_split(self, folder: Path, split: str) -> None:
+    def open_split(self, folder: Path, split: str, columns: TableSchema) -> None:
         """Read the tables of all files of a split, and report files that cannot be read."""
         files = sorted(folder.glob(f"{split}-*.parquet"))
         if files != [folder / f"{split}-{i:05d}-of-{len(files):05d}.parquet" for i in range(len(files))]:
@@ -108,68 +134,47 @@ class _Shards:
         for path in files:
             self.num_files += 1
             try:
-                self._open_file(path, split)
+                self._open_file(path, split, columns)
             except (OSError, pa.ArrowException) as error:
                 self.problems.append(f"cannot read {path}: {one_line(error)}; {REMEDY}")
 
-    def _open_file(self, path: Path, split: str) -> None:
-        extra = [column.name for column in BYTE_RANGE_FIELDS] if self.columns.weights == "files" else []
-        index, expected = self.columns.index.names, self.columns.full
+    def _open_file(self, path: Path, split: str, columns: TableSchema) -> None:
+        extra = [column.name for column in BYTE_RANGE_FIELDS] if columns.weights == "files" else []
         with pq.ParquetFile(path) as file:
-            if not (schema := file.schema_arrow).equals(expected):
-                difference = describe_difference(schema, expected) or f"its columns must be {_describe(expected)}"
+            if not (schema := file.schema_arrow).equals(columns.full):
+                difference = describe_difference(schema, columns.full)
+                difference = difference or f"its columns must be {_describe(columns.full)}"
                 self.problems.append(f"{path}: {difference}; {REMEDY}")
                 return
-            tables = [file.read_row_group(group, [*index, *extra]) for group in range(file.num_row_groups)]
+            names = [*columns.index.names, *extra]
+            tables = [file.read_row_group(number, names) for number in range(file.num_row_groups)]
         if empty := [name for name in (*_REQUIRED, *extra) if any(table[name].null_count for table in tables)]:
             self.problems.append(f"{path}: column {empty[0]!r} must have a value in every row; {REMEDY}")
             return
-        for group, table in enumerate(tables):
-            self.groups.append((path, group))
-            self.scalars.setdefault(split, []).append(table.select(index))
-            self.locations.setdefault(split, []).append(table.select(["model_id", "epoch", *extra]))
-            self.places |= dict.fromkeys(_read_keys(table), (path, group))
+        for number, table in enumerate(tables):
+            self.groups.append(_RowGroup(path, number, split, table, columns.num_parameters))
+            self.places |= dict.fromkeys(self.groups[-1].keys, self.groups[-1])
 
-    def read_table(self) -> pd.DataFrame:
-        """Return every row without its weights, with its split."""
-        frames = [table.to_pandas().assign(split=split) for split, tables in self.scalars.items() for table in tables]
-        empty = self.columns.index.empty_table().to_pandas().assign(split="")
-        table: pd.DataFrame = pd.concat(frames, ignore_index=True) if frames else empty
-        return table
+    def concat_tables(self, columns: Sequence[str]) -> dict[str, pa.Table]:
+        """Return split -> some columns of all of its rows."""
+        tables: dict[str, list[pa.Table]] = {}
+        for group in self.groups:
+            tables.setdefault(group.split, []).append(group.table.select(columns))
+        return {split: pa.concat_tables(parts) for split, parts in tables.items()}
 
-    def read_locations(self) -> dict[str, pd.DataFrame]:
-        """Return split -> model, epoch and the location of the weights of each row."""
-        return {split: pa.concat_tables(tables).to_pandas() for split, tables in self.locations.items()}
+    def readers(self) -> Sequence[Callable[[], Iterator[StoredState]]]:
+        """Return one reader per row group."""
+        return [group.read_states for group in self.groups]
 
-    def read_states(self, path: Path, group: int) -> Iterator[StoredState]:
-        """Read the states of one row group."""
-        try:
-            keys, weights = self._read_group(path, group)
-        except FormatError as error:
-            for key in (key for key, place in self.places.items() if place == (path, group)):
-                yield StoredState(*key, None, problem=f"cannot read {key[0]} epoch {key[1]}: {error}")
-            return
-        for key, row in zip(keys, weights, strict=True):
-            yield StoredState(*key, row)
-
-    def locate(self, model_id: str, epoch: int) -> str:
-        """Name a state with its file."""
-        return f"{model_id} epoch {epoch}" + (f" ({place[0]})" if (place := self.places.get((model_id, epoch))) else "")
+    def find_path(self, model_id: str, epoch: int) -> Path | None:
+        """Return the file of a state."""
+        group = self.places.get((model_id, epoch))
+        return group and group.path
 
     def read_weights(self, model_id: str, epoch: int) -> Tensor:
         """Read the weights (P,) of one state; raises FormatError."""
-        keys, weights = self._read_group(*self.places[model_id, epoch])
-        return weights[keys.index((model_id, epoch))].clone()
-
-    def _read_group(self, path: Path, group: int) -> tuple[list[Key], Tensor]:
-        """Read the keys of the K states of a row group and their weights (K, P); raises FormatError."""
-        shard = Shard(path, str(path))
-        weights = shard.read_weights(group, self.columns.num_parameters)
-        return _read_keys(shard.read([group], ["model_id", "epoch"])), torch.tensor(weights)
-
-
-def _read_keys(table: pa.Table) -> list[Key]:
-    return list(zip(table["model_id"].to_pylist(), table["epoch"].to_pylist(), strict=True))
+        group = self.places[model_id, epoch]
+        return group.read_weights()[group.keys.index((model_id, epoch))].clone()
 
 
 def describe_difference(schema: pa.Schema, expected: pa.Schema) -> str | None:
@@ -185,3 +190,91 @@ def describe_difference(schema: pa.Schema, expected: pa.Schema) -> str | None:
 
 def _describe(schema: pa.Schema) -> str:
     return ", ".join(f"{column.name} ({column.type}{'' if column.nullable else ' not null'})" for column in schema)
+
+
+@dataclass
+class TrajectoryFiles:
+    """The weights files of one config, a trajectory each."""
+
+    folder: Path  # the dataset folder
+    layout: Layout
+    count: int = 0  # files that there must be
+    problems: list[str] = field(default_factory=list)
+    places: dict[Key, tuple[Path, ByteRange]] = field(default_factory=dict)
+    sound: dict[str, list[int]] = field(default_factory=dict)  # model -> epochs, for files that can be read
+
+    @classmethod
+    def from_tables(
+        cls, folder: Path, config: str, layout: Layout, tables: Mapping[str, pa.Table]
+    ) -> "TrajectoryFiles":
+        """Find the files that tables locate, and the problems with them.
+
+        Args:
+            folder: the dataset folder.
+            config: the name of the config.
+            layout: the layout of a state.
+            tables: split -> model_id, epoch and the columns `BYTE_RANGE_FIELDS`.
+        """
+        files = cls(folder, layout)
+        for split, table in tables.items():
+            models = {str(model): part for model, part in table.to_pandas().groupby("model_id", sort=False)}
+            paths = assign_trajectory_files(config, split, list(models))
+            for model, part in models.items():
+                files._add_model(model, part, paths[model])
+        known = {path for path, _ in files.places.values()}
+        present = (path for path in (folder / "weights" / config).rglob("*") if path.is_file())
+        extra = sorted(path for path in present if path not in known)
+        files.problems += [f"{path} belongs to no model of {config}; {REMEDY}" for path in extra]
+        return files
+
+    def _add_model(self, model: str, rows: pd.DataFrame, file: str) -> None:
+        """Compare the rows of a model, and the header of its file, with those that the layout gives."""
+        self.count += 1
+        epochs = rows["epoch"].tolist()
+        header, ranges = make_trajectory_header(self.layout, epochs)
+        self.places |= {(model, e): (self.folder / file, place) for e, place in zip(epochs, ranges, strict=True)}
+        names = [column.name for column in BYTE_RANGE_FIELDS]
+        expected = pd.DataFrame([(file, place.key, place.offset, place.nbytes) for place in ranges], columns=names)
+        for name in names:
+            for epoch, value, recorded in zip(epochs, expected[name].tolist(), rows[name].tolist(), strict=True):
+                if recorded != value:
+                    difference = f"{name} of {model} epoch {epoch} must be {value!r}, got {recorded!r}"
+                    self.problems.append(f"{difference}; {REMEDY}")
+        if problem := _find_problem(self.folder / file, header, ranges):
+            self.problems.append(f"{problem}; {REMEDY}")
+        else:
+            self.sound[model] = epochs
+
+    def readers(self) -> Sequence[Callable[[], Iterator[StoredState]]]:
+        """Return one reader per file that can be read."""
+        return [partial(self._read_model, model) for model in self.sound]
+
+    def _read_model(self, model: str) -> Iterator[StoredState]:
+        for epoch in self.sound[model]:
+            yield StoredState(model, epoch, self.read_weights(model, epoch))
+
+    def find_path(self, model_id: str, epoch: int) -> Path | None:
+        """Return the file of a state."""
+        place = self.places.get((model_id, epoch))
+        return place and place[0]
+
+    def read_weights(self, model_id: str, epoch: int) -> Tensor:
+        """Read the weights (P,) of one state; raises FormatError."""
+        path, place = self.places[model_id, epoch]
+        try:
+            return read_state(path, place.offset, place.nbytes)
+        except FormatError as error:
+            raise FormatError(f"{error}; {REMEDY}") from error
+
+
+def _find_problem(path: Path, header: bytes, ranges: Sequence[ByteRange]) -> str | None:
+    """Return how a file differs from that of such states, None if it does not."""
+    expected = ranges[-1].offset + ranges[-1].nbytes
+    try:
+        if (size := path.stat().st_size) != expected:
+            return f"{path} must have {expected:,} bytes, it has {size:,}"
+        with path.open("rb") as file:
+            is_same = file.read(len(header)) == header
+    except OSError as error:
+        return f"cannot read {path}: {error.strerror or error}"
+    return None if is_same else f"{path} does not hold the tensors of its model, epoch by epoch as its rows say"

@@ -10,20 +10,23 @@ import pandas as pd
 from ..engines import METRICS, SPARSITY
 from ..errors import FormatError
 from ..recipes import Member, Training
+from ..zoo import ZooInfo
 
 _ACCURACIES = tuple(name for name in METRICS if name.endswith("_acc"))
 _KINDS = {"epoch": "integer", "index": "integer", "seed": "integer", "finite": "boolean", "diverged": "boolean"}
 
 
-def model_columns(*, twins: bool) -> tuple[str, ...]:
+def model_columns(info: ZooInfo) -> list[str]:
     """Return the columns of the table of models that the recipe determines."""
-    hyperparameters = tuple(field.name for field in dataclasses.fields(Training))
-    return ("index", "seed", "split", *(("parent_id",) if twins else ()), *hyperparameters)
+    parent = ["parent_id"] if info.recipe.parent is not None else []
+    hyperparameters = [field.name for field in dataclasses.fields(Training)]
+    return ["index", "seed", "split", *parent, *hyperparameters, *info.recipe.columns]
 
 
-def state_columns(*, twins: bool) -> tuple[str, ...]:
+def state_columns(info: ZooInfo) -> list[str]:
     """Return the columns of the table of states."""
-    return (*METRICS, *((SPARSITY,) if twins else ()), "ggap", "test_recall", "finite", "sha256")
+    sparsity = [SPARSITY] if info.recipe.parent is not None else []
+    return ["epoch", *METRICS, *sparsity, "ggap", "test_recall", "finite", "sha256"]
 
 
 def check_columns(table: pd.DataFrame, path: Path, columns: Iterable[str]) -> None:

@@ -9,18 +9,14 @@ from ..engines import Engine, get_engine
 from ..errors import ArgumentError, FormatError
 from ..images import Images
 from ..progress import NO_PROGRESS, Progress
-from ..zoo import DATASET_FORMAT, ZOO_FILE, FormatTag, ZooFolder, require_zoo_file
-from .check import Check, Request
+from ..zoo import DATASET_FORMAT, ZOO_FILE, FormatTag, ParentInfo, require_zoo_file
+from .base import Check, Key, Request, Target
 from .dataset_checks import check_card, check_checksums, check_index, check_layouts, check_rows
 from .dataset_target import DatasetConfig, open_dataset
-from .hashes import check_states
-from .metrics import check_images, check_metrics, skip_metrics
-from .retrain import check_retrained
-from .target import Key, Target
-from .twin_checks import TwinChecker, is_parent
+from .reproduction import check_images, check_metrics, check_retrained, skip_metrics
+from .state_checks import check_states
 from .viewer import check_viewer
-from .zoo_checks import check_complete, check_layout, check_recipe, find_wrong_divergence
-from .zoo_target import open_zoo
+from .zoo_checks import check_complete, check_layout, check_recipe, find_wrong_divergence, open_zoo
 
 
 def verify_folder(
@@ -92,21 +88,21 @@ def verify_folder(
 def _verify_zoo(path: Path, request: Request) -> list[Check]:
     folder, target = open_zoo(path)
     _refuse_retraining(target, request)
-    parent = _find_parent(folder, request.parent)
+    parent = _find_parent(target, path, request.parent)
     checks = [check_complete(folder, target), check_recipe(folder, target), check_layout(folder)]
     if not checks[-1].has_passed:  # then no state can be read
         return checks
-    summary = check_states(target, TwinChecker.from_target(target, parent), request.progress)
-    for check in summary.checks:
+    results, sound = check_states(target, parent, request.progress)
+    for check in results:
         more = find_wrong_divergence(folder) if check.name == "finite" else []
-        checks.append(Check(check.name, check.n, check.problems + more))
+        checks.append(replace(check, problems=check.problems + more))
     if not (request.states or request.retrain):
         return checks
     if not target.is_measurable:
         return [*checks, skip_metrics(target)]
     check, images = check_images(target, request)
-    results = _check_training(target, parent, summary.sound, images, request) if check.has_passed else []
-    return [*checks, check, *results]
+    more_checks = _check_training(target, parent, sound, images, request) if check.has_passed else []
+    return [*checks, check, *more_checks]
 
 
 def _refuse_retraining(target: Target, request: Request) -> None:
@@ -124,26 +120,33 @@ def _check_training(
     return checks + ([check_retrained(target, parent, images, request)] if request.retrain else [])
 
 
-def _find_parent(folder: ZooFolder, path: Path | None) -> Target | None:
+def _find_parent(target: Target, path: Path, passed: Path | None) -> Target | None:
     """Return the zoo of the parents of sparsified twins, None if it is not available or the zoo has no parents.
 
     Args:
-        folder: the zoo.
-        path: the folder that the user passed for the parents, if any.
+        target: the zoo.
+        path: its folder.
+        passed: the folder that the user passed for the parents, if any.
     """
-    name = folder.info.recipe.parent
+    name = target.info.recipe.parent
     if name is None:
-        if path is not None:
-            raise ArgumentError(f"parent must be None for {folder.path}, which has no sparsified twins; got {path}")
+        if passed is not None:
+            raise ArgumentError(f"parent must be None for {path}, which has no sparsified twins; got {passed}")
         return None
-    if path is None and not (beside := folder.path.absolute().parent / name / ZOO_FILE).is_file():
+    beside = path.absolute().parent / name
+    if passed is None and not (beside / ZOO_FILE).is_file():
         return None
-    parent_folder, parent = open_zoo(path or beside.parent)
-    if is_parent(folder.info, parent_folder.info):
+    _, parent = open_zoo(passed or beside)
+    if _is_parent(target, parent):
         return parent
-    if path is None:  # another zoo of that name
+    if passed is None:  # another zoo of that name
         return None
-    raise _wrong_parent(path, folder.info.name)
+    raise _wrong_parent(passed, target.name)
+
+
+def _is_parent(twins: Target, other: Target) -> bool:
+    """Return True if sparsified twins name another zoo as that of their parents."""
+    return twins.info.images_sha256 == other.info.images_sha256 and twins.info.parent == ParentInfo.from_zoo(other.info)
 
 
 def _wrong_parent(path: Path, name: str) -> ArgumentError:
@@ -169,25 +172,21 @@ def _verify_dataset(path: Path, request: Request) -> list[Check]:
         checks += [config.files, check_rows(config, info.diverged), check_index(config)]
         if not layouts.has_passed:  # then no state can be read
             continue
-        summary = check_states(target, TwinChecker.from_target(target, parent), request.progress)
-        results = summary.checks
+        results, sound = check_states(target, parent, request.progress)
         if images is not None and images.fingerprint == target.info.images_sha256:
-            results += _check_training(target, parent, summary.sound, images, request)
+            results += _check_training(target, parent, sound, images, request)
         checks += [replace(check, name=f"{config.name}: {check.name}") for check in results]
     return checks
 
 
 def _find_parents(path: Path, configs: Sequence[DatasetConfig], parent_path: Path | None) -> dict[str, Target]:
     """Return config of twins -> their parents: the zoo that the user passed, or another config of the dataset."""
-    folder, passed = open_zoo(parent_path) if parent_path else (None, None)
+    passed = [open_zoo(parent_path)[1]] if parent_path else []
     parents = {}
-    for twins in (config.target.info for config in configs if config.target.is_twins):
-        if folder is not None and passed is not None and is_parent(twins, folder.info):
-            parents[twins.recipe.config] = passed
-            continue
-        for config in configs:
-            if is_parent(twins, config.target.info):
-                parents[twins.recipe.config] = config.target
-    if parent_path is not None and passed not in parents.values():
+    for twins in (config for config in configs if config.target.is_twins):
+        for other in (*(config.target for config in configs), *passed):
+            if _is_parent(twins.target, other):
+                parents[twins.name] = other
+    if parent_path is not None and passed[0] not in parents.values():
         raise _wrong_parent(parent_path, f"the configs of {path}")
     return parents

@@ -9,20 +9,19 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import yaml
 
 from .._util import is_config_name_on_hub, one_line
 from ..errors import FormatError
-from .check import Check
+from ..hub import read_card_header
+from .base import Check
 from .dataset_target import REMEDY, describe_difference
 
-_CARD = "README.md"
 _SPLIT = re.compile(r"\w+(\.\w+)*")
 
 
@@ -47,13 +46,6 @@ class Limits:
 LIMITS = Limits()
 
 
-@dataclass
-class _Findings:
-    problems: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    num_files: int = 0
-
-
 def check_viewer(path: Path, repo_id: str | None = None, limits: Limits = LIMITS) -> Check:
     """Check that the viewer can show every config of a folder, and that `datasets` can load it by its repo.
 
@@ -62,34 +54,33 @@ def check_viewer(path: Path, repo_id: str | None = None, limits: Limits = LIMITS
         repo_id: ORG/NAME of the repo that the folder will be pushed to, if known.
         limits: the limits to check.
     """
-    findings = _Findings([*_check_folder(path, limits), *_check_repo(repo_id)])
+    problems = [*_check_folder(path, limits), *_check_repo(repo_id)]
     try:
-        header = _read_header(path / _CARD)
+        header = read_card_header(path / "README.md")
     except FormatError as error:
-        return Check("viewer", 0, [*findings.problems, str(error)])
+        return Check("viewer", 0, [*problems, str(error)])
     if header.get("viewer") is False:
-        findings.problems.append(f"{_CARD} says `viewer: false`, which turns the viewer off; remove it")
-    findings.problems += _check_configs(header["configs"], limits)
-    for entry in header["configs"]:
-        _check_config_files(path, entry, limits, findings)
-    return Check("viewer", findings.num_files, findings.problems, findings.notes)
+        problems.append("README.md says `viewer: false`, which turns the viewer off; remove it")
+    problems += _check_configs(header["configs"], limits)
+    checks = [_check_files(path, entry, limits) for entry in header["configs"]]
+    problems += [line for check in checks for line in check.problems]
+    return Check(
+        "viewer", sum(check.n for check in checks), problems, [line for check in checks for line in check.notes]
+    )
 
 
 def _check_folder(path: Path, limits: Limits) -> Iterator[str]:
-    entries: Counter[str] = Counter()
-    num_files = 0
-    for file in path.rglob("*"):
-        parts = file.relative_to(path).parts
-        if not any(part.startswith(".") for part in parts):
-            entries["/".join(parts[:-1]) or "the root"] += 1
-            num_files += file.is_file()
+    visible = [
+        file for file in path.rglob("*") if not any(part.startswith(".") for part in file.relative_to(path).parts)
+    ]
     for name in sorted(script.name for script in path.glob("*.py")):
         yield f"{name} lies in the root: `datasets` refuses a repo with a loading script of its name; remove the file"
-    for folder, count in sorted(entries.items()):
+    for folder, count in sorted(Counter(file.relative_to(path).parent.as_posix() for file in visible).items()):
         if count > limits.folder_entries:
-            yield f"{folder} has {count:,} entries, the Hub takes {limits.folder_entries:,} in a folder; write fewer"
-    if num_files > limits.files:
-        yield f"there are {num_files:,} files, a repo has {limits.files:,} at most; write larger ones"
+            name = "the root" if folder == "." else folder
+            yield f"{name} has {count:,} entries, the Hub takes {limits.folder_entries:,} in a folder; write fewer"
+    if (count := sum(file.is_file() for file in visible)) > limits.files:
+        yield f"there are {count:,} files, a repo has {limits.files:,} at most; write larger ones"
 
 
 def _check_repo(repo_id: str | None) -> Iterator[str]:
@@ -100,36 +91,10 @@ def _check_repo(repo_id: str | None) -> Iterator[str]:
         )
 
 
-def _read_header(card: Path) -> dict[str, Any]:
-    """Return the YAML header of a card with a well-formed list of configs; raises FormatError."""
-    from huggingface_hub import metadata_load  # here, because it takes most of a second to import
-
-    try:
-        header = metadata_load(card)
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise FormatError(
-            f"{card.name} has no YAML header that can be read ({one_line(error)}); write it again"
-        ) from error
-    configs = header.get("configs") if isinstance(header, dict) else None
-    if not isinstance(header, dict) or not isinstance(configs, list) or not configs or not all(map(_is_entry, configs)):
-        raise FormatError(f"{card.name} has no YAML header with `configs` and their `data_files`; write it again")
-    return header
-
-
-def _is_entry(entry: Any) -> bool:
-    if not isinstance(entry, dict) or not isinstance(entry.get("config_name"), str):
-        return False
-    parts = entry.get("data_files")
-    return isinstance(parts, list) and all(
-        isinstance(part, dict) and all(isinstance(part.get(key), str) for key in ("split", "path")) for part in parts
-    )
-
-
 def _check_configs(entries: Sequence[Mapping[str, Any]], limits: Limits) -> Iterator[str]:
-    names = Counter(entry["config_name"] for entry in entries)
     if len(entries) > limits.configs:
         yield f"there are {len(entries):,} configs, the viewer takes {limits.configs:,}; publish them as several repos"
-    for name, count in names.items():
+    for name, count in Counter(entry["config_name"] for entry in entries).items():
         if not is_config_name_on_hub(name):
             yield (
                 f"the Hub refuses the config name {name!r}: it must contain none of < > : / \\ | ? * and must not be "
@@ -153,34 +118,30 @@ def _check_configs(entries: Sequence[Mapping[str, Any]], limits: Limits) -> Iter
             yield f"the {which} {name!r} must consist of Parquet files, it has {others[0]}; convert them"
 
 
-def _check_config_files(path: Path, entry: Mapping[str, Any], limits: Limits, findings: _Findings) -> None:
+def _check_files(path: Path, entry: Mapping[str, Any], limits: Limits) -> Check:
+    """Check the Parquet files of a config."""
+    problems, notes, count = list[str](), list[str](), 0
     first, shown = None, list[str]()  # the first file and its schema; notes on the first pages, which are much alike
     for pattern in [part["path"] for part in entry["data_files"] if part["path"].endswith(".parquet")]:
         try:
             files = _find_files(path, pattern)
         except FormatError as error:
-            findings.problems.append(f"config {entry['config_name']!r}: {error}; {REMEDY}")
+            problems.append(f"config {entry['config_name']!r}: {error}; {REMEDY}")
             continue
-        for number, file in enumerate(files):
-            where = file.relative_to(path).as_posix()
-            findings.num_files += 1
+        for file in files:
+            where, count = file.relative_to(path).as_posix(), count + 1
             try:
-                metadata = pq.read_metadata(file)
-                schema = metadata.schema.to_arrow_schema()
-                first = first or (where, schema)
-                if difference := describe_difference(schema, first[1]):
-                    findings.problems.append(f"{where} is not like {first[0]}: {difference}; give all files one schema")
-                findings.problems += _check_columns(schema, where, limits) if first[0] == where else ()
-                findings.problems += _check_row_groups(metadata, where, limits)
-                problems, notes = _check_first_page(file, where, limits) if number == 0 else ([], [])
+                first = first or (where, pq.read_schema(file))
+                problems += _check_file(file, where, first, limits)
+                page_problems, page_notes = _check_first_page(file, where, limits) if file == files[0] else ([], [])
             except (OSError, pa.ArrowException) as error:
-                findings.problems.append(f"cannot read {where}: {one_line(error)}; {REMEDY}")
+                problems.append(f"cannot read {where}: {one_line(error)}; {REMEDY}")
                 continue
-            findings.problems += problems
-            shown += notes
+            problems += page_problems
+            shown += page_notes
             if (size := file.stat().st_size) > limits.shard:
-                findings.notes.append(f"{where} has {size:,} bytes, {limits.shard:,} at most are recommended")
-    findings.notes += shown[:1]
+                notes.append(f"{where} has {size:,} bytes, {limits.shard:,} at most are recommended")
+    return Check("files", count, problems, notes + shown[:1])
 
 
 def _find_files(path: Path, pattern: str) -> list[Path]:
@@ -196,32 +157,38 @@ def _find_files(path: Path, pattern: str) -> list[Path]:
     return files
 
 
-def _check_columns(schema: pa.Schema, where: str, limits: Limits) -> Iterator[str]:
-    if len(schema.names) > limits.columns:
-        yield f"{where} has {len(schema.names):,} columns, the viewer shows {limits.columns:,} at most; leave some out"
-    for name in (name for name in schema.names if len(name) > limits.column_name):
+def _check_file(file: Path, where: str, first: tuple[str, pa.Schema], limits: Limits) -> Iterator[str]:
+    """Find problems of a file; those of its columns only if it is the first one, because all have the same."""
+    metadata = pq.read_metadata(file)
+    names = metadata.schema.to_arrow_schema().names
+    if difference := describe_difference(metadata.schema.to_arrow_schema(), first[1]):
+        yield f"{where} is not like {first[0]}: {difference}; give all files one schema"
+    if where == first[0] and len(names) > limits.columns:
+        yield f"{where} has {len(names):,} columns, the viewer shows {limits.columns:,} at most; leave some out"
+    for name in (name for name in names if where == first[0] and len(name) > limits.column_name):
         yield (
             f"{where}: the name of column {name[:20]}… has {len(name)} characters, the viewer takes "
             f"{limits.column_name} at most; shorten it"
         )
-
-
-def _check_row_groups(metadata: pq.FileMetaData, where: str, limits: Limits) -> Iterator[str]:
-    """Find row groups of which a page of rows needs more bytes than the viewer reads.
-
-    pyarrow does not show the sizes of pages, so with a page index a page of rows has its share of the row group.
-    """
     for number in range(metadata.num_row_groups):
-        group = metadata.row_group(number)
-        chunks = [group.column(i) for i in range(group.num_columns)]
-        nbytes, reason = sum(chunk.total_compressed_size for chunk in chunks), "there is no page index"
-        if all(chunk.has_offset_index for chunk in chunks):
-            nbytes, reason = nbytes * min(1, limits.page_rows / max(1, group.num_rows)), "on average"
+        nbytes, reason = _estimate_page(metadata.row_group(number), limits)
         if nbytes > limits.scan:
             yield (
                 f"{where}: {limits.page_rows} rows of row group {number} take {nbytes:,.0f} bytes ({reason}), the "
                 f"viewer reads {limits.scan:,} at most; write smaller row groups"
             )
+
+
+def _estimate_page(group: pq.RowGroupMetaData, limits: Limits) -> tuple[float, str]:
+    """Return the bytes that the viewer reads for a page of rows, and the reason.
+
+    pyarrow does not show the sizes of pages, so with a page index a page of rows has its share of the row group.
+    """
+    chunks = [group.column(i) for i in range(group.num_columns)]
+    nbytes = sum(chunk.total_compressed_size for chunk in chunks)
+    if all(chunk.has_offset_index for chunk in chunks):
+        return nbytes * min(1, limits.page_rows / max(1, group.num_rows)), "on average"
+    return nbytes, "there is no page index"
 
 
 def measure_rows(path: Path, count: int) -> list[int]:
