@@ -1,8 +1,9 @@
 """One revision of a repo on the Hub: what it holds, and the requests that change it."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, DatasetInfo, HfApi, ModelInfo, RepoFile
 from huggingface_hub.errors import RepositoryNotFoundError
@@ -10,6 +11,7 @@ from huggingface_hub.errors import RepositoryNotFoundError
 from ..errors import HubError
 from .errors import with_retries
 
+_T = TypeVar("_T")
 MAIN = "main"
 _PULL_REQUEST = re.compile(r"refs/pr/\d+")
 _OPEN = ("open", "draft")
@@ -49,9 +51,7 @@ class Repo:
     def info(self, revision: str | None = None) -> ModelInfo | DatasetInfo | None:
         """Return the Hub's description of the repo, None if no such repo is visible."""
         try:
-            return with_retries(
-                lambda: self.api.repo_info(self.repo_id, repo_type=self.repo_type, revision=revision)  # type: ignore[return-value]
-            )
+            return self._call(self.api.repo_info, revision=revision)  # type: ignore[return-value]
         except RepositoryNotFoundError:
             return None
 
@@ -72,27 +72,18 @@ class Repo:
         title = re.compile(re.escape(commit_title(self.repo_type, 1, 1)) + r"( \(1 of \d+\))?")
         author = with_retries(self.api.whoami)["name"]
         # The Hub's own filter for open pull requests may omit drafts.
-        discussions = with_retries(
-            lambda: list(
-                self.api.get_repo_discussions(
-                    self.repo_id, repo_type=self.repo_type, author=author, discussion_type="pull_request"
-                )
-            )
-        )
+        options = {"repo_type": self.repo_type, "author": author, "discussion_type": "pull_request"}
+        discussions = with_retries(lambda: list(self.api.get_repo_discussions(self.repo_id, **options)))
         matches = [d for d in discussions if d.author == author and d.status in _OPEN and title.fullmatch(d.title)]
         return max(matches, key=lambda match: match.num).git_reference if matches else None
 
     def create(self, private: bool) -> None:
         """Create the repo."""
-        with_retries(
-            lambda: self.api.create_repo(self.repo_id, repo_type=self.repo_type, private=private or None, exist_ok=True)
-        )
+        self._call(self.api.create_repo, private=private or None, exist_ok=True)
 
     def create_branch(self) -> None:
         """Create the branch of the revision, unless it exists."""
-        with_retries(
-            lambda: self.api.create_branch(self.repo_id, repo_type=self.repo_type, branch=self.revision, exist_ok=True)
-        )
+        self._call(self.api.create_branch, branch=self.revision, exist_ok=True)
 
     def commit(
         self, operations: Sequence[CommitOperationAdd | CommitOperationDelete], head: str, create_pr: bool, title: str
@@ -108,27 +99,26 @@ class Repo:
         Returns:
             The id of the commit, and `refs/pr/N` of the pull request that it opened, or None.
         """
-        info = with_retries(
-            lambda: self.api.create_commit(
-                self.repo_id,
-                operations,
-                commit_message=title,
-                repo_type=self.repo_type,
-                revision=self.revision,
-                create_pr=create_pr,
-                parent_commit=head,
-            ),
+        info = self._call(
+            self.api.create_commit,
+            operations=operations,
+            commit_message=title,
+            revision=self.revision,
+            create_pr=create_pr,
+            parent_commit=head,
             idempotent=not create_pr,  # a second commit on the same parent is rejected, a second pull request is not
         )
         return info.oid, info.pr_revision
 
     def tag(self, name: str, commit: str) -> None:
         """Let a tag point to a commit. The Hub cannot move a tag, so an old one is deleted first."""
-        api, repo_id, repo_type = self.api, self.repo_id, self.repo_type
-        refs = with_retries(lambda: api.list_repo_refs(repo_id, repo_type=repo_type))
-        tags = {ref.name: ref.target_commit for ref in refs.tags}
+        tags = {ref.name: ref.target_commit for ref in self._call(self.api.list_repo_refs).tags}
         if tags.get(name) == commit:
             return
         if name in tags:
-            with_retries(lambda: api.delete_tag(repo_id, tag=name, repo_type=repo_type))
-        with_retries(lambda: api.create_tag(repo_id, tag=name, revision=commit, repo_type=repo_type, exist_ok=True))
+            self._call(self.api.delete_tag, tag=name)
+        self._call(self.api.create_tag, tag=name, revision=commit, exist_ok=True)
+
+    def _call(self, method: Callable[..., _T], *, idempotent: bool = True, **options: Any) -> _T:
+        """Call a method of the client for this repo, with retries."""
+        return with_retries(lambda: method(self.repo_id, repo_type=self.repo_type, **options), idempotent=idempotent)

@@ -82,20 +82,13 @@ def _make_template(content: bytes, state: Mapping[str, Tensor]) -> _Template | N
         return None
     changing = [member for member in members if member in numbered or _ID.fullmatch(member.name)]
     spans = sorted(span for member in changing for span in (member.span, *member.sums))
+    gaps = zip([0, *(end for _, end in spans)], [*(begin for begin, _ in spans), len(content)], strict=True)
     return _Template(
         size=len(content),
-        fixed=tuple((span, content[slice(*span)]) for span in _list_gaps(spans, len(content))),
+        fixed=tuple((gap, content[slice(*gap)]) for gap in gaps),
         sums=tuple((member.span, member.sums[-1][0]) for member in changing),
         tensors=places,
     )
-
-
-def _list_gaps(spans: list[Span], end: int) -> Iterator[Span]:
-    begin = 0
-    for first, behind in spans:
-        yield begin, first
-        begin = behind
-    yield begin, end
 
 
 @dataclass(frozen=True)

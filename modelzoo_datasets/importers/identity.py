@@ -10,7 +10,6 @@ from ..images import get_image_dataset, image_dataset_names
 from ..recipes import Recipe, read_recipe, recipe_names
 from .base import Identity, Overrides
 
-_CONFIG = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
 _SPARSE = "-sparse"
 _IMAGES = (  # words in names of published zoos -> beginning of the name of the images; the first match counts
     (r"(f|fashion)[_-]?mnist", "fashion-mnist"),
