@@ -73,32 +73,32 @@ class TrialZoo(ModelSource):
         self.architecture, self._twins = self._detect_architecture(trials, overrides.architecture)
         folder = root.rpartition("/")[2] or source.name
         self.identity = dialect.identify(folder, self.architecture, overrides, self._twins is not None)
-        self._trials: list[Trial] = []
         self._reader = CheckpointReader()
-        self.models = models = list[ImportedModel]()
+        models, self._trials = list[ImportedModel](), list[Trial]()
         for trial in trials:
             try:
                 models.append(self._make_model(trial))
                 self._trials.append(trial)
             except (Skipped, RecipeError) as reason:
                 self.skipped.add(f"model whose parameters say: {reason}", trial.path)
-        if not self.models:
+        self.models = models
+        if not models:
             why = "; ".join(self.skipped.lines())
             raise FormatError(f"no model of {source.name} can be imported; is its format {dialect.format}? {why}")
 
     def _detect_architecture(self, trials: Sequence[Trial], name: str | None) -> tuple[Architecture, TwinReader | None]:
         """Return the architecture of the first readable checkpoint, and a reader of twins if it is of a twin."""
         paths = [path for trial in trials for path in trial.checkpoints.values()][:_MAX_TRIES]
-        reason: Skipped | None = None
+        last_error: Skipped | None = None
         for path in paths:
             try:
                 state = read_checkpoint(self._from.read(path))
             except Skipped as error:
-                reason = error
+                last_error = error
                 continue
             architecture = self._match_architecture(state, name)
             return architecture, TwinReader(architecture) if is_twin(state) else None
-        raise FormatError(f"no checkpoint of {self.source} can be read: each of the first {len(paths)} {reason}")
+        raise FormatError(f"no checkpoint of {self.source} can be read: each of the first {len(paths)} {last_error}")
 
     def _match_architecture(self, state: Mapping[str, Tensor], name: str | None) -> Architecture:
         result = find_architectures(state)

@@ -215,6 +215,7 @@ def test_a_plain_tar_that_was_not_downloaded_whole(original: Path, tmp_path: Pat
     with tarfile.open(tmp_path / "mnist.tar", "w") as archive:
         for name in ("metrics.csv.gz", "layout.csv", "weights.npy"):
             archive.add(original / name, f"mnist/{name}")
+    with tarfile.open(tmp_path / "mnist.tar") as archive:
         start = archive.getmember("mnist/weights.npy").offset_data
     with (tmp_path / "mnist.tar").open("r+b") as file:
         file.truncate(start + 128 + 4 * 4970 * 16 + 99)
