@@ -97,7 +97,7 @@ def _read_common_shapes(source: Source, files: Sequence[str], inside: str, progr
     with progress.start(f"looking into {source.name}", len(files)) as task:
         for path in files:
             name = path.removeprefix(inside)
-            shapes = _parse_shapes(_read_header(source, path), name, source.name)
+            shapes = _read_shapes(source, path, f"{name} of {source.name}")
             if first is None:
                 first = name, shapes
             elif what := _describe_difference(shapes, first[1]):
@@ -110,35 +110,24 @@ def _read_common_shapes(source: Source, files: Sequence[str], inside: str, progr
     return first[1]
 
 
-def _read_header(source: Source, path: str) -> bytes | Skipped:
-    """Return the header of a safetensors file, or the reason why there is none."""
+def _read_shapes(source: Source, path: str, where: str) -> Shapes:
+    """Return dtype and shape of the tensors of a file; raises FormatError, with the name of the file in messages."""
     try:
         with source.stream(path) as file:
-            return read_header_bytes(file, _MAX_HEADER)
+            entries = SafetensorsHeader.parse(read_header_bytes(file, _MAX_HEADER)).tensors
     except ValueError as error:
-        return Skipped(f"is not a safetensors file ({error})")
+        raise FormatError(f"{where} is not a safetensors file ({error}); write it again") from error
     except DAMAGED as error:
-        return Skipped(f"cannot be read: {error}")
-
-
-def _parse_shapes(header: bytes | Skipped, name: str, source: str) -> Shapes:
-    """Return dtype and shape of the tensors of a file; raises FormatError."""
-    if isinstance(header, Skipped):
-        raise FormatError(f"{name} of {source} {header}; write it again") from header
-    try:
-        entries = SafetensorsHeader.parse(header).tensors
-    except ValueError as error:
-        raise FormatError(f"{name} of {source} is not a safetensors file ({error}); write it again") from error
-    tensors = {key: (entry.dtype, entry.shape) for key, entry in entries.items()}
-    if not tensors:
-        raise FormatError(f"{name} of {source} holds no tensors; write it again")
-    for key, (dtype, _) in tensors.items():
-        if dtype not in _TYPES:
+        raise FormatError(f"{where} cannot be read: {error}; write it again") from error
+    if not entries:
+        raise FormatError(f"{where} holds no tensors; write it again")
+    for key, entry in entries.items():
+        if entry.dtype not in _TYPES:
             raise FormatError(
-                f"{name} of {source}: {key} is {dtype}, but states must be F32 and whole numbers I64; convert "
-                "it, for example with tensor.float()"
+                f"{where}: {key} is {entry.dtype}, but states must be F32 and whole numbers I64; convert it, for "
+                "example with tensor.float()"
             )
-    return {key: (_TYPES[dtype], shape) for key, (dtype, shape) in tensors.items()}
+    return {key: (_TYPES[entry.dtype], entry.shape) for key, entry in entries.items()}
 
 
 def _describe_difference(shapes: Shapes, first: Shapes) -> str | None:
