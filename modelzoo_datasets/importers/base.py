@@ -122,7 +122,7 @@ class ModelSource(ABC):
     source: str  # name of the folder or archive, without its path
     skipped: SkipReport  # everything that was skipped so far
     identity: Identity
-    architecture: "Architecture"  # of all models
+    architecture: "Architecture"  # shared by all models
     models: Sequence[ImportedModel]  # in an order that does not depend on the file system
 
     @abstractmethod

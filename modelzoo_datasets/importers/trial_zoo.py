@@ -38,7 +38,7 @@ from .ray_tune import Trial, parse_number, read_metrics, read_trials, require_nu
 
 _MAX_TRIES = 100  # checkpoints that are tried until one is readable
 _METRICS = {name: name for name in METRICS} | {"sparsity": "sparsity_ratio"}  # metric -> its key in a result
-_TWIN_ENDING = "_ARD"  # of the network type of sparsified twins
+_TWIN_ENDING = "_ARD"  # ends the network type of sparsified twins
 _SCHEDULES = {"OneCycleLR": "onecycle"}
 _OPTIMIZERS = {"rms_prop": "rmsprop"}
 _WEIGHTCLIP_FOLDER = re.compile(r"tune_zoo_(?P<images>[A-Za-z0-9_.-]+)_(?P<network>[A-Za-z0-9]+)")

@@ -169,7 +169,7 @@ class _Shards:
     def find_path(self, model_id: str, epoch: int) -> Path | None:
         """Return the file of a state."""
         group = self.places.get((model_id, epoch))
-        return group and group.path
+        return None if group is None else group.path
 
     def read_weights(self, model_id: str, epoch: int) -> Tensor:
         """Read the weights (P,) of one state; raises FormatError."""
@@ -256,7 +256,7 @@ class TrajectoryFiles:
     def find_path(self, model_id: str, epoch: int) -> Path | None:
         """Return the file of a state."""
         place = self.places.get((model_id, epoch))
-        return place and place[0]
+        return None if place is None else place[0]
 
     def read_weights(self, model_id: str, epoch: int) -> Tensor:
         """Read the weights (P,) of one state; raises FormatError."""

@@ -267,15 +267,16 @@ def test_a_card_that_turns_the_viewer_off(tmp_path: Path) -> None:
 
 def test_a_card_without_configs(tmp_path: Path) -> None:
     folder(tmp_path, {FILE: table()}, [])
-    assert said(tmp_path) == ["README.md has no YAML header with `configs` and their `data_files`; write it again"]
+    header = "no YAML header with `configs` and their `data_files`"
+    assert said(tmp_path) == [f"{tmp_path}/README.md has {header}; build it again with modelzoo-build"]
 
 
 def test_a_card_of_broken_yaml(tmp_path: Path) -> None:
     folder(tmp_path, {FILE: table()})
     (tmp_path / "README.md").write_text("---\nconfigs: [\n---\n")
     (problem,) = said(tmp_path)
-    assert problem.startswith("README.md has no YAML header that can be read (while parsing a flow node")
-    assert problem.endswith("); write it again") and "\n" not in problem
+    assert problem.startswith(f"{tmp_path}/README.md has no YAML header that can be read (while parsing a flow node")
+    assert problem.endswith("); build it again with modelzoo-build") and "\n" not in problem
 
 
 # Files and folders.
