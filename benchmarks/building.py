@@ -30,7 +30,7 @@ from torch import Tensor
 
 from modelzoo_datasets import build_dataset
 from modelzoo_datasets.architectures import get_architecture
-from modelzoo_datasets.builder.parquet import write_split
+from modelzoo_datasets.builder.config_writer import write_split
 from modelzoo_datasets.builder.schema import TableSchema, join_rows
 from modelzoo_datasets.engines import METRICS, Job, get_engine
 from modelzoo_datasets.images import load_images

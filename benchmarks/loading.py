@@ -26,7 +26,7 @@ from torch import Tensor
 
 from modelzoo_datasets import load_zoo
 from modelzoo_datasets.architectures import get_architecture
-from modelzoo_datasets.builder.parquet import write_split
+from modelzoo_datasets.builder.config_writer import write_split
 from modelzoo_datasets.builder.schema import TableSchema
 from modelzoo_datasets.loading import stream_zoo
 from modelzoo_datasets.recipes import read_recipe

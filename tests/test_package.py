@@ -45,7 +45,7 @@ def test_the_wheel_holds_two_packages_with_recipes_types_and_licences(wheel: Pat
         "hyperrep/recipes/demo.toml",
         "modelzoo_datasets/images/data/fashion_mnist_5k.npz",
         "modelzoo_datasets/images/data/FASHION_MNIST_LICENSE",
-        "modelzoo_datasets/builder/card/card.md.j2",
+        "modelzoo_datasets/builder/card.md.j2",
         "hyperrep/report/report.html.j2",
         "modelzoo_datasets/engines/native/kernel/model.hpp",
         "modelzoo_datasets/engines/cuda/kernel/epoch.cuh",

@@ -1,5 +1,3 @@
-from .ensembles import ensemble_curve as ensemble_curve
-from .finetune import fine_tune as fine_tune
 from .significance import Comparison as Comparison
 from .significance import compare_means as compare_means
 from .similarity import agreement as agreement
@@ -9,6 +7,8 @@ from .similarity import find_nearest as find_nearest
 from .similarity import summarize_pairs as summarize_pairs
 from .similarity import weight_distances as weight_distances
 from .statistics import accuracy_spread as accuracy_spread
+from .statistics import ensemble_curve as ensemble_curve
+from .statistics import fine_tune as fine_tune
 from .statistics import layer_statistics as layer_statistics
 from .summary import MEASURES as MEASURES
 from .summary import read_statistics as read_statistics

@@ -1,14 +1,20 @@
-"""Statistics of a population: of its weights per tensor, and of its accuracy per epoch.
+"""Statistics of a population: its weights per tensor, and its accuracy per epoch, in ensembles and after fine-tuning.
 
-N models, P weights
+N models, P weights, B images, C classes
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
+from ..engines import Engine, Job
 from ..errors import ArgumentError
+from ..images import Images
+from ..progress import NO_PROGRESS, Progress
+from ..recipes import Training
 from ..weights import Layout
 from .similarity import require_finite
 
@@ -105,3 +111,79 @@ def accuracy_spread(states: pd.DataFrame) -> pd.DataFrame:
         "ggap_std": ggap.std(),
     }
     return pd.DataFrame(columns).reset_index()
+
+
+def ensemble_curve(
+    logits: Tensor, labels: Tensor, max_size: int, num_orders: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Return the accuracy of ensembles of 1 to K = min(N, max_size) models.
+
+    An ensemble of size k consists of the first k models of a random order.
+
+    Args:
+        logits: The logits (N, B, C).
+        labels: The class indices (B,).
+        max_size: The maximum size of an ensemble.
+        num_orders: The number R of random orders.
+        generator: The source of the random orders.
+
+    Returns:
+        Accuracies (R, K), float64, and the correct images of the largest ensemble of the first order, (B,) bool.
+
+    Raises:
+        ArgumentError: There are no models, or logits are not finite.
+    """
+    if not len(logits) or not logits.isfinite().all():
+        raise ArgumentError(f"an ensemble needs models with finite logits, got {len(logits)} models")
+    size_limit = min(len(logits), max_size)
+    accuracy = torch.empty(num_orders, size_limit, dtype=torch.float64)
+    right = torch.empty(0, dtype=torch.bool)
+    for row in range(num_orders):
+        order = torch.randperm(len(logits), generator=generator)[:size_limit]
+        total = torch.zeros_like(logits[0])
+        for size, model in enumerate(order.tolist(), start=1):
+            total += logits[model]
+            hits = total.argmax(dim=1) == labels
+            accuracy[row, size - 1] = hits.double().mean()
+        right = hits if row == 0 else right
+    return accuracy, right
+
+
+def fine_tune(
+    engine: Engine,
+    architecture: str,
+    images: Images,
+    weights: Tensor,
+    training: Training,
+    seeds: Sequence[int],
+    *,
+    progress: Progress = NO_PROGRESS,
+    what: str = "fine-tuning",
+) -> tuple[Tensor, Tensor]:
+    """Fine-tune every model of a population, each with a fresh optimizer.
+
+    Args:
+        engine: The engine that trains.
+        architecture: The name of the architecture.
+        images: The images.
+        weights: The initial weights (N, P).
+        training: The hyperparameters; E = `training.epochs`.
+        seeds: One seed per model, which determines the order of its images and its dropout.
+        progress: Receives one task for all models.
+        what: The description of the task.
+
+    Returns:
+        Test accuracies (N, E + 1) after 0 (zero-shot) to E epochs, float64, and the final weights (N, P).
+    """
+    jobs = [
+        Job(training=training, seed=seed, initial_weights=start) for seed, start in zip(seeds, weights, strict=True)
+    ]
+    accuracy = torch.full((len(jobs), training.epochs + 1), float("nan"), dtype=torch.float64)
+    last = torch.empty_like(weights)
+    with progress.start(what, len(jobs)) as task:
+        for states in engine.train(architecture, images, jobs, metrics_on=("test",)):
+            accuracy[states.jobs, states.epochs] = states.metrics["test_acc"]
+            ended = states.epochs == training.epochs
+            last[states.jobs[ended]] = states.weights[ended]
+            task.update(int(ended.sum()))
+    return accuracy, last

@@ -2,14 +2,15 @@
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 
 from ..analysis import read_statistics
-from ..errors import FolderInUseError
+from ..errors import FolderInUseError, FormatError
+from ..hub import check_config_name, check_file_counts
 from ..progress import NO_PROGRESS, Progress
 from ..zoo import (
     DATASET_FORMAT,
@@ -20,20 +21,23 @@ from ..zoo import (
     FormatTag,
     ZooFolder,
     ZooInfo,
+    assign_trajectory_files,
     atomic_folder,
     read_json,
     write_bytes,
     write_json,
 )
-from .card.figures import draw_figures
-from .card.render import ConfigSummary, render_card
+from .card import ConfigSummary, render_card
+from .card_figures import draw_figures
 from .card_metadata import CardMetadata
-from .checksums import write_checksums
 from .config_writer import write_tables
+from .integrity import write_checksums
 from .schema import choose_weights_location, find_missing_epochs, join_rows
-from .validate import check_compatible, check_hub_limits
+from .shard_plan import split_into_shards
 
 _log = logging.getLogger(__name__)
+_COMMON = ("architecture", "images", "images_sha256", "engine", "versions")  # equal in all zoos of a dataset
+_BUILD_SEPARATELY = "build them separately"
 
 
 def build_dataset(
@@ -78,7 +82,7 @@ def build_dataset(
     """
     out = Path(out)
     folders = [ZooFolder.open(Path(zoo)) for zoo in ([zoos] if isinstance(zoos, str | Path) else zoos)]
-    check_compatible(folders)
+    _check_compatible(folders)
     metadata = CardMetadata.from_zoos(folders, builder)
     repo_id = repo_id or metadata.repo_id
     info = DatasetInfo(
@@ -90,7 +94,7 @@ def build_dataset(
     if _is_built(out, info):
         return False
     rows = [_select_rows(zoo, keep_diverged) for zoo in folders]
-    check_hub_limits(dict(zip(info.configs, rows, strict=True)), folders[0].layout.size, out)
+    _check_hub_limits(dict(zip(info.configs, rows, strict=True)), folders[0].layout.size, out)
     with atomic_folder(out) as partial:
         configs = [_write_config(zoo, part, partial, progress) for zoo, part in zip(folders, rows, strict=True)]
         card = render_card(repo_id or ".", metadata, configs, keep_diverged=keep_diverged)
@@ -101,6 +105,49 @@ def build_dataset(
     for config in configs:
         _warn_of_missing_states(config)
     return True
+
+
+def _check_compatible(zoos: Sequence[ZooFolder]) -> None:
+    """Raise FormatError if zoos differ in something that all configs of a dataset share, or in no name."""
+    first = zoos[0]
+    for zoo in zoos[1:]:
+        for key in _COMMON:
+            expected, value = getattr(first.info, key), getattr(zoo.info, key)
+            if value != expected:
+                raise FormatError(
+                    f"all zoos of a dataset must have the same {key}: {first.path} has {expected}, {zoo.path} has "
+                    f"{value}; {_BUILD_SEPARATELY}"
+                )
+        if zoo.layout != first.layout:
+            raise FormatError(
+                f"all zoos of a dataset must have the same layout: the tensors of {zoo.path} differ from those of "
+                f"{first.path}; {_BUILD_SEPARATELY}"
+            )
+    names = [zoo.info.recipe.config for zoo in zoos]
+    for name, zoo in zip(names, zoos, strict=True):
+        check_config_name(name, zoo.path)
+        if f"{name}_index" in names:
+            raise FormatError(f"'{name}_index' is also the name of the index of config {name!r}; {_BUILD_SEPARATELY}")
+    if len(set(names)) < len(names):
+        raise FormatError(f"all zoos of a dataset must have different configs, got {', '.join(names)}")
+
+
+def _check_hub_limits(tables: Mapping[str, pd.DataFrame], num_parameters: int, out: Path) -> None:
+    """Raise FormatError if the weights of a dataset are more files than the Hub accepts.
+
+    Args:
+        tables: Config -> one row per state to be published, with its split.
+        num_parameters: Numbers per state.
+        out: The dataset folder, for the message.
+    """
+    paths: list[str] = []
+    for config, rows in tables.items():
+        for split, part in rows.groupby("split", sort=False):
+            if choose_weights_location(num_parameters) == "files":
+                paths += assign_trajectory_files(config, str(split), part["model_id"].unique().tolist()).values()
+            else:
+                paths += [f"{config}/{number}" for number in range(len(split_into_shards(part, 4 * num_parameters)))]
+    check_file_counts(paths, out, "build several datasets")
 
 
 def _is_built(out: Path, info: DatasetInfo) -> bool:

@@ -8,5 +8,5 @@ from .app import Threads as Threads
 from .app import Version as Version
 from .app import entry_point as entry_point
 from .app import new_app as new_app
+from .display import print_table as print_table
 from .display import show_progress as show_progress
-from .table import print_table as print_table

@@ -1,6 +1,7 @@
-"""The display of a working command on stderr: progress bars and log lines."""
+"""The display of a command: progress bars and log lines on stderr, tables on stdout."""
 
 import logging
+import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Self
 from ..progress import NO_PROGRESS, Progress
 
 if TYPE_CHECKING:
+    import pandas as pd
     import rich.progress
 
 LOGGERS = ("modelzoo_datasets", "hyperrep")
@@ -108,3 +110,19 @@ def hide_information() -> None:
     """Log only warnings from here on, as --quiet asks for."""
     for name in LOGGERS:
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def print_table(table: "pd.DataFrame", title: str | None = None) -> None:
+    """Print a table to stdout, with the first column aligned left, all others right, and missing numbers empty."""
+    from rich.console import Console
+    from rich.table import Table
+
+    printed = Table(title=title, title_justify="left", pad_edge=False)
+    for i, name in enumerate(table.columns):
+        printed.add_column(str(name), justify="left" if i == 0 else "right", no_wrap=True)
+    for row in table.itertuples(index=False):
+        printed.add_row(*("" if isinstance(cell, float) and math.isnan(cell) else str(cell) for cell in row))
+    # A pipe has no width, and a narrow terminal must not truncate numbers: long lines are better than lost columns.
+    console = Console()
+    console.width = max(console.width, 160)
+    console.print(printed)

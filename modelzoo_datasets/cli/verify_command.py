@@ -10,7 +10,7 @@ import typer
 from .._util import one_line
 from ..zoo import require_zoo_file
 from .app import DEFAULT_IMAGES_ROOT, ImagesRoot, Plugin, Quiet, Threads, Version, entry_point, new_app
-from .display import show_progress
+from .display import print_table, show_progress
 
 if TYPE_CHECKING:
     from ..verification import Check
@@ -72,18 +72,18 @@ def command(
 def _print_checks(checks: Sequence["Check"]) -> None:
     import pandas as pd
 
-    from .table import print_table
-
     print_table(pd.DataFrame([{"check": c.name, "n": f"{c.n:,}", "result": _result(c.n, c.problems)} for c in checks]))
     for check in checks:
-        for note in check.notes[:_MAX_LINES]:
+        for note in _shorten(check.notes):
             print(f"{check.name}: {note}")
-        if len(check.notes) > _MAX_LINES:
-            print(f"{check.name}: and {len(check.notes) - _MAX_LINES:,} more")
-        for problem in check.problems[:_MAX_LINES]:
+        for problem in _shorten(check.problems):
             print(f"modelzoo-verify: {check.name}: {one_line(problem)}", file=sys.stderr)
-        if len(check.problems) > _MAX_LINES:
-            print(f"modelzoo-verify: {check.name}: and {len(check.problems) - _MAX_LINES:,} more", file=sys.stderr)
+
+
+def _shorten(lines: Sequence[str]) -> list[str]:
+    """Return the first lines, and one that counts the others."""
+    rest = len(lines) - _MAX_LINES
+    return [*lines[:_MAX_LINES], *([f"and {rest:,} more"] if rest > 0 else [])]
 
 
 def _result(n: int, problems: Sequence[str]) -> str:

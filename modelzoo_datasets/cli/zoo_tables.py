@@ -7,8 +7,7 @@ import pandas as pd
 from ..engines import get_engine
 from ..generation import CatalogueEntry, CostKey, CostRate, list_shipped_zoos, list_zoos, measure_costs
 from ..recipes import read_recipe
-from .display import show_progress
-from .table import print_table
+from .display import print_table, show_progress
 
 _SECONDS = 3  # per measurement of one kind of zoo
 _UPLOAD_MBIT = 100  # per second, of a connection to the Hub

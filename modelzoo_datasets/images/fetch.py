@@ -13,7 +13,7 @@ from urllib.request import Request, urlopen
 from uuid import uuid4
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import wrap_file
 
 from .._util import one_line
 from ..errors import MissingImagesError
@@ -121,22 +121,15 @@ def _compare_md5(path: Path, md5: str) -> str | None:
 
 
 def _download(url: str, path: Path) -> None:
-    with _bars() as bars, urlopen(Request(url, headers={"User-Agent": "modelzoo-datasets"}), timeout=_TIMEOUT) as reply:
-        size = reply.headers.get("Content-Length")
-        task = bars.add_task(url, total=int(size) if size else None)
-        with path.open("wb") as file:
-            while chunk := reply.read(_CHUNK):
-                file.write(chunk)
-                bars.advance(task, len(chunk))
-            if size and file.tell() != int(size):
-                raise OSError(f"the connection ended after {file.tell():,} of {int(size):,} bytes")
-
-
-def _bars() -> Progress:
-    """Return a progress bar that is visible in a terminal only; downloads have up to gigabytes."""
+    """Write the content of a URL to a file, with a progress bar in a terminal; downloads have up to gigabytes."""
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    with urlopen(Request(url, headers={"User-Agent": "modelzoo-datasets"}), timeout=_TIMEOUT) as reply:
+        size = int(reply.headers.get("Content-Length") or 0)
+        bar = wrap_file(reply, size, description=url, console=console, transient=True, disable=not console.is_terminal)
+        with bar as content, path.open("wb") as file:
+            shutil.copyfileobj(content, file, _CHUNK)
+    if size and (received := path.stat().st_size) != size:
+        raise OSError(f"the connection ended after {received:,} of {size:,} bytes")
 
 
 def _unpack(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> None:

@@ -12,7 +12,6 @@ from .._util import user_cache_folder
 from ..errors import ArgumentError, MissingImagesError, RecipeError, unknown
 from ..plugins import load_plugins
 from .image_data import Images, Split, split_train
-from .transforms import identity
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ class ImageDataset:
     std: tuple[float, ...]
     classes: int = 10
     size: tuple[int, int] = (28, 28)
-    prepare: Callable[[Tensor], Tensor] = identity
+    prepare: Callable[[Tensor], Tensor] = lambda pixels: pixels
 
     @property
     def input_shape(self) -> tuple[int, int, int]:

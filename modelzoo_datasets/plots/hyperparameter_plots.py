@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from .base import COLORS, to_png
+from .population_plots import COLORS, to_png
 
 _PER_ROW = 3
 _MAX_BOXES = 12  # for more distinct numbers, each model is a dot at its own value

@@ -23,10 +23,10 @@ from torch import nn
 from modelzoo_datasets import build_dataset, load_zoo, read_recipe
 from modelzoo_datasets.architectures import architecture_names, build_module, get_architecture
 from modelzoo_datasets.builder import schema
-from modelzoo_datasets.builder.card.code import write_module_code
-from modelzoo_datasets.builder.card.known_issues import find_known_issues
+from modelzoo_datasets.builder.card_examples import write_module_code
 from modelzoo_datasets.builder.card_metadata import CardMetadata
-from modelzoo_datasets.builder.checksums import read_checksums
+from modelzoo_datasets.builder.integrity import read_checksums
+from modelzoo_datasets.builder.known_issues import find_known_issues
 from modelzoo_datasets.errors import FormatError, RecipeError
 from modelzoo_datasets.images.registry import image_dataset_names
 from modelzoo_datasets.recipes import ExternalModels, find_recipe, recipe_names
@@ -169,7 +169,7 @@ def test_the_hub_validates_the_card(
     [(999, "n<1K"), (1_000, "1K<n<10K"), (99_999, "10K<n<100K"), (10**6, "1M<n<10M"), (10**8, "100M<n<1B")],
 )
 def test_size_categories_are_those_of_the_hub(rows: int, category: str) -> None:
-    from modelzoo_datasets.builder.card.render import _size_category
+    from modelzoo_datasets.builder.card import _size_category
 
     assert _size_category(rows) == category
 

@@ -22,7 +22,7 @@ from helpers.untrained_originals import write_zoo as write_originals
 
 from modelzoo_datasets import build_dataset, load_zoo
 from modelzoo_datasets.builder import shard_plan
-from modelzoo_datasets.builder.readback import check_table
+from modelzoo_datasets.builder.integrity import check_table
 from modelzoo_datasets.builder.schema import join_rows
 from modelzoo_datasets.builder.shard_plan import split_into_row_groups, split_into_shards
 from modelzoo_datasets.errors import FormatError

@@ -18,7 +18,7 @@ from typing import Any
 
 _FORKED = multiprocessing.get_context("forkserver")
 _FORKED.set_forkserver_preload(
-    ["typer", "pandas", "modelzoo_datasets.plots.base", "modelzoo_datasets.analysis.similarity"]
+    ["typer", "pandas", "modelzoo_datasets.plots.population_plots", "modelzoo_datasets.analysis.similarity"]
 )
 
 

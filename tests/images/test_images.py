@@ -22,7 +22,7 @@ from modelzoo_datasets.images import (
     register_images,
     registry,
 )
-from modelzoo_datasets.images.embedded import read_fashion_mnist_5k
+from modelzoo_datasets.images.formats import read_fashion_mnist_5k
 from modelzoo_datasets.images.image_data import split_train
 
 

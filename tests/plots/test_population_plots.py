@@ -10,8 +10,8 @@ import torch
 
 from modelzoo_datasets.analysis import accuracy_spread, agreement, layer_statistics, weight_distances
 from modelzoo_datasets.architectures import get_architecture
-from modelzoo_datasets.plots.base import COLORS
 from modelzoo_datasets.plots.population_plots import (
+    COLORS,
     plot_accuracy_boxes,
     plot_layer_ranges,
     plot_similarity_histograms,

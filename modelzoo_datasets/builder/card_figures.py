@@ -6,15 +6,15 @@ from typing import Any
 
 import pandas as pd
 
-from ...analysis import MEASURES, accuracy_spread
-from ...plots import (
+from ..analysis import MEASURES, accuracy_spread
+from ..plots import (
     plot_accuracy_boxes,
     plot_accuracy_by_hyperparameter,
     plot_layer_ranges,
     plot_similarity_histograms,
     plot_sparsity_curves,
 )
-from ...recipes import Training
+from ..recipes import Training
 
 _TITLES = {
     "accuracy": "Test accuracy over epochs, all models",

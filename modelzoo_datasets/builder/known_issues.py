@@ -4,9 +4,9 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import pandas as pd
 
-from ...engines import METRICS
-from ...zoo import ZooInfo
-from .figures import select_last_states
+from ..engines import METRICS
+from ..zoo import ZooInfo
+from .card_figures import select_last_states
 
 _CHANCE = 1.1  # accuracy at chance level: up to this many times the accuracy of uniform guessing
 

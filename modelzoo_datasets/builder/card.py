@@ -10,17 +10,16 @@ import jinja2
 import pandas as pd
 from huggingface_hub import DatasetCard, DatasetCardData
 
-from ..._util import SPLITS
-from ...architectures import ACTIVATION_MODULES, architecture_names, get_architecture
-from ...engines import METRICS
-from ...images import get_image_dataset, image_dataset_names
-from ...zoo import CardInfo, ZooInfo
-from ..checksums import CHECKSUMS_FILE
-from ..schema import TableSchema, describe_features
-from .code import ModuleCode, write_module_code
-from .figures import ORIGIN, find_varied_columns, select_last_states
+from .._util import SPLITS
+from ..architectures import ACTIVATION_MODULES, architecture_names, get_architecture
+from ..engines import METRICS
+from ..images import get_image_dataset, image_dataset_names
+from ..zoo import CardInfo, ZooInfo
+from .card_examples import ModuleCode, write_module_code, write_queries
+from .card_figures import ORIGIN, find_varied_columns, select_last_states
+from .integrity import CHECKSUMS_FILE
 from .known_issues import find_known_issues
-from .sql import SqlExample, make_sql_examples
+from .schema import TableSchema, describe_features
 
 _MAX_VALUES = 24  # values of a hyperparameter that are listed one by one
 _TAGS = ["model-zoo", "neural-network-weights", "weight-space-learning", "modelzoo-datasets"]
@@ -65,7 +64,7 @@ def render_card(
     """
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True)
     environment.filters |= {"spread": _format_spread, "number": _format_number}
-    template = environment.from_string((files("modelzoo_datasets.builder.card") / "card.md.j2").read_text())
+    template = environment.from_string((files("modelzoo_datasets.builder") / "card.md.j2").read_text())
     first = configs[0]
     inline = first.schema.weights == "inline"
     body = template.render(
@@ -105,11 +104,11 @@ def _describe_images(name: str) -> Mapping[str, Any] | None:
     return {"shape": dataset.input_shape, "classes": dataset.classes, "mean": dataset.mean, "std": dataset.std}
 
 
-def _write_queries(repo_id: str, configs: Sequence[ConfigSummary], *, inline: bool) -> list[SqlExample]:
+def _write_queries(repo_id: str, configs: Sequence[ConfigSummary], *, inline: bool) -> dict[str, str]:
     """Return examples for the first config that varies a hyperparameter, or else for the first one."""
     varied = [find_varied_columns(select_last_states(config.rows), config.setting_columns) for config in configs]
     index = next((i for i, names in enumerate(varied) if names), 0)
-    return make_sql_examples(repo_id, configs[index].name, varied[index][:3], inline=inline)
+    return write_queries(repo_id, configs[index].name, varied[index][:3], inline=inline)
 
 
 def _make_header(metadata: CardInfo, configs: Sequence[ConfigSummary]) -> dict[str, Any]:

@@ -1,11 +1,14 @@
-"""An architecture as a few lines of plain torch, for readers of a card who do not install this package."""
+"""Example code of a card: an architecture as a few lines of plain torch, and queries in SQL.
+
+No reader needs to install this package. The queries run in DuckDB and in the SQL console of the Hub's viewer.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import nn
 
-from ...architectures import ACTIVATION_MODULES, Architecture, ModuleListCNN
+from ..architectures import ACTIVATION_MODULES, Architecture, ModuleListCNN
 
 _RESNET18 = """\
 from torchvision.models.resnet import BasicBlock, ResNet
@@ -13,6 +16,29 @@ from torchvision.models.resnet import BasicBlock, ResNet
 module = ResNet(BasicBlock, [2, 2, 2, 2], num_classes={classes})
 module.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
 module.maxpool = nn.Identity()"""
+
+_BY_EPOCH = """\
+SELECT epoch, count(*) AS states, avg(test_acc) AS mean_acc, max(test_acc) AS best_acc
+FROM {files}
+GROUP BY epoch
+ORDER BY epoch;"""
+
+_BEST = """\
+SELECT {names}, count(*) AS models, avg(last_acc) AS mean_acc
+FROM (
+  SELECT model_id, {names}, arg_max(test_acc, epoch) AS last_acc
+  FROM {files}
+  GROUP BY model_id, {names}
+)
+GROUP BY {names}
+ORDER BY mean_acc DESC NULLS LAST
+LIMIT 10;"""
+
+_NORMS = """\
+SELECT model_id, epoch, sqrt(list_inner_product(weights, weights)) AS norm
+FROM {files}
+ORDER BY norm DESC
+LIMIT 10;"""
 
 
 @dataclass(frozen=True)
@@ -64,3 +90,23 @@ def _write_layer(tanh: nn.Module, relu: nn.Module) -> str | None:
     if torch_class is None or torch_class is nn.Module or list(tanh.children()):
         return None
     return f"nn.{torch_class.__name__}({tanh.extra_repr()})"
+
+
+def write_queries(repo_id: str, config: str, varied: Sequence[str], *, inline: bool) -> dict[str, str]:
+    """Return example queries of one config: heading -> SQL.
+
+    Args:
+        repo_id: ORG/NAME, or `.` for files below the current folder.
+        config: Name of the config.
+        varied: Columns of hyperparameters that have more than one value.
+        inline: Whether the weights are in the table.
+    """
+    prefix = "" if repo_id == "." else f"hf://datasets/{repo_id}/"
+    index, full = (f"'{prefix}{name}/*.parquet'" for name in (f"{config}_index", config))
+    queries = {"Test accuracy by epoch": _BY_EPOCH.format(files=index)}
+    if varied:
+        names = ", ".join(f'"{name}"' for name in varied)
+        queries["The best hyperparameters by mean accuracy"] = _BEST.format(names=names, files=index)
+    if inline:
+        queries["The norm of the weights"] = _NORMS.format(files=full)
+    return queries

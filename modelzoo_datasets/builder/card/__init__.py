@@ -1,1 +1,0 @@
-"""The dataset card: text, figures and code, rendered from measured values."""
