@@ -5,23 +5,15 @@ work and `task.update(n)` whenever n more of its steps are done. Anything with t
 commands draw bars, tests record the steps, and by default nothing is shown.
 """
 
-from types import TracebackType
-from typing import Protocol, Self
+from contextlib import AbstractContextManager
+from typing import Protocol
 
 
-class Task(Protocol):
+class Task(AbstractContextManager["Task"], Protocol):
     """One piece of work. Leaving its `with` block ends it, finished or not."""
 
     def update(self, n: int = 1) -> None:
         """Record that `n` more steps are done."""
-
-    def __enter__(self) -> Self:
-        """Return the task itself."""
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """End the task."""
 
 
 class Progress(Protocol):
@@ -40,7 +32,7 @@ class Progress(Protocol):
         """
 
 
-class NoProgress:
+class NoProgress(Task):
     """A display that shows nothing, and the task of this display."""
 
     def start(self, description: str, total: int | None, *, initial: int = 0) -> "NoProgress":
@@ -50,13 +42,7 @@ class NoProgress:
     def update(self, n: int = 1) -> None:
         """Show nothing."""
 
-    def __enter__(self) -> Self:
-        """Return the task itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         """Show nothing."""
 
 

@@ -53,19 +53,12 @@ def compare_means(one: Sequence[float], other: Sequence[float], *, paired: bool 
         raise ArgumentError(f"expected groups of finite values, got {len(a)} and {len(b)} values")
     if paired and len(a) != len(b):
         raise ArgumentError(f"expected paired groups of equal size, got {len(a)} and {len(b)} values")
-    low, high, p = _test(a, b, paired)
-    return Comparison(
-        difference=float(a.mean() - b.mean()),
-        low=low,
-        high=high,
-        p=p,
-        test="paired" if paired else "Welch",
-        n=len(a),
-        m=len(b),
-    )
+    low, high, p = _test_difference(a, b, paired)
+    test = "paired" if paired else "Welch"
+    return Comparison(float(a.mean() - b.mean()), low, high, p, test, n=len(a), m=len(b))
 
 
-def _test(a: np.ndarray, b: np.ndarray, paired: bool) -> tuple[float, float, float]:
+def _test_difference(a: np.ndarray, b: np.ndarray, paired: bool) -> tuple[float, float, float]:
     """Return both ends of the interval, and p."""
     from scipy import stats  # here, so that only a comparison imports scipy
 

@@ -45,35 +45,37 @@ def write_statistics(zoo: ZooFolder, engine: Engine, images: Images, *, progress
     if path.is_file() and (zoo.path / PAIRS_FILE).is_file() and read_json(path).get("states_sha256") == digest:
         return False
     with one_thread():  # so that the bits do not depend on the number of cores
-        pairs, statistics = _compute(zoo, engine, images, progress)
+        pairs, statistics = _compute_statistics(zoo, engine, images, progress)
     write_table(zoo.path / PAIRS_FILE, pairs)
     write_json(path, {"format": STATISTICS_FORMAT, "states_sha256": digest, **statistics})
     return True
 
 
-def _compute(zoo: ZooFolder, engine: Engine, images: Images, progress: Progress) -> tuple[pd.DataFrame, dict[str, Any]]:
+def _compute_statistics(
+    zoo: ZooFolder, engine: Engine, images: Images, progress: Progress
+) -> tuple[pd.DataFrame, dict[str, Any]]:
     sound = zoo.models[~zoo.models["diverged"]]
     states = zoo.states[zoo.states["model_id"].isin(sound["model_id"])]
-    selected = _select_evenly(sound, _max_models(zoo, images))
+    selected = _select_evenly(sound, _limit_models(zoo, images))
     result: dict[str, Any] = {
         "models": len(zoo.models),
         "diverged": len(zoo.models) - len(sound),
         "compared": len(selected),
-        "epochs": _records(accuracy_spread(states)),
+        "epochs": _to_records(accuracy_spread(states)),
     }
     if selected.empty:
-        return _pairs([], {}), {**result, "layers": [], "pairs": {}}
+        return _tabulate_pairs([], {}), {**result, "layers": [], "pairs": {}}
     last = states.groupby("model_id")["epoch"].max()
     weights = torch.stack([zoo.weights(model, int(last[model])) for model in selected["model_id"]])
-    outputs = _outputs(zoo, engine, images, weights, selected, progress)
+    outputs = _compute_logits(zoo, engine, images, weights, selected, progress)
     l2, cosine = weight_distances(weights)
     matrices = {"agreement": agreement(outputs.argmax(dim=2)), "cka": cka(outputs), "l2": l2, "cosine": cosine}
-    summary = {name: _plain(summarize_pairs(matrix)) for name, matrix in matrices.items()}
-    layers = _records(layer_statistics(weights, zoo.layout))
-    return _pairs(list(selected["model_id"]), matrices), {**result, "layers": layers, "pairs": summary}
+    summary = {name: _replace_nan(summarize_pairs(matrix)) for name, matrix in matrices.items()}
+    layers = _to_records(layer_statistics(weights, zoo.layout))
+    return _tabulate_pairs(list(selected["model_id"]), matrices), {**result, "layers": layers, "pairs": summary}
 
 
-def _max_models(zoo: ZooFolder, images: Images) -> int:
+def _limit_models(zoo: ZooFolder, images: Images) -> int:
     per_model = 4 * max(zoo.layout.size, len(images.labels("test")) * images.classes)
     return max(1, min(_MAX_MODELS, _MAX_BYTES // per_model))
 
@@ -82,7 +84,7 @@ def _select_evenly(models: pd.DataFrame, n: int) -> pd.DataFrame:
     return models if len(models) <= n else models.iloc[[i * len(models) // n for i in range(n)]]
 
 
-def _outputs(
+def _compute_logits(
     zoo: ZooFolder, engine: Engine, images: Images, weights: Tensor, models: pd.DataFrame, progress: Progress
 ) -> Tensor:
     """Return the logits (N, B, C) of the models on the test images."""
@@ -99,7 +101,7 @@ def _outputs(
     return result
 
 
-def _pairs(models: Sequence[str], matrices: dict[str, Tensor]) -> pd.DataFrame:
+def _tabulate_pairs(models: Sequence[str], matrices: dict[str, Tensor]) -> pd.DataFrame:
     """Return one row per unordered pair of different models."""
     first, second = torch.triu_indices(len(models), len(models), offset=1)
     columns = {"model_a": [models[i] for i in first], "model_b": [models[i] for i in second]}
@@ -114,10 +116,10 @@ def read_statistics(folder: Path) -> tuple[dict[str, Any], pd.DataFrame] | None:
     return read_json(folder / STATISTICS_FILE), read_table(folder / PAIRS_FILE)
 
 
-def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    return [_plain({str(k): v for k, v in row.items()}) for row in table.to_dict("records")]
+def _to_records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    return [_replace_nan({str(k): v for k, v in row.items()}) for row in table.to_dict("records")]
 
 
-def _plain(row: dict[str, Any]) -> dict[str, Any]:
+def _replace_nan(row: dict[str, Any]) -> dict[str, Any]:
     """Return the row with None instead of NaN, for JSON."""
     return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()}

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
@@ -38,7 +38,7 @@ class ConfigSummary:
     num_bytes: Mapping[str, int]  # "<config>/<split>" -> bytes of the uncompressed table
     statistics: Mapping[str, Any]  # from the zoo folder; empty if they were not computed
     figures: Mapping[str, str]  # path in the dataset folder -> title
-    missing: Mapping[str, Sequence[int]] = field(default_factory=dict)  # model -> epochs that only other models have
+    missing: Mapping[str, Sequence[int]]  # model -> epochs that only other models have
 
     @property
     def name(self) -> str:
@@ -75,7 +75,7 @@ def render_card(
         configs=[_summarize(config, keep_diverged=keep_diverged) for config in configs],
         metrics=[name for name in METRICS if any(config.rows[name].notna().any() for config in configs)],
         zoo=first.info,
-        images=_describe_images(first.info.images),
+        images=get_image_dataset(first.info.images) if first.info.images in image_dataset_names() else None,
         keep_diverged=keep_diverged,
         extra_columns={**first.schema.extra_columns, **dict.fromkeys(first.schema.extra_metrics, "float")},
         inline=inline,
@@ -94,14 +94,6 @@ def _write_module(architecture: str, configs: Sequence[ConfigSummary]) -> Module
     code = write_module_code(get_architecture(architecture)) if architecture in architecture_names() else None
     activations = {activation for config in configs for activation in config.rows["activation"]}
     return None if code is not None and code.uses_activation and not activations <= {*ACTIVATION_MODULES} else code
-
-
-def _describe_images(name: str) -> Mapping[str, Any] | None:
-    """Return shape, classes and normalization of an image dataset, None if it is not registered."""
-    if name not in image_dataset_names():
-        return None
-    dataset = get_image_dataset(name)
-    return {"shape": dataset.input_shape, "classes": dataset.classes, "mean": dataset.mean, "std": dataset.std}
 
 
 def _write_queries(repo_id: str, configs: Sequence[ConfigSummary], *, inline: bool) -> dict[str, str]:
@@ -147,10 +139,9 @@ def _size_category(num_rows: int) -> str:
 
 def _format_spread(summary: Mapping[str, Any] | None) -> str:
     """Return "mean ± standard deviation", without what is missing."""
-    if not summary or summary["mean"] is None or math.isnan(summary["mean"]):
+    if not summary or pd.isna(summary["mean"]):
         return "-"
-    has_std = summary["std"] is not None and not math.isnan(summary["std"])
-    return f"{summary['mean']:.3f}" + (f" ± {summary['std']:.3f}" if has_std else "")
+    return f"{summary['mean']:.3f}" + ("" if pd.isna(summary["std"]) else f" ± {summary['std']:.3f}")
 
 
 def _format_number(value: float) -> str:

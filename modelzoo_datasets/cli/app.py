@@ -64,6 +64,14 @@ Plugin = Annotated[
         show_default=False,
     ),
 ]
+Parent = Annotated[
+    Path | None,
+    typer.Option(
+        "--parent",
+        help="For sparsified twins: the zoo folder of their parents; by default the one beside the twins' folder.",
+        show_default=False,
+    ),
+]
 Storage = Annotated[
     str | None,
     typer.Option(

@@ -5,10 +5,9 @@ import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
-from ..progress import NO_PROGRESS, Progress
+from ..progress import NO_PROGRESS, Progress, Task
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,7 +32,7 @@ class BarProgress:
         return BarTask(self._bars, self._ids[description])
 
 
-class BarTask:
+class BarTask(Task):
     """A task that is shown as one bar."""
 
     def __init__(self, bars: "rich.progress.Progress", task_id: "rich.progress.TaskID") -> None:
@@ -44,13 +43,7 @@ class BarTask:
         """Advance the bar by `n` steps."""
         self._bars.advance(self._id, n)
 
-    def __enter__(self) -> Self:
-        """Return the task itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         """Stop the clock of the bar."""
         self._bars.stop_task(self._id)
 

@@ -13,6 +13,7 @@ from .app import (
     ImagesRoot,
     Layout,
     Out,
+    Parent,
     Plugin,
     Quiet,
     Storage,
@@ -56,13 +57,7 @@ def command(
     splits: Annotated[
         Path | None, typer.Option(help="For small-cnn-zoo: CSV file of the splits of 2302.14040.", show_default=False)
     ] = None,
-    parent: Annotated[
-        Path | None,
-        typer.Option(
-            help="For sparsified twins: the imported zoo folder of their parents; the one beside --out by default.",
-            show_default=False,
-        ),
-    ] = None,
+    parent: Parent = None,
     storage: Storage = None,
     layout: Layout = None,
     images_root: ImagesRoot = DEFAULT_IMAGES_ROOT,

@@ -9,7 +9,7 @@ import typer
 
 from .._util import one_line
 from ..zoo import require_zoo_file
-from .app import DEFAULT_IMAGES_ROOT, ImagesRoot, Plugin, Quiet, Threads, Version, entry_point, new_app
+from .app import DEFAULT_IMAGES_ROOT, ImagesRoot, Parent, Plugin, Quiet, Threads, Version, entry_point, new_app
 from .display import print_table, show_progress
 
 if TYPE_CHECKING:
@@ -31,13 +31,7 @@ def command(
     ] = "auto",
     threads: Threads = None,
     images_root: ImagesRoot = DEFAULT_IMAGES_ROOT,
-    parent: Annotated[
-        Path | None,
-        typer.Option(
-            help="For sparsified twins: the zoo folder of their parents; the one beside DIR by default.",
-            show_default=False,
-        ),
-    ] = None,
+    parent: Parent = None,
     plugin: Plugin = None,
     quiet: Quiet = False,
     version: Version = False,

@@ -1,6 +1,6 @@
 """The tables of `modelzoo-generate --list` and `--estimate`: every zoo, its size and its cost on this machine."""
 
-from typing import Any
+from collections.abc import Sequence
 
 import pandas as pd
 
@@ -28,59 +28,51 @@ def print_catalogue(recipe: str | None, config: str | None, *, estimate: bool, e
     if estimate:
         with show_progress(quiet) as progress:
             rates = measure_costs(zoos, get_engine(engine, 1), seconds=_SECONDS, progress=progress)
-    parts = {
-        "zoos of 2209.14764": [z for z in zoos if z.recipe.source and not z.is_twins],
-        "zoos of their sparsified twins": [z for z in zoos if z.recipe.source and z.is_twins],
-        "other zoos": [z for z in zoos if not z.recipe.source],
-    }
-    rows = [row for part in parts.values() for row in (_row(zoo, rates) for zoo in part)]
-    totals = [_total(f"{len(part)} {what}", part, rates) for what, part in parts.items() if part]
+    published = [zoo for zoo in zoos if zoo.recipe.source and not zoo.is_twins]
+    twins = [zoo for zoo in zoos if zoo.recipe.source and zoo.is_twins]
+    other = [zoo for zoo in zoos if not zoo.recipe.source]
+    parts = {"zoos of 2209.14764": published, "zoos of their sparsified twins": twins, "other zoos": other}
+    rows = [_make_row(zoo.name, [zoo], rates, f"{zoo.parameters:,}") for part in parts.values() for zoo in part]
+    totals = [_make_row(f"{len(part)} {what}", part, rates) for what, part in parts.items() if part]
     print_table(pd.DataFrame([*rows, *totals]))
-    published = [*parts["zoos of 2209.14764"], *parts["zoos of their sparsified twins"]]
     if recipe is None:
-        trained, twins = (
-            sum(z.states_as_published for z in published if z.is_twins is is_twins) for is_twins in (False, True)
-        )
+        num_states, num_twin_states = (sum(zoo.states_as_published for zoo in part) for part in (published, twins))
         print(
-            f"As the paper counts them, without epoch 0 of the ResNets and of the twins: {trained:,} states, "
-            f"{trained + twins:,} with twins."
+            f"As the paper counts them, without epoch 0 of the ResNets and of the twins: {num_states:,} states, "
+            f"{num_states + num_twin_states:,} with twins."
         )
     if rates:
         print(
-            f"core-h: measured on one core of this machine with {_engines(zoos, engine)}; evaluation of every state "
-            f"included. upload: at {_UPLOAD_MBIT} Mbit/s, uncompressed."
+            f"core-h: measured on one core of this machine with {_name_engines(zoos, engine)}; evaluation of every "
+            f"state included. upload: at {_UPLOAD_MBIT} Mbit/s, uncompressed."
         )
 
 
-def _engines(zoos: list[CatalogueEntry], engine: str) -> str:
+def _name_engines(zoos: list[CatalogueEntry], engine: str) -> str:
     """Return the names of the engines that train these zoos, as text."""
     selected = get_engine(engine, 1)
     names = {selected.resolve(name).name for name in {zoo.architecture.name for zoo in zoos}}
     return " and ".join(f"the {name} engine" for name in sorted(names))
 
 
-def _row(zoo: CatalogueEntry, rates: dict[CostKey, CostRate] | None) -> dict[str, Any]:
-    numbers = {"models": len(zoo.members), "states": zoo.states, "parameters": zoo.parameters}
-    return {"zoo": zoo.name, **_format_counts(numbers), **_sizes([zoo], rates)}
-
-
-def _total(what: str, zoos: list[CatalogueEntry], rates: dict[CostKey, CostRate] | None) -> dict[str, Any]:
-    numbers = {"models": sum(len(z.members) for z in zoos), "states": sum(z.states for z in zoos)}
-    return {"zoo": what, **_format_counts(numbers), "parameters": "", **_sizes(zoos, rates)}
-
-
-def _sizes(zoos: list[CatalogueEntry], rates: dict[CostKey, CostRate] | None) -> dict[str, str]:
-    weights = sum(4 * zoo.architecture.layout.size * zoo.states for zoo in zoos)
-    cells = {"files": f"{sum(z.files for z in zoos):,}", "GB": _format_number(sum(z.bytes for z in zoos) / 1e9)}
+def _make_row(
+    name: str, zoos: Sequence[CatalogueEntry], rates: dict[CostKey, CostRate] | None, parameters: str = ""
+) -> dict[str, str]:
+    """Return the cells of one zoo, or of the total of several."""
+    cells = {
+        "zoo": name,
+        "models": f"{sum(len(zoo.members) for zoo in zoos):,}",
+        "states": f"{sum(zoo.states for zoo in zoos):,}",
+        "parameters": parameters,
+        "files": f"{sum(zoo.files for zoo in zoos):,}",
+        "GB": _format_number(sum(zoo.bytes for zoo in zoos) / 1e9),
+    }
     if rates is None:
         return cells
-    hours = sum(rates[CostKey.from_zoo(zoo)].core_seconds(zoo) for zoo in zoos) / 3600
-    upload = weights * 8 / (_UPLOAD_MBIT * 1e6) / 3600
-    return {**cells, "core-h": _format_number(hours), "upload h": _format_number(upload)}
-
-
-def _format_counts(numbers: dict[str, int]) -> dict[str, str]:
-    return {name: f"{number:,}" for name, number in numbers.items()}
+    seconds = sum(rates[CostKey.from_zoo(zoo)].core_seconds(zoo) for zoo in zoos)
+    weights_bytes = sum(4 * zoo.architecture.layout.size * zoo.states for zoo in zoos)
+    upload = 8 * weights_bytes / (_UPLOAD_MBIT * 1e6)
+    return {**cells, "core-h": _format_number(seconds / 3600), "upload h": _format_number(upload / 3600)}
 
 
 def _format_number(number: float) -> str:

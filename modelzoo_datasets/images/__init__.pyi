@@ -5,9 +5,9 @@ from .augmentation import crop_flip as crop_flip
 from .augmentation import flip_rotate as flip_rotate
 from .augmentation import sample_crop_flip as sample_crop_flip
 from .augmentation import sample_flip_rotate as sample_flip_rotate
+from .image_data import ImageDataset as ImageDataset
 from .image_data import Images as Images
 from .image_data import Split as Split
-from .registry import ImageDataset as ImageDataset
 from .registry import get_image_dataset as get_image_dataset
 from .registry import image_dataset_names as image_dataset_names
 from .registry import load_images as load_images

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from . import formats
-from .registry import ImageDataset, add_images
+from .image_data import ImageDataset
 from .tiny_imagenet import read_tiny_imagenet
 
 
@@ -46,7 +46,7 @@ _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 _28, _32 = partial(_resize, size=28), partial(_resize, size=32)
 
-for _dataset in (
+BUILTIN = (
     ImageDataset("mnist", formats.read_mnist, (50_000, 10_000, 10_000), *_MNIST),
     ImageDataset("fashion-mnist", formats.read_fashion_mnist, (50_000, 10_000, 10_000), *_GRAY),
     ImageDataset("fashion-mnist-5k", formats.read_fashion_mnist_5k, (4_200, 800, 1_000), *_GRAY),
@@ -62,5 +62,4 @@ for _dataset in (
     ImageDataset("stl10-28", formats.read_stl10, (4_200, 800, 8_000), *_COLOR, prepare=_28),
     ImageDataset("stl10", formats.read_stl10, (4_200, 800, 8_000), *_COLOR, size=(32, 32), prepare=_32),
     ImageDataset("tiny-imagenet", read_tiny_imagenet, (100_000, 0, 10_000), *_IMAGENET, classes=200, size=(64, 64)),
-):
-    add_images(_dataset)
+)

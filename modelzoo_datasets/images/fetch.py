@@ -4,7 +4,8 @@ import hashlib
 import shutil
 import tarfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
@@ -59,19 +60,15 @@ def fetch(download: Download, path: Path) -> None:
     """
     if path.exists():
         return
-    partial = _partial(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _download(download.url, partial)
-        if mismatch := _compare_md5(partial, download.md5):
-            raise OSError(mismatch)
-        partial.replace(path)
+        with _replace_at_end(path) as partial:
+            _download(download.url, partial)
+            if mismatch := _compare_md5(partial, download.md5):
+                raise OSError(mismatch)
     except (OSError, ValueError, HTTPException) as error:
         if isinstance(error, HTTPError):
             error.close()  # or the connection stays open
         raise download.missing_error(path, error) from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def fetch_unpacked(download: Download, archive: Path, names: Sequence[str]) -> None:
@@ -133,18 +130,20 @@ def _download(url: str, path: Path) -> None:
 
 
 def _unpack(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = _partial(path)
     content = tar.extractfile(member)
     assert content is not None  # the member is a regular file
+    with content, _replace_at_end(path) as partial, partial.open("wb") as file:
+        shutil.copyfileobj(content, file, _CHUNK)
+
+
+@contextmanager
+def _replace_at_end(path: Path) -> Iterator[Path]:
+    """Give a path to write to. The file is moved to `path` at the end of the block, and deleted after an error."""
+    # A unique name: several processes may download the same file, and each rename is atomic.
+    partial = path.with_name(f".{path.name}.{uuid4().hex}.partial")
+    path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with content, partial.open("wb") as file:
-            shutil.copyfileobj(content, file, _CHUNK)
+        yield partial
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
-
-
-def _partial(path: Path) -> Path:
-    # A unique name: several processes may download the same file, and each rename is atomic.
-    return path.with_name(f".{path.name}.{uuid4().hex}.partial")

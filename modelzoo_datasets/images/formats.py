@@ -15,7 +15,7 @@ import torch
 from .._util import one_line
 from ..errors import MissingImagesError
 from .fetch import Download, check_md5, fetch, fetch_unpacked
-from .image_data import Split
+from .image_data import OFFICIAL_SPLITS, Split
 
 CIFAR10 = Download(
     "CIFAR-10", "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz", "c32a1d4ab5d03f1284b67883e8d87530"
@@ -32,7 +32,6 @@ STL10_MD5 = {  # checksums of the files in the archive; the unlabeled images are
     "stl10_binary/test_X.bin": "7f263ba9f9e0b06b93213547f721ac82",
     "stl10_binary/test_y.bin": "36f9794fa4beb8a2c72628de14fa638e",
 }
-_OFFICIAL = ("train", "test")  # the published splits
 
 
 def read_fashion_mnist_5k(root: Path) -> dict[str, Split]:
@@ -47,7 +46,7 @@ def read_fashion_mnist_5k(root: Path) -> dict[str, Split]:
                 torch.from_numpy(arrays[f"x_{split}"]).unsqueeze(1),
                 torch.from_numpy(arrays[f"y_{split}"]).long(),
             )
-            for split in _OFFICIAL
+            for split in OFFICIAL_SPLITS
         }
 
 
@@ -70,7 +69,7 @@ def _read_idx(kind: str, root: Path) -> dict[str, Split]:
     safe_class = type(kind, (published,), {"_check_legacy_exist": lambda self: False})
     folder = root / kind / "raw"
     splits = {}
-    for split in _OFFICIAL:
+    for split in OFFICIAL_SPLITS:
         try:
             dataset = safe_class(root, train=split == "train", download=True)
         except (OSError, RuntimeError, ValueError, TypeError, KeyError, AssertionError, HTTPException) as error:
@@ -91,7 +90,7 @@ def read_svhn(root: Path) -> dict[str, Split]:
     from torchvision.datasets import SVHN
 
     splits = {}
-    for split in _OFFICIAL:
+    for split in OFFICIAL_SPLITS:
         _fetch_and_check("SVHN", SVHN.split_list[split], root)
         dataset = SVHN(root, split=split)
         splits[split] = _to_split(dataset.data, dataset.labels)
@@ -103,7 +102,7 @@ def read_usps(root: Path) -> dict[str, Split]:
     from torchvision.datasets import USPS
 
     splits = {}
-    for split in _OFFICIAL:
+    for split in OFFICIAL_SPLITS:
         _fetch_and_check("USPS", USPS.split_list[split], root)
         dataset = USPS(root, train=split == "train")
         splits[split] = _to_split(dataset.data, dataset.targets)
@@ -133,7 +132,8 @@ def read_cifar10(root: Path) -> dict[str, Split]:
 
 def read_cifar100(root: Path) -> dict[str, Split]:
     """Read CIFAR-100 (N, 3, 32, 32) with fine labels from `root/cifar-100-binary`, unpacked from its `.tar.gz`."""
-    return _read_cifar(CIFAR100, root, {split: [f"cifar-100-binary/{split}.bin"] for split in _OFFICIAL}, labels=2)
+    paths = {split: [f"cifar-100-binary/{split}.bin"] for split in OFFICIAL_SPLITS}
+    return _read_cifar(CIFAR100, root, paths, labels=2)
 
 
 def _read_cifar(download: Download, root: Path, paths: dict[str, list[str]], labels: int) -> dict[str, Split]:
@@ -161,7 +161,7 @@ def read_stl10(root: Path) -> dict[str, Split]:
     for name, md5 in STL10_MD5.items():
         check_md5(STL10, root / name, md5)
     splits = {}
-    for split in _OFFICIAL:
+    for split in OFFICIAL_SPLITS:
         columns_first = np.fromfile(root / f"stl10_binary/{split}_X.bin", np.uint8).reshape(-1, 3, 96, 96)
         pixels = torch.from_numpy(columns_first).mT.contiguous()
         labels = np.fromfile(root / f"stl10_binary/{split}_y.bin", np.uint8)  # from 1

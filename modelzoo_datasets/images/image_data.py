@@ -1,13 +1,15 @@
-"""An image dataset as whole uint8 tensors with its splits and normalisation."""
+"""An image dataset: how to read, split and normalize it, and its images as whole uint8 tensors."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+OFFICIAL_SPLITS = ("train", "test")  # as published
 SPLIT_SEED = 42  # seed of the split in every published zoo
 
 
@@ -20,6 +22,46 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+
+@dataclass(frozen=True)
+class ImageDataset:
+    """An image dataset: how to read its official splits, and how to split and normalize the images.
+
+    Args:
+        name: The unique name, as in recipes.
+        read: A function of the root folder that returns the official splits "train" and "test".
+        sizes: The numbers of training, validation and test images; training and validation images are both taken from
+            the official training images. 0 means that there is no such split.
+        mean: The mean per channel of pixels in [0, 1].
+        std: The standard deviation per channel.
+        classes: The number of classes.
+        size: Height and width of the images after `prepare`.
+        prepare: A function of pixels (N, C, H, W), uint8, that returns pixels (N, C', H', W'), uint8.
+
+    Example:
+        >>> import torch
+        >>> from modelzoo_datasets.images import Split
+        >>> def read(root):
+        ...     pixels = torch.zeros(6, 1, 8, 8, dtype=torch.uint8)
+        ...     return {"train": Split(pixels, torch.arange(6) % 2), "test": Split(pixels, torch.arange(6) % 2)}
+        >>> ImageDataset("blank", read, sizes=(4, 2, 6), mean=(0.5,), std=(0.25,), classes=2, size=(8, 8)).input_shape
+        (1, 8, 8)
+    """
+
+    name: str
+    read: Callable[[Path], Mapping[str, Split]]
+    sizes: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    classes: int = 10
+    size: tuple[int, int] = (28, 28)
+    prepare: Callable[[Tensor], Tensor] = lambda pixels: pixels
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of every image, without reading any."""
+        return len(self.mean), *self.size
 
 
 @dataclass(frozen=True)

@@ -1,67 +1,16 @@
-"""The registry of image datasets: how to read, split and normalize each of them."""
+"""The registry of image datasets: the built-in ones and those of the user's plugins."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from .._util import user_cache_folder
 from ..errors import ArgumentError, MissingImagesError, RecipeError, unknown
 from ..plugins import load_plugins
-from .image_data import Images, Split, split_train
+from .builtin import BUILTIN
+from .image_data import OFFICIAL_SPLITS, ImageDataset, Images, Split, split_train
 
-
-@dataclass(frozen=True)
-class ImageDataset:
-    """An image dataset: how to read its official splits, and how to split and normalize the images.
-
-    Args:
-        name: The unique name, as in recipes.
-        read: A function of the root folder that returns the official splits "train" and "test".
-        sizes: The numbers of training, validation and test images; training and validation images are both taken from
-            the official training images. 0 means that there is no such split.
-        mean: The mean per channel of pixels in [0, 1].
-        std: The standard deviation per channel.
-        classes: The number of classes.
-        size: Height and width of the images after `prepare`.
-        prepare: A function of pixels (N, C, H, W), uint8, that returns pixels (N, C', H', W'), uint8.
-
-    Example:
-        >>> import torch
-        >>> from modelzoo_datasets.images import Split
-        >>> def read(root):
-        ...     pixels = torch.zeros(6, 1, 8, 8, dtype=torch.uint8)
-        ...     return {"train": Split(pixels, torch.arange(6) % 2), "test": Split(pixels, torch.arange(6) % 2)}
-        >>> ImageDataset("blank", read, sizes=(4, 2, 6), mean=(0.5,), std=(0.25,), classes=2, size=(8, 8)).input_shape
-        (1, 8, 8)
-    """
-
-    name: str
-    read: Callable[[Path], Mapping[str, Split]]
-    sizes: tuple[int, int, int]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    classes: int = 10
-    size: tuple[int, int] = (28, 28)
-    prepare: Callable[[Tensor], Tensor] = lambda pixels: pixels
-
-    @property
-    def input_shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of every image, without reading any."""
-        return len(self.mean), *self.size
-
-
-_OFFICIAL = ("train", "test")  # the published splits
-_DATASETS: dict[str, ImageDataset] = {}
-
-
-def load_builtin() -> None:
-    """Import the module that registers the built-in image datasets, and the user's plugins."""
-    import_module(".builtin", __package__)
-    load_plugins()
+_DATASETS = {dataset.name: dataset for dataset in BUILTIN}
 
 
 def register_images(dataset: ImageDataset) -> ImageDataset:
@@ -90,12 +39,6 @@ def register_images(dataset: ImageDataset) -> ImageDataset:
         >>> load_images("blank-example").input_shape
         (1, 8, 8)
     """
-    import_module(".builtin", __package__)  # first, so that no plugin takes one of its names
-    return add_images(dataset)
-
-
-def add_images(dataset: ImageDataset) -> ImageDataset:
-    """Register an image dataset without loading the built-in ones, which use this function themselves."""
     if dataset.name in _DATASETS:
         raise ArgumentError(f"image dataset {dataset.name!r} is already registered; choose another name")
     _DATASETS[dataset.name] = dataset
@@ -104,7 +47,7 @@ def add_images(dataset: ImageDataset) -> ImageDataset:
 
 def image_dataset_names() -> list[str]:
     """Return all registered names, sorted."""
-    load_builtin()
+    load_plugins()
     return sorted(_DATASETS)
 
 
@@ -114,7 +57,7 @@ def get_image_dataset(name: str) -> ImageDataset:
     Raises:
         RecipeError: The name is not registered; the message offers the most similar one.
     """
-    load_builtin()
+    load_plugins()
     if name not in _DATASETS:
         raise RecipeError(unknown("images", name, _DATASETS))
     return _DATASETS[name]
@@ -135,9 +78,9 @@ def load_images(name: str, root: Path | None = None) -> Images:
     root = user_cache_folder("images") if root is None else root
     official = dataset.read(root)
     n_train, n_validation, n_test = dataset.sizes
-    for split, expected in zip(_OFFICIAL, (n_train + n_validation, n_test), strict=True):
+    for split, expected in zip(OFFICIAL_SPLITS, (n_train + n_validation, n_test), strict=True):
         _check(dataset, split, official[split], expected, root)
-    prepared = {split: _prepare(dataset, official[split]) for split in _OFFICIAL}
+    prepared = {split: _prepare(dataset, official[split]) for split in OFFICIAL_SPLITS}
     return Images(
         name=name,
         classes=dataset.classes,

@@ -1,8 +1,9 @@
 """Tiny ImageNet: 200 classes, 100,000 training and 10,000 labeled validation images of 64 x 64, as JPEG files."""
 
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from zipfile import BadZipFile, ZipFile
@@ -25,37 +26,26 @@ _SIDE = 64  # pixels
 _CHUNK = 500  # images that a thread decodes per task
 
 
-class _Folder:
-    """The unpacked files, with relative names and forward slashes."""
+@dataclass(frozen=True)
+class _Tree:
+    """The published files, in a folder or in the zip file; names are relative, with forward slashes."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        files = (Path(at, name) for at, _, names in os.walk(path) for name in names)
-        self.names = [file.relative_to(path).as_posix() for file in files]
-
-    def read(self, name: str) -> bytes:
-        return (self.path / name).read_bytes()
-
-    def describe(self, name: str) -> str:
-        return str(self.path / name)
+    path: Path  # the folder or the zip file
+    names: Sequence[str]
+    read: Callable[[str], bytes]
+    describe: Callable[[str], str]  # a name for messages
 
 
-class _Zip:
-    """The files in the zip file, with the same names."""
-
-    def __init__(self, path: Path) -> None:
-        self.path, self.zip = path, ZipFile(path)
-        inside = (name.removeprefix(f"{_NAME}/") for name in self.zip.namelist() if name.startswith(f"{_NAME}/"))
-        self.names = [name for name in inside if name and not name.endswith("/")]
-
-    def read(self, name: str) -> bytes:
-        return self.zip.read(f"{_NAME}/{name}")
-
-    def describe(self, name: str) -> str:
-        return f"{_NAME}/{name} in {self.path}"
+def _list_folder(path: Path) -> _Tree:
+    files = (Path(at, name) for at, _, names in os.walk(path) for name in names)
+    names = [file.relative_to(path).as_posix() for file in files]
+    return _Tree(path, names, lambda name: (path / name).read_bytes(), lambda name: str(path / name))
 
 
-_Tree = _Folder | _Zip
+def _list_zip(path: Path, archive: ZipFile) -> _Tree:
+    inside = [name for name in archive.namelist() if name.startswith(f"{_NAME}/") and not name.endswith("/")]
+    names = [name.removeprefix(f"{_NAME}/") for name in inside]
+    return _Tree(path, names, lambda name: archive.read(f"{_NAME}/{name}"), lambda name: f"{_NAME}/{name} in {path}")
 
 
 def read_tiny_imagenet(root: Path) -> dict[str, Split]:
@@ -64,21 +54,21 @@ def read_tiny_imagenet(root: Path) -> dict[str, Split]:
     The class index is the position among the sorted WordNet ids, and images are sorted by class and name. As in
     2209.14764, the official validation images are the test split, because the official test images have no labels.
     """
-    folder, archive = root / _NAME, root / f"{_NAME}.zip"
+    folder, path = root / _NAME, root / f"{_NAME}.zip"
     if folder.is_dir():
-        return _read(_Folder(folder))
-    fetch(TINY_IMAGENET, archive)
+        return _read_splits(_list_folder(folder))
+    fetch(TINY_IMAGENET, path)
     try:
-        tree = _Zip(archive)
+        archive = ZipFile(path)
     except (BadZipFile, OSError) as error:
-        raise TINY_IMAGENET.damage_error(archive, error) from error
-    with tree.zip:
-        return _read(tree)
+        raise TINY_IMAGENET.damage_error(path, error) from error
+    with archive:
+        return _read_splits(_list_zip(path, archive))
 
 
-def _read(tree: _Tree) -> dict[str, Split]:
-    classes = {wnid: number for number, wnid in enumerate(sorted(_lines(tree, "wnids.txt")))}
-    annotations = _annotations(tree, classes)
+def _read_splits(tree: _Tree) -> dict[str, Split]:
+    classes = {wnid: number for number, wnid in enumerate(sorted(_read_lines(tree, "wnids.txt")))}
+    annotations = _read_annotations(tree, classes)
     wnids = {name: name.split("/")[1] for name in sorted(tree.names) if _is_training_image(name)}
     _require_same(tree, "train", set(wnids.values()), classes)
     tests = {name.split("/")[2]: name for name in sorted(tree.names) if name.startswith("val/images/")}
@@ -96,11 +86,11 @@ def _is_training_image(name: str) -> bool:
     return len(parts) == 4 and parts[0] == "train" and parts[2] == "images"
 
 
-def _annotations(tree: _Tree, classes: Collection[str]) -> dict[str, str]:
+def _read_annotations(tree: _Tree, classes: Collection[str]) -> dict[str, str]:
     """Return the WordNet id of each validation image. A line holds both and a bounding box, separated by tabs."""
     name = "val/val_annotations.txt"
     wnids = {}
-    for number, line in enumerate(_lines(tree, name), 1):
+    for number, line in enumerate(_read_lines(tree, name), 1):
         image, _, rest = line.partition("\t")
         wnid = rest.partition("\t")[0]
         if wnid not in classes:
@@ -109,7 +99,7 @@ def _annotations(tree: _Tree, classes: Collection[str]) -> dict[str, str]:
     return wnids
 
 
-def _lines(tree: _Tree, name: str) -> list[str]:
+def _read_lines(tree: _Tree, name: str) -> list[str]:
     if name not in tree.names:
         raise TINY_IMAGENET.damage_error(tree.path, f"it holds no {name}")
     try:

@@ -5,7 +5,7 @@ A query is checked against the schema of a table, compared with the ranges of ro
 
 import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import reduce
 from typing import Any
 
@@ -77,10 +77,6 @@ class Query:
             raise ArgumentError(f"columns must be a sequence of names, e.g. [{columns!r}]; got {columns!r}")
         parsed = [_parse_filter(entry) for entry in filters or ()]
         return cls((*keys, *parsed), None if columns is None else tuple(columns), tuple(keys), max_models)
-
-    def with_filters(self, *filters: Filter) -> "Query":
-        """Return this query with more filters."""
-        return replace(self, filters=(*self.filters, *filters))
 
     @property
     def selects_every_model(self) -> bool:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .._util import SPLITS
@@ -79,7 +79,7 @@ class Dataset:
             names |= dict.fromkeys(select_rows(shard, query).table["model_id"].to_pylist())
             if len(names) >= query.max_models:
                 break
-        return query.with_filters(("model_id", "in", tuple(names)[: query.max_models]))
+        return replace(query, filters=(*query.filters, ("model_id", "in", tuple(names)[: query.max_models])))
 
     def weight_files(self, selections: Sequence[Selection], *, download: bool) -> dict[str, Path | RemoteFile]:
         """Return the files that hold the weights of selected rows outside of the Parquet files.

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import torch
+from rich.filesize import decimal
 from torch import Tensor, nn
 
 from .._util import one_line
@@ -14,7 +15,7 @@ from ..architectures import ACTIVATION_MODULES, Architecture, build_module
 from ..errors import ArgumentError
 from ..recipes import Training
 from ..weights import Layers, Layout, Tokens
-from .zoo_summary import count_states, draw_accuracy, format_bytes, list_columns, render_html, render_text
+from .zoo_summary import count_states, draw_accuracy, list_columns, render_html, render_text
 
 Rows = int | slice | Sequence[int] | Sequence[bool] | np.ndarray | Tensor | pd.Series  # index a zoo
 
@@ -71,9 +72,8 @@ class Zoo:
             IndexError: an index is out of range, or a mask has another length than the zoo.
         """
         if isinstance(rows, int | np.integer):
-            if not -len(self) <= rows < len(self):
-                raise IndexError(f"index {rows} is out of range for a zoo of {len(self)} states")
-            rows = slice(int(rows), int(rows) + 1 or None)
+            i = int(self._to_indices([int(rows)])[0])
+            rows = slice(i, i + 1)
         if isinstance(rows, slice) and (rows.step or 1) > 0:
             return self._take(self.weights[rows], self.table.iloc[rows])
         indices = self._to_indices(rows)
@@ -122,7 +122,7 @@ class Zoo:
             "images": f"{self.images}; {splits}" if splits else self.images,
             "network": f"{self.architecture.name}, {self.layout.size:,} numbers in {len(self.layout.slots)} tensors",
             "weights": f"{tuple(self.weights.shape)} {str(self.weights.dtype).removeprefix('torch.')}, "
-            + format_bytes(self.weights.nbytes),
+            + decimal(self.weights.nbytes),
             "columns": list_columns([str(name) for name in self.table.columns]),
         }
 

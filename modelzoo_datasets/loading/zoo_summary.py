@@ -32,16 +32,6 @@ def list_columns(names: Sequence[str]) -> str:
     return line if shown == len(names) else f"{line} and {len(names) - shown} more"
 
 
-def format_bytes(nbytes: int) -> str:
-    """Return a size with a decimal unit, e.g. `591 kB`."""
-    size, unit = float(nbytes), "B"
-    for larger in ("kB", "MB", "GB", "TB"):
-        if size < 1000:
-            break
-        size, unit = size / 1000, larger
-    return f"{size:.3g} {unit}" if size < 1000 else f"{size:,.0f} {unit}"
-
-
 def render_text(title: str, rows: Mapping[str, str]) -> str:
     """Return a title and one indented line per row."""
     width = max(map(len, rows))

@@ -14,14 +14,11 @@ from .population_plots import COLORS, to_png
 _PER_ROW = 3
 _MAX_BOXES = 12  # for more distinct numbers, each model is a dot at its own value
 _MAX_WORDS = 16  # for more distinct words, only the most frequent ones are drawn
-_WORDS = {
-    "activation": "activation",
-    "init": "initialisation",
-    "optimizer": "optimizer",
+_LABELS = {  # of hyperparameters whose names do not explain themselves
+    "init": "initialization",
     "lr": "learning rate",
     "weight_decay": "weight decay",
     "dropout": "dropout probability",
-    "momentum": "momentum",
     "batch_size": "batch size (images)",
     "epochs": "epochs of training",
     "schedule": "schedule of the learning rate",
@@ -45,33 +42,33 @@ def plot_accuracy_by_hyperparameter(last: pd.DataFrame, varied: Sequence[str]) -
         if place >= len(varied):
             ax.set_visible(False)
             continue
-        _panel(ax, known, varied[place], COLORS[place % len(COLORS)])
-        ax.set_ylim(*_limits(known["test_acc"]))
+        _draw_panel(ax, known, varied[place], COLORS[place % len(COLORS)])
+        ax.set_ylim(*_limit_accuracy(known["test_acc"]))
         if place % _PER_ROW == 0:
             ax.set_ylabel("test accuracy")
     figure.suptitle(f"{len(known):,} models after their last epoch: median, quartiles, worst and best")
     return to_png(figure)
 
 
-def _panel(ax: Axes, models: pd.DataFrame, name: str, colour: str) -> None:
+def _draw_panel(ax: Axes, models: pd.DataFrame, name: str, color: str) -> None:
     ax.grid(alpha=0.3, axis="y")
     ax.spines[["top", "right"]].set_visible(False)
-    ax.set(xlabel=_WORDS.get(name, name))
+    ax.set(xlabel=_LABELS.get(name, name))
     column = models[name]
     if pd.api.types.is_numeric_dtype(column) and column.nunique() > _MAX_BOXES:
-        _dots(ax, column.to_numpy(dtype=float), models["test_acc"].to_numpy(), colour)
+        _draw_dots(ax, column.to_numpy(dtype=float), models["test_acc"].to_numpy(), color)
     else:
-        _boxes(ax, _groups(models, name), colour)
+        _draw_boxes_and_dots(ax, _group_accuracies(models, name), color)
 
 
-def _limits(accuracy: pd.Series) -> tuple[float, float]:
+def _limit_accuracy(accuracy: pd.Series) -> tuple[float, float]:
     """Return the limits of the accuracy axis: from 0, or higher if all models are good."""
     low = float(accuracy.min()) if len(accuracy) else 0.0
     bottom = np.floor((low - 0.01) * 20) / 20 if low > 0.5 else 0.0
     return bottom, 1 + 0.02 * (1 - bottom)
 
 
-def _groups(models: pd.DataFrame, name: str) -> Mapping[str, Any]:
+def _group_accuracies(models: pd.DataFrame, name: str) -> Mapping[str, Any]:
     """Return the accuracies of each value: numbers ascending, words in order of appearance, missing values last."""
     column = models[name]
     values = column.dropna().unique().tolist()
@@ -79,21 +76,21 @@ def _groups(models: pd.DataFrame, name: str) -> Mapping[str, Any]:
         values = sorted(values)
     elif len(values) > _MAX_WORDS:
         values = column.value_counts().index[:_MAX_WORDS].tolist()
-    groups = {_word(value): models.loc[column == value, "test_acc"].to_numpy() for value in values}
+    groups = {_format_value(value): models.loc[column == value, "test_acc"].to_numpy() for value in values}
     rest = models.loc[column.isna(), "test_acc"].to_numpy()
     return {**groups, "not recorded": rest} if len(rest) else groups
 
 
-def _word(value: Any) -> str:
+def _format_value(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _boxes(ax: Axes, groups: Mapping[str, Any], colour: str) -> None:
+def _draw_boxes_and_dots(ax: Axes, groups: Mapping[str, Any], color: str) -> None:
     places = np.arange(len(groups))
     for place, accuracies in zip(places, groups.values(), strict=True):
         # Deterministic jitter, so that equal values give equal bytes.
-        sideways = place + 0.5 * (_spread(len(accuracies)) - 0.5)
-        _draw(ax, sideways, accuracies, colour)
+        sideways = place + 0.5 * (_scatter(len(accuracies)) - 0.5)
+        _draw_points(ax, sideways, accuracies, color)
     ax.boxplot(
         list(groups.values()),
         positions=places,
@@ -110,20 +107,20 @@ def _boxes(ax: Axes, groups: Mapping[str, Any], colour: str) -> None:
     ax.set_xlim(-0.6, len(groups) - 0.4)
 
 
-def _spread(n: int) -> np.ndarray:
+def _scatter(n: int) -> np.ndarray:
     """Return n numbers in [0, 1) with distant neighbors: multiples of the golden ratio."""
     return (np.arange(n) * 0.6180339887498949 + 0.5) % 1.0
 
 
-def _draw(ax: Axes, places: np.ndarray, accuracies: np.ndarray, colour: str) -> None:
+def _draw_points(ax: Axes, places: np.ndarray, accuracies: np.ndarray, color: str) -> None:
     """Draw dots that shrink and fade with their number."""
     n = max(len(accuracies), 1)
     size, alpha = float(np.clip(3000 / n, 5, 30)), float(np.clip(60 / n, 0.25, 0.8))
-    ax.scatter(places, accuracies, s=size, alpha=alpha, color=colour, linewidths=0)
+    ax.scatter(places, accuracies, s=size, alpha=alpha, color=color, linewidths=0)
 
 
-def _dots(ax: Axes, values: np.ndarray, accuracies: np.ndarray, colour: str) -> None:
-    _draw(ax, values, accuracies, colour)
+def _draw_dots(ax: Axes, values: np.ndarray, accuracies: np.ndarray, color: str) -> None:
+    _draw_points(ax, values, accuracies, color)
     known = values[np.isfinite(values)]
     if known.min() > 0 and known.max() / known.min() > 100:
         ax.set_xscale("log")

@@ -49,7 +49,7 @@ def plot_accuracy_over_epochs(zoos: Mapping[str, pd.DataFrame]) -> bytes:
         ax.fill_between(curves.index, low, high, color=COLORS[0], alpha=0.3, label="quartiles")
         ax.plot(curves.index, middle, color=COLORS[0], linewidth=2, label="median")
         ax.set(title=f"{name}: {curves.shape[1]} models", xlabel="epoch", ylim=(0, 1))
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        _mark_whole_epochs(ax)
     axes[0].set_ylabel("test accuracy")
     axes[0].legend(loc="lower right")
     return to_png(figure)
@@ -64,15 +64,15 @@ def plot_accuracy_boxes(spread: pd.DataFrame) -> bytes:
     figure, (ax,) = new_figure(1, width=8.5)
     rows = spread.dropna(subset="p50").sort_values("epoch")
     places = rows["epoch"].to_numpy(dtype=float)
-    boxes = [_box(row, low="min", high="max") for row in rows.to_dict("records")]
+    boxes = [_make_box(row, low="min", high="max") for row in rows.to_dict("records")]
     width = 0.6 * min(np.diff(places), default=1.0)
     _draw_boxes(ax, boxes, places, width, COLORS[0])
     (mean,) = ax.plot(places, rows["mean"], color=COLORS[3], linewidth=1.2, label="mean")
     title = f"{int(rows['models'].max())} models" if len(rows) else "no models"
     ax.set(title=title, xlabel="epoch", ylabel="test accuracy", ylim=(0, 1))
-    _whole_epochs(ax)
+    _mark_whole_epochs(ax)
     # The legend lies above the axes, because every corner can contain a box.
-    handles = [_patch(COLORS[0], "median, quartiles, worst and best"), mean]
+    handles = [_make_patch(COLORS[0], "median, quartiles, worst and best"), mean]
     figure.legend(handles=handles, loc="outside upper center", ncols=2)
     return to_png(figure)
 
@@ -108,7 +108,7 @@ def plot_layer_ranges(layers: pd.DataFrame) -> bytes:
     for i, kind in enumerate(kinds):
         places = np.flatnonzero(layers["kind"] == kind)
         rows = layers.iloc[places].to_dict("records")
-        boxes = [{**_box(row, low="p1", high="p99"), "fliers": [row["min"], row["max"]]} for row in rows]
+        boxes = [{**_make_box(row, low="p1", high="p99"), "fliers": [row["min"], row["max"]]} for row in rows]
         _draw_boxes(ax, boxes, places, 0.6, COLORS[i % len(COLORS)])
     names = [f"{row.layer}.{row.kind}".lstrip(".") for row in layers.itertuples()]
     slant = {"rotation": 90} if len(names) > 20 else {"rotation": 30, "ha": "right"}
@@ -116,7 +116,7 @@ def plot_layer_ranges(layers: pd.DataFrame) -> bytes:
     ax.axhline(0, color="black", linewidth=0.5)
     ax.set(ylabel="value", xlim=(-0.7, len(names) - 0.3))
     _compress_far_ends(ax, layers)
-    handles = [_patch(COLORS[i % len(COLORS)], kind) for i, kind in enumerate(kinds)]
+    handles = [_make_patch(COLORS[i % len(COLORS)], kind) for i, kind in enumerate(kinds)]
     figure.legend(handles=handles, loc="outside upper center", ncols=len(kinds))
     return to_png(figure)
 
@@ -136,7 +136,7 @@ def plot_sparsity_curves(states: pd.DataFrame) -> bytes:
         ax.fill_between(middle.index, low, high, color=COLORS[i], alpha=0.3, linewidth=0, label="quartiles")
         ax.plot(middle.index, middle, color=COLORS[i], linewidth=2, label="median")
         ax.set(xlabel="epoch of sparsification", ylabel=label)
-        _whole_epochs(ax)
+        _mark_whole_epochs(ax)
         ax.legend(fontsize=8)
     axes[1].set_ylim(0, 1)
     axes[2].axhline(0, color="black", linewidth=0.5)
@@ -153,30 +153,30 @@ def _compress_far_ends(ax: Axes, layers: pd.DataFrame) -> None:
         ax.set(ylim=(2 * min(low, -linear), 2 * max(high, linear)), ylabel=f"value (logarithmic beyond ±{linear:g})")
 
 
-def _whole_epochs(ax: Axes) -> None:
+def _mark_whole_epochs(ax: Axes) -> None:
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
 
 
-def _patch(colour: str, label: str) -> Patch:
-    return Patch(facecolor=colour, edgecolor="black", alpha=0.5, linewidth=0.5, label=label)
+def _make_patch(color: str, label: str) -> Patch:
+    return Patch(facecolor=color, edgecolor="black", alpha=0.5, linewidth=0.5, label=label)
 
 
-def _box(row: Mapping[Hashable, Any], low: str, high: str) -> dict[str, Any]:
+def _make_box(row: Mapping[Hashable, Any], low: str, high: str) -> dict[str, Any]:
     """Return the numbers of one box with the names of matplotlib."""
     quartiles = {"q1": row["p25"], "med": row["p50"], "q3": row["p75"]}
     return {**quartiles, "whislo": row[low], "whishi": row[high], "fliers": []}
 
 
-def _draw_boxes(ax: Axes, boxes: list[dict[str, Any]], places: np.ndarray, width: float, colour: str) -> None:
+def _draw_boxes(ax: Axes, boxes: list[dict[str, Any]], places: np.ndarray, width: float, color: str) -> None:
     ax.bxp(
         boxes,
         positions=places,
         widths=width,
         manage_ticks=False,
         patch_artist=True,
-        boxprops={"facecolor": colour, "alpha": 0.5, "linewidth": 0.5},
+        boxprops={"facecolor": color, "alpha": 0.5, "linewidth": 0.5},
         medianprops={"color": "black"},
         whiskerprops={"linewidth": 0.8},
         capprops={"linewidth": 0.8},
-        flierprops={"marker": "x", "markersize": 4, "markeredgecolor": colour},
+        flierprops={"marker": "x", "markersize": 4, "markeredgecolor": color},
     )

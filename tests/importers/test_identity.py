@@ -13,9 +13,9 @@ from modelzoo_datasets.architectures import get_architecture
 from modelzoo_datasets.engines import NetworkSpec
 from modelzoo_datasets.engines.torch.torch_engine import TorchEngine
 from modelzoo_datasets.errors import FormatError
-from modelzoo_datasets.images import Split, load_images
+from modelzoo_datasets.images import ImageDataset, Split, load_images
 from modelzoo_datasets.images import registry as images_registry
-from modelzoo_datasets.images.registry import ImageDataset, get_image_dataset, image_dataset_names, register_images
+from modelzoo_datasets.images.registry import get_image_dataset, image_dataset_names, register_images
 from modelzoo_datasets.importers import import_zoo
 from modelzoo_datasets.importers.base import Overrides
 from modelzoo_datasets.importers.identity import identify

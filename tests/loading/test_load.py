@@ -168,7 +168,7 @@ def test_printing_a_zoo_summarizes_it_in_six_lines(tiny_dataset: Path) -> None:
         f"  dataset  {tiny_dataset}, config seed",
         "  images   fashion-mnist-5k; train 42, validation 9, test 9",
         "  network  cnn-s, 2,464 numbers in 10 tensors",
-        f"  weights  (60, 2464) float32, {nbytes / 1e3:.3g} kB",
+        f"  weights  (60, 2464) float32, {nbytes / 1e3:.1f} kB",
         "  columns  model_id, epoch, lr, test_acc, split",
     ]
     one = zoo[zoo.table["epoch"] == 2][0]
