@@ -56,7 +56,7 @@ def _compute_statistics(
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     sound = zoo.models[~zoo.models["diverged"]]
     states = zoo.states[zoo.states["model_id"].isin(sound["model_id"])]
-    selected = _select_evenly(sound, _limit_models(zoo, images))
+    selected = _select_models(zoo, images, sound)
     result: dict[str, Any] = {
         "models": len(zoo.models),
         "diverged": len(zoo.models) - len(sound),
@@ -75,12 +75,10 @@ def _compute_statistics(
     return _tabulate_pairs(list(selected["model_id"]), matrices), {**result, "layers": layers, "pairs": summary}
 
 
-def _limit_models(zoo: ZooFolder, images: Images) -> int:
-    per_model = 4 * max(zoo.layout.size, len(images.labels("test")) * images.classes)
-    return max(1, min(_MAX_MODELS, _MAX_BYTES // per_model))
-
-
-def _select_evenly(models: pd.DataFrame, n: int) -> pd.DataFrame:
+def _select_models(zoo: ZooFolder, images: Images, models: pd.DataFrame) -> pd.DataFrame:
+    """Return models that are evenly spaced in the grid, no more than can be compared with each other."""
+    model_bytes = 4 * max(zoo.layout.size, len(images.labels("test")) * images.classes)
+    n = max(1, min(_MAX_MODELS, _MAX_BYTES // model_bytes))
     return models if len(models) <= n else models.iloc[[i * len(models) // n for i in range(n)]]
 
 

@@ -85,18 +85,16 @@ def build_dataset(
     _check_compatible(folders)
     metadata = CardMetadata.from_zoos(folders, builder)
     repo_id = repo_id or metadata.repo_id
-    info = DatasetInfo(
-        repo_id=repo_id,
-        card=metadata,
-        diverged=KEPT if keep_diverged else LEFT_OUT,
-        configs={zoo.info.recipe.config: _config_info(zoo) for zoo in folders},
-    )
+    infos = {zoo.info.recipe.config: _describe_config(zoo) for zoo in folders}
+    diverged = KEPT if keep_diverged else LEFT_OUT
+    info = DatasetInfo(repo_id=repo_id, card=metadata, diverged=diverged, configs=infos)
     if _is_built(out, info):
         return False
     rows = [_select_rows(zoo, keep_diverged) for zoo in folders]
-    _check_hub_limits(dict(zip(info.configs, rows, strict=True)), folders[0].layout.size, out)
+    _check_hub_limits(dict(zip(infos, rows, strict=True)), folders[0].layout.size, out)
     with atomic_folder(out) as partial:
-        configs = [_write_config(zoo, part, partial, progress) for zoo, part in zip(folders, rows, strict=True)]
+        parts = zip(folders, infos.values(), rows, strict=True)
+        configs = [_write_config(*part, partial, progress) for part in parts]
         card = render_card(repo_id or ".", metadata, configs, keep_diverged=keep_diverged)
         write_bytes(partial / "README.md", card.encode())
         write_json(partial / "layout.json", folders[0].layout.to_json())
@@ -166,7 +164,7 @@ def _is_built(out: Path, info: DatasetInfo) -> bool:
     raise FolderInUseError(f"output folder {out} already contains other files; {advice}")
 
 
-def _config_info(zoo: ZooFolder) -> ZooInfo:
+def _describe_config(zoo: ZooFolder) -> ZooInfo:
     hashes = hashlib.sha256("".join(zoo.states["sha256"]).encode()).hexdigest()
     return replace(zoo.info, states_sha256=hashes, weights=choose_weights_location(zoo.layout.size))
 
@@ -178,9 +176,8 @@ def _select_rows(zoo: ZooFolder, keep_diverged: bool) -> pd.DataFrame:
     return rows[~rows["model_id"].isin(zoo.models.loc[zoo.models["diverged"], "model_id"])]
 
 
-def _write_config(zoo: ZooFolder, rows: pd.DataFrame, out: Path, progress: Progress) -> ConfigSummary:
+def _write_config(zoo: ZooFolder, info: ZooInfo, rows: pd.DataFrame, out: Path, progress: Progress) -> ConfigSummary:
     """Write tables, weights and figures of one zoo."""
-    info = _config_info(zoo)
     schema, num_bytes = write_tables(zoo, info.recipe.config, rows, out, progress)
     statistics, pairs = read_statistics(zoo.path) or ({}, pd.DataFrame())
     titles = {}

@@ -31,8 +31,7 @@ def find_known_issues(
     last = select_last_states(rows)
     num_models = rows["model_id"].nunique() + (0 if keep_diverged else num_diverged)
     issues = [
-        *_find_missing_models(info, num_models),
-        *_find_diverged(num_diverged, keep_diverged),
+        *_find_missing_models(info.recipe.num_models, num_models, num_diverged, keep_diverged),
         *_find_missing_states(missing),
         *_find_low_accuracy(last, info.classes),
         *_find_duplicates(rows[rows["finite"].astype(bool)]),
@@ -43,12 +42,9 @@ def find_known_issues(
     return issues
 
 
-def _find_missing_models(info: ZooInfo, num_models: int) -> Iterator[str]:
-    if num_models < (expected := info.recipe.num_models):
-        yield f"contains {num_models:,} of the {expected:,} models of its recipe"
-
-
-def _find_diverged(num_diverged: int, keep_diverged: bool) -> Iterator[str]:
+def _find_missing_models(num_in_recipe: int, num_models: int, num_diverged: int, keep_diverged: bool) -> Iterator[str]:
+    if num_models < num_in_recipe:
+        yield f"contains {num_models:,} of the {num_in_recipe:,} models of its recipe"
     if num_diverged:
         outcome = "included, see the column `finite`" if keep_diverged else "not included"
         yield f"{_count_models(num_diverged)} diverged (some weights are not finite): {outcome}"

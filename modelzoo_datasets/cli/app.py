@@ -24,12 +24,6 @@ def _print_version(is_set: bool) -> None:
         raise typer.Exit
 
 
-def _hide_information(quiet: bool) -> bool:
-    if quiet:
-        hide_information()
-    return quiet
-
-
 def _use_plugin(path: Path | None) -> None:
     if path is not None:
         from ..plugins import use_plugin
@@ -38,19 +32,16 @@ def _use_plugin(path: Path | None) -> None:
 
 
 Version = Annotated[
-    bool,
-    typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
+    bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
 ]
 Quiet = Annotated[
-    bool, typer.Option("--quiet", callback=_hide_information, help="Show warnings only: no progress bars, no log.")
+    bool, typer.Option("--quiet", callback=hide_information, help="Show warnings only: no progress bars, no log.")
 ]
 Out = Annotated[Path, typer.Option("--out", help="Folder to write.")]
 Engine = Annotated[
     str, typer.Option("--engine", help="auto, native (a compiled CPU kernel), cuda, or torch (the reference).")
 ]
-Threads = Annotated[
-    int | None, typer.Option("--threads", help="Number of CPU cores; all by default.", show_default=False)
-]
+Threads = Annotated[int | None, typer.Option("--threads", help="Number of CPU cores; all by default.")]
 ImagesRoot = Annotated[
     Path, typer.Option("--images-root", help="Folder of the image datasets; missing ones are downloaded into it.")
 ]
@@ -61,7 +52,6 @@ Plugin = Annotated[
         callback=_use_plugin,
         is_eager=True,
         help="Python file that registers your own architectures or images.",
-        show_default=False,
     ),
 ]
 Parent = Annotated[
@@ -69,7 +59,6 @@ Parent = Annotated[
     typer.Option(
         "--parent",
         help="For sparsified twins: the zoo folder of their parents; by default the one beside the twins' folder.",
-        show_default=False,
     ),
 ]
 Storage = Annotated[

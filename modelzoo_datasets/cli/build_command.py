@@ -18,12 +18,10 @@ def command(
     zoos: Annotated[list[Path], typer.Argument(metavar="ZOO_DIR...", help="Zoo folders, one per config.")],
     out: Out,
     repo_id: Annotated[
-        str | None,
-        typer.Option(help="ORG/NAME that the examples in the card load; by default the folder.", show_default=False),
+        str | None, typer.Option(help="ORG/NAME that the examples in the card load; by default the folder.")
     ] = None,
     builder: Annotated[
-        str | None,
-        typer.Option(help="TOML file with title, license and text of the card, as in builders/.", show_default=False),
+        str | None, typer.Option(help="TOML file with title, license and text of the card, as in builders/.")
     ] = None,
     keep_diverged: Annotated[
         bool, typer.Option("--keep-diverged", help="Include models that have weights which are not finite.")

@@ -99,10 +99,12 @@ def log_lines(command: str) -> Iterator[None]:
             logger.setLevel(level)
 
 
-def hide_information() -> None:
-    """Log only warnings from here on, as --quiet asks for."""
-    for name in LOGGERS:
-        logging.getLogger(name).setLevel(logging.WARNING)
+def hide_information(quiet: bool) -> bool:
+    """Log only warnings from here on if --quiet is set; return whether it is."""
+    if quiet:
+        for name in LOGGERS:
+            logging.getLogger(name).setLevel(logging.WARNING)
+    return quiet
 
 
 def print_table(table: "pd.DataFrame", title: str | None = None) -> None:

@@ -40,22 +40,17 @@ def command(
     out: Out,
     format: Annotated[str, typer.Option("--format", help=_FORMATS)],
     name: Annotated[
-        str | None,
-        typer.Option(help="RECIPE/CONFIG to name the zoo; derived from SOURCE by default.", show_default=False),
+        str | None, typer.Option(help="RECIPE/CONFIG to name the zoo; derived from SOURCE by default.")
     ] = None,
     images: Annotated[
-        str | None,
-        typer.Option(help="Images that the models saw; derived from SOURCE by default.", show_default=False),
+        str | None, typer.Option(help="Images that the models saw; derived from SOURCE by default.")
     ] = None,
     architecture: Annotated[
-        str | None,
-        typer.Option(help="Architecture; derived from the shapes of the weights by default.", show_default=False),
+        str | None, typer.Option(help="Architecture; derived from the shapes of the weights by default.")
     ] = None,
-    inside: Annotated[
-        str | None, typer.Option(help="Folder within SOURCE, if SOURCE holds several zoos.", show_default=False)
-    ] = None,
+    inside: Annotated[str | None, typer.Option(help="Folder within SOURCE, if SOURCE holds several zoos.")] = None,
     splits: Annotated[
-        Path | None, typer.Option(help="For small-cnn-zoo: CSV file of the splits of 2302.14040.", show_default=False)
+        Path | None, typer.Option(help="For small-cnn-zoo: CSV file of the splits of 2302.14040.")
     ] = None,
     parent: Parent = None,
     storage: Storage = None,
