@@ -97,8 +97,8 @@ def _check_matches(dataset: Dataset, selections: Mapping[str, Sequence[Selection
     if not tables:
         present = ", ".join(split for split in SPLITS if dataset.shards_in_place(split))
         raise ArgumentError(f"{dataset.name} has no split {' or '.join(selections)}; it has {present}")
-    for column in ("epoch", "model_id"):
-        unmatched = {*query.key_values(column)} - {value for table in tables for value in _unique(table, column)}
+    for column, values in query.requested.items():
+        unmatched = {*values} - {value for table in tables for value in _unique(table, column)}
         known = _read_values(dataset, selections, column) if unmatched else set()
         if absent := sorted(unmatched - known):
             raise ArgumentError(f"{dataset.name} has no {_describe_absent(column, absent, known)}")

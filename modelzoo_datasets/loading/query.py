@@ -5,7 +5,7 @@ A query is checked against the schema of a table, compared with the ranges of ro
 
 import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import reduce
 from typing import Any
 
@@ -15,9 +15,8 @@ import pyarrow.compute as pc
 
 from ..errors import ArgumentError, nearest_hint
 
-Filter = tuple[
-    str, str, Any
-]  # (column, operator, value), e.g. ("lr", "<", 1e-3); `in` and `not in` take several values
+# (column, operator, value), e.g. ("lr", "<", 1e-3); `in` and `not in` take several values
+Filter = tuple[str, str, Any]
 
 KEY_COLUMNS = ("model_id", "epoch")  # always read
 WEIGHTS = "weights"
@@ -41,7 +40,7 @@ class Query:
 
     filters: tuple[Filter, ...] = ()
     columns: tuple[str, ...] | None = None  # None: all
-    key_filters: tuple[Filter, ...] = ()  # the filters of `epochs` and `models`, whose values must all exist
+    requested: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)  # key column -> values that must exist
     max_models: int | None = None  # keep the first models that have a matching row; None: all
 
     @classmethod
@@ -63,29 +62,25 @@ class Query:
         Raises:
             ArgumentError: an argument has the wrong type, or a filter is malformed.
         """
-        keys: list[Filter] = []
+        requested: dict[str, tuple[Any, ...]] = {}
         if isinstance(epochs, int | np.integer):
             raise ArgumentError(f"epochs must be a sequence of ints, e.g. [{epochs}] or range(21, 26); got {epochs}")
         if epochs is not None:
-            keys.append(("epoch", "in", tuple(epochs)))
+            requested["epoch"] = tuple(epochs)
         max_models = models if isinstance(models, int) else None
         if max_models is not None and max_models < 1:
             raise ArgumentError(f"models must be a number of models >= 1, or names of models; got {max_models}")
         if models is not None and not isinstance(models, int):
-            keys.append(("model_id", "in", (models,) if isinstance(models, str) else tuple(models)))
+            requested["model_id"] = (models,) if isinstance(models, str) else tuple(models)
         if isinstance(columns, str):
             raise ArgumentError(f"columns must be a sequence of names, e.g. [{columns!r}]; got {columns!r}")
-        parsed = [_parse_filter(entry) for entry in filters or ()]
-        return cls((*keys, *parsed), None if columns is None else tuple(columns), tuple(keys), max_models)
+        every = [*((name, "in", values) for name, values in requested.items()), *map(_parse_filter, filters or ())]
+        return cls(tuple(every), None if columns is None else tuple(columns), requested, max_models)
 
     @property
     def selects_every_model(self) -> bool:
         """True if no filter but that of the epochs can exclude a model."""
         return all(name == "epoch" for name, _, _ in self.filters)
-
-    def key_values(self, column: str) -> tuple[Any, ...]:
-        """Return the values of a key column that `epochs` or `models` request by name."""
-        return next((value for name, _, value in self.key_filters if name == column), ())
 
     def check(self, schema: pa.Schema) -> None:
         """Raise ArgumentError if the schema lacks a column, or has a column that a filter cannot be applied to."""
