@@ -8,8 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
+from .. import __version__
 from .._util import one_line, user_cache_folder
 from ..errors import ArgumentError, ModelZooError
+from ..plugins import use_plugin
 from ..zoo import STORAGES
 from .display import hide_information, log_lines
 
@@ -18,16 +20,12 @@ INTERRUPTED = 130  # exit status of a command that was stopped with Ctrl-C
 
 def _print_version(is_set: bool) -> None:
     if is_set:
-        from importlib.metadata import version
-
-        print(f"{Path(sys.argv[0]).name} {version('modelzoo-datasets')}")
+        print(f"{Path(sys.argv[0]).name} {__version__}")
         raise typer.Exit
 
 
 def _use_plugin(path: Path | None) -> None:
     if path is not None:
-        from ..plugins import use_plugin
-
         use_plugin(path)
 
 

@@ -1,7 +1,7 @@
-from .hyperparameter_plots import plot_accuracy_by_hyperparameter as plot_accuracy_by_hyperparameter
 from .population_plots import COLORS as COLORS
 from .population_plots import new_figure as new_figure
 from .population_plots import plot_accuracy_boxes as plot_accuracy_boxes
+from .population_plots import plot_accuracy_by_hyperparameter as plot_accuracy_by_hyperparameter
 from .population_plots import plot_accuracy_over_epochs as plot_accuracy_over_epochs
 from .population_plots import plot_layer_ranges as plot_layer_ranges
 from .population_plots import plot_similarity_histograms as plot_similarity_histograms
