@@ -18,7 +18,7 @@ _FAR = 50  # multiple of typical quartiles beyond which the axis becomes logarit
 _PER_ROW = 3
 _MAX_BOXES = 12  # for more distinct numbers, each model is a dot at its own value
 _MAX_WORDS = 16  # for more distinct words, only the most frequent ones are drawn
-_LABELS = {  # of hyperparameters whose names do not explain themselves
+_LABELS = {  # hyperparameters whose names do not explain themselves
     "init": "initialization",
     "lr": "learning rate",
     "weight_decay": "weight decay",

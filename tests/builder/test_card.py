@@ -299,7 +299,7 @@ EXTERNAL = ExternalModels(models={"origin": ["x"] * 4})
         ),
         ({}, {"val_loss": [None] * 4, "val_acc": [None] * 4}, 0, ["not recorded: `val_loss`, `val_acc`"]),
         (
-            {"imported": ImportInfo(format="x", source="x", incomparable_metrics=("train", "test_loss"))},
+            {"import_info": ImportInfo(format="x", source="x", incomparable_metrics=("train", "test_loss"))},
             {},
             0,
             ["recorded on other data than the column names say: train, test_loss"],

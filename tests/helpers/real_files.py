@@ -12,7 +12,7 @@ import pytest
 import scipy.io
 import torchvision
 
-from modelzoo_datasets.images import formats
+from modelzoo_datasets.images import image_formats
 
 SIZES = (37, 13, 20)  # train, validation, test
 N = {"train": 50, "test": 20}  # as published
@@ -126,12 +126,14 @@ def use_server(patch: pytest.MonkeyPatch, kind: str, url: str, folder: Path) -> 
         patch.setattr(dataset, "split_list", changed)
         return
     archive = folder / ARCHIVES[kind]
-    source = dataclasses.replace(getattr(formats, kind), url=f"{url}{archive.name}", md5=md5_of(archive.read_bytes()))
-    patch.setattr(formats, kind, source)
+    source = dataclasses.replace(
+        getattr(image_formats, kind), url=f"{url}{archive.name}", md5=md5_of(archive.read_bytes())
+    )
+    patch.setattr(image_formats, kind, source)
     if kind == "STL10":
         with tarfile.open(archive) as tar:
-            changed = {name: md5_of(tar.extractfile(name).read()) for name in formats.STL10_MD5}  # type: ignore[union-attr]
-        patch.setattr(formats, "STL10_MD5", changed)
+            changed = {name: md5_of(tar.extractfile(name).read()) for name in image_formats.STL10_MD5}  # type: ignore[union-attr]
+        patch.setattr(image_formats, "STL10_MD5", changed)
 
 
 def files_in(folder: Path) -> set[str]:

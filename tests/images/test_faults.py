@@ -10,7 +10,7 @@ import pytest
 from helpers.real_files import N, files_in, md5_of, use_server
 
 from modelzoo_datasets.errors import MissingImagesError
-from modelzoo_datasets.images import formats, load_images
+from modelzoo_datasets.images import load_images
 from modelzoo_datasets.images.fetch import Download, fetch
 
 # image dataset -> kind, its name as people write it, and the file that it wants first
@@ -148,7 +148,7 @@ def test_a_truncated_cifar_batch_is_named(
 
 
 @pytest.mark.usefixtures("small")
-@pytest.mark.parametrize("file", formats.STL10_MD5)
+@pytest.mark.parametrize("file", image_formats.STL10_MD5)
 def test_an_altered_file_of_stl10_is_named(
     file: str, server_folders: Folders, tmp_path: Path, monkeypatch: Patch
 ) -> None:
@@ -171,8 +171,8 @@ def test_an_archive_that_lacks_a_file_is_named(server_folders: Folders, tmp_path
     with tarfile.open(server_folders["CIFAR100"] / archive.name) as whole, tarfile.open(archive, "w:gz") as part:
         content = whole.extractfile("cifar-100-binary/train.bin")
         part.addfile(whole.getmember("cifar-100-binary/train.bin"), content)
-    source = dataclasses.replace(formats.CIFAR100, md5=md5_of(archive.read_bytes()))
-    monkeypatch.setattr(formats, "CIFAR100", source)
+    source = dataclasses.replace(image_formats.CIFAR100, md5=md5_of(archive.read_bytes()))
+    monkeypatch.setattr(image_formats, "CIFAR100", source)
     assert refusal("cifar100", tmp_path) == (
         f"CIFAR-100: {archive} is damaged (it holds no cifar-100-binary/test.bin); "
         "remove it to get it again from https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz"
@@ -225,7 +225,7 @@ def test_a_label_too_few_is_refused(server_folders: Folders, tmp_path: Path, mon
     load_images("stl10", tmp_path)
     name = "stl10_binary/test_y.bin"
     (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:-1])
-    monkeypatch.setitem(formats.STL10_MD5, name, md5_of((tmp_path / name).read_bytes()))
+    monkeypatch.setitem(image_formats.STL10_MD5, name, md5_of((tmp_path / name).read_bytes()))
     assert refusal("stl10", tmp_path) == (
         f"images stl10: expected 20 test labels, found 19 below {tmp_path}; "
         "remove its files to have them downloaded again"

@@ -22,8 +22,8 @@ from modelzoo_datasets.images import (
     register_images,
     registry,
 )
-from modelzoo_datasets.images.formats import read_fashion_mnist_5k
 from modelzoo_datasets.images.image_data import split_train
+from modelzoo_datasets.images.image_formats import read_fashion_mnist_5k
 
 
 def test_the_embedded_images_have_the_shapes_and_splits_they_promise(images: Images) -> None:

@@ -18,8 +18,8 @@ from modelzoo_datasets.engines.torch.torch_engine import TorchEngine
 from modelzoo_datasets.errors import FormatError, RecipeError
 from modelzoo_datasets.images import ImageDataset
 from modelzoo_datasets.images import registry as images_registry
-from modelzoo_datasets.images.formats import read_fashion_mnist_5k
 from modelzoo_datasets.images.image_data import Split
+from modelzoo_datasets.images.image_formats import read_fashion_mnist_5k
 from modelzoo_datasets.images.registry import register_images
 from modelzoo_datasets.importers import Imported, import_zoo
 from modelzoo_datasets.importers.base import Overrides
