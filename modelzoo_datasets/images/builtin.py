@@ -11,8 +11,17 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from . import image_formats
 from .image_data import ImageDataset
+from .image_formats import (
+    read_cifar10,
+    read_cifar100,
+    read_fashion_mnist,
+    read_fashion_mnist_5k,
+    read_mnist,
+    read_stl10,
+    read_svhn,
+    read_usps,
+)
 from .tiny_imagenet import read_tiny_imagenet
 
 
@@ -47,23 +56,19 @@ _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _28, _32 = partial(_resize, size=28), partial(_resize, size=32)
 
 BUILTIN = (
-    ImageDataset("mnist", image_formats.read_mnist, (50_000, 10_000, 10_000), *_MNIST),
-    ImageDataset("fashion-mnist", image_formats.read_fashion_mnist, (50_000, 10_000, 10_000), *_GRAY),
-    ImageDataset("fashion-mnist-5k", image_formats.read_fashion_mnist_5k, (4_200, 800, 1_000), *_GRAY),
+    ImageDataset("mnist", read_mnist, (50_000, 10_000, 10_000), *_MNIST),
+    ImageDataset("fashion-mnist", read_fashion_mnist, (50_000, 10_000, 10_000), *_GRAY),
+    ImageDataset("fashion-mnist-5k", read_fashion_mnist_5k, (4_200, 800, 1_000), *_GRAY),
     # As in the Small CNN Zoo (2002.11448), whose network averages the channels of color images.
-    ImageDataset("mnist-centred", image_formats.read_mnist, (50_000, 10_000, 10_000), *_GRAY),
-    ImageDataset("svhn-32", image_formats.read_svhn, (60_000, 13_257, 26_032), *_COLOR, size=(32, 32)),
-    ImageDataset(
-        "svhn", image_formats.read_svhn, (60_000, 13_257, 26_032), *_GRAY, prepare=partial(_crop_gray, size=28)
-    ),
-    ImageDataset("usps", image_formats.read_usps, (6_000, 1_291, 2_007), *_MNIST, prepare=_28),
-    ImageDataset("cifar10-28", image_formats.read_cifar10, (42_000, 8_000, 10_000), *_COLOR, prepare=_28),
-    ImageDataset("cifar10", image_formats.read_cifar10, (42_000, 8_000, 10_000), *_COLOR, size=(32, 32)),
-    ImageDataset("cifar10-40k", image_formats.read_cifar10, (40_000, 10_000, 10_000), *_CIFAR10, size=(32, 32)),
-    ImageDataset(
-        "cifar100", image_formats.read_cifar100, (40_000, 10_000, 10_000), *_CIFAR100, classes=100, size=(32, 32)
-    ),
-    ImageDataset("stl10-28", image_formats.read_stl10, (4_200, 800, 8_000), *_COLOR, prepare=_28),
-    ImageDataset("stl10", image_formats.read_stl10, (4_200, 800, 8_000), *_COLOR, size=(32, 32), prepare=_32),
+    ImageDataset("mnist-centred", read_mnist, (50_000, 10_000, 10_000), *_GRAY),
+    ImageDataset("svhn-32", read_svhn, (60_000, 13_257, 26_032), *_COLOR, size=(32, 32)),
+    ImageDataset("svhn", read_svhn, (60_000, 13_257, 26_032), *_GRAY, prepare=partial(_crop_gray, size=28)),
+    ImageDataset("usps", read_usps, (6_000, 1_291, 2_007), *_MNIST, prepare=_28),
+    ImageDataset("cifar10-28", read_cifar10, (42_000, 8_000, 10_000), *_COLOR, prepare=_28),
+    ImageDataset("cifar10", read_cifar10, (42_000, 8_000, 10_000), *_COLOR, size=(32, 32)),
+    ImageDataset("cifar10-40k", read_cifar10, (40_000, 10_000, 10_000), *_CIFAR10, size=(32, 32)),
+    ImageDataset("cifar100", read_cifar100, (40_000, 10_000, 10_000), *_CIFAR100, classes=100, size=(32, 32)),
+    ImageDataset("stl10-28", read_stl10, (4_200, 800, 8_000), *_COLOR, prepare=_28),
+    ImageDataset("stl10", read_stl10, (4_200, 800, 8_000), *_COLOR, size=(32, 32), prepare=_32),
     ImageDataset("tiny-imagenet", read_tiny_imagenet, (100_000, 0, 10_000), *_IMAGENET, classes=200, size=(64, 64)),
 )

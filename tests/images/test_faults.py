@@ -10,7 +10,7 @@ import pytest
 from helpers.real_files import N, files_in, md5_of, use_server
 
 from modelzoo_datasets.errors import MissingImagesError
-from modelzoo_datasets.images import load_images
+from modelzoo_datasets.images import image_formats, load_images
 from modelzoo_datasets.images.fetch import Download, fetch
 
 # image dataset -> kind, its name as people write it, and the file that it wants first
