@@ -1,17 +1,12 @@
 """The steps of the commands: dataset -> hyper-representation folder -> evaluation folder, each resumable."""
 
-import csv
-import dataclasses
-import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from modelzoo_datasets._util import format_versions, user_cache_folder, versions
+from modelzoo_datasets._util import format_versions, versions
 from modelzoo_datasets.engines import Engine, NetworkSpec, get_engine, make_batched_network, one_thread
-from modelzoo_datasets.errors import FolderInUseError
 from modelzoo_datasets.images import load_images
 from modelzoo_datasets.loading import Zoo, load_zoo
 from modelzoo_datasets.progress import NO_PROGRESS, Progress
@@ -20,21 +15,22 @@ from modelzoo_datasets.zoo import write_bytes, write_json
 from .data import (
     check_architecture,
     check_trained_on,
+    describe_training,
     drop_untrained,
     group_by_split,
     load_recipe_states,
     locate_representation,
     parse_source,
-    read_training_info,
 )
 from .evaluation import EvaluationResult, run_protocol
+from .json_record import describe_record
 from .model import THIS_FOLDER, HyperRepresentation
 from .probes import Probe, probe_properties
 from .recipe import HyperRecipe
 from .recipe_toml import read_hyper_recipe
 from .release import not_evaluated, representation_card
 from .report import render_report
-from .storage import finish_folder, is_finished, start_folder
+from .storage import check_unused, finish_folder, is_finished, start_folder, write_csv
 from .trainer import Precision, Predictor, create_representation, open_metrics_log, train_epochs
 
 _CPU = torch.device("cpu")
@@ -73,7 +69,7 @@ def train(
 
     Raises:
         FormatError: there is no such dataset, config or epochs.
-        FolderInUseError: `out` holds something else.
+        FolderInUseError: `out` already contains other files.
 
     Example:
         >>> import dataclasses
@@ -88,7 +84,7 @@ def train(
         True
     """
     recipe, out = _resolve_recipe(recipe), Path(out)
-    info = read_training_info(dataset, recipe, with_origin=True)
+    info = describe_training(dataset, recipe, with_origin=True)
     if is_finished(out, info):
         return HyperRepresentation.from_pretrained(out)
     states = {split: load_recipe_states(dataset, recipe, split) for split in ("train", "validation")}
@@ -161,12 +157,12 @@ def evaluate(
         [2]
     """
     recipe, out = _resolve_recipe(recipe), Path(out)
-    root = user_cache_folder("images") if images_root is None else Path(images_root)
-    runs = get_engine(engine) if isinstance(engine, str) else engine
+    runner = get_engine(engine) if isinstance(engine, str) else engine
+    root = None if images_root is None else Path(images_root)
     folder = locate_representation(representation)
     rep = HyperRepresentation.from_pretrained(folder)
     info = check_trained_on(folder, recipe, dataset)
-    result = run_protocol(rep, dataset, recipe, out, info, engine=runs, images_root=root, progress=progress)
+    result = run_protocol(rep, dataset, recipe, out, info, engine=runner, images_root=root, progress=progress)
     write_report(out / "report.html", dataset, [recipe.data.config], recipe.name, result)
     return result
 
@@ -192,7 +188,7 @@ def write_report(
         "models": ", ".join(f"{zoo.table['model_id'].nunique()} in {config}" for config, zoo in zoos.items()),
         "states": ", ".join(f"{len(zoo)} in {config}" for config, zoo in zoos.items()),
         "recipe": recipe,
-        "protocol": ", ".join(f"{name} {_format_value(value)}" for name, value in result.protocol.to_json().items()),
+        "protocol": describe_record(result.protocol),
         "versions": format_versions(versions()),
     }
     page = render_report(
@@ -203,11 +199,6 @@ def write_report(
         provenance,
     )
     write_bytes(path, page.encode())
-
-
-def _format_value(value: Any) -> str:
-    """Return a value of a protocol in words."""
-    return " / ".join(map(str, value)) or "none" if isinstance(value, list | tuple) else str(value)
 
 
 @one_thread()
@@ -235,7 +226,7 @@ def probe(
 
     Raises:
         FormatError: a folder is not what it must be, holds another architecture, or has too few models.
-        FolderInUseError: `out` holds something else.
+        FolderInUseError: `out` already contains other files.
 
     Example:
         >>> import dataclasses
@@ -252,8 +243,8 @@ def probe(
         True
     """
     recipe, out = _resolve_recipe(recipe), None if out is None else Path(out)
-    if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise FolderInUseError(f"output folder {out} is not empty; pass a different --out")
+    if out is not None:
+        check_unused(out)
     folder = locate_representation(representation)
     rep = HyperRepresentation.from_pretrained(folder)
     check_trained_on(folder, recipe, dataset)
@@ -265,18 +256,10 @@ def probe(
         zoo["test"] = drop_untrained(other)
     rows = probe_properties(rep, zoo, seed=recipe.evaluation.seed, progress=progress)
     if out is not None:
-        _write_probes(out, rows, {"dataset": str(dataset), "config": recipe.data.config, "test_on": test_on})
+        write_csv(out / "probes.csv", Probe, rows)
+        inputs = {"dataset": str(dataset), "config": recipe.data.config, "test_on": test_on}
+        write_json(out / "probes.json", {**inputs, "probes": [row.to_json() for row in rows]})
     return rows
-
-
-def _write_probes(out: Path, rows: list[Probe], source: dict[str, Any]) -> None:
-    values = [dataclasses.asdict(row) for row in rows]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, [field.name for field in dataclasses.fields(Probe)])
-    writer.writeheader()
-    writer.writerows(values)
-    write_bytes(out / "probes.csv", text.getvalue().encode())
-    write_json(out / "probes.json", {**source, "probes": values})
 
 
 def _resolve_recipe(recipe: str | HyperRecipe) -> HyperRecipe:
@@ -285,9 +268,8 @@ def _resolve_recipe(recipe: str | HyperRecipe) -> HyperRecipe:
 
 def _make_predictor(zoo: Zoo, engine: str | Engine, images_root: str | Path | None) -> Predictor:
     """Return the networks of a zoo as functions of their weights, with their training images."""
-    root = user_cache_folder("images") if images_root is None else Path(images_root)
     training = zoo.hyperparameters(0)
+    runner = get_engine(engine) if isinstance(engine, str) else engine
     spec = NetworkSpec(training.activation, training.dropout)
-    runs = get_engine(engine) if isinstance(engine, str) else engine
-    network = make_batched_network(runs, zoo.architecture.name, spec)
-    return Predictor(network, load_images(zoo.images, root).inputs("train"))
+    images = load_images(zoo.images, None if images_root is None else Path(images_root))
+    return Predictor(make_batched_network(runner, zoo.architecture.name, spec), images.inputs("train"))

@@ -2,21 +2,20 @@
 
 from pathlib import Path
 
-from modelzoo_datasets._util import SPLITS
+from modelzoo_datasets._util import SPLITS, versions
 from modelzoo_datasets.errors import FormatError
-from modelzoo_datasets.hub import download_files, get_commit, parse_repo_id
+from modelzoo_datasets.hub import get_commit, parse_repo_id
 from modelzoo_datasets.loading import Zoo, load_zoo
-from modelzoo_datasets.zoo import DatasetInfo, ZooInfo
+from modelzoo_datasets.zoo import DatasetInfo
 
-from .model import HyperRepresentation
+from .model import HyperRepresentation, locate_files
 from .recipe import HyperRecipe
-from .training_info import TRAINING_FILE, DatasetOrigin, TrainingInfo
+from .storage import DatasetOrigin, TrainingInfo
 
 
 def locate_representation(source: str | Path) -> Path:
     """Return the folder of a hyper-representation: a local one, or the download of a model repo of the Hub."""
-    repo_id = None if (Path(source) / TRAINING_FILE).is_file() else parse_repo_id(source)
-    return Path(source) if repo_id is None else download_files(repo_id, ["*.json", "*.safetensors"], repo_type="model")
+    return locate_files(source, ["*.json", "*.safetensors"])
 
 
 def read_dataset_info(source: str | Path) -> DatasetInfo:
@@ -25,8 +24,7 @@ def read_dataset_info(source: str | Path) -> DatasetInfo:
     Raises:
         FormatError: there is none, or it is of another format.
     """
-    repo_id = parse_repo_id(source)
-    folder = Path(source) if repo_id is None else download_files(repo_id, ["zoo.json"])
+    folder = locate_files(source, ["zoo.json"], repo_type="dataset")
     if not (folder / "zoo.json").is_file():
         raise FormatError(f"{source} is not a dataset folder: it has no zoo.json; build one with modelzoo-build")
     return DatasetInfo.read(folder)
@@ -44,18 +42,7 @@ def read_origin(source: str | Path, config: str) -> DatasetOrigin:
     )
 
 
-def read_zoo_info(source: str | Path, recipe: HyperRecipe) -> ZooInfo:
-    """Return the part of zoo.json about the config that a recipe trains on; raises FormatError if there is none."""
-    configs = read_dataset_info(source).configs
-    if recipe.data.config not in configs:
-        raise FormatError(
-            f"{source} has no config {recipe.data.config!r}, which recipe {recipe.name} trains on; "
-            f"it has {', '.join(configs)}"
-        )
-    return configs[recipe.data.config]
-
-
-def read_training_info(source: str | Path, recipe: HyperRecipe, *, with_origin: bool = False) -> TrainingInfo:
+def describe_training(source: str | Path, recipe: HyperRecipe, *, with_origin: bool = False) -> TrainingInfo:
     """Describe the training of a recipe on a dataset.
 
     Args:
@@ -66,11 +53,16 @@ def read_training_info(source: str | Path, recipe: HyperRecipe, *, with_origin: 
     Raises:
         FormatError: there is no such dataset, or it lacks the config.
     """
-    states_sha256 = read_zoo_info(source, recipe).states_sha256
+    config, configs = recipe.data.config, read_dataset_info(source).configs
+    if config not in configs:
+        raise FormatError(
+            f"{source} has no config {config!r}, which recipe {recipe.name} trains on; it has {', '.join(configs)}"
+        )
+    states_sha256 = configs[config].states_sha256
     if states_sha256 is None:
         raise FormatError(f"{source} has no hash of its states; build it again with modelzoo-build")
-    origin = read_origin(source, recipe.data.config) if with_origin else None
-    return TrainingInfo.create(recipe, states_sha256, origin)
+    origin = read_origin(source, config) if with_origin else None
+    return TrainingInfo(recipe=recipe, states_sha256=states_sha256, origin=origin, versions=versions())
 
 
 def check_trained_on(representation: Path, recipe: HyperRecipe, source: str | Path) -> TrainingInfo:
@@ -82,13 +74,11 @@ def check_trained_on(representation: Path, recipe: HyperRecipe, source: str | Pa
         FormatError: it was trained by another recipe or on another dataset.
     """
     info = TrainingInfo.read(representation)
-    if info.is_same_training(read_training_info(source, recipe)):
+    if info.is_same_training(describe_training(source, recipe)):
         return info
-    hint = (
-        f"its recipe is {info.recipe.name}: pass that name, or its file, as --recipe"
-        if info.recipe.name != recipe.name
-        else "pass the dataset, and the file of the recipe, that it was trained with"
-    )
+    hint = "pass the dataset, and the file of the recipe, that it was trained with"
+    if info.recipe.name != recipe.name:
+        hint = f"its recipe is {info.recipe.name}: pass that name, or its file, as --recipe"
     raise FormatError(f"{representation} was not trained by recipe {recipe.name} on {source}; {hint}")
 
 

@@ -12,44 +12,90 @@ from modelzoo_datasets.errors import FormatError
 
 from .json_record import JsonRecord
 
-BOTTLENECKS = ("tokens", "dense")
-PERMUTED_VIEWS = ("none", "second", "both")
-DECODED_VIEWS = ("first", "both")
-MIXTURES = ("ensemble", "logits")
+# Values of the fields that are words.
+CHOICES = {
+    "bottleneck": ("tokens", "dense"),
+    "permute": ("none", "second", "both"),
+    "reconstruct": ("first", "both"),
+    "mixture": ("ensemble", "logits"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataRecipe(JsonRecord):
-    """Training states: a config of the dataset and a range of epochs."""
+    """Training states: a config of the dataset and a range of epochs.
+
+    Attributes:
+        config: Config of the dataset.
+        epochs: First and last epoch of the trajectories, both included.
+        align: Align the units of all models to a common reference, by weight matching.
+        signs: Align signs too; only for networks with odd activations (tanh).
+    """
 
     config: str
-    epochs: tuple[int, int]  # first and last epoch of the trajectories, both included
-    align: bool = True  # to a common reference, by weight matching
-    signs: bool = False  # align signs too; keeps the functions only where the activation is odd (tanh)
+    epochs: tuple[int, int]
+    align: bool = True
+    signs: bool = False  # keeps the functions only where the activation is odd
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelRecipe(JsonRecord):
-    """Sizes of the auto-encoder (2209.14733, section 3)."""
+    """Sizes of the auto-encoder (2209.14733, section 3).
+
+    Attributes:
+        width: Embedding dimension of the transformers.
+        blocks: Blocks of the encoder, and as many of the decoder.
+        heads: Attention heads; width must be a multiple of them.
+        feedforward: Width of the feed-forward layers.
+        bottleneck: dense: all tokens to one latent vector; tokens: each token to its own part of it.
+        latent: dense: size of the latent vector; tokens: share of a token's length that its part has.
+        projection: Width of the head used only inside the contrastive loss.
+        center: Subtract the mean of the training states before encoding.
+        statistics: Append s(W), the statistics of the layers, to the latent vector.
+        token_scale: Factor of the token part of the latent vector.
+        pooled_dim: Further latent numbers, from mean and standard deviation of each layer's tokens.
+    """
 
     ALIASES: ClassVar[Mapping[str, str]] = {"unit": "token_scale", "pooled": "pooled_dim"}
 
-    width: int  # embedding dimension of the transformers
-    blocks: int  # the encoder has so many, and so has the decoder
+    width: int
+    blocks: int
     heads: int
     feedforward: int
-    bottleneck: str  # "dense": all tokens to one latent (published); "tokens": each token to its own part of it
-    latent: float  # dense: size of the latent; tokens: size of a token's part as a fraction of the token's length
-    projection: int = 64  # width of the head used only inside the contrastive loss
-    center: bool = True  # subtract the mean of the training states before encoding
-    statistics: bool = False  # append s(W), the statistics of the layers, to the latent vector
-    token_scale: float = 1.0  # factor of the token part of z: a ridge probe hardly penalizes what is large
-    pooled_dim: int = 0  # further latent numbers, from mean and standard deviation of each layer's tokens
+    bottleneck: str  # published: dense
+    latent: float
+    projection: int = 64
+    center: bool = True
+    statistics: bool = False
+    token_scale: float = 1.0  # a ridge probe hardly penalizes what is large
+    pooled_dim: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class LearningRecipe(JsonRecord):
-    """Loss, augmentation and optimization."""
+    """Loss, augmentation and optimization.
+
+    Attributes:
+        epochs: Epochs of training.
+        batch_size: States per step.
+        lr: Peak learning rate of the one-cycle schedule.
+        weight_decay: Decoupled weight decay of AdamW.
+        layerwise: Divide errors by the standard deviation of their layer.
+        contrastive_weight: Share of the contrastive loss; the reconstruction loss has the rest.
+        temperature: Temperature of the contrastive loss.
+        permute: Which of the two views gets a random permutation of units.
+        reconstruct: Which views are decoded.
+        mixup: Largest share of the way by which a state is moved to another one.
+        layer_weights: Factors of the layers' errors, one per layer; all 1 by default.
+        noise_std: Gaussian noise on a view, in standard deviations of the layer.
+        erase_prob: Probability that a block of a view is set to zero.
+        functional_weight: Factor of the functional loss: decoded networks predict what the original ones predict.
+        mixed_functional_weight: Factor of the functional loss of networks decoded from draws around embeddings.
+        mixture: Target of those networks: mixed logits, or the mean prediction of the batch.
+        num_queries: Images per step for the functional losses.
+        statistics_weight: Factor of the loss by which the pooled part begins with s(W).
+        seed: Seed of all randomness.
+    """
 
     ALIASES: ClassVar[Mapping[str, str]] = {
         "contrast": "contrastive_weight",
@@ -64,22 +110,22 @@ class LearningRecipe(JsonRecord):
 
     epochs: int
     batch_size: int
-    lr: float  # peak of the one-cycle schedule
+    lr: float
     weight_decay: float
-    layerwise: bool = True  # divide errors by the standard deviation of their layer
-    contrastive_weight: float = 0.05  # share of the contrastive loss; the reconstruction loss has the rest
+    layerwise: bool = True
+    contrastive_weight: float = 0.05
     temperature: float = 0.1
-    permute: str = "both"  # which of the two views gets a random permutation of units
-    reconstruct: str = "both"  # which views are decoded; "first" leaves the second to the contrastive loss
-    mixup: float = 0.0  # largest share of the way by which a state is moved to another one
-    layer_weights: tuple[float, ...] = ()  # factors of the layers' errors; all 1 by default
-    noise_std: float = 0.0  # Gaussian noise on a view, in standard deviations of the layer
-    erase_prob: float = 0.0  # probability that a block of a view is set to zero
-    functional_weight: float = 0.0  # factor of: decoded networks predict what the original networks predict
-    mixed_functional_weight: float = 0.0  # the same for networks decoded from draws around the batch's embeddings
-    mixture: str = "logits"  # their target: logits mixed as the embeddings are; "ensemble": mean of the whole batch
-    num_queries: int = 64  # images per step for these two losses
-    statistics_weight: float = 0.0  # factor of: the pooled part begins with s(W), the statistics of the layers
+    permute: str = "both"
+    reconstruct: str = "both"  # "first" leaves the second to the contrastive loss
+    mixup: float = 0.0
+    layer_weights: tuple[float, ...] = ()
+    noise_std: float = 0.0
+    erase_prob: float = 0.0
+    functional_weight: float = 0.0
+    mixed_functional_weight: float = 0.0
+    mixture: str = "logits"  # "logits" are mixed as the embeddings are
+    num_queries: int = 64
+    statistics_weight: float = 0.0
     seed: int = 0
 
     @property
@@ -95,7 +141,23 @@ class LearningRecipe(JsonRecord):
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationRecipe(JsonRecord):
-    """Protocol that judges samples; an empty list, or an ensemble of 1, leaves its question out."""
+    """Protocol that judges samples; an empty list, or an ensemble of 1, leaves its question out.
+
+    Attributes:
+        num_samples: Samples per sampler.
+        samplers: Names of samplers; NAME@30 draws from the best 30 % of the training states.
+        top_fraction: Share of the training states, best validation accuracy first, that samplers draw from.
+        bandwidth: Standard deviation of the kernels of density estimates.
+        num_finetuned: Models of every population that are fine-tuned.
+        finetune_epochs: Epochs of fine-tuning after which models are compared.
+        noise: Noise baselines, in layer standard deviations.
+        mixtures: Shares by which training states are moved to one of another model.
+        moves: Shares of the way by which embeddings are moved to draws of the sampler normal.
+        max_ensemble_size: Largest ensemble; 1 for none.
+        transfer: Other image datasets to fine-tune on.
+        changed: Other architectures that take the same weights.
+        seed: Seed of all randomness.
+    """
 
     ALIASES: ClassVar[Mapping[str, str]] = {
         "samples": "num_samples",
@@ -105,18 +167,18 @@ class EvaluationRecipe(JsonRecord):
         "ensemble": "max_ensemble_size",
     }
 
-    num_samples: int = 50  # per sampler
-    samplers: tuple[str, ...] = ("kde", "kde-principal", "kde-shared")  # "NAME@30": from the best 30 % instead
-    top_fraction: float = 0.3  # share of the training states, by validation accuracy, that samplers draw from
-    bandwidth: float = 0.002  # standard deviation of the kernels, as published
-    num_finetuned: int = 12  # models of every population that are fine-tuned
-    finetune_epochs: tuple[int, ...] = (1, 5)  # epochs after which models are compared; published: 1, 5, 25, 50
-    noise: tuple[float, ...] = (0.1, 0.2, 0.4, 0.8, 1.6)  # noise baselines, in layer standard deviations
-    mixtures: tuple[float, ...] = (0.1, 0.25)  # shares by which training states are moved to one of another model
-    moves: tuple[float, ...] = ()  # shares of the way that embeddings of training states are moved to `normal` draws
-    max_ensemble_size: int = 1  # published protocol: 30; 1 for no ensembles
-    transfer: tuple[str, ...] = ()  # other image datasets
-    changed: tuple[str, ...] = ()  # other architectures that take the same weights
+    num_samples: int = 50
+    samplers: tuple[str, ...] = ("kde", "kde-principal", "kde-shared")
+    top_fraction: float = 0.3
+    bandwidth: float = 0.002  # published
+    num_finetuned: int = 12
+    finetune_epochs: tuple[int, ...] = (1, 5)  # published: 1, 5, 25, 50
+    noise: tuple[float, ...] = (0.1, 0.2, 0.4, 0.8, 1.6)
+    mixtures: tuple[float, ...] = (0.1, 0.25)
+    moves: tuple[float, ...] = ()
+    max_ensemble_size: int = 1  # published: 30
+    transfer: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
     seed: int = 0
 
     @property
@@ -134,7 +196,7 @@ SECTIONS: dict[str, type[JsonRecord]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class HyperRecipe:
+class HyperRecipe(JsonRecord):
     """Everything that determines a hyper-representation and its evaluation.
 
     Example:
@@ -142,6 +204,8 @@ class HyperRecipe:
         >>> read_hyper_recipe("demo").model.bottleneck
         'tokens'
     """
+
+    IGNORES_UNKNOWN: ClassVar[bool] = True
 
     name: str
     data: DataRecipe
@@ -154,15 +218,8 @@ class HyperRecipe:
         """Read the recipe of a training.json, which has no evaluation; raises FormatError."""
         if not isinstance(values, Mapping) or not isinstance(values.get("name"), str):
             raise FormatError(f"expected a recipe with a name, got {values!r}")
-        return cls(
-            name=values["name"],
-            data=DataRecipe.from_json(values.get("data")),
-            model=ModelRecipe.from_json(values.get("model")),
-            learning=LearningRecipe.from_json(values.get("learning")),
-            evaluation=EvaluationRecipe.from_json(values.get("evaluation") or {}),
-        )
+        return super().from_json({**values, "evaluation": values.get("evaluation") or {}})
 
     def to_json(self) -> dict[str, Any]:
         """Return the part that decides the weights: the evaluation is left out."""
-        parts = {"data": self.data, "model": self.model, "learning": self.learning}
-        return {"name": self.name, **{key: part.to_json() for key, part in parts.items()}, "evaluation": None}
+        return {**super().to_json(), "evaluation": None}

@@ -12,21 +12,19 @@ class SamplerInfo:
     name: str
     description: str
     min_states: int = 1  # fewest training states to draw from
-    extra: str = ""  # optional dependency of this package that the sampler needs
     needs_weights: bool = False  # draws from training weights, which only the dataset has
 
 
-_LATENT_SAMPLERS = (
+_INFO = (
     SamplerInfo("uniform", "U(-1, 1) in every dimension"),
     SamplerInfo("kde", "kernel density per dimension, dimensions independent (as stated in 2209.14733)"),
     SamplerInfo("kde-shared", "a training embedding plus one scalar (what the published code does)"),
     SamplerInfo("kde-principal", "kernel density per principal axis, axes independent", 2),
     SamplerInfo("normal", "the normal distribution with mean and covariance of the embeddings", 2),
     SamplerInfo("interpolation", "points between two embeddings", 2),
-    SamplerInfo("neighbour", "uniform in the cube of a 3-d UMAP of the embeddings, mapped back", 5, "umap"),
+    SamplerInfo("neighbour", "uniform in the cube of a 3-d UMAP of the embeddings, mapped back", 5),
     SamplerInfo("gan", "a generator trained against a critic on the embeddings", 2),
-)
-_BASELINES = (
+    # Baselines.
     SamplerInfo("reconstruction", "training states, encoded and decoded"),
     SamplerInfo("move", "training states, moved as the decoder moves when their embeddings do", needs_weights=True),
     SamplerInfo("noise", "training states with Gaussian noise of a given size", needs_weights=True),
@@ -34,9 +32,7 @@ _BASELINES = (
     SamplerInfo("kde-weights", "kernel density per weight of the aligned training states", needs_weights=True),
     SamplerInfo("fresh", "untrained models, initialised as the zoo's", needs_weights=True),
 )
-LATENT_SAMPLER_NAMES = tuple(info.name for info in _LATENT_SAMPLERS)
-BASELINE_NAMES = tuple(info.name for info in _BASELINES)
-SAMPLER_INFO = {info.name: info for info in (*_LATENT_SAMPLERS, *_BASELINES)}
+SAMPLER_INFO = {info.name: info for info in _INFO}
 
 
 def check_sampler(name: str, *, with_weights: bool) -> SamplerInfo:

@@ -8,19 +8,91 @@ import dataclasses
 import io
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, ClassVar, Self
 
 from modelzoo_datasets._util import format_versions
 from modelzoo_datasets.errors import FolderInUseError, FormatError
-from modelzoo_datasets.zoo import commit_folder, partial_path, write_bytes, write_json, write_tensors
+from modelzoo_datasets.zoo import commit_folder, partial_path, read_json, write_bytes, write_json, write_tensors
 
+from .json_record import JsonRecord
 from .model import CONFIG_FILE, WEIGHTS_FILE, HyperRepresentation
+from .recipe import HyperRecipe
 from .trainer import CHECKPOINT_FILE, EpochMetrics
-from .training_info import TRAINING_FILE, TrainingInfo
 
+HYPERREP_FORMAT, TRAINING_FILE = "modelzoo-hyperrep-1", "training.json"
 CARD_FILE, METRICS_FILE = "README.md", "metrics.csv"
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetOrigin(JsonRecord):
+    """Public name of a dataset; None for everything that is unknown."""
+
+    dataset: str | None = None  # repo of the Hub
+    revision: str | None = None  # commit of the repo
+    license: str | None = None
+    images: str | None = None  # name of the image dataset
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingInfo(JsonRecord):
+    """Everything that determines a trained hyper-representation, and the versions that trained it."""
+
+    ALIASES: ClassVar[Mapping[str, str]] = {"learned_from": "origin", "begun_with": "first_versions"}
+    IGNORES_UNKNOWN: ClassVar[bool] = True
+
+    recipe: HyperRecipe  # its evaluation plays no part
+    states_sha256: str  # hash of the hashes of all states of the config
+    origin: DatasetOrigin | None = None  # earlier releases did not note it
+    versions: Mapping[str, str] | None = None  # this package and torch
+    first_versions: Mapping[str, str] | None = None  # versions of the stopped run, if others resumed it
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """Read training.json of a folder.
+
+        Raises:
+            FormatError: the folder has no such file, or it is of another format.
+        """
+        path = folder / TRAINING_FILE
+        if not path.is_file():
+            raise FormatError(f"{folder} is not a hyper-representation: it has no {TRAINING_FILE}")
+        try:
+            return cls.from_json(read_json(path))
+        except FormatError as error:
+            raise FormatError(f"cannot read {path}: {error}") from error
+
+    @classmethod
+    def from_json(cls, values: Any) -> Self:
+        """Read the result of `to_json` of any release; raises FormatError."""
+        if not isinstance(values, Mapping) or values.get("format") != HYPERREP_FORMAT:
+            raise FormatError(f"expected format {HYPERREP_FORMAT!r}; train it again with this release")
+        if not isinstance(values.get("states_sha256"), str):
+            raise FormatError(f"'states_sha256' must be text, got {values.get('states_sha256')!r}")
+        return super().from_json(values)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the content of training.json, keys in their order there."""
+        values = {"format": HYPERREP_FORMAT, **super().to_json()}
+        if self.first_versions is None:
+            del values["begun_with"]
+        return values
+
+    def is_same_training(self, other: "TrainingInfo") -> bool:
+        """Compare recipe and training states; versions and public name of the dataset do not count."""
+        recipes = self.recipe.to_json(), other.recipe.to_json()
+        return recipes[0] == recipes[1] and self.states_sha256 == other.states_sha256
+
+
+def check_unused(folder: Path) -> None:
+    """Raise FolderInUseError unless an output folder does not exist or is empty."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FolderInUseError(
+            f"output folder {folder} already contains other files; pass a different --out or delete it"
+        )
 
 
 def is_finished(folder: Path, info: TrainingInfo) -> bool:
@@ -29,12 +101,9 @@ def is_finished(folder: Path, info: TrainingInfo) -> bool:
     Raises:
         FolderInUseError: it holds another one, or other files.
     """
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        return False
     if not (folder / TRAINING_FILE).is_file():
-        raise FolderInUseError(
-            f"output folder {folder} already contains other files; pass a different --out or delete it"
-        )
+        check_unused(folder)
+        return False
     if _read_same_training(folder, info) is None:
         raise FolderInUseError(
             f"{folder} holds a hyper-representation of another recipe or dataset; pass a different --out"
@@ -65,8 +134,7 @@ def start_folder(folder: Path, info: TrainingInfo) -> tuple[Path, TrainingInfo]:
             _log.warning(
                 "%s was begun with %s and is resumed with %s: bits may differ",
                 folder,
-                _describe_versions(first),
-                _describe_versions(info.versions),
+                *(format_versions(versions or {}) or "unknown versions" for versions in (first, info.versions)),
             )
             info = dataclasses.replace(info, first_versions=first)
     write_json(work / TRAINING_FILE, info.to_json())
@@ -82,10 +150,6 @@ def _read_same_training(folder: Path, info: TrainingInfo) -> TrainingInfo | None
     return stored if stored.is_same_training(info) else None
 
 
-def _describe_versions(versions: Mapping[str, str] | None) -> str:
-    return format_versions(dict(versions)) if versions else "unknown versions"
-
-
 def finish_folder(folder: Path, rep: HyperRepresentation, history: list[EpochMetrics], card: str) -> None:
     """Write the last files into the working folder, then move it to its final place.
 
@@ -98,13 +162,17 @@ def finish_folder(folder: Path, rep: HyperRepresentation, history: list[EpochMet
     work = partial_path(folder)
     write_json(work / CONFIG_FILE, rep.config.to_json())
     write_tensors(work / WEIGHTS_FILE, rep.state_dict())
-    rows = [row.to_json() for row in history]
-    table = io.StringIO()
-    writer = csv.DictWriter(table, list(rows[0]))
-    writer.writeheader()
-    writer.writerows(rows)
-    write_bytes(work / METRICS_FILE, table.getvalue().encode())
+    write_csv(work / METRICS_FILE, EpochMetrics, history)
     write_bytes(work / CARD_FILE, card.encode())
     for checkpoint in work.glob("checkpoint.*"):
         checkpoint.unlink()
     commit_folder(folder)
+
+
+def write_csv(path: Path, kind: type[JsonRecord], records: Sequence[JsonRecord]) -> None:
+    """Write a table with a column per field of a kind of records, and a row per record."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, kind.list_keys())
+    writer.writeheader()
+    writer.writerows(record.to_json() for record in records)
+    write_bytes(path, text.getvalue().encode())

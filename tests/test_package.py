@@ -47,6 +47,11 @@ def test_the_wheel_holds_two_packages_with_recipes_types_and_licences(wheel: Pat
         "modelzoo_datasets/images/data/FASHION_MNIST_LICENSE",
         "modelzoo_datasets/builder/card.md.j2",
         "hyperrep/report/report.html.j2",
+        "hyperrep/model/representation.md.j2",
+        "hyperrep/release/sample.md.j2",
+        "hyperrep/release/samples.md.j2",
+        "hyperrep/release/training.md.j2",
+        "hyperrep/release/results.md.j2",
         "modelzoo_datasets/engines/native/kernel/model.hpp",
         "modelzoo_datasets/engines/cuda/kernel/epoch.cuh",
     ):

@@ -1,19 +1,34 @@
-"""modelzoo-demo: the whole pipeline on the embedded images, through the same functions as the other commands."""
+"""modelzoo-demo: the whole pipeline on the embedded images, through the public functions of both packages."""
 
 import time
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from modelzoo_datasets.cli import Out, Quiet, Threads, Version, entry_point, new_app, show_progress
+import hyperrep
 
+# Rooms import their modules when a name is used, so that help and errors do not wait for torch.
+from modelzoo_datasets import builder, cli, engines, generation, images, loading
+from modelzoo_datasets.cli import DEFAULT_IMAGES_ROOT, Out, Quiet, Threads, Version, entry_point, new_app, show_progress
+from modelzoo_datasets.errors import FolderInUseError, ModelZooError, RecipeError
+from modelzoo_datasets.progress import Progress
+from modelzoo_datasets.recipes import Recipe, read_recipe
+
+from .. import report
+from ..recipe import HyperRecipe
+
+if TYPE_CHECKING:
+    from ..evaluation import EvaluationResult
+
+_OUTPUTS = ("zoo", "dataset", "hyperrep", "evaluation", "report.html")
 app = new_app("Run the whole pipeline on the embedded images.")
 
 
 @app.command(epilog="Example: modelzoo-demo --out demo")
 def command(
     out: Out,
-    recipe: Annotated[str, typer.Option(help="Generation recipe of the zoos.")] = "fashion-mnist-5k-cnn-s",
+    recipe: Annotated[str, typer.Option(help="Recipe of the zoos to generate.")] = "fashion-mnist-5k-cnn-s",
     hyper_recipe: Annotated[
         str, typer.Option(help="Recipe of the hyper-representation and of its evaluation.")
     ] = "demo",
@@ -21,28 +36,73 @@ def command(
     quiet: Quiet = False,
     version: Version = False,
 ) -> None:
-    """Generate zoos, build the dataset, learn from it, sample, judge, report: under ten minutes on two cores.
+    """Generate zoos, build a dataset, train a hyper-representation on it, evaluate its samples, and write a report.
 
-    Stopped or killed, it goes on where it was when run again.
+    The demo takes less than ten minutes on two cores. You can stop it at any time; running it again resumes it.
     """
     start = time.perf_counter()
-    from modelzoo_datasets.recipes import read_recipe
-
-    from .. import read_hyper_recipe
-
-    read_recipe(recipe)  # raises where it is unknown, before torch is imported
-    read_hyper_recipe(hyper_recipe)
-    from modelzoo_datasets.cli import print_table
-
-    from ..report import accuracy_table, probe_table
-    from .demo_pipeline import run_pipeline
-
+    recipes = read_recipe(recipe), hyperrep.read_hyper_recipe(hyper_recipe)
     with show_progress(quiet) as progress:
-        result = run_pipeline(recipe, hyper_recipe, out, threads, progress)
-    accuracies = accuracy_table(result.populations, result.protocol.finetune_epochs)
-    print_table(accuracies, "test accuracy in percent, mean ± std")
-    print_table(probe_table(result.probes), "linear probes on test models, with 95 % intervals")
+        result = run_pipeline(*recipes, out, threads, progress)
+    accuracies = report.accuracy_table(result.populations, result.protocol.finetune_epochs)
+    cli.print_table(accuracies, "test accuracy in percent, mean ± std")
+    cli.print_table(report.probe_table(result.probes), "linear probes on test models, with 95 % intervals")
     print(f"{time.perf_counter() - start:.0f} s; open {out / 'report.html'}")
+
+
+def run_pipeline(
+    recipe: Recipe, hyper_recipe: HyperRecipe, out: Path, threads: int | None, progress: Progress
+) -> "EvaluationResult":
+    """Write zoos, dataset, hyper-representation, evaluation and report below `out`; finished parts are kept."""
+    _check_folder(out)
+    _check_epochs(recipe, hyper_recipe)
+    engine = engines.get_engine("auto", threads)
+    zoos = [out / "zoo" / config for config in recipe.configs]
+    dataset, representation = out / "dataset", out / "hyperrep"
+    inputs: dict[str, Any] = {"engine": engine, "images_root": DEFAULT_IMAGES_ROOT, "progress": progress}
+    for config, zoo in zip(recipe.configs, zoos, strict=True):
+        generation.generate_zoo(recipe, zoo, config=config, **inputs)
+    builder.build_dataset(zoos, dataset, progress=progress)
+    _check_accuracies(dataset, recipe, engine)
+    hyperrep.train(dataset, hyper_recipe, representation, **inputs)
+    result = hyperrep.evaluate(dataset, representation, hyper_recipe, out / "evaluation", **inputs)
+    from ..api import write_report
+
+    names = f"{recipe.name}, {hyper_recipe.name}"
+    write_report(out / "report.html", dataset, list(recipe.configs), names, result, f"Model zoo {recipe.name}")
+    return result
+
+
+def _check_folder(out: Path) -> None:
+    if out.exists() and not out.is_dir():
+        raise FolderInUseError(f"{out} is a file; pass a different --out")
+    names = [path.name for path in out.iterdir() if path.suffix != ".partial"] if out.is_dir() else []
+    if others := sorted({*names} - {*_OUTPUTS}):
+        raise FolderInUseError(f"output folder {out} already contains {others[0]}; pass a different --out")
+
+
+def _check_epochs(recipe: Recipe, hyper_recipe: HyperRecipe) -> None:
+    """Check that the zoo has all epochs that the hyper-representation is trained on, before anything is trained."""
+    config, last = hyper_recipe.data.config, hyper_recipe.data.epochs[1]
+    epochs = min(member.training.epochs for member in recipe.members(config))
+    if last > epochs:
+        raise RecipeError(
+            f"recipe {hyper_recipe.name} trains on epochs up to {last}, but {recipe.name}/{config} has {epochs}"
+        )
+
+
+def _check_accuracies(dataset: Path, recipe: Recipe, engine: "engines.Engine") -> None:
+    """Run every test model again from the dataset's weights: its accuracy must equal the stored one exactly."""
+    inputs = images.load_images(recipe.images, DEFAULT_IMAGES_ROOT)
+    for config in recipe.configs:
+        zoo = loading.load_zoo(dataset, config, split="test")
+        trainings = [zoo.hyperparameters(i) for i in range(len(zoo))]
+        networks = [engines.NetworkSpec(training.activation, training.dropout) for training in trainings]
+        measured = engine.evaluate(zoo.architecture.name, inputs, zoo.weights, networks, "test").accuracy
+        differs = measured.numpy() != zoo.table["test_acc"].to_numpy()
+        if differs.any():
+            models = ", ".join(sorted(set(zoo.table["model_id"][differs])))
+            raise ModelZooError(f"{dataset}/{config}: the test accuracy differs from the stored one for {models}")
 
 
 main = entry_point(app)

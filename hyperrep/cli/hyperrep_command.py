@@ -1,11 +1,13 @@
-"""modelzoo-hyperrep: learn from a dataset folder, probe, sample and judge."""
+"""modelzoo-hyperrep: train a hyper-representation on a dataset, probe it, sample from it and evaluate the samples."""
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+import hyperrep
+from modelzoo_datasets import cli, engines
 from modelzoo_datasets.cli import (
     DEFAULT_IMAGES_ROOT,
     Engine,
@@ -18,39 +20,53 @@ from modelzoo_datasets.cli import (
     new_app,
     show_progress,
 )
+from modelzoo_datasets.errors import DeviceError, FormatError
+from modelzoo_datasets.hub import parse_repo_id
 from modelzoo_datasets.recipes import recipe_names
 
+# Rooms import their modules when a name is used, so that help and errors do not wait for torch.
+from .. import release, report
+from ..recipe_toml import read_protocol
 from ..sampler_names import check_sampler
-from .arguments import check_dataset, check_representation
 
-app = new_app("Learn hyper-representations of a zoo: train, embed, probe, sample, evaluate.")
+if TYPE_CHECKING:
+    import torch
 
-Dataset = Annotated[str, typer.Argument(metavar="DATASET", help="A dataset folder, or a repo such as ORG/NAME.")]
+    from ..trainer import Precision
+
+app = new_app("Train, probe, sample and evaluate hyper-representations of a model zoo.")
+
+Dataset = Annotated[str, typer.Argument(metavar="DATASET", help="Dataset folder, or a repo such as ORG/NAME.")]
 Representation = Annotated[
-    str, typer.Option("--hyperrep", help="Folder that modelzoo-hyperrep train made, or a repo such as ORG/NAME.")
+    str, typer.Option("--hyperrep", help="Folder from modelzoo-hyperrep train, or a repo such as ORG/NAME.")
 ]
 RecipeName = Annotated[
-    str,
-    typer.Option("--recipe", help=f"A TOML file or one of {', '.join(recipe_names('hyperrep'))}."),
+    str, typer.Option("--recipe", help=f"A TOML file or one of {', '.join(recipe_names('hyperrep'))}.")
 ]
-Device = Annotated[str, typer.Option("--device", help="Where it learns: auto, cpu or cuda.")]
+DeviceName = Annotated[
+    Literal["auto", "cpu", "cuda"],
+    typer.Option("--device", help="Device to train on; auto takes a GPU if there is one."),
+]
+PrecisionName = Annotated[
+    Literal["auto", "float32", "bfloat16"],
+    typer.Option("--precision", help="Precision of the transformers' products; auto is bfloat16 on a GPU."),
+]
 Compile = Annotated[
-    bool, typer.Option("--compile", help="Compile encoder and decoder first: faster for long runs, other bits.")
+    bool,
+    typer.Option("--compile", help="Compile encoder and decoder: faster in long runs, with other rounding errors."),
 ]
-LearningThreads = Annotated[
+EngineThreads = Annotated[
     int | None,
     typer.Option(
-        "--threads", help="Cores that networks are asked on, all by default; the rest runs on one.", show_default=False
+        "--threads",
+        help="Number of CPU cores that run networks for the loss; all by default. All else runs on one core.",
     ),
-]
-Precision = Annotated[
-    str, typer.Option("--precision", help="Of products in transformers: auto (bfloat16 on a GPU), float32 or bfloat16.")
 ]
 
 
 @app.callback(epilog="Example: modelzoo-hyperrep train dataset --recipe demo --out hyperrep")
 def _common(version: Version = False) -> None:
-    """Learn hyper-representations from a dataset folder, probe them, sample from them and judge the samples."""
+    """Train hyper-representations on a dataset, probe them, sample from them and evaluate the samples."""
 
 
 @app.command("train", epilog="Example: modelzoo-hyperrep train dataset --out hyperrep")
@@ -59,37 +75,30 @@ def train_command(
     out: Out,
     recipe: RecipeName = "demo",
     engine: Engine = "auto",
-    threads: LearningThreads = None,
+    threads: EngineThreads = None,
     images_root: ImagesRoot = DEFAULT_IMAGES_ROOT,
-    device: Device = "auto",
+    device: DeviceName = "auto",
     compiled: Compile = False,
-    precision: Precision = "auto",
+    precision: PrecisionName = "auto",
     quiet: Quiet = False,
 ) -> None:
-    """Train the auto-encoder; goes on from its last checkpoint after a stop."""
-    from modelzoo_datasets.engines import get_engine
+    """Train a hyper-representation: an auto-encoder of the weights of a model zoo.
 
-    from .. import read_hyper_recipe
-    from .devices import check_precision, find_device, multiplies_in_half
-
-    hyper_recipe = read_hyper_recipe(recipe)
-    check_precision(precision)
-    check_dataset(dataset)
-    where = find_device(device)
-    runs = get_engine(engine, threads)
-    is_bfloat16 = multiplies_in_half(precision, where)
-    from .. import train
-
+    You can stop the command at any time; running it again resumes from the last checkpoint.
+    """
+    hyper_recipe = hyperrep.read_hyper_recipe(recipe)
+    _check_sources(dataset)
+    target = find_device(device)
     with show_progress(quiet) as progress:
-        rep = train(
+        rep = hyperrep.train(
             dataset,
             hyper_recipe,
             out,
-            engine=runs,
+            engine=engines.get_engine(engine, threads),
             images_root=images_root,
-            device=where,
+            device=target,
             compiled=compiled,
-            precision="bf16" if is_bfloat16 else "float32",
+            precision=resolve_precision(precision, target),
             progress=progress,
         )
     print(f"{out}: latent vectors of {rep.latent_dim} numbers for {rep.layout.size} weights")
@@ -98,157 +107,151 @@ def train_command(
 @app.command("embed", epilog="Example: modelzoo-hyperrep embed dataset --hyperrep hyperrep --out z.parquet")
 def embed_command(
     dataset: Dataset,
-    hyperrep: Representation,
+    representation: Representation,
     out: Annotated[Path, typer.Option("--out", help="Parquet file to write.")],
-    config: Annotated[str | None, typer.Option(help="Of the dataset.", show_default=False)] = None,
+    config: Annotated[
+        str | None, typer.Option(help="Config of the dataset; needed if the dataset has several.")
+    ] = None,
 ) -> None:
-    """Write the embedding of every state beside its table row."""
-    check_dataset(dataset)
-    check_representation(hyperrep)
-    from .. import HyperRepresentation
-    from ..data import locate_representation
-    from ..release import export_embeddings
-
-    count = export_embeddings(
-        dataset, config, HyperRepresentation.from_pretrained(locate_representation(hyperrep)), out
-    )
-    print(f"{out}: {count} embeddings")
+    """Encode every state of a dataset; write its embedding z beside its hyperparameters and metrics."""
+    _check_sources(dataset, representation)
+    rep = hyperrep.HyperRepresentation.from_pretrained(representation)
+    print(f"{out}: {release.export_embeddings(dataset, config, rep, out)} embeddings")
 
 
 @app.command("probe", epilog="Example: modelzoo-hyperrep probe dataset --hyperrep hyperrep --out probes")
 def probe_command(
     dataset: Dataset,
-    hyperrep: Representation,
+    representation: Representation,
     recipe: RecipeName = "demo",
     test_on: Annotated[
-        str | None,
-        typer.Option(metavar="DATASET[/CONFIG]", help="Predict the test models of another zoo.", show_default=False),
+        str | None, typer.Option(metavar="DATASET[/CONFIG]", help="Another zoo, whose test models to predict.")
     ] = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", help="Folder for probes.json and probes.csv.", show_default=False)
-    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder to write probes.json and probes.csv to.")] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Predict properties of test models from W, s(W) and z, beside baselines, with intervals over models."""
-    from .. import read_hyper_recipe
+    """Predict properties of test models, such as accuracy, from weights W, layer statistics s(W) and embeddings z.
 
-    hyper_recipe = read_hyper_recipe(recipe)
-    check_dataset(dataset)
-    check_representation(hyperrep)
-    from modelzoo_datasets.cli import print_table
-
-    from ..api import probe
-    from ..data import locate_representation
-    from ..report import probe_table
-
-    folder = locate_representation(hyperrep)
+    Scores have 95 % intervals over models; baselines that see no weights are scored beside them.
+    """
+    hyper_recipe = hyperrep.read_hyper_recipe(recipe)
+    _check_sources(dataset, representation)
     with show_progress(quiet) as progress:
-        rows = probe(dataset, folder, hyper_recipe, test_on=test_on, out=out, progress=progress)
-    print_table(probe_table(rows))
+        rows = hyperrep.probe(dataset, representation, hyper_recipe, test_on=test_on, out=out, progress=progress)
+    cli.print_table(report.probe_table(rows))
 
 
-@app.command(
-    "sample",
-    epilog="Example: modelzoo-hyperrep sample --hyperrep hyperrep -n 10 --quality 0.3 --out samples",
-)
+@app.command("sample", epilog="Example: modelzoo-hyperrep sample --hyperrep hyperrep -n 10 --quality 0.3 --out samples")
 def sample_command(
-    hyperrep: Representation,
+    representation: Representation,
     out: Out,
-    n: Annotated[int, typer.Option("-n", help="How many.")] = 10,
-    sampler: Annotated[str, typer.Option(help="By name, see above.")] = "kde",
-    quality: Annotated[float, typer.Option(help="Draw from this share of the training states, the best.")] = 0.3,
-    bandwidth: Annotated[float, typer.Option(help="Of the kernels of a density.")] = 0.002,
-    sigma: Annotated[float, typer.Option(help="Of the sampler `noise`, in layer standard deviations.")] = 0.2,
-    share: Annotated[float, typer.Option(help="Of the sampler `move`: how far towards a draw of `normal`.")] = 0.4,
-    seed: Annotated[int, typer.Option(help="Equal seeds, equal samples.")] = 0,
+    n: Annotated[int, typer.Option("-n", help="Number of models.")] = 10,
+    sampler: Annotated[str, typer.Option(help="Name of a sampler or baseline, see above.")] = "kde",
+    quality: Annotated[
+        float, typer.Option(help="Share of the training states to draw from, best validation accuracy first.")
+    ] = 0.3,
+    bandwidth: Annotated[float, typer.Option(help="Standard deviation of the kernels of a density estimate.")] = 0.002,
+    sigma: Annotated[float, typer.Option(help="For noise: its size in layer standard deviations.")] = 0.2,
+    share: Annotated[
+        float, typer.Option(help="For move: share of the way from an embedding to a draw of the sampler normal.")
+    ] = 0.4,
+    seed: Annotated[int, typer.Option(help="Random seed; equal seeds draw equal samples.")] = 0,
     dataset: Annotated[
         str | None,
         typer.Option(
-            help="What was learned from: samples are run on its images, and name the row they are nearest to.",
-            show_default=False,
+            help="Dataset that the hyper-representation was trained on: samples are tested on its images and compared "
+            "with its states."
         ),
     ] = None,
-    epochs: Annotated[int, typer.Option(help="Fine-tune samples for so long, to be measured alone.")] = 0,
+    epochs: Annotated[
+        int,
+        typer.Option(help="Fine-tune for this many epochs and report the accuracy; the samples are written as drawn."),
+    ] = 0,
     engine: Engine = "auto",
     threads: Threads = None,
     images_root: ImagesRoot = DEFAULT_IMAGES_ROOT,
     quiet: Quiet = False,
 ) -> None:
-    """Write sampled models, each a folder that is a model repo of the Hub, and a table of them that is a dataset.
+    """Sample new models: one folder each, ready to be pushed as a model repo, and one table of all of them.
 
-    Samplers: uniform, kde, kde-shared, kde-principal, normal, interpolation, neighbour, gan; and baselines:
-    reconstruction, move, noise, average, kde-weights, fresh, all but the first of which need --dataset.
+    Samplers: uniform, kde, kde-shared, kde-principal, normal, interpolation, neighbour, gan. Baselines:
+    reconstruction, move, noise, average, kde-weights, fresh. All baselines except reconstruction need --dataset.
     """
-    check_representation(hyperrep)
+    _check_sources(dataset, representation)
     check_sampler(sampler, with_weights=dataset is not None)
-    if dataset is not None:
-        check_dataset(dataset)
-    from modelzoo_datasets.engines import get_engine
-
-    from ..release import Measurement, SampleRequest, export_samples
-
-    numbers = {"top_fraction": quality, "bandwidth": bandwidth, "sigma": sigma, "share": share}
-    request = SampleRequest(n=n, sampler=sampler, seed=seed, epochs=epochs, **numbers)
+    options = {"top_fraction": quality, "bandwidth": bandwidth, "sigma": sigma, "share": share}
+    request = release.SampleRequest(n=n, sampler=sampler, seed=seed, epochs=epochs, **options)
     measurement = None
     if dataset is not None:
-        measurement = Measurement(dataset=dataset, engine=get_engine(engine, threads), images_root=images_root)
+        measurement = release.Measurement(
+            dataset=dataset, engine=engines.get_engine(engine, threads), images_root=images_root
+        )
     with show_progress(quiet) as progress:
-        export_samples(hyperrep, out, request, measurement, progress=progress)
+        release.export_samples(representation, out, request, measurement, progress=progress)
     print(f"{out}: {n} models")
 
 
-@app.command(
-    "evaluate",
-    epilog="Example: modelzoo-hyperrep evaluate dataset --hyperrep hyperrep --out evaluation",
-)
+@app.command("evaluate", epilog="Example: modelzoo-hyperrep evaluate dataset --hyperrep hyperrep --out evaluation")
 def evaluate_command(
     dataset: Dataset,
-    hyperrep: Representation,
+    representation: Representation,
     out: Out,
     recipe: RecipeName = "demo",
     protocol: Annotated[
-        Path | None,
-        typer.Option(help="A TOML file whose [evaluation] holds instead of the recipe's.", show_default=False),
+        Path | None, typer.Option(help="TOML file with an [evaluation] section to use instead of the recipe's.")
     ] = None,
     engine: Engine = "auto",
     threads: Threads = None,
     images_root: ImagesRoot = DEFAULT_IMAGES_ROOT,
     quiet: Quiet = False,
 ) -> None:
-    """Judge samples: zero-shot, fine-tuned, elsewhere, as ensembles, and how new they are, beside their rivals."""
-    from modelzoo_datasets.engines import get_engine
+    """Evaluate sampled models beside their baselines, and write evaluation.json and report.html.
 
-    from .. import read_hyper_recipe
-    from ..recipe_toml import read_protocol
-
-    hyper_recipe = read_hyper_recipe(recipe)
+    The protocol measures accuracy before and after fine-tuning, transfer to other images and architectures, ensembles,
+    and the distance to the training states. You can stop the command at any time; running it again resumes it.
+    """
+    hyper_recipe = hyperrep.read_hyper_recipe(recipe)
     if protocol is not None:
         hyper_recipe = dataclasses.replace(hyper_recipe, evaluation=read_protocol(protocol))
-    check_dataset(dataset)
-    check_representation(hyperrep)
-    runs = get_engine(engine, threads)
-    from modelzoo_datasets.cli import print_table
-
-    from .. import evaluate
-    from ..data import locate_representation
-    from ..report import accuracy_table, novelty_table, write_verdicts
-
+    _check_sources(dataset, representation)
+    runner = engines.get_engine(engine, threads)
     with show_progress(quiet) as progress:
-        result = evaluate(
-            dataset,
-            locate_representation(hyperrep),
-            hyper_recipe,
-            out,
-            engine=runs,
-            images_root=images_root,
-            progress=progress,
+        result = hyperrep.evaluate(
+            dataset, representation, hyper_recipe, out, engine=runner, images_root=images_root, progress=progress
         )
-    accuracies = accuracy_table(result.populations, hyper_recipe.evaluation.finetune_epochs)
-    print_table(accuracies, "test accuracy in percent, mean ± std")
-    print_table(novelty_table(result.populations), "novelty")
-    for sentence in write_verdicts(result):
+    accuracies = report.accuracy_table(result.populations, hyper_recipe.evaluation.finetune_epochs)
+    cli.print_table(accuracies, "test accuracy in percent, mean ± std")
+    cli.print_table(report.novelty_table(result.populations), "novelty")
+    for sentence in report.write_verdicts(result):
         print(f"- {sentence}")
     print(f"open {out / 'report.html'}")
+
+
+def _check_sources(dataset: str | None, representation: str | None = None) -> None:
+    """Check, before torch is imported, that each source is a folder of its kind or looks like a repo."""
+    if dataset is not None and not (Path(dataset) / "zoo.json").is_file() and parse_repo_id(dataset) is None:
+        raise FormatError(f"{dataset} is not a dataset folder; build one with modelzoo-build")
+    if representation is None or (Path(representation) / "training.json").is_file():
+        return
+    if parse_repo_id(representation) is None:
+        raise FormatError(
+            f"there is no folder {representation}; expected a folder of modelzoo-hyperrep train, or ORG/NAME"
+        )
+
+
+def find_device(name: str) -> "torch.device":
+    """Return the device to train on; raise DeviceError for "cuda" if torch sees no GPU."""
+    import torch
+
+    has_gpu = torch.cuda.is_available()
+    if name == "cuda" and not has_gpu:
+        raise DeviceError("device 'cuda': torch sees no CUDA GPU here; use --device cpu")
+    return torch.device("cuda" if name != "cpu" and has_gpu else "cpu")
+
+
+def resolve_precision(name: str, device: "torch.device") -> "Precision":
+    """Return the precision of the transformers; "auto" is float32 on CPUs, so that results are equal on all of them."""
+    return "bf16" if name == "bfloat16" or (name == "auto" and device.type == "cuda") else "float32"
 
 
 main = entry_point(app)

@@ -1,8 +1,7 @@
+from .baselines import SamplingContext as SamplingContext
 from .baselines import draw_weights as draw_weights
-from .cache import CachedEvaluator as CachedEvaluator
-from .cache import CachedSamplingContext as CachedSamplingContext
+from .metrics import Evaluator as Evaluator
 from .metrics import evaluate_population as evaluate_population
-from .novelty import measure_novelty as measure_novelty
 from .populations import MEMBERS as MEMBERS
 from .populations import PAIRS as PAIRS
 from .populations import RANDOM as RANDOM
@@ -11,7 +10,8 @@ from .populations import SEEN as SEEN
 from .populations import TRAINING_MEMBERS as TRAINING_MEMBERS
 from .populations import UNSEEN as UNSEEN
 from .populations import Population as Population
-from .protocol import read_training_info as read_training_info
+from .populations import measure_novelty as measure_novelty
+from .protocol import read_evaluated_training as read_evaluated_training
 from .protocol import run_protocol as run_protocol
 from .result import CurveResult as CurveResult
 from .result import Curves as Curves
@@ -21,6 +21,5 @@ from .result import EvaluationResult as EvaluationResult
 from .result import PairSummary as PairSummary
 from .result import Places as Places
 from .result import PopulationResult as PopulationResult
-from .result import ReconstructionResult as ReconstructionResult
 from .result import SignificanceResult as SignificanceResult
 from .result import select_epoch as select_epoch

@@ -5,11 +5,13 @@ a sensible network.
 """
 
 import dataclasses
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,10 +19,11 @@ from modelzoo_datasets.architectures import get_architecture, initialize_weights
 from modelzoo_datasets.errors import FormatError, ModelZooError
 from modelzoo_datasets.loading import Zoo
 from modelzoo_datasets.seeds import keyed_generator
-from modelzoo_datasets.weights import Layout
 
-from ..model import SAMPLERS, HyperRepresentation, select_best_states
+from ..data import check_architecture
+from ..model import HyperRepresentation, draw_embeddings, select_best_states
 from ..sampler_names import check_sampler
+from .cache import read_or_measure
 
 _MAX_PAIRED = 1000  # states; all of their pairs are listed
 
@@ -35,14 +38,13 @@ class SamplingContext:
     bandwidth: float = 0.002  # width of kernels: in units of z, for weights in layer standard deviations
     sigma: float = 0.2  # size of the baseline `noise`, in layer standard deviations
     share: float = 0.4  # part of the way that the sampler `move` moves embeddings
+    hyperrep_sha256: str = ""  # hash of its model.safetensors; if it is known, results are cached for all processes
 
     def __post_init__(self) -> None:
-        if self.zoo is not None and self.zoo.architecture != self.rep.architecture:
-            raise FormatError(
-                f"this hyper-representation is of {self.rep.architecture.name}, the zoo holds models of "
-                f"{self.zoo.architecture.name}"
-            )
-        if self.zoo is not None and len(self.zoo) != len(self.rep.accuracy):
+        if self.zoo is None:
+            return
+        check_architecture(self.rep, self.zoo, "the zoo")
+        if len(self.zoo) != len(self.rep.accuracy):
             raise FormatError(
                 f"this hyper-representation learned from {len(self.rep.accuracy)} states, but the dataset has "
                 f"{len(self.zoo)}; name the dataset and the recipe that it learned with"
@@ -67,7 +69,15 @@ class SamplingContext:
     @cached_property
     def train_weights(self) -> Tensor:
         """(S, P) aligned weights of all training states."""
-        return self.rep.align(self.states.weights)
+        return read_or_measure("aligned", self.key, lambda: self.rep.align(self.states.weights))
+
+    @cached_property
+    def key(self) -> dict[str, str]:
+        """The part of cache keys that decides the alignment; empty if results are not cached."""
+        if not self.hyperrep_sha256:
+            return {}
+        weights = np.ascontiguousarray(self.states.weights.numpy())
+        return {"hyperrep": self.hyperrep_sha256, "states": hashlib.sha256(weights.data).hexdigest()}
 
     @cached_property
     def best(self) -> Tensor:
@@ -78,6 +88,11 @@ class SamplingContext:
     def models(self) -> list[str]:
         """The model_id of each state."""
         return list(self.states.table["model_id"])
+
+    @property
+    def can_average(self) -> bool:
+        """True if the states that samples are drawn from are of several models."""
+        return len({self.models[i] for i in self.best.tolist()}) > 1
 
 
 def draw_weights(name: str, n: int, context: SamplingContext, generator: torch.Generator) -> Tensor:
@@ -125,7 +140,7 @@ def move(context: SamplingContext, n: int, generator: torch.Generator) -> Tensor
     """
     rep, donors = context.rep, _draw_indices(context.best, n, generator)
     z = rep.embeddings[donors]
-    target = SAMPLERS["normal"](rep.embeddings[context.best], n, context.bandwidth, generator)
+    target = draw_embeddings("normal", rep.embeddings[context.best], n, context.bandwidth, generator)
     step = rep.decode(z + context.share * (target - z)) - rep.decode(z)
     return context.train_weights[donors] + step
 
@@ -211,11 +226,11 @@ def draw_model_pairs(
 
 def initialize_models(architecture: str, activation: str, init: str, seeds: Sequence[int]) -> Tensor:
     """Return untrained models (n, P) of an architecture, one per seed."""
-    rows = []
+    rows, target = [], get_architecture(architecture)
     for seed in seeds:
-        module = get_architecture(architecture).module(activation)
+        module = target.module(activation)
         initialize_weights(module, init, keyed_generator(seed, "init"))
-        rows.append(Layout.from_module(module).pack(module.state_dict()))
+        rows.append(target.layout.pack(module.state_dict()))
     return torch.stack(rows)
 
 

@@ -4,11 +4,13 @@ n models, S training states, B test images, C classes, P weights.
 """
 
 import dataclasses
-import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
+from typing import Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,16 +23,18 @@ from modelzoo_datasets.analysis import (
     weight_distances,
 )
 from modelzoo_datasets.engines import Engine, NetworkSpec
-from modelzoo_datasets.images import Images
+from modelzoo_datasets.images import Images, load_images
 from modelzoo_datasets.loading import Zoo
 from modelzoo_datasets.progress import NO_PROGRESS, Progress
 from modelzoo_datasets.recipes import Training
 from modelzoo_datasets.seeds import derive_seed, keyed_generator
 
+from ..json_record import replace_nan
 from ..model import HyperRepresentation
 from ..recipe import EvaluationRecipe
-from .novelty import measure_novelty
-from .populations import SCRATCH, Population
+from .baselines import SamplingContext
+from .cache import read_or_measure
+from .populations import SCRATCH, Population, measure_novelty
 from .result import EnsembleResult, PairSummary, PopulationResult
 
 _ORDERS = 20  # random orders in which models join an ensemble
@@ -47,6 +51,31 @@ class Evaluator:
     images: Images
     training: Training  # hyper-parameters of the zoo
     recipe: EvaluationRecipe
+    key: Mapping[str, str] = field(default_factory=dict)  # identifies the aligned states in the cache, if it is used
+
+    @classmethod
+    def from_context(
+        cls, context: SamplingContext, recipe: EvaluationRecipe, engine: Engine, images_root: Path | None
+    ) -> Self:
+        """Evaluate models beside the training states of a sampling context.
+
+        Args:
+            context: the hyper-representation and its training states.
+            recipe: the protocol.
+            engine: trains and runs the networks.
+            images_root: folder of the image datasets; the user's cache by default.
+        """
+        train = context.states
+        return cls(
+            rep=context.rep,
+            train=train,
+            aligned=context.train_weights,
+            engine=engine,
+            images=load_images(train.images, images_root),
+            training=train.hyperparameters(0),
+            recipe=recipe,
+            key=context.key,
+        )
 
     @property
     def architecture(self) -> str:
@@ -56,11 +85,20 @@ class Evaluator:
     @cached_property
     def train_errors(self) -> Tensor:
         """(S, B) bool: is this training state wrong on this test image?"""
+        key = dict(self.key)
+        if key:
+            key |= {"images": self.images.fingerprint, "engine": self.engine.resolve(self.architecture).name}
+        packed = read_or_measure("errors", key, self._measure_packed_errors)
+        wrong = np.unpackbits(packed.numpy(), axis=1, count=len(self.images.labels("test")))
+        return torch.from_numpy(wrong.astype(bool))
+
+    def _measure_packed_errors(self) -> Tensor:
+        """Return the errors of the training states as (S, B / 8) bytes of eight images each."""
         labels = self.images.labels("test")
-        wrong = torch.empty(len(self.aligned), len(labels), dtype=torch.bool)
+        wrong = np.empty((len(self.aligned), len(labels)), dtype=bool)
         for index, logits in self.iterate_logits(self.aligned):
-            wrong[index] = logits.argmax(dim=1) != labels
-        return wrong
+            wrong[index] = (logits.argmax(dim=1) != labels).numpy()
+        return torch.from_numpy(np.packbits(wrong, axis=1))
 
     def iterate_logits(self, weights: Tensor) -> Iterable[tuple[int, Tensor]]:
         """Yield (index, logits (B, C)) of every model (n, P) on the test images, in the order of completion."""
@@ -131,8 +169,8 @@ def evaluate_population(
         nearest=[(str(m), int(e)) for m, e in zip(rows["model_id"], rows["epoch"], strict=True)],
         error_overlap=overlap.tolist(),
         pairs={
-            "distance": _summarize_pairs(l2 / weights.shape[1] ** 0.5),
-            "agreement": _summarize_pairs(agreement(predictions)),
+            name: PairSummary.from_json(replace_nan(summarize_pairs(matrix)))
+            for name, matrix in (("distance", l2 / weights.shape[1] ** 0.5), ("agreement", agreement(predictions)))
         },
         ensembles=ensembles,
     )
@@ -154,11 +192,6 @@ def _evaluate_finetuning(
             if ensemble := _evaluate_ensembles(members, evaluator, population.name):
                 ensembles[kind] = ensemble
     return accuracy.tolist(), ensembles
-
-
-def _summarize_pairs(matrix: Tensor) -> PairSummary:
-    """Summarize a matrix (n, n) over pairs; NaN, of too few models, becomes None."""
-    return PairSummary.from_json({k: None if math.isnan(v) else v for k, v in summarize_pairs(matrix).items()})
 
 
 def _evaluate_ensembles(logits: Tensor, evaluator: Evaluator, name: str) -> EnsembleResult | None:

@@ -4,19 +4,20 @@ n models of a population, S training states, P weights.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from modelzoo_datasets.analysis import find_nearest
 from modelzoo_datasets.loading import Zoo
 from modelzoo_datasets.seeds import keyed_generator
 
+from ..model import HyperRepresentation
 from ..recipe import EvaluationRecipe
 from ..sampler_names import SAMPLER_INFO, check_sampler, parse_sampler
 from .baselines import SamplingContext, add_noise, draw_model_pairs, draw_weights
-from .novelty import measure_novelty
 
 MEMBERS, TRAINING_MEMBERS = "zoo members", "training members"
 UNSEEN, SEEN = "reconstructed unseen", "reconstructed training"
@@ -98,7 +99,7 @@ def _make_members(context: SamplingContext, zoo: Mapping[str, Zoo], recipe: Eval
 def _make_noise_and_averages(context: SamplingContext, recipe: EvaluationRecipe) -> list[Population]:
     """Make noise and averages at several distances: the curves that samplers are compared with."""
     populations = []
-    if len({context.models[i] for i in context.best.tolist()}) > 1:
+    if context.can_average:
         generator = keyed_generator(recipe.seed, "averages")
         pairs = draw_model_pairs(context.best, context.models, recipe.num_samples, generator)
         ends = [context.train_weights[index] for index in pairs]
@@ -125,15 +126,22 @@ def _make_matched_baselines(
     distance = measure_novelty(context.rep, samples.weights, context.train_weights)[0]
     generator = keyed_generator(recipe.seed, "noise", samples.name)
     donors = context.best[torch.randint(len(context.best), (len(distance),), generator=generator)]
-    noise = Population(
-        name=f"noise like {samples.name}",
-        description=f"best training states with noise, at the distances of the samples of {samples.name}",
-        weights=add_noise(context.train_weights[donors], context.rep.scale, distance, generator),
+    weights = add_noise(context.train_weights[donors], context.rep.scale, distance, generator)
+    noise = _match("noise", "best training states with noise", weights, samples, range(len(distance)))
+    return [noise, *_make_matched_averages(samples, distance, context, recipe)]
+
+
+def _match(
+    kind: str, description: str, weights: Tensor, samples: Population, matched_index: Iterable[int]
+) -> Population:
+    return Population(
+        name=f"{kind} like {samples.name}",
+        description=f"{description}, at the distances of the samples of {samples.name}",
+        weights=weights,
         num_finetuned=samples.num_finetuned,
         matched_to=samples.name,
-        matched_index=tuple(range(len(distance))),
+        matched_index=tuple(matched_index),
     )
-    return [noise, *_make_matched_averages(samples, distance, context, recipe)]
 
 
 def _make_matched_averages(
@@ -144,7 +152,7 @@ def _make_matched_averages(
     A sample that is farther than half the distance of every pair has no counterpart. With too few counterparts for a
     comparison there is no population.
     """
-    if len({context.models[i] for i in context.best.tolist()}) < 2:
+    if not context.can_average:
         return []
     generator = keyed_generator(recipe.seed, "averages", samples.name)
     first, second = draw_model_pairs(context.best, context.models, _TRIES * len(distance), generator, repeat=False)
@@ -162,16 +170,27 @@ def _make_matched_averages(
         return []
     pair = torch.tensor(pairs)
     share = (distance[matched_index] / length[pair]).unsqueeze(1)
-    return [
-        Population(
-            name=f"average like {samples.name}",
-            description=f"mixtures of two best training states, at the distances of the samples of {samples.name}",
-            weights=context.train_weights[first[pair]] + share * step[pair],
-            num_finetuned=samples.num_finetuned,
-            matched_to=samples.name,
-            matched_index=tuple(matched_index),
-        )
-    ]
+    weights = context.train_weights[first[pair]] + share * step[pair]
+    return [_match("average", "mixtures of two best training states", weights, samples, matched_index)]
+
+
+def measure_novelty(rep: HyperRepresentation, weights: Tensor, train: Tensor) -> tuple[Tensor, Tensor]:
+    """Measure the distance of models to the nearest aligned training state.
+
+    A model is compared as it is and aligned to the reference, and the smaller distance counts: alignment is a heuristic
+    and can miss.
+
+    Args:
+        rep: gives alignment and the standard deviations of the layers.
+        weights: models (n, P).
+        train: aligned training states (S, P).
+
+    Returns:
+        Distance (n,) in layer standard deviations, root mean square over the weights, and the index (n,) of the state.
+    """
+    plain, aligned = (find_nearest(version, train, rep.scale) for version in (weights, rep.align(weights)))
+    nearer = plain[0] <= aligned[0]
+    return torch.where(nearer, plain[0], aligned[0]), torch.where(nearer, plain[1], aligned[1])
 
 
 def select_last_epoch(zoo: Zoo) -> Zoo:

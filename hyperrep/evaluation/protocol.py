@@ -1,9 +1,8 @@
 """The protocol: judge samples next to every population they must be compared with, one resumable step at a time."""
 
 import contextlib
-import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,13 +16,13 @@ from modelzoo_datasets.loading import Zoo, load_zoo
 from modelzoo_datasets.progress import NO_PROGRESS, Progress
 from modelzoo_datasets.zoo import read_json, write_json
 
-from ..data import check_architecture, drop_untrained, group_by_split, load_recipe_states
+from ..data import drop_untrained, group_by_split, load_recipe_states
 from ..json_record import JsonRecord
 from ..model import HyperRepresentation, compute_principal_axes
 from ..probes import probe_properties, select_probed_states
 from ..recipe import EvaluationRecipe, HyperRecipe
-from ..trainer import compute_reconstruction_r2
-from ..training_info import TrainingInfo
+from ..storage import TrainingInfo, check_unused
+from ..trainer import measure_reconstruction
 from .baselines import SamplingContext
 from .metrics import Evaluator, evaluate_population, evaluate_scratch
 from .populations import RANDOM, SCRATCH, Population, make_populations
@@ -33,38 +32,14 @@ from .result import (
     CurveResult,
     EmbeddingPoints,
     EvaluationResult,
+    Places,
     PopulationResult,
-    ReconstructionResult,
 )
 from .significance import compare_populations
-from .transfer import (
-    check_fits,
-    check_images,
-    finetune_changed,
-    finetune_on,
-    initial_weights,
-    transfer_populations,
-)
+from .transfer import check_transfer, finetune_changed, finetune_on, select_starts
 
 INFO_FILE = "facts.json"
 _Record = TypeVar("_Record", bound=JsonRecord)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Setup:
-    """The populations, and everything that they are evaluated with."""
-
-    zoo: Mapping[str, Zoo]  # split -> states of the epochs that the hyper-representation learned from
-    evaluator: Evaluator
-    transfer_images: Sequence[Images]
-    populations: Sequence[Population]
-    out: Path
-    progress: Progress
-
-    @property
-    def recipe(self) -> EvaluationRecipe:
-        """The protocol."""
-        return self.evaluator.recipe
 
 
 def run_protocol(
@@ -75,7 +50,7 @@ def run_protocol(
     training_info: TrainingInfo,
     *,
     engine: Engine,
-    images_root: Path,
+    images_root: Path | None,
     progress: Progress = NO_PROGRESS,
 ) -> EvaluationResult:
     """Make `out` hold the evaluation; populations that an interrupted run has evaluated are not evaluated again.
@@ -95,75 +70,75 @@ def run_protocol(
         ModelZooError: the protocol asks for something that this zoo does not allow.
         FolderInUseError: `out` holds another evaluation, or other files.
     """
-    zoo = load_zoo(dataset, recipe.data.config)
-    setup = _prepare(rep, dataset, zoo, recipe, engine, images_root, out, progress)
-    _claim_folder(out, training_info, recipe.evaluation, engine)
-    results = [_evaluate(population, setup) for population in setup.populations] + [evaluate_scratch(zoo)]
-    transfer = {images.name: _evaluate_transfer(images, setup) for images in setup.transfer_images}
-    changed = {name: _evaluate_changed(name, setup) for name in setup.recipe.changed}
-    offset = recipe.data.epochs[1]
+    zoo, protocol = load_zoo(dataset, recipe.data.config), recipe.evaluation
     splits = group_by_split(drop_untrained(zoo))
+    states = {split: load_recipe_states(dataset, recipe, split) for split in SPLITS}
+    # Everything that can be wrong with the request is checked before anything is evaluated or written.
+    context = SamplingContext(rep=rep, zoo=states["train"])
+    evaluator = Evaluator.from_context(context, protocol, engine, images_root)
+    images = [load_images(name, images_root) for name in protocol.transfer]
+    check_transfer(images, evaluator)
+    select_probed_states(rep, splits)
+    populations = make_populations(context, {split: states[split] for split in ("train", "test")}, protocol)
+    _claim_folder(out, training_info, protocol, engine)
+    results = [*_evaluate_populations(out, populations, evaluator, progress), evaluate_scratch(zoo)]
+    transfer, changed = _evaluate_transfer(out, populations, images, evaluator, progress)
+    offset = recipe.data.epochs[1]
     result = EvaluationResult(
-        protocol=recipe.evaluation,
+        protocol=protocol,
         offset=offset,
         populations=results,
         transfer=transfer,
         changed=changed,
-        tests=compare_populations(results, transfer, changed, recipe.evaluation, offset),
-        probes=probe_properties(rep, splits, seed=recipe.evaluation.seed, progress=progress),
-        reconstruction=measure_reconstruction(rep, setup.zoo),
-        embeddings=project_embeddings(rep, setup.zoo, setup.populations),
+        tests=compare_populations(results, transfer, changed, protocol, offset),
+        probes=probe_properties(rep, splits, seed=protocol.seed, progress=progress),
+        reconstruction={split: measure_reconstruction(rep, rep.align(part.weights)) for split, part in states.items()},
+        embeddings=project_embeddings(rep, states, populations),
     )
     write_json(out / EVALUATION_FILE, result.to_json())
     return EvaluationResult.read(out)
 
 
-def _prepare(
-    rep: HyperRepresentation,
-    dataset: str | Path,
-    zoo: Zoo,
-    recipe: HyperRecipe,
-    engine: Engine,
-    images_root: Path,
+def _evaluate_populations(
+    out: Path, populations: Sequence[Population], evaluator: Evaluator, progress: Progress
+) -> Iterable[PopulationResult]:
+    by_name = {population.name: population for population in populations}
+
+    def evaluate(name: str) -> PopulationResult:
+        return evaluate_population(by_name[name], evaluator, progress=progress)
+
+    return _evaluate_each(out / "populations", by_name, PopulationResult, evaluate).values()
+
+
+def _evaluate_transfer(
     out: Path,
+    populations: Sequence[Population],
+    images: Sequence[Images],
+    evaluator: Evaluator,
     progress: Progress,
-) -> _Setup:
-    """Check everything that can be wrong with the request before anything is evaluated or written."""
-    states = {split: load_recipe_states(dataset, recipe, split) for split in SPLITS}
-    check_architecture(rep, states["train"], dataset)
-    context = SamplingContext(rep=rep, zoo=states["train"])
-    evaluator = Evaluator(
-        rep=rep,
-        train=states["train"],
-        aligned=context.train_weights,
-        engine=engine,
-        images=load_images(states["train"].images, images_root),
-        training=states["train"].hyperparameters(0),
-        recipe=recipe.evaluation,
-    )
-    transfer_images = [load_images(name, images_root) for name in recipe.evaluation.transfer]
-    for images in transfer_images:
-        check_images(images, evaluator)
-    for architecture in recipe.evaluation.changed:
-        check_fits(architecture, evaluator)
-    select_probed_states(rep, group_by_split(drop_untrained(zoo)))
-    populations = make_populations(context, {s: states[s] for s in ("train", "test")}, recipe.evaluation)
-    return _Setup(
-        zoo=states,
-        evaluator=evaluator,
-        transfer_images=transfer_images,
-        populations=populations,
-        out=out,
-        progress=progress,
-    )
+) -> tuple[Places, Places]:
+    """Fine-tune samples, zoo members and untrained models on other images, and in other architectures."""
+    starts = select_starts(populations, evaluator.recipe.num_finetuned)
+    transfer, changed = {}, {}
+    for other in images:
+        run = partial(finetune_on, other, evaluator, starts, progress)
+        transfer[other.name] = _evaluate_each(out / "transfer" / other.name, [*starts, SCRATCH], CurveResult, run)
+    for name in evaluator.recipe.changed:
+        run = partial(finetune_changed, name, evaluator, starts, progress)
+        changed[name] = _evaluate_each(out / "changed" / name, [*starts, RANDOM], CurveResult, run)
+    return transfer, changed
 
 
-def measure_reconstruction(rep: HyperRepresentation, zoo: Mapping[str, Zoo]) -> dict[str, ReconstructionResult]:
-    """Return R² of the reconstructed states of every split, in total and per layer."""
+def _evaluate_each(
+    folder: Path, names: Iterable[str], kind: type[_Record], evaluate: Callable[[str], _Record]
+) -> dict[str, _Record]:
+    """Return the result of each population; one that has a file in the folder is not evaluated again."""
     results = {}
-    for split, part in zoo.items():
-        r2 = compute_reconstruction_r2(rep, rep.align(part.weights))
-        results[split] = ReconstructionResult(total=r2.total, layers=list(r2.layers), n=len(part))
+    for name in names:
+        path = folder / f"{name.replace(' ', '-').replace('@', '-')}.json"
+        if not path.is_file():
+            write_json(path, evaluate(name).to_json())
+        results[name] = kind.from_json(read_json(path))
     return results
 
 
@@ -185,73 +160,24 @@ def project_embeddings(
     return points | samples
 
 
-def _evaluate(population: Population, setup: _Setup) -> PopulationResult:
-    path = setup.out / "populations" / f"{_file_name(population.name)}.json"
-    return _read_or_run(
-        path, PopulationResult, lambda: evaluate_population(population, setup.evaluator, progress=setup.progress)
-    )
-
-
-def _evaluate_transfer(images: Images, setup: _Setup) -> dict[str, CurveResult]:
-    """Fine-tune samples, zoo members and fresh models on other images."""
-    by_name = {population.name: population for population in setup.populations}
-    results = {}
-    for name in (*(p.name for p in transfer_populations(setup.populations)), SCRATCH):
-
-        def run(name: str = name) -> CurveResult:
-            start = initial_weights(name, by_name, setup.evaluator)
-            return finetune_on(images, name, start, setup.evaluator, setup.progress)
-
-        path = setup.out / "transfer" / images.name / f"{_file_name(name)}.json"
-        results[name] = _read_or_run(path, CurveResult, run)
-    return results
-
-
-def _evaluate_changed(architecture: str, setup: _Setup) -> dict[str, CurveResult]:
-    """Fine-tune another architecture that starts from samples, from zoo members and from random weights."""
-    count = setup.recipe.num_finetuned
-    starts = {p.name: p.weights[:count] for p in transfer_populations(setup.populations)} | {RANDOM: None}
-    results = {}
-    for name, start in starts.items():
-
-        def run(name: str = name, start: Tensor | None = start) -> CurveResult:
-            return finetune_changed(architecture, name, start, setup.evaluator, setup.progress)
-
-        path = setup.out / "changed" / architecture / f"{_file_name(name)}.json"
-        results[name] = _read_or_run(path, CurveResult, run)
-    return results
-
-
-def _read_or_run(path: Path, kind: type[_Record], run: Callable[[], _Record]) -> _Record:
-    """Return the result that a file holds; where there is no file, run and write it first."""
-    if not path.is_file():
-        write_json(path, run().to_json())
-    return kind.from_json(read_json(path))
-
-
-def _file_name(population: str) -> str:
-    return population.replace(" ", "-").replace("@", "-")
-
-
 def _claim_folder(out: Path, training_info: TrainingInfo, protocol: EvaluationRecipe, engine: Engine) -> None:
     """Write what `out` is the evaluation of; raise FolderInUseError where it holds anything else."""
-    # Through JSON once, so that tuples compare equal to the lists in the file.
-    values = {"trained": training_info.to_json(), "protocol": protocol.to_json(), "engine": engine.name}
-    values = json.loads(json.dumps({"format": EVALUATION_FORMAT, **values}))
+    parts = {"trained": training_info.to_json(), "protocol": protocol.to_json()}
+    values = {"format": EVALUATION_FORMAT, **parts, "engine": engine.name}
     if (out / INFO_FILE).is_file():
         # A key that an earlier release did not have means what that release did: the default.
         stored: dict[str, Any] = read_json(out / INFO_FILE)
-        stored["protocol"] = json.loads(json.dumps(EvaluationRecipe().to_json())) | stored.get("protocol", {})
+        stored["protocol"] = EvaluationRecipe().to_json() | stored.get("protocol", {})
         with contextlib.suppress(FormatError):  # an unreadable record is compared as it is
             stored["trained"] = TrainingInfo.from_json(stored.get("trained")).to_json()
         if stored != values:
             raise FolderInUseError(f"output folder {out} holds another evaluation; pass a different --out")
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise FolderInUseError(f"output folder {out} already contains other files; pass a different --out or delete it")
+    else:
+        check_unused(out)
     write_json(out / INFO_FILE, values)
 
 
-def read_training_info(evaluation: Path) -> TrainingInfo:
+def read_evaluated_training(evaluation: Path) -> TrainingInfo:
     """Return the training of the hyper-representation that was evaluated into a folder.
 
     Raises:

@@ -14,6 +14,7 @@ from modelzoo_datasets.zoo import read_json
 from ..json_record import JsonRecord
 from ..probes import Probe
 from ..recipe import EvaluationRecipe
+from ..trainer import ReconstructionResult
 
 EVALUATION_FORMAT = "modelzoo-evaluation-2"
 EVALUATION_FILE = "evaluation.json"
@@ -84,13 +85,6 @@ class PopulationResult(JsonRecord):
     pairs: Mapping[str, PairSummary] = field(default_factory=dict)  # "distance" and "agreement" -> summary
     ensembles: Mapping[str, EnsembleResult] = field(default_factory=dict)  # "zero-shot" and "tuned"
 
-    @classmethod
-    def from_json(cls, values: Any) -> Self:
-        """Read what `to_json` returned; see `JsonRecord.from_json`."""
-        pairs = {name: PairSummary.from_json(part) for name, part in values.get("pairs", {}).items()}
-        ensembles = {kind: EnsembleResult.from_json(part) for kind, part in values.get("ensembles", {}).items()}
-        return super().from_json({**values, "pairs": pairs, "ensembles": ensembles})
-
 
 @dataclass(frozen=True, kw_only=True)
 class SignificanceResult(JsonRecord):
@@ -121,32 +115,26 @@ class SignificanceResult(JsonRecord):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReconstructionResult(JsonRecord):
-    """R² of the reconstructed states of one split."""
-
-    total: float
-    layers: Sequence[float]
-    n: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class EmbeddingPoints:
+class EmbeddingPoints(JsonRecord):
     """States or samples in the plane of the two widest principal axes of z."""
 
     z: Sequence[Sequence[float]]  # (n, 2)
     test_acc: Sequence[float] | None = None  # (n,) of zoo states
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values."""
-        return {"z": self.z} if self.test_acc is None else {"z": self.z, "test_acc": self.test_acc}
+        """Return plain values, without accuracies where there are none."""
+        return {key: value for key, value in super().to_json().items() if value is not None}
 
 
 Places = Mapping[str, Mapping[str, CurveResult]]  # image dataset or architecture -> population -> its curves
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluationResult:
+class EvaluationResult(JsonRecord):
     """The evaluation of a hyper-representation: everything that its report shows."""
+
+    ALIASES: ClassVar[Mapping[str, str]] = {"comparisons": "tests"}
+    IGNORES_UNKNOWN: ClassVar[bool] = True
 
     protocol: EvaluationRecipe
     offset: int  # epochs for which the learned-from models were trained (published: 25)
@@ -170,53 +158,16 @@ class EvaluationResult:
             raise FormatError(
                 f"{folder} has no {path.name}, so the evaluation has not finished; run modelzoo-hyperrep evaluate"
             )
-        return cls.from_json(read_json(path), path)
-
-    @classmethod
-    def from_json(cls, values: Any, path: Path) -> Self:
-        """Read what `to_json` returned.
-
-        Raises:
-            FormatError: the values are of another format, or malformed; `path` is named.
-        """
+        values = read_json(path)
         if (version := values.get("format") if isinstance(values, dict) else None) != EVALUATION_FORMAT:
             raise FormatError(
                 f"{path} has format {version!r}, but this release reads {EVALUATION_FORMAT!r}; run the evaluation again"
             )
         try:
-            return cls(
-                protocol=EvaluationRecipe.from_json(values["protocol"]),
-                offset=values["offset"],
-                populations=[PopulationResult.from_json(part) for part in values["populations"]],
-                transfer=_read_places(values["transfer"]),
-                changed=_read_places(values["changed"]),
-                tests=[SignificanceResult.from_json(row) for row in values["comparisons"]],
-                probes=[Probe(**row) for row in values["probes"]],
-                reconstruction={s: ReconstructionResult.from_json(r) for s, r in values["reconstruction"].items()},
-                embeddings={name: EmbeddingPoints(**points) for name, points in values["embeddings"].items()},
-            )
-        except (LookupError, TypeError, AttributeError, FormatError) as error:
+            return cls.from_json(values)
+        except FormatError as error:
             raise FormatError(f"{path} is malformed ({error}); run the evaluation again") from error
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values under the keys of the file."""
-        return {
-            "format": EVALUATION_FORMAT,
-            "protocol": self.protocol.to_json(),
-            "offset": self.offset,
-            "populations": [population.to_json() for population in self.populations],
-            "transfer": _write_places(self.transfer),
-            "changed": _write_places(self.changed),
-            "comparisons": [row.to_json() for row in self.tests],
-            "probes": [vars(row) for row in self.probes],
-            "reconstruction": {split: r2.to_json() for split, r2 in self.reconstruction.items()},
-            "embeddings": {name: points.to_json() for name, points in self.embeddings.items()},
-        }
-
-
-def _read_places(values: Any) -> Places:
-    return {place: {name: CurveResult.from_json(v) for name, v in part.items()} for place, part in values.items()}
-
-
-def _write_places(places: Places) -> dict[str, Any]:
-    return {place: {name: result.to_json() for name, result in part.items()} for place, part in places.items()}
+        return {"format": EVALUATION_FORMAT, **super().to_json()}

@@ -1,13 +1,12 @@
 """Significance tests of the protocol: which population is better, by how much, and how certain that is."""
 
-import dataclasses
-import math
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
 from modelzoo_datasets.analysis import compare_means
 
+from ..json_record import replace_nan
 from ..recipe import EvaluationRecipe
 from .populations import MEMBERS, RANDOM, SCRATCH
 from .result import CurveResult, EnsembleResult, Places, PopulationResult, SignificanceResult, select_epoch
@@ -121,17 +120,17 @@ def _test(
     if not len(values) or not len(rival_values):
         return
     comparison = compare_means(values, rival_values, paired=is_paired)
-    numbers = dataclasses.asdict(comparison)
-    yield SignificanceResult.from_json(
-        {
-            "question": question,
-            "where": where,
-            "population": population,
-            "rival": rival,
-            "epoch": epoch,
-            "mean": float(np.mean(values)),
-            "rival_mean": float(np.mean(rival_values)),
-            "word": comparison.word,
-            **{k: None if isinstance(v, float) and math.isnan(v) else v for k, v in numbers.items()},
-        }
+    numbers = replace_nan(vars(comparison))
+    n_rival = numbers.pop("m")
+    yield SignificanceResult(
+        question=question,
+        where=where,
+        population=population,
+        rival=rival,
+        epoch=epoch,
+        mean=float(np.mean(values)),
+        rival_mean=float(np.mean(rival_values)),
+        word=comparison.word,
+        n_rival=n_rival,
+        **numbers,
     )

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from modelzoo_datasets.architectures import Architecture, get_architecture
+from modelzoo_datasets.architectures import get_architecture
 from modelzoo_datasets.errors import ModelZooError
 from modelzoo_datasets.images import Images
 from modelzoo_datasets.progress import Progress
@@ -15,68 +15,83 @@ from modelzoo_datasets.seeds import derive_seed
 
 from .baselines import initialize_models
 from .metrics import Evaluator
-from .populations import MEMBERS, SCRATCH, Population
+from .populations import MEMBERS, RANDOM, SCRATCH, Population
 from .result import CurveResult
 
 
-def transfer_populations(populations: Sequence[Population]) -> list[Population]:
-    """Return the populations that are transferred: samples, and zoo members, which samples must beat."""
-    return [p for p in populations if p.name == MEMBERS or (p.is_sample and p.num_finetuned)]
+def select_starts(populations: Sequence[Population], count: int) -> dict[str, Tensor]:
+    """Return the first weights (n, P) of the populations to transfer: samples, and zoo members, which they must beat.
+
+    Args:
+        populations: all populations; samples that are not fine-tuned are left out.
+        count: number of models of each population.
+    """
+    selected = [p for p in populations if p.name == MEMBERS or (p.is_sample and p.num_finetuned)]
+    return {population.name: population.weights[:count] for population in selected}
 
 
-def initial_weights(name: str, populations: Mapping[str, Population], evaluator: Evaluator) -> Tensor:
-    """Return start weights (n, P): those of a population, or untrained ones for `SCRATCH`."""
-    count = evaluator.recipe.num_finetuned
-    if name != SCRATCH:
-        return populations[name].weights[:count]
-    seeds = [derive_seed(evaluator.recipe.seed, "scratch", i) for i in range(count)]
-    return initialize_models(evaluator.architecture, evaluator.rep.activation, evaluator.training.init, seeds)
+def finetune_on(
+    images: Images, evaluator: Evaluator, starts: Mapping[str, Tensor], progress: Progress, name: str
+) -> CurveResult:
+    """Fine-tune models on other images; epoch 0 of the curves is zero-shot.
 
-
-def finetune_on(images: Images, name: str, start: Tensor, evaluator: Evaluator, progress: Progress) -> CurveResult:
-    """Fine-tune models (n, P) on other images; epoch 0 of the curves is zero-shot."""
+    Args:
+        images: the other images.
+        evaluator: fine-tunes the models.
+        starts: population -> start weights (n, P).
+        progress: reports the models.
+        name: a population, or `SCRATCH` for untrained models.
+    """
+    start = _initialize(evaluator, evaluator.architecture, "scratch") if name == SCRATCH else starts[name]
     curves, _ = evaluator.finetune(start, progress, f"{name} on {images.name}", images=images)
     return CurveResult(name=name, n=len(start), curves=curves.tolist())
 
 
 def finetune_changed(
-    architecture: str, name: str, start: Tensor | None, evaluator: Evaluator, progress: Progress
+    architecture: str, evaluator: Evaluator, starts: Mapping[str, Tensor], progress: Progress, name: str
 ) -> CurveResult:
-    """Fine-tune another architecture whose first weights are those of the models (n, P).
+    """Fine-tune another architecture whose first weights are those of the models of a population.
 
     Args:
         architecture: name of the other architecture; its further weights are initialized as the zoo's were.
-        name: the population that `start` is from.
-        start: weights (n, P); None for models that are initialized alone.
         evaluator: fine-tunes the models.
+        starts: population -> start weights (n, P).
         progress: reports the models.
+        name: a population, or `RANDOM` for models whose weights are all initialized.
     """
-    count = evaluator.recipe.num_finetuned if start is None else len(start)
-    seeds = [derive_seed(evaluator.recipe.seed, "changed", i) for i in range(count)]
-    weights = initialize_models(architecture, evaluator.rep.activation, evaluator.training.init, seeds)
-    if start is not None:
-        weights[:, : start.shape[1]] = start
-    description = f"{name} in {get_architecture(architecture).name}"
-    curves, _ = evaluator.finetune(weights, progress, description, architecture=architecture)
-    return CurveResult(name=name, n=count, curves=curves.tolist())
+    weights = _initialize(evaluator, architecture, "changed")
+    if name != RANDOM:
+        weights = weights[: len(starts[name])]
+        weights[:, : starts[name].shape[1]] = starts[name]
+    curves, _ = evaluator.finetune(weights, progress, f"{name} in {architecture}", architecture=architecture)
+    return CurveResult(name=name, n=len(weights), curves=curves.tolist())
 
 
-def check_fits(architecture: str, evaluator: Evaluator) -> Architecture:
-    """Return the changed architecture; raise ModelZooError unless it takes the same images and all weights."""
-    target, own = get_architecture(architecture), evaluator.rep.architecture
-    if target.layout.size < own.layout.size or (target.input_shape, target.classes) != (own.input_shape, own.classes):
-        raise ModelZooError(
-            f"[evaluation] changed: {architecture} is for {target.images} and has {target.layout.size:,} weights; "
-            f"samples of {own.name} are for {own.images} and have {own.layout.size:,}"
-        )
-    return target
+def _initialize(evaluator: Evaluator, architecture: str, key: str) -> Tensor:
+    """Return as many untrained models (n, P) as are fine-tuned of every population."""
+    seeds = [derive_seed(evaluator.recipe.seed, key, i) for i in range(evaluator.recipe.num_finetuned)]
+    return initialize_models(architecture, evaluator.rep.activation, evaluator.training.init, seeds)
 
 
-def check_images(images: Images, evaluator: Evaluator) -> None:
-    """Raise ModelZooError unless the architecture takes these images."""
+def check_transfer(images: Sequence[Images], evaluator: Evaluator) -> None:
+    """Raise ModelZooError unless the architecture takes these images, and the changed ones of the protocol its weights.
+
+    Args:
+        images: the other images to fine-tune on.
+        evaluator: knows the architecture and the protocol.
+    """
     own = evaluator.rep.architecture
-    if (images.input_shape, images.classes) != (own.input_shape, own.classes):
-        raise ModelZooError(
-            f"[evaluation] transfer: {images.name} has {'×'.join(map(str, images.input_shape))} images of "
-            f"{images.classes} classes, {own.name} is for {own.images}"
-        )
+    for other in images:
+        if (other.input_shape, other.classes) != (own.input_shape, own.classes):
+            raise ModelZooError(
+                f"[evaluation] transfer: {other.name} has {'×'.join(map(str, other.input_shape))} images of "
+                f"{other.classes} classes, {own.name} is for {own.images}"
+            )
+    for name in evaluator.recipe.changed:
+        target = get_architecture(name)
+        shape = target.input_shape, target.classes
+        if target.layout.size < own.layout.size or shape != (own.input_shape, own.classes):
+            raise ModelZooError(
+                f"[evaluation] changed: {name} is for {target.images} and has {target.layout.size:,} weights; "
+                f"samples of {own.name} are for {own.images} and have {own.layout.size:,}"
+            )

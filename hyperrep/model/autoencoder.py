@@ -15,9 +15,8 @@ from modelzoo_datasets.errors import FormatError, ModelZooError
 from modelzoo_datasets.weights import align_weights, apply_permutations
 
 from .bottlenecks import DenseBottleneck, LinearPath, PooledPart, StatisticsPart, TokenBottleneck
-from .hub_mixin import HubMixin
-from .representation_config import RepresentationConfig
-from .samplers import SAMPLERS, select_best_states
+from .hub_mixin import HubMixin, RepresentationConfig
+from .samplers import SAMPLERS, draw_embeddings, select_best_states
 
 _BATCH_SIZE = 256  # models that are encoded or decoded together
 
@@ -114,22 +113,12 @@ class HyperRepresentation(nn.Module, HubMixin):
         )
 
     def init_parameters(self, generator: torch.Generator) -> None:
-        """Draw all trained parameters: matrices N(0, 1 / fan_in), positions N(0, 0.02²), biases 0.
+        """Draw all trained parameters; see the function of this name.
 
         Beside a linear path the transformers start as a correction of zero: their last maps begin at 0.
         """
         last_maps = ("bottleneck.down", "debedders") if self.linear_path is not None else ()
-        for name, parameter in self.named_parameters():
-            if name.startswith((*last_maps, "pooled.up", "statistics.up")):
-                nn.init.zeros_(parameter)
-            elif name.endswith("positions"):
-                nn.init.normal_(parameter, std=0.02, generator=generator)
-            elif parameter.ndim > 1:
-                nn.init.normal_(parameter, std=parameter.shape[-1] ** -0.5, generator=generator)
-            elif name.endswith("bias"):
-                nn.init.zeros_(parameter)
-            else:
-                nn.init.ones_(parameter)
+        init_parameters(self, generator, (*last_maps, "pooled.up", "statistics.up"))
 
     @torch.no_grad()
     def encode(self, weights: Tensor) -> Tensor:
@@ -179,15 +168,13 @@ class HyperRepresentation(nn.Module, HubMixin):
         Raises:
             ModelZooError: an unknown sampler, a number out of range, or too few training states.
         """
-        if sampler not in SAMPLERS:
-            raise ModelZooError(f"unknown sampler {sampler!r}; choose from {', '.join(SAMPLERS)}")
         if n < 1 or not 0 < top_fraction <= 1:
             raise ModelZooError(f"expected n >= 1 and 0 < top_fraction <= 1, got n {n}, top_fraction {top_fraction}")
         # Samplers see the token part of z without its factor, so that one bandwidth fits all parts.
         factors = torch.ones(self.latent_dim)
         factors[: self.bottleneck.latent_dim] = self.config.token_scale
         z = self.embeddings.cpu()[select_best_states(self.accuracy.cpu(), top_fraction)] / factors
-        return self.decode((SAMPLERS[sampler](z, n, bandwidth, generator) * factors).to(self.device))
+        return self.decode((draw_embeddings(sampler, z, n, bandwidth, generator) * factors).to(self.device))
 
     def align(self, weights: Tensor) -> Tensor:
         """Reorder the units of each model (N, P) to match the reference; the functions stay the same."""
@@ -265,6 +252,25 @@ class HyperRepresentation(nn.Module, HubMixin):
             raise FormatError(
                 f"expected finite {what}, got NaN or infinity in {bad} of {len(rows)} rows; leave these rows out"
             )
+
+
+def init_parameters(module: nn.Module, generator: torch.Generator, zeros: tuple[str, ...] = ()) -> None:
+    """Draw all parameters: matrices N(0, 1 / fan_in), positions N(0, 0.02²), biases 0, scales of layer norms 1.
+
+    Args:
+        module: module whose parameters are drawn in place.
+        generator: source of all randomness.
+        zeros: beginnings of the names of parameters that are 0 instead.
+    """
+    for name, parameter in module.named_parameters():
+        if name.startswith(zeros) or name.endswith("bias"):
+            nn.init.zeros_(parameter)
+        elif name.endswith("positions"):
+            nn.init.normal_(parameter, std=0.02, generator=generator)
+        elif parameter.ndim > 1:
+            nn.init.normal_(parameter, std=parameter.shape[-1] ** -0.5, generator=generator)
+        else:
+            nn.init.ones_(parameter)
 
 
 def _make_transformer(config: RepresentationConfig) -> nn.Module:

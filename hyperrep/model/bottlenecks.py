@@ -1,4 +1,4 @@
-"""Bottlenecks between encoder and decoder: tokens -> one latent vector -> tokens.
+"""Bottlenecks between encoder and decoder: tokens -> one latent vector -> tokens; and s(W), statistics of layers.
 
 Each part has `compress`, `expand` and `latent_dim`, the length of its share of the latent vector.
 
@@ -10,10 +10,28 @@ from torch import Tensor, nn
 
 from modelzoo_datasets.weights import Layout
 
-from .layer_statistics import compute_layer_statistics
-
+_QUANTILES = (0.01, 0.25, 0.5, 0.75, 0.99)  # in s(W)
 _MIN_STD = 1e-6  # floor of the standard deviation of a statistic over the training states
 _EPSILON = 1e-6  # added to variances: the slope of the square root is infinite at 0
+
+
+def compute_layer_statistics(weights: Tensor, layout: Layout) -> Tensor:
+    """Return s(W) (2110.15288, section 3): mean, variance and five quantiles of each layer's weights and of its biases.
+
+    Args:
+        weights: models (N, P).
+        layout: positions of the layers in a weight vector.
+
+    Returns:
+        Statistics (N, 14 per layer), float64.
+    """
+    levels = torch.tensor(_QUANTILES, dtype=torch.float64, device=weights.device)
+    columns = []
+    for slot in layout.slots:
+        values = weights[:, slot.start : slot.stop].double()
+        columns += [values.mean(1, keepdim=True), values.var(1, correction=0, keepdim=True)]
+        columns.append(torch.quantile(values, levels, dim=1).mT)
+    return torch.cat(columns, dim=1)
 
 
 class LinearPath(nn.Module):

@@ -1,4 +1,4 @@
-"""Hyper-representations in and out: `from_pretrained`, `save_pretrained` and `push_to_hub`, with a card.
+"""Hyper-representations in and out: config.json, `from_pretrained`, `save_pretrained` and `push_to_hub`, with a card.
 
 Both a folder that `modelzoo-hyperrep train` wrote and one that `save_pretrained` wrote hold config.json and
 model.safetensors, and so does the model repo that either is pushed to.
@@ -6,25 +6,60 @@ model.safetensors, and so does the model repo that either is pushed to.
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Self, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
-from huggingface_hub import ModelCard, ModelCardData, PyTorchModelHubMixin
+import jinja2
+from huggingface_hub import DatasetCardData, ModelCard, ModelCardData, PyTorchModelHubMixin
 
 from modelzoo_datasets._util import one_line
 from modelzoo_datasets.errors import FormatError
 from modelzoo_datasets.hub import download_files, parse_repo_id
 from modelzoo_datasets.zoo import read_json, read_tensors
 
-from .representation_config import RepresentationConfig
+from ..json_record import JsonRecord
 
 if TYPE_CHECKING:
     from .autoencoder import HyperRepresentation
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 THIS_FOLDER = "."  # name on a card whose example runs in the folder of the card
-_LIBRARY, _TAGS = "modelzoo-datasets", ["hyper-representation", "neural-network-weights", "weight-space-learning"]
+LIBRARY, _TAGS = "modelzoo-datasets", ["hyper-representation", "neural-network-weights", "weight-space-learning"]
 _UNKNOWN = "unknown"  # the Hub's word for a licence that nobody named
+
+
+@dataclass(frozen=True, kw_only=True)
+class RepresentationConfig(JsonRecord):
+    """Networks and sizes of a hyper-representation (2209.14733, section 3).
+
+    Example:
+        >>> from hyperrep import HyperRepresentation, RepresentationConfig
+        >>> sizes = {"width": 16, "blocks": 1, "heads": 2, "feedforward": 32, "bottleneck": "dense", "latent": 8}
+        >>> config = RepresentationConfig(architecture="cnn-s", activation="tanh", dropout=0.0, num_states=1, **sizes)
+        >>> HyperRepresentation(config).latent_dim
+        8
+    """
+
+    ALIASES: ClassVar[Mapping[str, str]] = {"states": "num_states", "pooled": "pooled_dim", "unit": "token_scale"}
+
+    architecture: str  # name of the networks' architecture
+    activation: str  # activation of the networks
+    dropout: float  # dropout of the networks
+    width: int  # embedding dimension of the transformers
+    blocks: int  # the encoder has so many, and so has the decoder
+    heads: int
+    feedforward: int
+    bottleneck: str  # "dense" or "tokens", see `ModelRecipe`
+    latent: float  # dense: size of the latent; tokens: size of a token's part as a fraction of the token's length
+    num_states: int  # training states
+    aligned: bool = True  # align weights to the reference before encoding
+    signs: bool = False  # align signs too
+    center: bool = True  # subtract the mean of the training states before encoding
+    pooled_dim: int = 0  # latent numbers from mean and standard deviation of each layer's tokens
+    statistics: bool = False  # append s(W), the statistics of the layers, to the latent vector
+    token_scale: float = 1.0  # factor of the token part of z
 
 
 class HubMixin(PyTorchModelHubMixin):
@@ -49,13 +84,7 @@ class HubMixin(PyTorchModelHubMixin):
             HubError: the repo does not exist, may not be read, or cannot be reached and is not in the cache.
         """
         source = pretrained_model_name_or_path
-        repo_id = parse_repo_id(source)
-        if repo_id is None and revision is not None:
-            raise FormatError(f"{source} is a folder and has no revision {revision!r}; leave out `revision`")
-        files = [CONFIG_FILE, WEIGHTS_FILE]
-        folder = (
-            Path(source) if repo_id is None else download_files(repo_id, files, revision=revision, repo_type="model")
-        )
+        folder = locate_files(source, [CONFIG_FILE, WEIGHTS_FILE], revision=revision)
         if not folder.is_dir():
             raise FormatError(f"there is no folder {source}; expected a folder of modelzoo-hyperrep train, or ORG/NAME")
         try:
@@ -90,36 +119,50 @@ class HubMixin(PyTorchModelHubMixin):
         """
         rep = cast("HyperRepresentation", self)
         data = ModelCardData(
-            license=license or _UNKNOWN, library_name=_LIBRARY, tags=_TAGS, datasets=list(datasets) or None
+            license=license or _UNKNOWN, library_name=LIBRARY, tags=_TAGS, datasets=[*datasets] or None
         )
-        text = f"{markdown_table(describe_sizes(rep))}\n\n{_SAVED_FROM_MEMORY}" if text is None else text
-        return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{_introduction(rep, name)}\n\n{text}\n")
+        values = {"rep": rep, "name": name, "text": text, "sizes": describe_sizes(rep)}
+        return make_card(data, render_template("hyperrep.model", "representation.md.j2", **values))
 
 
-_SAVED_FROM_MEMORY = """\
-It was saved by `save_pretrained` or `push_to_hub`, which know neither the dataset nor the recipe that it was trained
-with, and its samples were not evaluated. `modelzoo-push` publishes the folder that `modelzoo-hyperrep train` wrote,
-with all of that on its card."""
+def locate_files(
+    source: str | Path, patterns: Sequence[str], *, revision: str | None = None, repo_type: str = "model"
+) -> Path:
+    """Return a local folder as it is, or the folder that the files of a repo of the Hub are downloaded to.
+
+    Args:
+        source: a folder, or a repo such as ORG/NAME.
+        patterns: patterns of the files to download.
+        revision: branch, tag or commit of the repo; its main branch by default.
+        repo_type: "model" or "dataset".
+
+    Raises:
+        FormatError: the source is a folder, and a revision is given.
+        HubError: the repo does not exist, may not be read, or cannot be reached and is not in the cache.
+    """
+    repo_id = parse_repo_id(source)
+    if repo_id is not None:
+        return download_files(repo_id, patterns, revision=revision, repo_type=repo_type)
+    if revision is not None:
+        raise FormatError(f"{source} is a folder and has no revision {revision!r}; leave out `revision`")
+    return Path(source)
 
 
-def _introduction(rep: "HyperRepresentation", name: str) -> str:
-    return f"""# A hyper-representation of {rep.architecture.name}
+def render_template(package: str, file: str, /, **values: Any) -> str:
+    """Render a template of Jinja.
 
-An auto-encoder of the weights of a model zoo (Schürholt et al., NeurIPS 2022, arXiv:2209.14733). It encodes the
-{rep.layout.size:,} weights of a network as one vector of {rep.latent_dim:,} numbers, and decodes such vectors, also
-ones drawn around its training embeddings, to new networks.
+    Args:
+        package: package that holds the template.
+        file: its file name.
+        **values: its variables.
+    """
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True)
+    return environment.from_string((files(package) / file).read_text(encoding="utf-8")).render(**values)
 
-```python
-import torch
-from hyperrep import HyperRepresentation
 
-rep = HyperRepresentation.from_pretrained("{name}", strict=True)  # a folder, or ORG/NAME on the Hub
-generator = torch.Generator().manual_seed(0)
-weights = rep.sample(10, sampler="kde", top_fraction=0.3, generator=generator)  # (10, {rep.layout.size})
-z = rep.encode(weights)  # (10, {rep.latent_dim})
-network = rep.architecture.module(rep.activation, rep.dropout)  # a plain torch.nn.Module
-network.load_state_dict(rep.layout.unpack(weights[0]))
-```"""
+def make_card(data: ModelCardData | DatasetCardData, text: str) -> ModelCard:
+    """Return a card for the Hub: metadata, and the text below."""
+    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}\n")
 
 
 def describe_sizes(rep: "HyperRepresentation") -> dict[str, str]:
@@ -129,8 +172,3 @@ def describe_sizes(rep: "HyperRepresentation") -> dict[str, str]:
         "training states": f"{len(rep.accuracy):,}",
         "auto-encoder": f"{sum(p.numel() for p in rep.parameters()):,} parameters, {rep.latent_dim:,} latent numbers",
     }
-
-
-def markdown_table(rows: Mapping[str, str]) -> str:
-    """Return a Markdown table of two columns without a header."""
-    return "\n".join(["|  |  |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in rows.items())])

@@ -5,48 +5,26 @@ All randomness comes from the generator, so equal seeds draw equal samples.
 N training embeddings, n samples, D latent dimensions.
 """
 
+import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.functional import softplus
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from modelzoo_datasets.engines import one_thread
-from modelzoo_datasets.errors import ModelZooError
+from modelzoo_datasets.errors import ModelZooError, unknown
 
-from ..sampler_names import SAMPLER_INFO, SamplerInfo
-from .gan_sampler import gan
-from .umap_sampler import neighbour
+from ..sampler_names import SAMPLER_INFO
 
-
-@dataclass(frozen=True)
-class Sampler:
-    """A way to draw embeddings like those of the training states."""
-
-    info: SamplerInfo
-    draw: Callable[[Tensor, int, float, torch.Generator], Tensor]
-
-    def __call__(self, z: Tensor, n: int, bandwidth: float, generator: torch.Generator) -> Tensor:
-        """Draw samples.
-
-        Args:
-            z: embeddings of the training states (N, D).
-            n: number of samples.
-            bandwidth: standard deviation of the kernels; samplers without kernels ignore it.
-            generator: source of all randomness.
-
-        Returns:
-            Embeddings (n, D).
-
-        Raises:
-            ModelZooError: there are too few embeddings, or the sampler's optional dependency is not installed.
-        """
-        if len(z) < self.info.min_states:
-            raise ModelZooError(
-                f"sampler {self.info.name} needs at least {self.info.min_states} training states, got {len(z)}; draw "
-                "from a larger share of the states (top_fraction), or train on more models"
-            )
-        return self.draw(z, n, bandwidth, generator)
+_NEIGHBOURS, _MIN_DISTANCE, _COMPONENTS = 15, 0.01, 3  # published settings of UMAP
+# The GAN.
+_MAX_AXES = 32  # beyond the widest principal axes there is noise that no critic can judge from few states
+_NOISE, _WIDTH, _BATCH_SIZE, _STEPS, _LR = 32, 128, 64, 800, 5e-4
+_DECAY = 0.99  # decay of the running mean of the generator network's weights, which draws the samples
+_PENALTY = 0.5  # on the critic's gradient at training embeddings (R1, 1801.04406), without which it only memorizes
 
 
 def select_best_states(accuracy: Tensor, top_fraction: float) -> Tensor:
@@ -129,16 +107,144 @@ def interpolation(z: Tensor, n: int, bandwidth: float, generator: torch.Generato
     return (1 - share) * z[first] + share * z[second]
 
 
-SAMPLERS: dict[str, Sampler] = {
-    name: Sampler(SAMPLER_INFO[name], draw)
-    for name, draw in (
-        ("uniform", uniform),
-        ("kde", kde),
-        ("kde-shared", kde_shared),
-        ("kde-principal", kde_principal),
-        ("normal", normal),
-        ("interpolation", interpolation),
-        ("neighbour", neighbour),
-        ("gan", gan),
+@one_thread()
+def neighbour(z: Tensor, n: int, bandwidth: float, generator: torch.Generator) -> Tensor:
+    """Draw (n, D) uniformly from a cube around the 3-d UMAP of z (N, D), mapped back by its inverse (S_Neigh).
+
+    The cube spans the smallest to the largest coordinate of the whole map, the same in all three dimensions, as
+    published.
+
+    Raises:
+        ModelZooError: the extra `umap` is not installed.
+    """
+    seed = int(torch.randint(2**31 - 1, (), generator=generator))
+    # UMAP needs more points than neighbours; with a seed it runs on one thread anyway.
+    reducer = _import_umap().UMAP(
+        n_neighbors=min(_NEIGHBOURS, len(z) - 1),
+        min_dist=_MIN_DISTANCE,
+        n_components=_COMPONENTS,
+        metric="euclidean",
+        random_state=seed,
+        n_jobs=1,
     )
+    projected = torch.from_numpy(reducer.fit_transform(z.numpy()))
+    low, high = projected.min(), projected.max()
+    points = low + (high - low) * torch.rand(n, _COMPONENTS, generator=generator)
+    return torch.from_numpy(reducer.inverse_transform(points.numpy())).to(z.dtype)
+
+
+def _import_umap() -> Any:
+    """Import the library, which takes seconds, only when it is needed."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ImportWarning)  # about another optional library
+            import umap
+    except ImportError:
+        raise ModelZooError(
+            "sampler neighbour needs umap-learn, which is not installed: pip install 'modelzoo-datasets[umap]'"
+        ) from None
+    return umap
+
+
+@one_thread()
+def gan(z: Tensor, n: int, bandwidth: float, generator: torch.Generator) -> Tensor:
+    """Draw (n, D) from a generator network that is trained, in seconds, against a critic on z (N, D).
+
+    S_GAN of 2209.14733, whose own network was never published. This one models at most 32 principal axes, each scaled
+    to variance 1, so samples lie in the affine span of the embeddings' widest axes. All randomness, initial weights
+    included, comes from `generator`.
+    """
+    mean = z.mean(dim=0)
+    _, values, axes = torch.linalg.svd((z - mean).double(), full_matrices=False)
+    count = int((values[:_MAX_AXES] > 1e-6 * values[0].clamp_min(1e-12)).sum())
+    scale = values[:count] / (len(z) - 1) ** 0.5
+    axes = axes[:count]
+    if count == 0:  # all embeddings are equal
+        return mean.repeat(n, 1)
+    real = ((z - mean).double() @ axes.mT / scale).float()
+    network = _train_network(real, generator)
+    with torch.no_grad():
+        coordinates: Tensor = network(torch.randn(n, _NOISE, generator=generator))
+    samples: Tensor = mean + (coordinates.double() * scale) @ axes
+    return samples.to(z.dtype)
+
+
+def _train_network(real: Tensor, generator: torch.Generator) -> nn.Module:
+    """Train a non-saturating GAN with R1 on the rows of `real` (N, K); return the running mean of its generator."""
+    network, critic = _make_network(_NOISE, real.shape[1], generator), _make_network(real.shape[1], 1, generator)
+    averaged = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(_DECAY))
+    optimizers = [torch.optim.Adam(net.parameters(), _LR, betas=(0.0, 0.99)) for net in (network, critic)]
+
+    def make_fake() -> Tensor:
+        fake: Tensor = network(torch.randn(_BATCH_SIZE, _NOISE, generator=generator))
+        return fake
+
+    for _ in range(_STEPS):
+        batch = real[torch.randint(len(real), (_BATCH_SIZE,), generator=generator)].requires_grad_()
+        scores = critic(batch)
+        (slope,) = torch.autograd.grad(scores.sum(), batch, create_graph=True)
+        loss = softplus(-scores).mean() + softplus(critic(make_fake().detach())).mean()
+        _step(optimizers[1], loss + _PENALTY * slope.square().sum(dim=1).mean())
+        _step(optimizers[0], softplus(-critic(make_fake())).mean())
+        averaged.update_parameters(network)
+    return averaged
+
+
+def _step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+
+
+def _make_network(inputs: int, outputs: int, generator: torch.Generator) -> nn.Module:
+    """Return a network of two hidden layers; weights N(0, 2 / inputs of the layer), biases 0."""
+    with torch.random.fork_rng(devices=[]):  # torch initializes from its global generator; replaced below
+        network = nn.Sequential(
+            *(nn.Linear(inputs, _WIDTH), nn.LeakyReLU(0.2)),
+            *(nn.Linear(_WIDTH, _WIDTH), nn.LeakyReLU(0.2)),
+            nn.Linear(_WIDTH, outputs),
+        )
+    for layer in network:
+        if isinstance(layer, nn.Linear):
+            nn.init.normal_(layer.weight, std=(2 / layer.in_features) ** 0.5, generator=generator)
+            nn.init.zeros_(layer.bias)
+    return network
+
+
+SAMPLERS: dict[str, Callable[[Tensor, int, float, torch.Generator], Tensor]] = {
+    "uniform": uniform,
+    "kde": kde,
+    "kde-shared": kde_shared,
+    "kde-principal": kde_principal,
+    "normal": normal,
+    "interpolation": interpolation,
+    "neighbour": neighbour,
+    "gan": gan,
 }
+
+
+def draw_embeddings(name: str, z: Tensor, n: int, bandwidth: float, generator: torch.Generator) -> Tensor:
+    """Draw embeddings like those of the training states.
+
+    Args:
+        name: name of the sampler.
+        z: embeddings of the training states (N, D).
+        n: number of samples.
+        bandwidth: standard deviation of the kernels; samplers without kernels ignore it.
+        generator: source of all randomness.
+
+    Returns:
+        Embeddings (n, D).
+
+    Raises:
+        ModelZooError: the sampler is unknown, lacks its optional dependency, or has too few embeddings.
+    """
+    if name not in SAMPLERS:
+        raise ModelZooError(unknown("sampler", name, SAMPLERS))
+    required = SAMPLER_INFO[name].min_states
+    if len(z) < required:
+        raise ModelZooError(
+            f"sampler {name} needs at least {required} training states, got {len(z)}; draw from a larger share of the "
+            "states (top_fraction), or train on more models"
+        )
+    return SAMPLERS[name](z, n, bandwidth, generator)

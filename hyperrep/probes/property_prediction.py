@@ -5,9 +5,8 @@ The baselines see no weights (hyperparameters, epoch, training mean), or predict
 N states, F features.
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -21,9 +20,10 @@ from modelzoo_datasets.loading import Zoo
 from modelzoo_datasets.progress import NO_PROGRESS, Progress
 from modelzoo_datasets.seeds import keyed_generator
 
-from ..data import drop_diverged
+from ..data import check_architecture, drop_diverged
+from ..json_record import JsonRecord, replace_nan
 from ..model import HyperRepresentation, compute_layer_statistics
-from .bootstrap import score_hits, score_numbers
+from .bootstrap import Score, score_hits, score_numbers
 from .linear import Decomposition, predict_boosted, predict_ridge, predict_softmax
 
 NUMBERS = ("test_acc", "ggap", "epoch", "lr", "weight_decay", "dropout")  # as published; those that vary
@@ -35,7 +35,7 @@ Method = tuple[str, Callable[[Splits, Splits], Tensor], Splits]  # name, predict
 
 
 @dataclass(frozen=True)
-class Probe:
+class Probe(JsonRecord):
     """One property predicted from one representation, on test models."""
 
     property: str
@@ -109,76 +109,45 @@ def _probe_property(
     tables = {split: part.table[part.table[name].notna()] for split, part in zoo.items()}
     features = {kind: {s: f[has[s]] for s, f in splits.items()} for kind, splits in representations.items()}
     features |= _make_weight_free_features(name, tables)
-    models = list(tables["test"]["model_id"])
-    if name in CATEGORIES:
-        return _probe_category(name, features, tables, models, seed)
+    targets, is_category = _make_targets(name, tables), name in CATEGORIES
     # The decompositions are of all training states.
     usable = decompositions if bool(has["train"].all()) else {}
-    return _probe_number(name, features, tables, models, seed, usable)
-
-
-def _probe_number(
-    name: str,
-    features: Mapping[str, Splits],
-    tables: Mapping[str, pd.DataFrame],
-    models: Sequence[str],
-    seed: int,
-    decompositions: Mapping[str, Decomposition],
-) -> list[Probe]:
-    """Predict a number by ridge regression from all features, by boosted trees, and by the training mean."""
-    targets = {split: torch.tensor(table[name].to_numpy(float)) for split, table in tables.items()}
-    rows = []
     methods: list[Method] = [
-        *((kind, partial(predict_ridge, decomposition=decompositions.get(kind)), x) for kind, x in features.items()),
-        ("s(W), boosted", predict_boosted, features["s(W)"]),
-        ("training mean", _predict_mean, features["s(W)"]),
+        (kind, predict_softmax if is_category else partial(predict_ridge, decomposition=usable.get(kind)), x)
+        for kind, x in features.items()
     ]
-    for kind, method, x in methods:
+    methods += [
+        ("s(W), boosted", predict_boosted, features["s(W)"]),
+        ("most frequent" if is_category else "training mean", _predict_constant, features["s(W)"]),
+    ]
+    test, models = tables["test"][name], list(tables["test"]["model_id"])
+    majority = float(test.value_counts(normalize=True).iloc[0]) if is_category else None
+    rows = []
+    for kind, predict, x in methods:
         generator = keyed_generator(seed, "bootstrap", name)
-        scores = score_numbers(method(x, targets), targets["test"], models, generator)
-        rows.append(
-            Probe(
-                name,
-                kind,
-                **_flatten("r2", asdict(scores.r2)),
-                **_flatten("tau", asdict(scores.tau)),
-                tau_ceiling=_to_json_number(scores.tau_ceiling),
-                states=len(models),
-                models=len(set(models)),
-            )
-        )
+        scores = replace_nan(_score(predict(x, targets), targets["test"], models, generator))
+        rows.append(Probe(name, kind, **scores, majority=majority, states=len(models), models=len(set(models))))
     return rows
 
 
-def _probe_category(
-    name: str, features: Mapping[str, Splits], tables: Mapping[str, pd.DataFrame], models: Sequence[str], seed: int
-) -> list[Probe]:
-    """Predict a class by linear softmax from all features, by boosted trees, and as the most frequent class.
-
-    Classes are those of the training states; test states of other classes count as misses.
-    """
+def _make_targets(name: str, tables: Mapping[str, pd.DataFrame]) -> dict[str, Tensor]:
+    """Return numbers as they are, or the index of each class; classes without training states are -1, a miss."""
+    if name in NUMBERS:
+        return {split: torch.tensor(table[name].to_numpy(float)) for split, table in tables.items()}
     classes = sorted(tables["train"][name].unique())
-    targets = {s: torch.tensor([classes.index(v) if v in classes else -1 for v in t[name]]) for s, t in tables.items()}
-    methods: list[Method] = [
-        *((kind, predict_softmax, x) for kind, x in features.items()),
-        ("s(W), boosted", predict_boosted, features["s(W)"]),
-        ("most frequent", _predict_most_frequent, features["s(W)"]),
-    ]
-    rows = []
-    for kind, method, x in methods:
-        hits = method(x, targets) == targets["test"]
-        score = score_hits(hits, models, keyed_generator(seed, "bootstrap", name))
-        rows.append(
-            Probe(
-                name,
-                kind,
-                **_flatten("accuracy", asdict(score)),
-                majority=float(tables["test"][name].value_counts(normalize=True).iloc[0]),
-                states=len(models),
-                models=len(set(models)),
-            )
-        )
-    return rows
+    return {s: torch.tensor([classes.index(v) if v in classes else -1 for v in t[name]]) for s, t in tables.items()}
+
+
+def _score(predicted: Tensor, target: Tensor, models: Sequence[str], generator: torch.Generator) -> dict[str, float]:
+    """Return R² and tau of numbers, accuracy of classes, with their intervals."""
+    if not target.is_floating_point():
+        return _flatten("accuracy", score_hits(predicted == target, models, generator))
+    scores = score_numbers(predicted, target, models, generator)
+    return {**_flatten("r2", scores.r2), **_flatten("tau", scores.tau), "tau_ceiling": scores.tau_ceiling}
+
+
+def _flatten(name: str, score: Score) -> dict[str, float]:
+    return {name: score.value, f"{name}_low": score.low, f"{name}_high": score.high}
 
 
 def _make_weight_free_features(name: str, tables: Mapping[str, pd.DataFrame]) -> dict[str, dict[str, Tensor]]:
@@ -212,36 +181,18 @@ def _make_hyperparameter_features(name: str, tables: Mapping[str, pd.DataFrame])
     }
 
 
-def _predict_mean(features: Splits, targets: Splits) -> Tensor:
-    return targets["train"].mean().expand(len(targets["test"]))
-
-
-def _predict_most_frequent(features: Splits, targets: Splits) -> Tensor:
-    return targets["train"].mode().values.expand(len(targets["test"]))
-
-
-def _flatten(name: str, score: Mapping[str, float]) -> dict[str, float | None]:
-    return {
-        name: _to_json_number(score["value"]),
-        f"{name}_low": _to_json_number(score["low"]),
-        f"{name}_high": _to_json_number(score["high"]),
-    }
-
-
-def _to_json_number(value: float) -> float | None:
-    """Return the number, None for NaN and infinity, which JSON does not have."""
-    return value if math.isfinite(value) else None
+def _predict_constant(features: Splits, targets: Splits) -> Tensor:
+    """Predict the training mean of numbers, and the most frequent class."""
+    train = targets["train"]
+    constant = train.mean() if train.is_floating_point() else train.mode().values
+    return constant.expand(len(targets["test"]))
 
 
 def select_probed_states(rep: HyperRepresentation, zoo: Mapping[str, Zoo]) -> dict[str, Zoo]:
     """Return the finite states of every split; raises FormatError as `probe_properties` does."""
     zoo = {split: drop_diverged(part) for split, part in zoo.items()}
     for part in zoo.values():
-        if part.architecture != rep.architecture:
-            raise FormatError(
-                f"this hyper-representation is of {rep.architecture.name}, the zoo holds models of "
-                f"{part.architecture.name}"
-            )
+        check_architecture(rep, part, "the zoo")
     counts = {split: zoo[split].table["model_id"].nunique() if split in zoo else 0 for split in ("train", "test")}
     if min(counts.values()) < _MIN_MODELS:
         raise FormatError(

@@ -1,10 +1,10 @@
 from .cards import not_evaluated as not_evaluated
 from .cards import representation_card as representation_card
+from .cards import write_card as write_card
 from .export import Measurement as Measurement
 from .export import SampleRequest as SampleRequest
 from .export import export_embeddings as export_embeddings
 from .export import export_samples as export_samples
-from .publish import write_card as write_card
-from .sample_info import SampleInfo as SampleInfo
+from .sampled_model import SampleInfo as SampleInfo
 from .sampled_model import load_sample as load_sample
 from .sampled_model import read_sample_info as read_sample_info

@@ -13,13 +13,11 @@ from torch import Tensor
 
 from modelzoo_datasets._util import file_sha256
 from modelzoo_datasets.engines import Engine, one_thread
-from modelzoo_datasets.errors import FolderInUseError, FormatError, ModelZooError
+from modelzoo_datasets.errors import FolderInUseError, ModelZooError
 from modelzoo_datasets.hub import get_commit, parse_repo_id
-from modelzoo_datasets.images import load_images
-from modelzoo_datasets.loading import Zoo, load_zoo
+from modelzoo_datasets.loading import load_zoo
 from modelzoo_datasets.progress import NO_PROGRESS, Progress
 from modelzoo_datasets.seeds import keyed_generator
-from modelzoo_datasets.weights import Layout
 from modelzoo_datasets.zoo import (
     atomic_folder,
     hash_weights,
@@ -29,21 +27,24 @@ from modelzoo_datasets.zoo import (
     write_tensors,
 )
 
-from ..data import check_architecture, drop_diverged, locate_representation, read_dataset_info, read_origin
+from ..data import check_architecture, check_trained_on, load_recipe_states, locate_representation, read_origin
 from ..evaluation import (
-    CachedEvaluator,
-    CachedSamplingContext,
+    Evaluator,
     Population,
+    SamplingContext,
     draw_weights,
     evaluate_population,
     measure_novelty,
+    select_epoch,
 )
-from ..model import HyperRepresentation
+from ..model import CONFIG_FILE, WEIGHTS_FILE, HyperRepresentation
 from ..recipe import EvaluationRecipe
 from ..sampler_names import SAMPLER_INFO, check_sampler
-from ..training_info import TrainingInfo
-from .lineage import write_model_card, write_table_card
-from .sample_info import Lineage, NearestState, SampleInfo, SampleMetrics
+from ..storage import CARD_FILE, TrainingInfo, check_unused
+from .cards import sample_card, samples_card
+from .sampled_model import Lineage, NearestState, SampleInfo, SampleMetrics
+
+_Measures = tuple[NearestState, SampleMetrics | None]  # what is known of one sample; None: not measured
 
 
 def export_embeddings(dataset: str | Path, config: str | None, rep: HyperRepresentation, out: Path) -> int:
@@ -90,6 +91,11 @@ class SampleRequest:
         if self.epochs < 0:
             raise ModelZooError(f"epochs of fine-tuning must be >= 0; got {self.epochs}")
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """Options of the samplers by name."""
+        return {name: getattr(self, name) for name in ("top_fraction", "bandwidth", "sigma", "share")}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
@@ -97,7 +103,7 @@ class Measurement:
 
     dataset: str | Path
     engine: Engine
-    images_root: Path
+    images_root: Path | None = None  # by default the cache folder of the user
 
 
 @one_thread()
@@ -127,42 +133,31 @@ def export_samples(
         FormatError: the hyper-representation did not learn from this dataset.
         ModelZooError: an unknown sampler, numbers out of range, or a sampler that needs the dataset.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise FolderInUseError(f"output folder {out} is not empty; pass a different --out")
+    check_unused(out)
     check_sampler(request.sampler, with_weights=measurement is not None)
     if request.epochs and measurement is None:
         raise ModelZooError("fine-tuning needs images; name the dataset that the representation learned from")
     folder = locate_representation(representation)
     rep = HyperRepresentation.from_pretrained(folder)
-    zoo = None if measurement is None else _load_training_states(rep, folder, measurement.dataset)
+    zoo = None
+    if measurement is not None:
+        recipe = TrainingInfo.read(folder).recipe
+        check_trained_on(folder, recipe, measurement.dataset)
+        zoo = load_recipe_states(measurement.dataset, recipe, "train")
     lineage = _trace_lineage(representation, folder, request, measurement)
-    context = CachedSamplingContext(
-        rep=rep,
-        zoo=zoo,
-        top_fraction=request.top_fraction,
-        bandwidth=request.bandwidth,
-        sigma=request.sigma,
-        share=request.share,
-        hyperrep_sha256=lineage.hyperrep_sha256,
-    )
+    context = SamplingContext(rep=rep, zoo=zoo, hyperrep_sha256=lineage.hyperrep_sha256, **request.options)
     generator = keyed_generator(request.seed, "samples", request.sampler)
     weights = draw_weights(request.sampler, request.n, context, generator)
-    _write_samples(out, weights, rep, _describe_samples(weights, context, lineage, request, measurement, progress))
-
-
-def _load_training_states(rep: HyperRepresentation, folder: Path, dataset: str | Path) -> Zoo:
-    """Return the training states of a hyper-representation; raise FormatError for another dataset."""
-    info = TrainingInfo.read(folder)
-    data = info.recipe.data
-    config = read_dataset_info(dataset).configs.get(data.config)
-    if config is None or config.states_sha256 != info.states_sha256:
-        raise FormatError(
-            f"{folder} did not learn from {dataset}; name the dataset whose config {data.config!r} it learned from"
-        )
-    first, last = data.epochs
-    zoo = drop_diverged(load_zoo(dataset, data.config, split="train", epochs=range(first, last + 1)))
-    check_architecture(rep, zoo, dataset)
-    return zoo
+    if measurement is None:
+        measures = _compare_with_decoded_states(weights, rep)
+    else:
+        measures = _measure_samples(weights, context, request, measurement, progress)
+    shared: dict[str, Any] = {"activation": rep.activation, "dropout": rep.dropout, "lineage": lineage}
+    samples = [
+        SampleInfo(architecture=rep.architecture.name, number=number, nearest=nearest, metrics=metrics, **shared)
+        for number, (nearest, metrics) in enumerate(measures)
+    ]
+    _write_samples(out, weights, rep, samples)
 
 
 def _trace_lineage(
@@ -174,10 +169,7 @@ def _trace_lineage(
     return Lineage(
         sampler=request.sampler,
         description=SAMPLER_INFO[request.sampler].description,
-        top_fraction=request.top_fraction,
-        bandwidth=request.bandwidth,
-        sigma=request.sigma,
-        share=request.share,
+        **request.options,
         seed=request.seed,
         zoo_repo=origin.dataset if origin else None,
         zoo_config=config,
@@ -185,94 +177,60 @@ def _trace_lineage(
         states_sha256=info.states_sha256,
         hyperrep_repo=hyperrep_repo,
         hyperrep_revision=None if hyperrep_repo is None else get_commit(hyperrep_repo, repo_type="model"),
-        hyperrep_sha256=file_sha256(folder / "model.safetensors"),
+        hyperrep_sha256=file_sha256(folder / WEIGHTS_FILE),
     )
 
 
-def _describe_samples(
-    weights: Tensor,
-    context: CachedSamplingContext,
-    lineage: Lineage,
-    request: SampleRequest,
-    measurement: Measurement | None,
-    progress: Progress,
-) -> list[SampleInfo]:
-    """Return the record of every sample."""
-    rep = context.rep
-    metrics: Sequence[SampleMetrics | None] = [None] * request.n
-    if measurement is None:
-        distance, index = measure_novelty(rep, weights, rep.decode(rep.embeddings))
-        nearest = [
-            NearestState(distance=d, index=i, model_id=None, epoch=None, measured_on_weights=False)
-            for d, i in zip(distance.tolist(), index.tolist(), strict=True)
-        ]
-    else:
-        nearest, metrics = _measure_samples(weights, context, request, measurement, progress)
+def _compare_with_decoded_states(weights: Tensor, rep: HyperRepresentation) -> list[_Measures]:
+    """Return the nearest decoded training state of every sample; nothing else is known without the dataset."""
+    distance, index = measure_novelty(rep, weights, rep.decode(rep.embeddings))
     return [
-        SampleInfo(
-            architecture=rep.architecture.name,
-            activation=rep.activation,
-            dropout=rep.dropout,
-            number=number,
-            lineage=lineage,
-            nearest=nearest[number],
-            metrics=metrics[number],
-        )
-        for number in range(request.n)
+        (NearestState(distance=d, index=i, model_id=None, epoch=None, measured_on_weights=False), None)
+        for d, i in zip(distance.tolist(), index.tolist(), strict=True)
     ]
 
 
 def _measure_samples(
     weights: Tensor,
-    context: CachedSamplingContext,
+    context: SamplingContext,
     request: SampleRequest,
     measurement: Measurement,
     progress: Progress,
-) -> tuple[list[NearestState], list[SampleMetrics]]:
+) -> list[_Measures]:
     """Return the nearest training state and the metrics of every sample."""
-    zoo = context.states
-    evaluator = CachedEvaluator(
-        key=context.key,
-        rep=context.rep,
-        train=zoo,
-        aligned=context.train_weights,
-        engine=measurement.engine,
-        images=load_images(zoo.images, measurement.images_root),
-        training=zoo.hyperparameters(0),
-        recipe=EvaluationRecipe(finetune_epochs=(max(1, request.epochs),), seed=request.seed),
-    )
+    protocol = EvaluationRecipe(finetune_epochs=(max(1, request.epochs),), seed=request.seed)
+    evaluator = Evaluator.from_context(context, protocol, measurement.engine, measurement.images_root)
     count = request.n if request.epochs else 0
     population = Population(name=request.sampler, description="", weights=weights, num_finetuned=count)
     result = evaluate_population(population, evaluator, progress=progress)
-    nearest = [
-        NearestState(distance=distance, index=None, model_id=model, epoch=epoch, measured_on_weights=True)
-        for distance, (model, epoch) in zip(result.distance, result.nearest, strict=True)
-    ]
-    metrics = [
-        SampleMetrics(
-            images=zoo.images,
-            zero_shot=result.zero_shot[number],
-            error_overlap=result.error_overlap[number],
-            tuned_epochs=request.epochs if count else None,
-            tuned=result.curves[number][-1] if count else None,
+    tuned: list[dict[str, float]] = [{}] * request.n
+    if count:
+        tuned = [{str(request.epochs): value} for value in select_epoch(result.curves, request.epochs)]
+    return [
+        (
+            NearestState(distance=distance, index=None, model_id=model, epoch=epoch, measured_on_weights=True),
+            SampleMetrics(
+                images=evaluator.images.name, zero_shot=accuracy, error_overlap=overlap, tuned=tuned_accuracy
+            ),
         )
-        for number in range(request.n)
+        for distance, (model, epoch), accuracy, overlap, tuned_accuracy in zip(
+            result.distance, result.nearest, result.zero_shot, result.error_overlap, tuned, strict=True
+        )
     ]
-    return nearest, metrics
 
 
 def _write_samples(out: Path, weights: Tensor, rep: HyperRepresentation, samples: Sequence[SampleInfo]) -> None:
     """Write all files; the folder appears whole."""
-    layout = Layout.from_module(rep.architecture.module(rep.activation, rep.dropout))
+    layout = rep.architecture.layout_with(rep.dropout)
     with atomic_folder(out) as partial:
         for vector, info in zip(weights, samples, strict=True):
-            write_tensors(partial / info.name / "model.safetensors", layout.unpack(vector))
-            write_json(partial / info.name / "config.json", info.to_json())
-            write_bytes(partial / info.name / "README.md", write_model_card(info).encode())
+            write_tensors(partial / info.name / WEIGHTS_FILE, layout.unpack(vector))
+            write_json(partial / info.name / CONFIG_FILE, info.to_json())
+            write_bytes(partial / info.name / CARD_FILE, sample_card(info).encode())
         table = _make_table(weights, rep.encode(weights), samples)
         write_table(partial / "samples.parquet", table)
         write_json(partial / "samples.json", samples[0].to_table_json(layout))
-        write_bytes(partial / "README.md", write_table_card(samples[0], table).encode())
+        write_bytes(partial / CARD_FILE, samples_card(samples[0], table).encode())
 
 
 def _make_table(weights: Tensor, z: Tensor, samples: Sequence[SampleInfo]) -> pa.Table:
@@ -287,8 +245,8 @@ def _make_table(weights: Tensor, z: Tensor, samples: Sequence[SampleInfo]) -> pa
         "nearest_epoch": pa.array([state.epoch for state in nearest], pa.int32()),
         "error_similarity": pa.array([m and m.error_overlap for m in metrics], pa.float64()),
         "test_acc": pa.array([m and m.zero_shot for m in metrics], pa.float64()),
-        "tuned_epochs": pa.array([m and m.tuned_epochs for m in metrics], pa.int32()),
-        "tuned_test_acc": pa.array([m and m.tuned for m in metrics], pa.float64()),
+        "tuned_epochs": pa.array([m and next(map(int, m.tuned), None) for m in metrics], pa.int32()),
+        "tuned_test_acc": pa.array([m and next(iter(m.tuned.values()), None) for m in metrics], pa.float64()),
         "lineage": pa.array([json.dumps(info.lineage.to_json(), sort_keys=True) for info in samples]),
         "sha256": pa.array([hash_weights(row) for row in weights]),
         "z": _make_lists(z),

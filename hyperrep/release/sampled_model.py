@@ -1,6 +1,9 @@
-"""Sampled models as plain modules, from their folder or from the Hub."""
+"""Sampled models: loading, and the content of config.json and samples.json, whose keys no other module uses."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, ClassVar, Self
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -9,11 +12,125 @@ from torch import nn
 from modelzoo_datasets._util import one_line
 from modelzoo_datasets.architectures import get_architecture
 from modelzoo_datasets.errors import FormatError
-from modelzoo_datasets.hub import download_files, parse_repo_id
+from modelzoo_datasets.weights import Layout
+from modelzoo_datasets.zoo import read_json
 
-from .sample_info import SampleInfo
+from ..json_record import JsonRecord
+from ..model import CONFIG_FILE, WEIGHTS_FILE, locate_files
 
-_FILES = ("config.json", "model.safetensors")
+SAMPLE_FORMAT = "modelzoo-sample-1"
+SAMPLES_FORMAT = "modelzoo-samples-2"
+_FILES = (CONFIG_FILE, WEIGHTS_FILE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lineage(JsonRecord):
+    """Origin of a sample: hyper-representation, sampler and its options, parent zoo; None for unknown values."""
+
+    ALIASES: ClassVar[Mapping[str, str]] = {
+        "promise": "description",
+        "quality": "top_fraction",
+        "zoo": "zoo_repo",
+        "hyperrep": "hyperrep_repo",
+    }
+
+    sampler: str
+    description: str  # what the sampler draws
+    top_fraction: float
+    bandwidth: float
+    sigma: float  # option of the sampler `noise`
+    share: float  # option of the sampler `move`
+    seed: int
+    zoo_repo: str | None = None
+    zoo_config: str
+    zoo_revision: str | None = None
+    states_sha256: str  # hash of all states of the zoo
+    hyperrep_repo: str | None = None
+    hyperrep_revision: str | None = None
+    hyperrep_sha256: str  # hash of its model.safetensors
+
+    @property
+    def option(self) -> str:
+        """Name of the option that the sampler uses beside `top_fraction`; empty where it uses none."""
+        options = {"noise": "sigma", "move": "share"}
+        return options.get(self.sampler, "bandwidth" if self.sampler.startswith("kde") else "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NearestState(JsonRecord):
+    """The training state that is nearest to a sample."""
+
+    distance: float  # in layer standard deviations, root mean square over the weights, after alignment
+    index: int | None  # number among the training states; known without the dataset
+    model_id: str | None  # known with the dataset
+    epoch: int | None
+    measured_on_weights: bool  # False: measured on decoded training states
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleMetrics(JsonRecord):
+    """Measurements of a sample on the test images of the parent zoo."""
+
+    ALIASES: ClassVar[Mapping[str, str]] = {"error_similarity": "error_overlap"}
+    IGNORES_UNKNOWN: ClassVar[bool] = True
+
+    images: str  # name of the image dataset
+    zero_shot: float  # test accuracy, a fraction
+    error_overlap: float  # intersection over union of the errors with the most similar training state
+    tuned: Mapping[str, float] = field(default_factory=dict)  # epochs of fine-tuning -> test accuracy after them
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values under the keys of the file, without fine-tuning where there was none."""
+        return {key: value for key, value in super().to_json().items() if value != {}}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleInfo(JsonRecord):
+    """One sampled model: its architecture, its origin, its novelty and its measurements."""
+
+    ALIASES: ClassVar[Mapping[str, str]] = {"measured": "metrics"}
+    IGNORES_UNKNOWN: ClassVar[bool] = True
+
+    architecture: str
+    activation: str
+    dropout: float
+    number: int  # among the samples of one call
+    lineage: Lineage
+    nearest: NearestState
+    metrics: SampleMetrics | None  # None: not measured
+
+    @property
+    def name(self) -> str:
+        """Name of the folder."""
+        return f"{self.lineage.sampler}-{self.number:04d}"
+
+    @classmethod
+    def read(cls, folder: Path, source: str | Path) -> Self:
+        """Read config.json of a sample; `source` is the name of the folder in messages.
+
+        Raises:
+            FormatError: the folder holds no sample of this format, or a malformed one.
+        """
+        path = folder / CONFIG_FILE
+        values = read_json(path) if path.is_file() else None
+        if not isinstance(values, dict) or values.get("format") != SAMPLE_FORMAT:
+            raise FormatError(
+                f"{source} is not a sampled model of format {SAMPLE_FORMAT!r}; modelzoo-hyperrep sample writes them"
+            )
+        try:
+            return cls.from_json({**values, "measured": values["measured"] or None})
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            raise FormatError(f"{source}: config.json is malformed ({error!r}); draw the sample again") from error
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values under the keys of the file."""
+        measured = {} if self.metrics is None else self.metrics.to_json()
+        return {"format": SAMPLE_FORMAT, **super().to_json(), "measured": measured}
+
+    def to_table_json(self, layout: Layout) -> dict[str, Any]:
+        """Return samples.json: the values that all samples of one call share, and the layout of their weights."""
+        shared = {key: value for key, value in self.to_json().items() if key not in ("number", "nearest", "measured")}
+        return {**shared, "format": SAMPLES_FORMAT, "layout": layout.to_json()}
 
 
 def load_sample(source: str | Path, *, revision: str | None = None) -> nn.Module:
@@ -46,11 +163,11 @@ def load_sample(source: str | Path, *, revision: str | None = None) -> nn.Module
         >>> network(torch.zeros(5, 1, 28, 28)).shape
         torch.Size([5, 10])
     """
-    folder = _locate(source, revision)
+    folder = locate_files(source, _FILES, revision=revision)
     info = SampleInfo.read(folder, source)
     module = get_architecture(info.architecture).module(info.activation, info.dropout)
     try:
-        module.load_state_dict(load_file(folder / "model.safetensors"), strict=True)
+        module.load_state_dict(load_file(folder / WEIGHTS_FILE), strict=True)
     except (OSError, SafetensorError, RuntimeError) as error:
         raise FormatError(f"cannot load sampled model {source}: {one_line(error)}") from error
     return module.eval()
@@ -58,11 +175,4 @@ def load_sample(source: str | Path, *, revision: str | None = None) -> nn.Module
 
 def read_sample_info(source: str | Path, *, revision: str | None = None) -> SampleInfo:
     """Read the origin, novelty and metrics of a sampled model; arguments and errors as for `load_sample`."""
-    return SampleInfo.read(_locate(source, revision), source)
-
-
-def _locate(source: str | Path, revision: str | None) -> Path:
-    repo_id = parse_repo_id(source)
-    if repo_id is None and revision is not None:
-        raise FormatError(f"{source} is a folder and has no revisions; got revision {revision!r}")
-    return Path(source) if repo_id is None else download_files(repo_id, _FILES, revision=revision, repo_type="model")
+    return SampleInfo.read(locate_files(source, _FILES, revision=revision), source)

@@ -1,4 +1,4 @@
-"""Figures of an evaluation: accuracy against novelty, the latent space, fine-tuning, transfer and ensembles.
+"""Figures of an evaluation: accuracy against novelty, the latent space, fine-tuning, transfer, ensembles and probes.
 
 Every function returns the bytes of a PNG; equal values give equal bytes.
 """
@@ -8,11 +8,21 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from modelzoo_datasets.plots import COLORS, new_figure, to_png
 
-from ..evaluation import PAIRS, TRAINING_MEMBERS, Curves, EmbeddingPoints, Places, PopulationResult
+from ..evaluation import (
+    PAIRS,
+    TRAINING_MEMBERS,
+    Curves,
+    EmbeddingPoints,
+    Places,
+    PopulationResult,
+)
+from ..probes import Probe
+from ..trainer import ReconstructionResult
 
 _COLORS = {
     "kde": COLORS[0],
@@ -67,8 +77,7 @@ def plot_frontier(populations: Sequence[PopulationResult]) -> bytes:
     )
     _scale_distance(distance_ax, shown)
     overlap_ax.set(xlabel="error overlap (IoU) with the most similar training state", xlim=(0, 1.02))
-    figure.legend(*distance_ax.get_legend_handles_labels(), fontsize=8, loc="outside right center")
-    return to_png(figure)
+    return _save(figure, distance_ax)
 
 
 def _scale_distance(ax: Axes, populations: Sequence[PopulationResult]) -> None:
@@ -133,8 +142,7 @@ def plot_embeddings(embeddings: Mapping[str, EmbeddingPoints]) -> bytes:
         style: dict[str, Any] = {"color": color, "marker": marker, "edgecolors": "black", "linewidths": 0.3}
         ax.scatter(z[:, 0], z[:, 1], s=22, label=f"samples: {name}", **style)
     ax.set(xlabel="first principal axis of z", ylabel="second principal axis of z")
-    figure.legend(*ax.get_legend_handles_labels(), fontsize=8, loc="outside right center")
-    return to_png(figure)
+    return _save(figure, ax)
 
 
 def plot_finetuning(populations: Sequence[PopulationResult], epochs: int) -> bytes:
@@ -146,8 +154,7 @@ def plot_finetuning(populations: Sequence[PopulationResult], epochs: int) -> byt
         _draw_mean(enlarged, population.name, population.curves, epochs)
     whole.set(xlabel="epochs of training", ylabel="test accuracy", ylim=(0, 1))
     enlarged.set(xlabel="epochs of training", ylim=(min(ends, default=0) - 0.05, max(ends, default=1) + 0.03))
-    figure.legend(*whole.get_legend_handles_labels(), fontsize=8, loc="outside right center")
-    return to_png(figure)
+    return _save(figure, whole)
 
 
 def plot_transfer(places: Places, epochs: int) -> bytes:
@@ -158,8 +165,7 @@ def plot_transfer(places: Places, epochs: int) -> bytes:
             _draw_mean(ax, name, result.curves, epochs)
         ax.set(title=place, xlabel="epochs of training there", ylim=(0, 1))
     axes[0].set_ylabel("test accuracy")
-    figure.legend(*axes[0].get_legend_handles_labels(), fontsize=8, loc="outside right center")
-    return to_png(figure)
+    return _save(figure, axes[0])
 
 
 def _draw_mean(ax: Axes, name: str, curves: Curves, epochs: int) -> float:
@@ -190,5 +196,60 @@ def plot_ensembles(populations: Sequence[PopulationResult]) -> bytes:
         ax.set(title=kind, xlabel="models in the ensemble")
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes[0].set_ylabel("test accuracy of the mean logits")
-    figure.legend(*axes[0].get_legend_handles_labels(), fontsize=8, loc="outside right center")
+    return _save(figure, axes[0])
+
+
+def _save(figure: Figure, ax: Axes) -> bytes:
+    """Return a figure as PNG, with the legend of one panel beside all panels."""
+    figure.legend(*ax.get_legend_handles_labels(), fontsize=8, loc="outside right center")
+    return to_png(figure)
+
+
+def plot_probes(probes: Sequence[Probe]) -> bytes:
+    """Plot R² of numbers and accuracy of categories by property and representation, with 95 % intervals over models.
+
+    Bars below zero are cut at zero and labeled with their value.
+    """
+    properties = list(dict.fromkeys(probe.property for probe in probes))
+    kinds = list(dict.fromkeys(probe.representation for probe in probes))
+    by_key = {(probe.property, probe.representation): probe for probe in probes}
+    figure, (ax,) = new_figure(1, width=max(7.0, 2.6 * len(properties)))
+    width = 0.86 / max(1, len(kinds))
+    for i, kind in enumerate(kinds):
+        rows = [(x, by_key[name, kind]) for x, name in enumerate(properties) if (name, kind) in by_key]
+        positions = np.array([x + width * (i - (len(kinds) - 1) / 2) for x, _ in rows])
+        scores = np.array([_select_score(probe) for _, probe in rows], dtype=float)
+        ax.bar(positions, np.clip(scores[:, 0], 0, 1), 0.92 * width, label=kind, color=COLORS[i % len(COLORS)])
+        low, high = np.clip(scores[:, 1:], 0, 1).T
+        ax.vlines(positions, low, high, color="black", linewidth=0.8)
+        for x, value, top in zip(positions, scores[:, 0], high, strict=True):
+            text = "-" if np.isnan(value) else f"{value:z.2f}" if value > -10 else "< -10"
+            ax.text(x, top + 0.02, text, fontsize=7, rotation=90, ha="center", va="bottom")
+    ax.set_xticks(np.arange(len(properties)), properties)
+    ax.set(ylabel="R² (accuracy of categories)\non test models", ylim=(0, 1.25))
+    figure.legend(loc="outside upper center", ncols=4, fontsize=8)
+    return to_png(figure)
+
+
+def _select_score(probe: Probe) -> tuple[float | None, float | None, float | None]:
+    """Return the score of a probe and its interval; a missing end becomes the score itself."""
+    if probe.majority is None:
+        value, low, high = probe.r2, probe.r2_low, probe.r2_high
+    else:
+        value, low, high = probe.accuracy, probe.accuracy_low, probe.accuracy_high
+    return value, value if low is None else low, value if high is None else high
+
+
+def plot_reconstruction(reconstruction: Mapping[str, ReconstructionResult], layers: Sequence[str]) -> bytes:
+    """Plot R² of the reconstruction per layer, for training and held-out models."""
+    figure, (ax,) = new_figure(1)
+    for i, (split, label) in enumerate((("train", "training models"), ("test", "held-out models"))):
+        values = [*reconstruction[split].layers, reconstruction[split].total]
+        bars = ax.bar(
+            np.arange(len(values)) + 0.4 * (i - 0.5), np.clip(values, 0, 1), 0.38, label=label, color=COLORS[i]
+        )
+        ax.bar_label(bars, [f"{v:.2f}" for v in values], fontsize=8)
+    ax.set_xticks(np.arange(len(layers) + 1), [*layers, "all"])
+    ax.set(ylabel="R² of the reconstruction", ylim=(0, 1.1))
+    figure.legend(loc="outside upper center", ncols=2)
     return to_png(figure)

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from modelzoo_datasets.plots import plot_accuracy_over_epochs
 
 from ..evaluation import MEMBERS, PAIRS, SCRATCH, TRAINING_MEMBERS, EvaluationResult, PopulationResult
-from . import figures, score_figures, tables
+from . import figures, tables
 from .verdicts import write_verdicts
 
 _REFERENCES = (MEMBERS, PAIRS, SCRATCH)  # populations in the curves, next to samples and their matched noise
@@ -60,13 +60,13 @@ def _plot_all(
     zoos: Mapping[str, pd.DataFrame], layers: Sequence[str], evaluation: EvaluationResult
 ) -> dict[str, bytes]:
     populations, last = evaluation.populations, evaluation.protocol.max_finetune_epochs
-    curves = [p for p in populations if p.curves and (p.is_sample or p.name in _REFERENCES or _is_matched_noise(p))]
+    shown = [p for p in populations if p.is_sample or p.name in _REFERENCES or p.name.startswith("noise like ")]
     pngs = {
         "zoo": plot_accuracy_over_epochs(zoos),
-        "curves": figures.plot_finetuning(curves, last),
+        "curves": figures.plot_finetuning([p for p in shown if p.curves], last),
         "frontier": figures.plot_frontier(populations),
-        "reconstruction": score_figures.plot_reconstruction(evaluation.reconstruction, layers),
-        "probes": score_figures.plot_probes(evaluation.probes),
+        "reconstruction": figures.plot_reconstruction(evaluation.reconstruction, layers),
+        "probes": figures.plot_probes(evaluation.probes),
         "map": figures.plot_embeddings(evaluation.embeddings),
     }
     for kind, places in (("transfer", evaluation.transfer), ("changed", evaluation.changed)):
@@ -76,10 +76,6 @@ def _plot_all(
         members = [p for p in populations if p.is_sample or p.name in (*_REFERENCES, TRAINING_MEMBERS)]
         pngs["ensembles"] = figures.plot_ensembles(members)
     return pngs
-
-
-def _is_matched_noise(population: PopulationResult) -> bool:
-    return bool(population.matched_to) and population.name.startswith("noise")
 
 
 def _has_ensembles(populations: Sequence[PopulationResult]) -> bool:

@@ -1,11 +1,11 @@
 """Tables of an evaluation as text: the same rows in the terminal, in the report and on cards."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pandas as pd
 
-from ..evaluation import SCRATCH, PairSummary, Places, PopulationResult, SignificanceResult, select_epoch
+from ..evaluation import SCRATCH, Curves, PairSummary, Places, PopulationResult, SignificanceResult, select_epoch
 from ..probes import Probe
 
 _ENSEMBLE_SIZES = (1, 2, 5, 10, 20, 30)  # columns of the table, beside the largest
@@ -18,33 +18,34 @@ def accuracy_table(populations: Sequence[PopulationResult], epochs: Sequence[int
         populations: the results.
         epochs: epochs of fine-tuning whose accuracies are shown.
     """
-    rows = []
-    for population in populations:
-        row = {"population": population.name, "n": str(population.n)}
-        row["zero-shot"] = _format_percent(population.zero_shot)
-        row |= {_name_epoch(epoch): _format_percent(select_epoch(population.curves, epoch)) for epoch in epochs}
-        row["n tuned"] = str(len(population.curves))
-        row["distance"] = _format_spread(population.distance, 2)
-        rows.append(row)
-    return pd.DataFrame(rows)
+    return pd.DataFrame(
+        {
+            "population": population.name,
+            "n": str(population.n),
+            "zero-shot": _format_percent(population.zero_shot),
+            **_format_epochs(population.curves, epochs),
+            "n tuned": str(len(population.curves)),
+            "distance": _format_spread(population.distance, 2),
+        }
+        for population in populations
+    )
 
 
 def novelty_table(populations: Sequence[PopulationResult]) -> pd.DataFrame:
     """Return a row per population: distance to training states, error overlap with them, and diversity."""
-    rows = []
-    for population in (p for p in populations if p.distance):
-        rows.append(
-            {
-                "population": population.name,
-                "n": str(population.n),
-                "zero-shot": _format_percent(population.zero_shot),
-                "distance": _format_spread(population.distance, 3),
-                "error overlap (IoU)": _format_spread(population.error_overlap, 2),
-                "pairwise distance": _format_pairs(population.pairs["distance"], 2),
-                "pairwise agreement": _format_pairs(population.pairs["agreement"], 3),
-            }
-        )
-    return pd.DataFrame(rows)
+    return pd.DataFrame(
+        {
+            "population": population.name,
+            "n": str(population.n),
+            "zero-shot": _format_percent(population.zero_shot),
+            "distance": _format_spread(population.distance, 3),
+            "error overlap (IoU)": _format_spread(population.error_overlap, 2),
+            "pairwise distance": _format_pairs(population.pairs["distance"], 2),
+            "pairwise agreement": _format_pairs(population.pairs["agreement"], 3),
+        }
+        for population in populations
+        if population.distance
+    )
 
 
 def accounting_table(
@@ -76,8 +77,7 @@ def transfer_table(places: Places, epochs: Sequence[int]) -> pd.DataFrame:
     """Return a row per image dataset or architecture and population: accuracy over epochs of fine-tuning there."""
     return pd.DataFrame(
         [
-            {"where": place, "population": name, "n": str(result.n)}
-            | {_name_epoch(epoch): _format_percent(select_epoch(result.curves, epoch)) for epoch in (0, *epochs)}
+            {"where": place, "population": name, "n": str(result.n)} | _format_epochs(result.curves, (0, *epochs))
             for place, results in places.items()
             for name, result in results.items()
         ]
@@ -151,8 +151,10 @@ def format_p_value(p: float) -> str:
     return f"{p:.2g}" if p >= 1e-4 else "< 0.0001"
 
 
-def _name_epoch(epoch: int) -> str:
-    return "zero-shot" if epoch == 0 else f"{epoch} epoch{'s' if epoch > 1 else ''}"
+def _format_epochs(curves: Curves, epochs: Iterable[int]) -> dict[str, str]:
+    """Return a cell per epoch: the accuracy after it."""
+    names = {epoch: f"{epoch} epoch{'s' if epoch > 1 else ''}" if epoch else "zero-shot" for epoch in epochs}
+    return {name: _format_percent(select_epoch(curves, epoch)) for epoch, name in names.items()}
 
 
 def _format_percent(values: Sequence[float]) -> str:

@@ -11,9 +11,9 @@ from ..evaluation import (
     UNSEEN,
     EvaluationResult,
     PopulationResult,
-    ReconstructionResult,
     SignificanceResult,
 )
+from ..trainer import ReconstructionResult
 from .tables import format_p_value
 
 _VERBS = {"above": "beat", "below": "lose to", "level with": "equal"}
@@ -68,8 +68,7 @@ def _compare_baseline(row: SignificanceResult, kind: str) -> str:
     rival = "noise" if kind == "noise" else "averages"
     few = "" if kind == "noise" else f" (for the {row.n} samples whose distance averages reach)"
     return (
-        f"the samples {_VERBS[row.word]} {rival} at matched distance{few}, {100 * row.mean:.1f} % against "
-        f"{100 * row.rival_mean:.1f} % ({_describe_test(row)})"
+        f"the samples {_VERBS[row.word]} {rival} at matched distance{few}, {_format_means(row)} ({_describe_test(row)})"
     )
 
 
@@ -109,9 +108,7 @@ def _describe_finetuning(name: str, rows: _Rows) -> list[str]:
 def _compare_epochs(rows: _Rows) -> str:
     ends = [rows[0], *rows[1:][-1:]]
     return " and ".join(
-        f"{row.word} it after {row.epoch} epoch{'s' if row.epoch != 1 else ''} "
-        f"({100 * row.mean:.1f} % against {100 * row.rival_mean:.1f} %)"
-        for row in ends
+        f"{row.word} it after {row.epoch} epoch{'s' if row.epoch != 1 else ''} ({_format_means(row)})" for row in ends
     )
 
 
@@ -128,8 +125,12 @@ def _describe_transfer(name: str, rows: _Rows) -> Iterable[str]:
         test = f"{_describe_test(row).removesuffix(' pairs')} images"
         yield (
             f"Ensembles of samples of {name} ({row.where}) {_VERBS[row.word]} ensembles of {row.rival}: "
-            f"{100 * row.mean:.1f} % against {100 * row.rival_mean:.1f} % ({test})."
+            f"{_format_means(row)} ({test})."
         )
+
+
+def _format_means(row: SignificanceResult) -> str:
+    return f"{100 * row.mean:.1f} % against {100 * row.rival_mean:.1f} %"
 
 
 def _format_mean(population: PopulationResult) -> str:

@@ -1,12 +1,15 @@
-"""Checkpoints of training, written every few epochs; training resumes from them to the same bits.
+"""Files that a training writes while it runs: metrics of every epoch, and checkpoints to resume from, to the same bits.
 
 A checkpoint of another release is used too, if its tensors fit.
 """
 
+import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -14,22 +17,67 @@ from torch import Tensor
 from modelzoo_datasets.errors import FormatError
 from modelzoo_datasets.zoo import read_json, read_tensors, write_json, write_tensors
 
+from ..json_record import JsonRecord
 from .losses import Learner
-from .metrics_log import EpochMetrics
 
-METRICS_FILE, CHECKPOINT_FILE = "checkpoint.json", "checkpoint.safetensors"
+LINES, EVENTS = "metrics.jsonl", "events"
+HISTORY_FILE, CHECKPOINT_FILE = "checkpoint.json", "checkpoint.safetensors"
 _log = logging.getLogger(__name__)
 _MOMENTS = ("exp_avg", "exp_avg_sq")  # state of AdamW for every parameter, beside the number of its steps
 
 
+@dataclass(frozen=True, kw_only=True)
+class EpochMetrics(JsonRecord):
+    """Mean of every loss over the batches of one epoch, and R² on validation states; 0 for a loss without weight."""
+
+    ALIASES: ClassVar[Mapping[str, str]] = {
+        "contrast": "contrastive",
+        "behaviour": "functional",
+        "mixed": "mixed_functional",
+    }
+    IGNORES_UNKNOWN: ClassVar[bool] = True  # losses that other releases have
+
+    epoch: int
+    reconstruction: float
+    contrastive: float = 0.0
+    functional: float = 0.0  # in nats: divergence of decoded networks' predictions from the original networks'
+    mixed_functional: float = 0.0  # the same for networks decoded from draws around embeddings
+    statistics: float = 0.0
+    validation_r2: float  # 1 - error / error of predicting the training mean, in layer-scaled units
+
+
+@contextmanager
+def open_metrics_log(folder: Path) -> Iterator[Callable[[EpochMetrics], None]]:
+    """Open `metrics.jsonl`, which gets a line whenever an epoch ends, and TensorBoard's event files below `events/`.
+
+    Logs of an earlier run are replaced: a run that resumes yields its first epochs again. Events need the extra
+    `tensorboard`; without it there are none.
+    """
+    for old in (folder / EVENTS).glob("events.*"):
+        old.unlink()
+    with (folder / LINES).open("w") as lines, ExitStack() as stack:
+        events: Any = None
+        with suppress(ImportError):
+            from torch.utils.tensorboard import SummaryWriter
+
+            events = stack.enter_context(SummaryWriter(str(folder / EVENTS)))
+
+        def write(row: EpochMetrics) -> None:
+            values = row.to_json()
+            lines.write(json.dumps(values) + "\n")
+            lines.flush()
+            if events is not None:
+                for name in [*values][1:]:  # all but the epoch
+                    events.add_scalar(name, values[name], row.epoch)
+
+        yield write
+
+
 def save_checkpoint(
-    folder: Path,
-    learner: Learner,
-    optimizer: torch.optim.Optimizer,
-    history: list[EpochMetrics],
+    folder: Path, learner: Learner, optimizer: torch.optim.Optimizer, history: list[EpochMetrics]
 ) -> None:
     """Write metrics, then tensors. The tensors hold the epoch, so a stop in between leaves a valid checkpoint."""
-    write_json(folder / METRICS_FILE, [row.to_json() for row in history])
+    write_json(folder / HISTORY_FILE, [row.to_json() for row in history])
     tensors = {f"model.{name}": tensor for name, tensor in learner.state_dict().items()}
     for number, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{number}.{name}": tensor for name, tensor in state.items()}
@@ -85,10 +133,10 @@ def _describe(shape: Iterable[int] | None) -> str:
 
 def _read_history(folder: Path, epochs: int) -> list[EpochMetrics]:
     """Return the metrics of the first epochs; rows beyond the checkpoint are ignored."""
-    rows: Any = read_json(folder / METRICS_FILE)
+    rows: Any = read_json(folder / HISTORY_FILE)
     if not isinstance(rows, list) or len(rows) < epochs:
-        raise FormatError(f"{METRICS_FILE} does not hold the metrics of {epochs} epochs")
+        raise FormatError(f"{HISTORY_FILE} does not hold the metrics of {epochs} epochs")
     try:
         return [EpochMetrics.from_json(row) for row in rows[:epochs]]
     except FormatError as error:
-        raise FormatError(f"{METRICS_FILE} has a row that cannot be read: {error}") from error
+        raise FormatError(f"{HISTORY_FILE} has a row that cannot be read: {error}") from error

@@ -68,24 +68,15 @@ def _check_trainable(recipe: HyperRecipe, zoo: Zoo) -> None:
 
 
 def _make_config(recipe: HyperRecipe, zoo: Zoo) -> RepresentationConfig:
-    model = recipe.model
+    sizes = {name: value for name, value in vars(recipe.model).items() if name != "projection"}
     return RepresentationConfig(
         architecture=zoo.architecture.name,
         activation=str(zoo.table["activation"].iloc[0]),
         dropout=float(zoo.table["dropout"].iloc[0]),
-        width=model.width,
-        blocks=model.blocks,
-        heads=model.heads,
-        feedforward=model.feedforward,
-        bottleneck=model.bottleneck,
-        latent=model.latent,
         num_states=len(zoo.weights),
         aligned=recipe.data.align,
         signs=recipe.data.signs,
-        center=model.center,
-        pooled_dim=model.pooled_dim,
-        statistics=model.statistics,
-        token_scale=model.token_scale,
+        **sizes,
     )
 
 

@@ -4,7 +4,7 @@ N training states, B states per batch, P weights, V validation states.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from modelzoo_datasets.errors import ModelZooError
 from modelzoo_datasets.seeds import keyed_generator
 
+from ..json_record import JsonRecord
 from ..model import HyperRepresentation
 from ..recipe import HyperRecipe, LearningRecipe
-from .checkpoints import load_checkpoint, save_checkpoint
+from .checkpoints import EpochMetrics, load_checkpoint, save_checkpoint
 from .functional_loss import Predictor
 from .losses import LOSSES, EpochGenerators, Learner, compute_losses, sum_losses
-from .metrics_log import EpochMetrics
 
 Precision = Literal["float32", "bf16"]
 _WARM_UP = 0.1  # share of the steps over which the learning rate rises
@@ -74,7 +74,7 @@ def train_epochs(
     yield from history
     for epoch in range(len(history) + 1, learning.epochs + 1):
         means = _train_epoch(learner, optimizer, aligned, learning, predictor if learning.needs_images else None, epoch)
-        r2 = compute_reconstruction_r2(rep, aligned_validation).total
+        r2 = measure_reconstruction(rep, aligned_validation).total
         history.append(EpochMetrics(epoch=epoch, validation_r2=r2, **means))
         if epoch % _CHECKPOINT_EVERY == 0:
             save_checkpoint(checkpoints, learner, optimizer, history)
@@ -116,16 +116,17 @@ def _compute_lr_factor(share: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * (share - _WARM_UP) / (1 - _WARM_UP)))
 
 
-@dataclass(frozen=True)
-class ReconstructionR2:
+@dataclass(frozen=True, kw_only=True)
+class ReconstructionResult(JsonRecord):
     """R² of reconstructed weights in layer-scaled units, against predicting the training mean."""
 
     total: float
-    layers: tuple[float, ...]
+    layers: Sequence[float]
+    n: int  # number of states
 
 
 @torch.inference_mode()
-def compute_reconstruction_r2(rep: HyperRepresentation, aligned: Tensor) -> ReconstructionR2:
+def measure_reconstruction(rep: HyperRepresentation, aligned: Tensor) -> ReconstructionResult:
     """Return R² of aligned states (N, P), encoded and decoded, in total and per layer (2209.14733: 1 - L / L_mean)."""
     decoded = rep.decode(rep.encode(aligned))
     error = ((decoded - aligned) / rep.scale).square().sum(dim=0)
@@ -135,4 +136,4 @@ def compute_reconstruction_r2(rep: HyperRepresentation, aligned: Tensor) -> Reco
         float(1 - error[index == layer].sum() / baseline[index == layer].sum())
         for layer in range(len(rep.layout.layers))
     ]
-    return ReconstructionR2(float(1 - error.sum() / baseline.sum()), tuple(layers))
+    return ReconstructionResult(total=float(1 - error.sum() / baseline.sum()), layers=layers, n=len(aligned))

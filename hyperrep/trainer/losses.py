@@ -1,4 +1,6 @@
-"""Losses of a hyper-representation on a batch of training states, and their weighted sum.
+"""Random views of a batch of training states, the losses of a hyper-representation on them, and their weighted sum.
+
+Random numbers are drawn on the CPU, whatever device the weights are on: equal seeds give equal views everywhere.
 
 B states per batch, P weights, D latent dimensions, H numbers of a projection, F statistics.
 """
@@ -11,14 +13,52 @@ from torch.nn.functional import cross_entropy, normalize
 
 from modelzoo_datasets.errors import RecipeError
 from modelzoo_datasets.seeds import keyed_generator
+from modelzoo_datasets.weights import Symmetry, permute_units, sample_permutations
 
-from ..model import HyperRepresentation, compute_layer_statistics
+from ..model import HyperRepresentation, compute_layer_statistics, init_parameters
 from ..recipe import HyperRecipe, LearningRecipe
-from .augmentation import add_noise, erase_blocks, mix_pairs, permute_randomly
 from .functional_loss import MIXTURES, Predictor, draw_normal_mixtures
 
 LOSSES = ("reconstruction", "contrastive", "functional", "mixed_functional", "statistics")
 _MIN_STD = 1e-6  # floor of the standard deviation of a statistic over the training states
+_MIN_ERASED, _MAX_ERASED = 0.02, 0.33  # shares of the weights in an erased block (2110.15288, code)
+
+
+def permute_randomly(weights: Tensor, symmetry: Symmetry, generator: torch.Generator) -> Tensor:
+    """Put the units of every model (B, P) into a random order; the functions of the networks stay the same."""
+    orders = sample_permutations(symmetry, len(weights), generator)
+    return permute_units(weights, symmetry, [order.to(weights.device) for order in orders])
+
+
+def mix_pairs(weights: Tensor, max_share: float, generator: torch.Generator) -> Tensor:
+    """Move every model (B, P) towards another one of the batch, by a uniform share of the way up to `max_share`.
+
+    The models must be aligned: means of unaligned models are no sensible networks.
+    """
+    if max_share == 0:
+        return weights
+    share = (max_share * torch.rand(len(weights), 1, generator=generator)).to(weights.device)
+    partner = torch.randperm(len(weights), generator=generator).to(weights.device)
+    return weights + share * (weights[partner] - weights)
+
+
+def add_noise(x: Tensor, std: float, generator: torch.Generator) -> Tensor:
+    """Add N(0, std²) to every entry of (B, P)."""
+    return x + std * torch.randn(x.shape, generator=generator).to(x.device) if std > 0 else x
+
+
+def erase_blocks(x: Tensor, probability: float, generator: torch.Generator) -> Tensor:
+    """Set a contiguous block of 2 to 33 % of a row to zero, in each row of (B, P) with this probability."""
+    if probability == 0:
+        return x
+    rows, size = x.shape
+    has_block = torch.rand(rows, 1, generator=generator) < probability
+    share = _MIN_ERASED + (_MAX_ERASED - _MIN_ERASED) * torch.rand(rows, 1, generator=generator)
+    length = (share * size).round()
+    start = (torch.rand(rows, 1, generator=generator) * (size - length + 1)).floor()
+    has_block, length, start = has_block.to(x.device), length.to(x.device), start.to(x.device)
+    position = torch.arange(size, device=x.device)
+    return torch.where(has_block & (position >= start) & (position < start + length), 0.0, x)
 
 
 def reconstruction_loss(decoded: Tensor, target: Tensor, scale: Tensor) -> Tensor:
@@ -89,7 +129,7 @@ class Learner(nn.Module):
             nn.ReLU(),
             nn.Linear(projection, projection),
         )
-        _init_head(self.head, keyed_generator(recipe.learning.seed, "projection head"))
+        init_parameters(self.head, keyed_generator(recipe.learning.seed, "projection head"))
         statistics = compute_layer_statistics(weights, rep.layout).float()
         if recipe.learning.statistics_weight and recipe.model.pooled_dim < statistics.shape[1]:
             raise RecipeError(
@@ -101,14 +141,6 @@ class Learner(nn.Module):
         self.register_buffer("statistics", torch.stack([statistics.mean(dim=0), std]), persistent=False)
         self.register_buffer("error_scale", 1 / compute_error_weights(rep, recipe.learning), persistent=False)
         self.to(rep.device)
-
-
-def _init_head(head: nn.Module, generator: torch.Generator) -> None:
-    for name, parameter in head.named_parameters():
-        if parameter.ndim > 1:
-            nn.init.normal_(parameter, std=parameter.shape[-1] ** -0.5, generator=generator)
-        elif name.endswith("bias"):
-            nn.init.zeros_(parameter)
 
 
 @dataclass(frozen=True)

@@ -109,7 +109,7 @@ def test_a_packed_generate_killed_between_models_and_again_while_they_are_merged
 def test_the_demo_leaves_a_folder_of_something_else_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("do not touch")
     result = run(["modelzoo-demo", "--out", tmp_path])
-    told = f"modelzoo-demo: {tmp_path} holds something else (thesis.tex); choose another --out\n"
+    told = f"modelzoo-demo: output folder {tmp_path} already contains thesis.tex; pass a different --out\n"
     assert (result.returncode, result.stderr) == (2, told)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 

@@ -9,9 +9,9 @@ from torch import Tensor
 from hyperrep import HyperRepresentation
 from hyperrep.probes.linear import compute_r2, predict_ridge
 from hyperrep.recipe import DataRecipe, EvaluationRecipe, HyperRecipe, LearningRecipe, ModelRecipe
+from hyperrep.trainer.checkpoints import EpochMetrics
 from hyperrep.trainer.initialize import create_representation
 from hyperrep.trainer.loop import train_epochs
-from hyperrep.trainer.metrics_log import EpochMetrics
 from modelzoo_datasets.loading import Zoo
 
 

@@ -9,7 +9,7 @@ import jsonschema
 import pytest
 from helpers.paths import ROOT
 
-from hyperrep.recipe_schema import make_protocol_schema, make_recipe_schema
+from hyperrep.recipe_toml import make_protocol_schema, make_recipe_schema
 
 RECIPES = ROOT / "hyperrep" / "recipes"
 SCHEMAS = {"recipe.schema.json": make_recipe_schema, "protocol.schema.json": make_protocol_schema}
@@ -28,7 +28,7 @@ def test_the_file_for_editors_is_the_schema(name: str) -> None:
     schema = SCHEMAS[name]()
     jsonschema.Draft202012Validator.check_schema(schema)
     assert (RECIPES / name).read_text() == json.dumps(schema, indent=2) + "\n", (
-        f"write it again: python -c 'import json; from hyperrep.recipe_schema import *; "
+        f"write it again: python -c 'import json; from hyperrep.recipe_toml import *; "
         f"print(json.dumps({SCHEMAS[name].__name__}(), indent=2))' > hyperrep/recipes/{name}"
     )
 

@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 
 from hyperrep import HyperRepresentation, train
 from hyperrep.recipe import DataRecipe, EvaluationRecipe
+from hyperrep.trainer.checkpoints import EVENTS
 from hyperrep.trainer.loop import _CHECKPOINT_EVERY
-from hyperrep.trainer.metrics_log import EVENTS
 from modelzoo_datasets.errors import FolderInUseError, FormatError
 from modelzoo_datasets.zoo import partial_path
 

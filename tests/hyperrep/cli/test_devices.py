@@ -11,12 +11,12 @@ from helpers.tiny_learning import recipe
 from torch import Tensor
 
 from hyperrep import HyperRepresentation, RepresentationConfig
-from hyperrep.cli.devices import PRECISIONS, find_device, multiplies_in_half
+from hyperrep.cli.hyperrep_command import find_device, resolve_precision
 from hyperrep.recipe import HyperRecipe
+from hyperrep.trainer.checkpoints import EpochMetrics
 from hyperrep.trainer.functional_loss import Predictor
 from hyperrep.trainer.loop import Precision, train_epochs
 from hyperrep.trainer.losses import Learner
-from hyperrep.trainer.metrics_log import EpochMetrics
 from modelzoo_datasets.architectures import get_architecture
 from modelzoo_datasets.engines import NetworkSpec, get_engine, make_batched_network
 from modelzoo_datasets.errors import DeviceError
@@ -71,13 +71,22 @@ def assert_near(found: list[EpochMetrics], expected: list[EpochMetrics], bound: 
 
 @NO_GPU
 def test_devices_are_found_by_name() -> None:
-    assert find_device("auto") == find_device("cpu") == find_device() == HERE
+    assert find_device("auto") == find_device("cpu") == HERE
     with pytest.raises(DeviceError) as caught:
         find_device("cuda")
     assert str(caught.value) == "device 'cuda': torch sees no CUDA GPU here; use --device cpu"
-    with pytest.raises(DeviceError) as caught:
-        find_device("tpu")
-    assert str(caught.value) == "unknown device 'tpu'; choose from auto, cpu, cuda"
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "choices"),
+    [("--device", "tpu", "'auto', 'cpu', 'cuda'"), ("--precision", "int8", "'auto', 'float32', 'bfloat16'")],
+)
+def test_an_unknown_device_or_precision_is_answered_with_the_known_ones(option: str, value: str, choices: str) -> None:
+    program = "from hyperrep.cli.hyperrep_command import main; main()"
+    words = [sys.executable, "-c", program, "train", "dataset", "--out", "hyperrep", option, value]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(rf"\S+: Invalid value for '{option}': .*'{value}' is not one of {choices}\.\n", done.stderr)
 
 
 @NO_GPU
@@ -120,11 +129,9 @@ def test_a_learner_is_where_its_hyper_representation_is() -> None:
 
 
 def test_bfloat16_is_asked_for_by_name_and_never_chosen_on_a_cpu() -> None:
-    found = {name: [multiplies_in_half(name, device) for device in (HERE, THERE)] for name in PRECISIONS}
-    assert found == {"auto": [False, True], "float32": [False, False], "bfloat16": [True, True]}
-    with pytest.raises(DeviceError) as caught:
-        multiplies_in_half("int8", HERE)
-    assert str(caught.value) == "unknown precision 'int8'; choose from auto, float32, bfloat16"
+    names = ("auto", "float32", "bfloat16")
+    found = {name: [resolve_precision(name, device) for device in (HERE, THERE)] for name in names}
+    assert found == {"auto": ["float32", "bf16"], "float32": ["float32"] * 2, "bfloat16": ["bf16"] * 2}
 
 
 def test_learning_in_bfloat16_differs_in_rounding_and_repeats_to_the_bit(tmp_path: Path) -> None:

@@ -29,7 +29,9 @@ def test_probes_are_written_as_json_and_csv(
     assert [float(row["r2"]) for row in table] == [row.r2 for row in rows]
     with pytest.raises(FolderInUseError) as caught:
         probe(tiny_dataset, trained, tiny_hyper, out=tmp_path / "probes")
-    assert str(caught.value) == f"output folder {tmp_path / 'probes'} is not empty; pass a different --out"
+    assert str(caught.value) == (
+        f"output folder {tmp_path / 'probes'} already contains other files; pass a different --out or delete it"
+    )
 
 
 def test_another_config_is_tested_on(tiny_dataset: Path, trained: Path, tiny_hyper: HyperRecipe) -> None:

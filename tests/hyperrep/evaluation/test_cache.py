@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from hyperrep import HyperRepresentation
-from hyperrep.evaluation.cache import CachedEvaluator, CachedSamplingContext, read_or_measure
+from hyperrep.evaluation.baselines import SamplingContext
+from hyperrep.evaluation.cache import read_or_measure
 from hyperrep.evaluation.metrics import Evaluator
 from hyperrep.release.export import Measurement, SampleRequest, export_samples
 from modelzoo_datasets.engines import NetworkSpec
@@ -19,7 +20,7 @@ from modelzoo_datasets.errors import ArgumentError
 from modelzoo_datasets.images import Images
 from modelzoo_datasets.loading import Zoo
 
-KEY = {"what": "a test"}
+KEY = {"states": "a test"}
 
 
 class CountingEngine(TorchEngine):
@@ -78,24 +79,24 @@ def test_samples_are_measured_to_the_same_bytes_and_the_second_time_states_are_n
 def test_errors_that_are_kept_are_those_of_these_images_states_and_engine(
     bench: Evaluator, rep: HyperRepresentation, learned: dict[str, Zoo], images: Images, cache: Path
 ) -> None:
-    source = CachedSamplingContext(rep=rep, zoo=learned["train"], hyperrep_sha256="1")
+    source = SamplingContext(rep=rep, zoo=learned["train"], hyperrep_sha256="1")
     fields = {field.name: getattr(bench, field.name) for field in dataclasses.fields(Evaluator)}
     assert torch.equal(source.train_weights, bench.aligned)
     for _ in range(2):
-        ours = CachedEvaluator(**fields, key=source.key)
+        ours = Evaluator(**fields | {"key": source.key})
         assert torch.equal(ours.train_errors, bench.train_errors)
         assert ours.train_errors.dtype == torch.bool
     assert len(bench.images.labels("test")) % 8, "the last byte of a row is not full"
     fields["aligned"] = bench.aligned[:1]
     others = [
-        CachedEvaluator(**fields | {"images": images}, key=source.key),
-        CachedEvaluator(**fields | {"engine": OtherEngine(num_workers=1)}, key=source.key),
-        CachedEvaluator(**fields, key=source.key | {"hyperrep": "2"}),
-        CachedEvaluator(**fields, key=source.key | {"states": "3"}),
+        Evaluator(**fields | {"images": images, "key": source.key}),
+        Evaluator(**fields | {"engine": OtherEngine(num_workers=1), "key": source.key}),
+        Evaluator(**fields | {"key": source.key | {"hyperrep": "2"}}),
+        Evaluator(**fields | {"key": source.key | {"states": "3"}}),
     ]
     assert [len(other.train_errors) for other in others] == [1] * 4, "what 28 states were kept as is of none of them"
     moved = dataclasses.replace(learned["train"], weights=learned["train"].weights + 1e-6)
-    assert CachedSamplingContext(rep=rep, zoo=moved, hyperrep_sha256="1").key["states"] != source.key["states"]
+    assert SamplingContext(rep=rep, zoo=moved, hyperrep_sha256="1").key["states"] != source.key["states"]
 
 
 @pytest.mark.parametrize(
@@ -103,21 +104,21 @@ def test_errors_that_are_kept_are_those_of_these_images_states_and_engine(
 )
 def test_what_was_cut_in_the_cache_is_measured_again(spoil: object, cache: Path) -> None:
     assert callable(spoil)
-    read_or_measure(KEY, lambda: torch.arange(5))
+    read_or_measure("a test", KEY, lambda: torch.arange(5))
     (path,) = cache.iterdir()
     whole = path.read_bytes()
     spoil(path)
-    assert torch.equal(read_or_measure(KEY, lambda: torch.arange(5)), torch.arange(5))
+    assert torch.equal(read_or_measure("a test", KEY, lambda: torch.arange(5)), torch.arange(5))
     assert path.read_bytes() == whole
 
 
 def test_where_nothing_can_be_kept_it_is_measured_each_time(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache.write_text("a file where the folder would be")
-    assert [int(read_or_measure(KEY, partial(torch.tensor, i))) for i in range(2)] == [0, 1]
+    assert [int(read_or_measure("a test", KEY, partial(torch.tensor, i))) for i in range(2)] == [0, 1]
     monkeypatch.setenv("MODELZOO_CACHE", str(cache.with_name("other")))
     monkeypatch.setenv("MODELZOO_CACHE_BYTES", "3")
-    assert [int(read_or_measure(KEY, partial(torch.tensor, i))) for i in range(2)] == [0, 1]
+    assert [int(read_or_measure("a test", KEY, partial(torch.tensor, i))) for i in range(2)] == [0, 1]
     monkeypatch.setenv("MODELZOO_CACHE_BYTES", "many")
     with pytest.raises(ArgumentError) as caught:
-        read_or_measure(KEY, lambda: torch.tensor(0))
+        read_or_measure("a test", KEY, lambda: torch.tensor(0))
     assert str(caught.value) == "MODELZOO_CACHE_BYTES must be a number of bytes, e.g. 20000000000; got 'many'"

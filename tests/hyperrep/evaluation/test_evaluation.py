@@ -14,13 +14,13 @@ from hyperrep import HyperRepresentation, evaluate
 from hyperrep.evaluation.baselines import initialize_models
 from hyperrep.evaluation.metrics import Evaluator
 from hyperrep.evaluation.populations import Population
-from hyperrep.evaluation.protocol import INFO_FILE, _claim_folder, measure_reconstruction, project_embeddings
+from hyperrep.evaluation.protocol import INFO_FILE, _claim_folder, project_embeddings
 from hyperrep.evaluation.result import EvaluationResult
 from hyperrep.evaluation.significance import compare_populations
-from hyperrep.evaluation.transfer import check_fits, check_images
+from hyperrep.evaluation.transfer import check_transfer
 from hyperrep.recipe import DataRecipe, EvaluationRecipe, HyperRecipe
-from hyperrep.trainer.loop import compute_reconstruction_r2
-from hyperrep.training_info import TrainingInfo
+from hyperrep.storage import TrainingInfo
+from hyperrep.trainer.loop import measure_reconstruction
 from modelzoo_datasets.analysis import compare_means, fine_tune
 from modelzoo_datasets.engines import NetworkSpec
 from modelzoo_datasets.engines.torch.torch_engine import TorchEngine
@@ -44,12 +44,13 @@ def evaluated(
     return out, report.to_json()
 
 
-def test_reconstruction_is_told_for_every_split(rep: HyperRepresentation, learned: dict[str, Zoo]) -> None:
-    found = {split: values.to_json() for split, values in measure_reconstruction(rep, learned).items()}
+def test_reconstruction_is_told_for_every_split(
+    evaluated: tuple[Path, dict[str, Any]], rep: HyperRepresentation, learned: dict[str, Zoo]
+) -> None:
+    found = evaluated[1]["reconstruction"]
     assert {split: values["n"] for split, values in found.items()} == {"train": 28, "validation": 6, "test": 6}
     for split, values in found.items():
-        measured = compute_reconstruction_r2(rep, rep.align(learned[split].weights))
-        assert (values["total"], values["layers"]) == (measured.total, list(measured.layers))
+        assert values == measure_reconstruction(rep, rep.align(learned[split].weights)).to_json()
 
 
 def test_embeddings_in_the_plane_are_the_widest_uncorrelated_coordinates(
@@ -261,9 +262,9 @@ def test_what_the_protocol_cannot_ask_of_this_zoo_is_told_before_anything_is_jud
         "for 1×28×28 images of 10 classes and have 2,464"
     )
     with pytest.raises(ModelZooError) as caught:
-        check_images(dataclasses.replace(bench.images, name="letters", classes=26), bench)
+        check_transfer([dataclasses.replace(bench.images, name="letters", classes=26)], bench)
     assert str(caught.value) == (
         "[evaluation] transfer: letters has 1×28×28 images of 26 classes, cnn-s is for 1×28×28 images of 10 classes"
     )
-    for name in ("res-cnn", "cnn-more-layers", "cnn-more-layers-residual", "cnn-residual"):
-        assert check_fits(name, bench).name == name
+    names = ("res-cnn", "cnn-more-layers", "cnn-more-layers-residual", "cnn-residual")
+    check_transfer([], dataclasses.replace(bench, recipe=dataclasses.replace(bench.recipe, changed=names)))

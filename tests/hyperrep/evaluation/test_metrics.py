@@ -35,7 +35,7 @@ def test_judging_measures_what_it_says(bench: Evaluator, rep: HyperRepresentatio
     far = distances(weights, bench.aligned, rep.scale)
     assert found["distance"] == pytest.approx(far.amin(dim=1).tolist(), rel=1e-4)
     rows = learned["train"].table.iloc[far.argmin(dim=1).tolist()]
-    assert found["nearest"] == [(m, e) for m, e in zip(rows["model_id"], rows["epoch"], strict=True)]
+    assert found["nearest"] == [[m, e] for m, e in zip(rows["model_id"], rows["epoch"], strict=True)]
     assert (found["name"], found["what"], found["n"]) == ("some", "three test states", 3)
     networks = [NetworkSpec("tanh")] * 31
     outputs = dict(

@@ -9,8 +9,7 @@ from torch import Tensor
 
 from hyperrep import HyperRepresentation
 from hyperrep.evaluation.baselines import SamplingContext
-from hyperrep.evaluation.novelty import measure_novelty
-from hyperrep.evaluation.populations import Population, make_populations
+from hyperrep.evaluation.populations import Population, make_populations, measure_novelty
 from hyperrep.model.samplers import select_best_states
 from hyperrep.recipe import HyperRecipe
 from modelzoo_datasets.loading import Zoo

@@ -55,8 +55,8 @@ def test_lists_are_read_and_the_longest_fine_tuning_decides(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("fine_tune = [0, 5]", "[evaluation] finetune_epochs must be epochs from 1 on, got [0, 5]"),
-        ("fine_tune = []", "[evaluation] finetune_epochs must be epochs from 1 on, got []"),
+        ("fine_tune = [0, 5]", "[evaluation] finetune_epochs must be at least 1, got [0, 5]"),
+        ("fine_tune = []", "[evaluation] finetune_epochs must not be empty"),
         ("fine_tune = 5", "[evaluation] finetune_epochs must be a list, got 5"),
         ('samplers = ["kde", "gan", "kde"]', "[evaluation] samplers: kde is listed twice"),
         ("noise = [0.1, 0.2, 0.1]", "[evaluation] noise: 0.1 is listed twice"),

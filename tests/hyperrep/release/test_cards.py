@@ -16,9 +16,8 @@ from huggingface_hub import ModelCard
 
 from hyperrep import HyperRepresentation, evaluate
 from hyperrep.recipe import HyperRecipe
-from hyperrep.release.cards import representation_card
-from hyperrep.release.publish import write_card
-from hyperrep.training_info import TrainingInfo
+from hyperrep.release.cards import representation_card, write_card
+from hyperrep.storage import TrainingInfo
 from modelzoo_datasets.engines.torch.torch_engine import TorchEngine
 from modelzoo_datasets.errors import FormatError
 
@@ -187,7 +186,7 @@ def test_an_evaluation_of_what_is_no_hyper_representation_is_refused(
     anyone: Client, tiny_dataset: Path, tmp_path: Path
 ) -> None:
     result = anyone.push(tiny_dataset, "zoos/tiny", "--dry-run", "--evaluation", tmp_path)
-    told = f"--evaluation is of a hyper-representation, {tiny_dataset} is a dataset; leave it out"
+    told = f"--evaluation is for a hyper-representation, but {tiny_dataset} is a dataset; omit it"
     assert (result.returncode, result.stderr) == (2, f"modelzoo-push: {told}\n")
 
 

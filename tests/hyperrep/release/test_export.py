@@ -20,10 +20,10 @@ from torch import nn
 
 from hyperrep import HyperRepresentation, load_sample
 from hyperrep.evaluation.baselines import SamplingContext, draw_weights
-from hyperrep.evaluation.novelty import measure_novelty
+from hyperrep.evaluation.populations import measure_novelty
+from hyperrep.release.cards import sample_card
 from hyperrep.release.export import Measurement, SampleRequest, export_embeddings, export_samples
-from hyperrep.release.lineage import write_model_card
-from hyperrep.release.sample_info import SampleInfo
+from hyperrep.release.sampled_model import SampleInfo
 from modelzoo_datasets.analysis import find_nearest, fine_tune
 from modelzoo_datasets.engines import NetworkSpec
 from modelzoo_datasets.engines.torch.torch_engine import TorchEngine
@@ -179,7 +179,7 @@ def test_the_card_of_a_sample_is_a_card_of_the_hub(measured: tuple[Path, Measure
     folder = tmp_path / "noise-0001"
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(told | {"lineage": lineage}))
-    known = ModelCard(write_model_card(SampleInfo.read(folder, folder)))
+    known = ModelCard(sample_card(SampleInfo.read(folder, folder)))
     assert (known.data.datasets, known.data.base_model) == (["zoos/tiny"], "zoos/tiny-hyperrep")
     assert "| parent zoo | `zoos/tiny`, config `seed`, revision `abc` |" in known.text
 
@@ -243,7 +243,8 @@ def test_what_cannot_be_sampled_is_told_in_one_line_and_leaves_nothing(
         (
             SampleRequest(n=1),
             where,
-            f"{trained} did not learn from {other}; name the dataset whose config 'seed' it learned from",
+            f"{trained} was not trained by recipe tiny on {other}; pass the dataset, and the file of the recipe, "
+            "that it was trained with",
         ),
     ):
         with pytest.raises(ModelZooError) as caught:
@@ -293,7 +294,7 @@ def test_a_folder_that_is_no_sample_or_another_network_is_refused(
     )
     with pytest.raises(FormatError) as caught:
         load_sample(folder, revision="main")
-    assert str(caught.value) == f"{folder} is a folder and has no revisions; got revision 'main'"
+    assert str(caught.value) == f"{folder} is a folder and has no revision 'main'; leave out `revision`"
     tensors = load_file(folder / "model.safetensors")
     del tensors["module_list.0.bias"]
     save_file(tensors, folder / "model.safetensors")
@@ -325,9 +326,8 @@ def test_a_place_that_is_taken_is_refused(trained: Path, tmp_path: Path, kind: s
     note = out / "note.txt" if kind == "folder" else out
     note.parent.mkdir(exist_ok=True)
     note.write_text("mine")
-    with pytest.raises(
-        FolderInUseError, match=f"^{re.escape(f'output folder {out} is not empty; pass a different --out')}$"
-    ):
+    told = f"output folder {out} already contains other files; pass a different --out or delete it"
+    with pytest.raises(FolderInUseError, match=f"^{re.escape(told)}$"):
         export_samples(trained, out, SampleRequest(n=1))
     assert note.read_text() == "mine"
 

@@ -1,7 +1,6 @@
 """The report: opens offline, says what the numbers say, equal values give equal bytes."""
 
 import re
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -101,7 +100,7 @@ def evaluation(sample: float, noise: float, averages: float = 0.3) -> dict[str, 
 
 
 def read(found: dict[str, Any]) -> EvaluationResult:
-    return EvaluationResult.from_json(found, Path("evaluation.json"))
+    return EvaluationResult.from_json(found)
 
 
 def page(found: dict[str, Any]) -> str:

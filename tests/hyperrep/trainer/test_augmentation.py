@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from hyperrep.trainer.augmentation import add_noise, erase_blocks, mix_pairs, permute_randomly
+from hyperrep.trainer.losses import add_noise, erase_blocks, mix_pairs, permute_randomly
 from modelzoo_datasets.architectures import build_module, cnn_s
 from modelzoo_datasets.seeds import keyed_generator
 

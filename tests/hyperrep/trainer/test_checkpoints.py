@@ -18,10 +18,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from hyperrep import HyperRepresentation, train
-from hyperrep.trainer.checkpoints import CHECKPOINT_FILE, METRICS_FILE
+from hyperrep.trainer.checkpoints import CHECKPOINT_FILE, HISTORY_FILE, EpochMetrics
 from hyperrep.trainer.initialize import create_representation
 from hyperrep.trainer.loop import _CHECKPOINT_EVERY, train_epochs
-from hyperrep.trainer.metrics_log import EpochMetrics
 from modelzoo_datasets.loading import Zoo, load_zoo
 from modelzoo_datasets.zoo import partial_path
 
@@ -56,10 +55,10 @@ def learned(states: Zoo, folder: Path) -> tuple[HyperRepresentation, list[EpochM
 
 def edited_rows(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
     """Change every row of the metrics of a checkpoint."""
-    rows = json.loads((folder / METRICS_FILE).read_text())
+    rows = json.loads((folder / HISTORY_FILE).read_text())
     for row in rows:
         change(row)
-    (folder / METRICS_FILE).write_text(json.dumps(rows))
+    (folder / HISTORY_FILE).write_text(json.dumps(rows))
 
 
 def edited_tensors(folder: Path, change: Callable[[dict[str, Tensor]], object]) -> None:
@@ -109,13 +108,13 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda f: (f / CHECKPOINT_FILE).write_bytes((f / CHECKPOINT_FILE).read_bytes()[:999]),
         "cannot read state",
     ),
-    "no metrics": (lambda f: (f / METRICS_FILE).unlink(), "cannot read "),
+    "no metrics": (lambda f: (f / HISTORY_FILE).unlink(), "cannot read "),
     "too few metrics": (
-        lambda f: (f / METRICS_FILE).write_text("[]"),
+        lambda f: (f / HISTORY_FILE).write_text("[]"),
         "checkpoint.json does not hold the metrics of 10 epochs",
     ),
     "metrics of no rows": (
-        lambda f: (f / METRICS_FILE).write_text(json.dumps([7] * 10)),
+        lambda f: (f / HISTORY_FILE).write_text(json.dumps([7] * 10)),
         "checkpoint.json has a row that cannot be read: ",
     ),
     "rows without an epoch": (

@@ -12,9 +12,8 @@ from helpers.steps import StepProgress
 from helpers.tiny_learning import recipe
 
 from hyperrep import train
-from hyperrep.trainer.checkpoints import CHECKPOINT_FILE
+from hyperrep.trainer.checkpoints import CHECKPOINT_FILE, EVENTS, LINES, EpochMetrics, open_metrics_log
 from hyperrep.trainer.loop import _CHECKPOINT_EVERY
-from hyperrep.trainer.metrics_log import EVENTS, LINES, EpochMetrics, open_metrics_log
 from modelzoo_datasets.zoo import partial_path
 
 EPOCHS = _CHECKPOINT_EVERY + 2
@@ -32,7 +31,7 @@ class Blocked(MetaPathFinder):
 
 sys.meta_path.insert(0, Blocked())
 from pathlib import Path
-from hyperrep.trainer.metrics_log import EpochMetrics, open_metrics_log
+from hyperrep.trainer.checkpoints import EpochMetrics, open_metrics_log
 with open_metrics_log(Path(sys.argv[1])) as record:
     record(EpochMetrics(epoch=1, reconstruction=2.0, functional=4.0, validation_r2=0.5))
 """

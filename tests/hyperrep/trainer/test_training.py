@@ -15,10 +15,10 @@ from helpers.tiny_learning import learned, recipe
 from torch import Tensor
 
 from hyperrep import HyperRepresentation
-from hyperrep.recipe import DECODED_VIEWS, PERMUTED_VIEWS
+from hyperrep.recipe import CHOICES
+from hyperrep.trainer.checkpoints import EpochMetrics
 from hyperrep.trainer.initialize import compute_layer_scales, create_representation, fit_reference
-from hyperrep.trainer.loop import _CHECKPOINT_EVERY, compute_reconstruction_r2, train_epochs
-from hyperrep.trainer.metrics_log import EpochMetrics
+from hyperrep.trainer.loop import _CHECKPOINT_EVERY, measure_reconstruction, train_epochs
 from modelzoo_datasets.errors import FormatError, ModelZooError
 from modelzoo_datasets.loading import Zoo, load_zoo
 from modelzoo_datasets.seeds import keyed_generator
@@ -49,7 +49,7 @@ def test_every_epoch_is_told_and_the_error_falls(states: Zoo, unseen: Zoo, tmp_p
     assert all(math.isfinite(value) for row in history for value in dataclasses.astuple(row))
     assert history[-1].reconstruction < history[0].reconstruction
     assert history[-1].contrastive < history[0].contrastive
-    assert history[-1].validation_r2 == compute_reconstruction_r2(rep, rep.align(unseen.weights)).total
+    assert history[-1].validation_r2 == measure_reconstruction(rep, rep.align(unseen.weights)).total
 
 
 def test_learning_ends_with_the_embeddings_of_the_training_states(states: Zoo, unseen: Zoo, tmp_path: Path) -> None:
@@ -133,7 +133,7 @@ def test_the_error_that_is_told_is_a_loop_over_layers(
 
 def test_which_views_are_permuted_and_decoded_is_the_recipes_choice(states: Zoo, unseen: Zoo, tmp_path: Path) -> None:
     error = {}
-    for permuted, decoded in itertools.product(PERMUTED_VIEWS, DECODED_VIEWS):
+    for permuted, decoded in itertools.product(CHOICES["permute"], CHOICES["reconstruct"]):
         folder = tmp_path / f"{permuted}-{decoded}"
         _, told = measured(states, unseen, folder, permute=permuted, reconstruct=decoded)
         error[permuted, decoded] = told.reconstruction
@@ -150,7 +150,9 @@ def test_which_views_are_permuted_and_decoded_is_the_recipes_choice(states: Zoo,
 def test_without_augmentation_both_views_are_the_same_and_permuting_one_parts_them(
     states: Zoo, unseen: Zoo, tmp_path: Path
 ) -> None:
-    contrast = {name: measured(states, unseen, tmp_path / name, permute=name)[1].contrastive for name in PERMUTED_VIEWS}
+    contrast = {
+        name: measured(states, unseen, tmp_path / name, permute=name)[1].contrastive for name in CHOICES["permute"]
+    }
     assert contrast["none"] < contrast["second"]
     assert contrast["none"] < contrast["both"]
 
@@ -231,7 +233,7 @@ def test_r2_of_reconstruction_is_a_loop_over_layers(states: Zoo, unseen: Zoo, tm
     rep, _ = learned(recipe(), states, unseen, tmp_path)
     aligned = rep.align(unseen.weights)
     decoded = rep.decode(rep.encode(aligned))
-    found = compute_reconstruction_r2(rep, aligned)
+    found = measure_reconstruction(rep, aligned)
     errors, baselines = [], []
     for place in layer_slices(rep):
         deviation = states.weights[:, place].double().std()
@@ -247,14 +249,14 @@ def test_predicting_the_training_mean_has_an_r2_of_0(states: Zoo) -> None:
     assert rep.linear_path is not None
     for up in rep.linear_path.up:
         torch.nn.init.zeros_(up)
-    found = compute_reconstruction_r2(rep, rep.align(states.weights))
+    found = measure_reconstruction(rep, rep.align(states.weights))
     assert (found.total, *found.layers) == pytest.approx([0] * 6, abs=1e-6)
 
 
 def test_a_latent_vector_as_long_as_the_weights_reconstructs_them(states: Zoo) -> None:
     rep = create_representation(recipe(model={"latent": 1.0}), states)
     assert rep.latent_dim == rep.layout.size
-    found = compute_reconstruction_r2(rep, rep.align(states.weights))
+    found = measure_reconstruction(rep, rep.align(states.weights))
     assert (found.total, *found.layers) == pytest.approx([1] * 6, abs=1e-5)
 
 
@@ -294,4 +296,4 @@ def test_r2_is_against_the_training_mean_whether_it_is_subtracted_or_not(states:
         aligned = rep.align(states.weights)
         error = ((rep.decode(rep.encode(aligned)) - aligned) / rep.scale).square().sum()
         baseline = ((aligned - aligned.mean(dim=0)) / rep.scale).square().sum()
-        assert compute_reconstruction_r2(rep, aligned).total == pytest.approx(float(1 - error / baseline), rel=1e-3)
+        assert measure_reconstruction(rep, aligned).total == pytest.approx(float(1 - error / baseline), rel=1e-3)
