@@ -88,7 +88,7 @@ def _print_result(result: "PushResult") -> None:
     sizes += [("unchanged", file.path, file.size) for file in result.unchanged]
     sizes += [("deleted", path, 0) for path in result.deleted]
     for change, path, size in sizes:
-        row = rows.setdefault(path.rpartition("/")[0] or ".", Counter(sent=0, unchanged=0, deleted=0))
+        row = rows.setdefault(path.rpartition("/")[0] or ".", Counter(bytes=0, sent=0, unchanged=0, deleted=0))
         row[change] += 1
         row["bytes"] += size
     _print_rows([{"folder": name, **row, "bytes": f"{row['bytes']:,}"} for name, row in sorted(rows.items())])
