@@ -1,4 +1,7 @@
-"""The protocol: judge samples next to every population they must be compared with, one resumable step at a time."""
+"""The protocol: judge samples next to every population they must be compared with, one resumable step at a time.
+
+n models, P weights.
+"""
 
 import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -9,11 +12,13 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from modelzoo_datasets._util import SPLITS
+from modelzoo_datasets.architectures import get_architecture
 from modelzoo_datasets.engines import Engine
-from modelzoo_datasets.errors import FolderInUseError, FormatError
+from modelzoo_datasets.errors import FolderInUseError, FormatError, ModelZooError
 from modelzoo_datasets.images import Images, load_images
 from modelzoo_datasets.loading import Zoo, load_zoo
 from modelzoo_datasets.progress import NO_PROGRESS, Progress
+from modelzoo_datasets.seeds import derive_seed
 from modelzoo_datasets.zoo import read_json, write_json
 
 from ..data import drop_untrained, group_by_split, load_recipe_states
@@ -23,9 +28,9 @@ from ..probes import probe_properties, select_probed_states
 from ..recipe import EvaluationRecipe, HyperRecipe
 from ..storage import TrainingInfo, check_unused
 from ..trainer import measure_reconstruction
-from .baselines import SamplingContext
+from .baselines import SamplingContext, initialize_models
 from .metrics import Evaluator, evaluate_population, evaluate_scratch
-from .populations import RANDOM, SCRATCH, Population, make_populations
+from .populations import MEMBERS, RANDOM, SCRATCH, Population, make_populations
 from .result import (
     EVALUATION_FILE,
     EVALUATION_FORMAT,
@@ -36,7 +41,6 @@ from .result import (
     PopulationResult,
 )
 from .significance import compare_populations
-from .transfer import check_transfer, finetune_changed, finetune_on, select_starts
 
 INFO_FILE = "facts.json"
 _Record = TypeVar("_Record", bound=JsonRecord)
@@ -118,13 +122,15 @@ def _evaluate_transfer(
     progress: Progress,
 ) -> tuple[Places, Places]:
     """Fine-tune samples, zoo members and untrained models on other images, and in other architectures."""
-    starts = select_starts(populations, evaluator.recipe.num_finetuned)
+    # Samples, and zoo members, which samples must beat.
+    selected = [p for p in populations if p.name == MEMBERS or (p.is_sample and p.num_finetuned)]
+    starts = {population.name: population.weights[: evaluator.recipe.num_finetuned] for population in selected}
     transfer, changed = {}, {}
     for other in images:
-        run = partial(finetune_on, other, evaluator, starts, progress)
+        run = partial(_finetune_on, other, evaluator, starts, progress)
         transfer[other.name] = _evaluate_each(out / "transfer" / other.name, [*starts, SCRATCH], CurveResult, run)
     for name in evaluator.recipe.changed:
-        run = partial(finetune_changed, name, evaluator, starts, progress)
+        run = partial(_finetune_changed, name, evaluator, starts, progress)
         changed[name] = _evaluate_each(out / "changed" / name, [*starts, RANDOM], CurveResult, run)
     return transfer, changed
 
@@ -140,6 +146,73 @@ def _evaluate_each(
             write_json(path, evaluate(name).to_json())
         results[name] = kind.from_json(read_json(path))
     return results
+
+
+def _finetune_on(
+    images: Images, evaluator: Evaluator, starts: Mapping[str, Tensor], progress: Progress, name: str
+) -> CurveResult:
+    """Fine-tune models on other images; epoch 0 of the curves is zero-shot.
+
+    Args:
+        images: the other images.
+        evaluator: fine-tunes the models.
+        starts: population -> start weights (n, P).
+        progress: reports the models.
+        name: a population, or `SCRATCH` for untrained models.
+    """
+    start = _initialize(evaluator, evaluator.architecture, "scratch") if name == SCRATCH else starts[name]
+    curves, _ = evaluator.finetune(start, progress, f"{name} on {images.name}", images=images)
+    return CurveResult(name=name, n=len(start), curves=curves.tolist())
+
+
+def _finetune_changed(
+    architecture: str, evaluator: Evaluator, starts: Mapping[str, Tensor], progress: Progress, name: str
+) -> CurveResult:
+    """Fine-tune another architecture whose first weights are those of the models of a population.
+
+    Args:
+        architecture: name of the other architecture; its further weights are initialized as the zoo's were.
+        evaluator: fine-tunes the models.
+        starts: population -> start weights (n, P).
+        progress: reports the models.
+        name: a population, or `RANDOM` for models whose weights are all initialized.
+    """
+    weights = _initialize(evaluator, architecture, "changed")
+    if name != RANDOM:
+        weights = weights[: len(starts[name])]
+        weights[:, : starts[name].shape[1]] = starts[name]
+    curves, _ = evaluator.finetune(weights, progress, f"{name} in {architecture}", architecture=architecture)
+    return CurveResult(name=name, n=len(weights), curves=curves.tolist())
+
+
+def _initialize(evaluator: Evaluator, architecture: str, key: str) -> Tensor:
+    """Return as many untrained models (n, P) as are fine-tuned of every population."""
+    seeds = [derive_seed(evaluator.recipe.seed, key, i) for i in range(evaluator.recipe.num_finetuned)]
+    return initialize_models(architecture, evaluator.rep.activation, evaluator.training.init, seeds)
+
+
+def check_transfer(images: Sequence[Images], evaluator: Evaluator) -> None:
+    """Raise ModelZooError unless the architecture takes these images, and the changed ones of the protocol its weights.
+
+    Args:
+        images: the other images to fine-tune on.
+        evaluator: knows the architecture and the protocol.
+    """
+    own = evaluator.rep.architecture
+    for other in images:
+        if (other.input_shape, other.classes) != (own.input_shape, own.classes):
+            raise ModelZooError(
+                f"[evaluation] transfer: {other.name} has {'×'.join(map(str, other.input_shape))} images of "
+                f"{other.classes} classes, {own.name} is for {own.images}"
+            )
+    for name in evaluator.recipe.changed:
+        target = get_architecture(name)
+        shape = target.input_shape, target.classes
+        if target.layout.size < own.layout.size or shape != (own.input_shape, own.classes):
+            raise ModelZooError(
+                f"[evaluation] changed: {name} is for {target.images} and has {target.layout.size:,} weights; "
+                f"samples of {own.name} are for {own.images} and have {own.layout.size:,}"
+            )
 
 
 def project_embeddings(

@@ -14,10 +14,9 @@ from hyperrep import HyperRepresentation, evaluate
 from hyperrep.evaluation.baselines import initialize_models
 from hyperrep.evaluation.metrics import Evaluator
 from hyperrep.evaluation.populations import Population
-from hyperrep.evaluation.protocol import INFO_FILE, _claim_folder, project_embeddings
+from hyperrep.evaluation.protocol import INFO_FILE, _claim_folder, check_transfer, project_embeddings
 from hyperrep.evaluation.result import EvaluationResult
 from hyperrep.evaluation.significance import compare_populations
-from hyperrep.evaluation.transfer import check_transfer
 from hyperrep.recipe import DataRecipe, EvaluationRecipe, HyperRecipe
 from hyperrep.storage import TrainingInfo
 from hyperrep.trainer.loop import measure_reconstruction
