@@ -234,9 +234,7 @@ def _check_sources(dataset: str | None, representation: str | None = None) -> No
     if representation is None or (Path(representation) / "training.json").is_file():
         return
     if parse_repo_id(representation) is None:
-        raise FormatError(
-            f"there is no folder {representation}; expected a folder of modelzoo-hyperrep train, or ORG/NAME"
-        )
+        raise FormatError(f"{representation} is not a hyper-representation; make one with modelzoo-hyperrep train")
 
 
 def find_device(name: str) -> "torch.device":
