@@ -162,7 +162,7 @@ def render_template(package: str, file: str, /, **values: Any) -> str:
 
 def make_card(data: ModelCardData | DatasetCardData, text: str) -> ModelCard:
     """Return a card for the Hub: metadata, and the text below."""
-    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}\n")
+    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text.rstrip()}\n")
 
 
 def describe_sizes(rep: "HyperRepresentation") -> dict[str, str]:
