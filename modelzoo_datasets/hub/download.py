@@ -188,11 +188,9 @@ class RangeReader(io.RawIOBase):
         return self._begin <= begin and end <= self._begin + len(self._window)
 
     def readable(self) -> bool:
-        """Return True."""
         return True
 
     def seekable(self) -> bool:
-        """Return True."""
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:

@@ -1,7 +1,7 @@
 """Identification of published zoos: by the words in the name of a folder and by the architecture of its states."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 
 from .._util import is_config_name, is_recipe_name
 from ..architectures import Architecture
@@ -61,47 +61,24 @@ def identify(folder: str, architecture: Architecture, overrides: Overrides, twin
         )
     check_images(images, architecture)
     config = next((target for words, target in _CONFIGS if _has_words(folder, words)), "zoo")
-    config += _SPARSE if twins else ""
-    name = f"{recipe.name if recipe else f'{images}-{architecture.family}'}/{config}"
-    # The published code also augments validation images when it measures them.
-    incomparable = ("validation",) if get_augmentation(images) != "none" else ()
-    return make_identity(overrides.name or name, images, incomparable, twins=twins)
-
-
-def make_identity(
-    name: str,
-    images: str,
-    incomparable_metrics: Sequence[str] = (),
-    *,
-    twins: bool = False,
-    columns: Mapping[str, str] | None = None,
-    measured: Sequence[str] = (),
-) -> Identity:
-    """Return the identity of a zoo.
-
-    Args:
-        name: RECIPE/CONFIG.
-        images: Name of the image dataset.
-        incomparable_metrics: Splits or metrics that this package measures on other images.
-        twins: The models are sparsified twins.
-        columns: Further columns of the table of models -> kind.
-        measured: Further metrics of states.
-
-    Raises:
-        RecipeError: The name is not valid.
-    """
-    recipe, _, config = name.partition("/")
-    if not is_recipe_name(recipe) or not is_config_name(config):
-        raise RecipeError(f"--name must look like mnist-cnn-s/seed, got {name!r}")
+    default = f"{recipe.name if recipe else f'{images}-{architecture.family}'}/{config}{_SPARSE if twins else ''}"
+    recipe_name, config = parse_zoo_name(overrides.name or default)
     return Identity(
-        recipe=recipe,
+        recipe=recipe_name,
         config=config,
         images=images,
         parent_config=config.removesuffix(_SPARSE) if twins else None,
-        columns=columns,
-        measured=measured,
-        incomparable_metrics=incomparable_metrics,
+        # The published code also augments validation images when it measures them.
+        incomparable_metrics=("validation",) if get_augmentation(images) != "none" else (),
     )
+
+
+def parse_zoo_name(name: str) -> tuple[str, str]:
+    """Split RECIPE/CONFIG; raises RecipeError where one of them is not a valid name."""
+    recipe, _, config = name.partition("/")
+    if not is_recipe_name(recipe) or not is_config_name(config):
+        raise RecipeError(f"--name must look like mnist-cnn-s/seed, got {name!r}")
+    return recipe, config
 
 
 def _list_recipes(architecture: Architecture) -> Iterable[Recipe]:

@@ -25,8 +25,8 @@ from ..progress import Progress
 from ..weights import Layout, Slot
 from ..zoo import SafetensorsHeader, read_header_bytes
 from .archives import DAMAGED, Source, is_litter
-from .base import ImportedModel, ImportedState, ModelSource, Overrides, Skipped, SkipReport
-from .identity import check_images, make_identity
+from .base import Identity, ImportedModel, ImportedState, ModelSource, Overrides, Skipped, SkipReport
+from .identity import check_images, parse_zoo_name
 from .state_table import read_state_table
 
 _UNKNOWN = "unknown"  # images
@@ -60,7 +60,10 @@ class SafetensorsFolder(ModelSource):
         if self.architecture.tensors is None and images in image_dataset_names():
             check_images(images, self.architecture)
         name = overrides.name or f"{re.sub(r'[^A-Za-z0-9_.-]+', '-', source.name).strip('-.') or 'population'}/zoo"
-        self.identity = make_identity(name, images, columns=table.columns, measured=table.measured)
+        recipe, config = parse_zoo_name(name)
+        self.identity = Identity(
+            recipe=recipe, config=config, images=images, columns=table.columns, measured=table.measured
+        )
 
     def read_states(self, models: Sequence[int]) -> Iterator[tuple[int, list[ImportedState]]]:
         for index in models:

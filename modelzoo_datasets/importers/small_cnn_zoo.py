@@ -28,8 +28,8 @@ from ..progress import Progress
 from ..recipes import ExternalTraining
 from ..weights import Layout
 from .archives import DAMAGED, Source
-from .base import ImportedModel, ImportedState, ModelSource, Overrides, Skipped, SkipReport
-from .identity import check_images, make_identity
+from .base import Identity, ImportedModel, ImportedState, ModelSource, Overrides, Skipped, SkipReport
+from .identity import check_images, parse_zoo_name
 from .ray_tune import parse_number, read_metrics, require_number
 
 _FILES = ("weights.npy", "metrics.csv.gz", "layout.csv")
@@ -69,8 +69,9 @@ class SmallCnnZoo(ModelSource):
             else resolve_architecture(_FAMILY, dataset_info.input_shape, dataset_info.classes)
         )
         check_images(images, self.architecture)
-        self.identity = make_identity(
-            overrides.name or f"{dataset.replace('_', '-')}-{_FAMILY}/hyp", images, _INCOMPARABLE_METRICS
+        recipe, config = parse_zoo_name(overrides.name or f"{dataset.replace('_', '-')}-{_FAMILY}/hyp")
+        self.identity = Identity(
+            recipe=recipe, config=config, images=images, incomparable_metrics=_INCOMPARABLE_METRICS
         )
         self._weights = _map_rows(source, paths["weights.npy"], (num_states, self.architecture.layout.size))
         self._order = _read_order(source, paths["layout.csv"], self.architecture.layout)

@@ -33,7 +33,7 @@ from .checkpoints import (
     pack_state,
     read_checkpoint,
 )
-from .identity import check_images, get_augmentation, identify, make_identity
+from .identity import check_images, get_augmentation, identify, parse_zoo_name
 from .ray_tune import Trial, parse_number, read_metrics, read_trials, require_number, require_value
 
 _MAX_TRIES = 100  # checkpoints that are tried until one is readable
@@ -219,9 +219,8 @@ def _identify_weightclip(folder: str, architecture: Architecture, overrides: Ove
     images = overrides.images or f"weightclip-{dataset}"
     if images in image_dataset_names() or overrides.images is not None:
         check_images(images, architecture)
-    return make_identity(
-        overrides.name or f"{images}-{architecture.family}/seed", images, incomparable_metrics=("val_loss", "test_loss")
-    )
+    recipe, config = parse_zoo_name(overrides.name or f"{images}-{architecture.family}/seed")
+    return Identity(recipe=recipe, config=config, images=images, incomparable_metrics=("val_loss", "test_loss"))
 
 
 MODEL_ZOOS = Dialect(
