@@ -23,7 +23,7 @@ from torch import Tensor
 from modelzoo_datasets._util import SPLITS
 from modelzoo_datasets.architectures import get_architecture
 from modelzoo_datasets.engines import METRICS, Job, get_engine
-from modelzoo_datasets.generation.generate import add_states
+from modelzoo_datasets.generation.cohorts import add_states
 from modelzoo_datasets.images import Images, load_images
 from modelzoo_datasets.recipes import Member, read_recipe
 from modelzoo_datasets.zoo import STORAGES, RecipeInfo, ZooInfo, ZooWriter

@@ -33,7 +33,7 @@ from helpers.resnet_zoos import make_resnet_dataset
 
 from modelzoo_datasets import build_dataset, generate_zoo, read_recipe
 from modelzoo_datasets.architectures import architecture_names
-from modelzoo_datasets.engines.torch.torch_engine import TorchEngine
+from modelzoo_datasets.engines.torch_engine import TorchEngine
 from modelzoo_datasets.images import Images, Split, image_dataset_names, load_images
 
 # Tests change copies of the registries, so everything that is built in must be in them before.

@@ -15,7 +15,7 @@ from modelzoo_datasets import plugins
 from modelzoo_datasets.architectures import get_architecture
 from modelzoo_datasets.architectures import registry as architectures
 from modelzoo_datasets.engines import Job
-from modelzoo_datasets.engines.torch.torch_engine import TorchEngine
+from modelzoo_datasets.engines.torch_engine import TorchEngine
 from modelzoo_datasets.errors import ModelZooError, RecipeError
 from modelzoo_datasets.images import get_image_dataset, load_images
 from modelzoo_datasets.images import registry as images_registry

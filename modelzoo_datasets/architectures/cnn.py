@@ -1,15 +1,19 @@
-"""The CNNs of the published zoos (2209.14764, table of architectures), with state-dict keys `module_list.*`.
+"""The CNNs of the published zoos, with state-dict keys `module_list.*`.
 
-A block is a convolution, max-pooling, activation and dropout, in this order.
+Those of 2209.14764 (table of architectures) are blocks of a convolution, max-pooling, activation and dropout, in this
+order. That of the Small CNN Zoo (2002.11448) has three strided convolutions, average pooling and a linear layer.
 """
 
+from collections.abc import Callable
 from functools import partial
 
-from torch import nn
+from torch import Tensor, nn
 
-from ..weights import Layout, Symmetry, chain_symmetry
+from ..weights import chain_symmetry
 from .modules import ACTIVATION_MODULES, ModuleListCNN, SeededDropout
 from .registry import Architecture, add_architecture, register_for_classes
+
+_UNITS = 16  # of every convolution of the Small CNN Zoo
 
 
 def small_cnn_layers(activation: str, dropout: float, *, channels: int) -> list[nn.Module]:
@@ -33,7 +37,7 @@ def _small_cnn(activation: str, dropout: float, *, channels: int) -> nn.Module:
     return ModuleListCNN(small_cnn_layers(activation, dropout, channels=channels))
 
 
-def _medium_cnn(activation: str, dropout: float, *, classes: int = 10) -> nn.Module:
+def _medium_cnn(activation: str, dropout: float, *, classes: int) -> nn.Module:
     """Return the medium CNN: 10,853 parameters for 10 classes. As published, it has dropout layers even if p = 0."""
 
     def active() -> list[nn.Module]:
@@ -50,26 +54,38 @@ def _medium_cnn(activation: str, dropout: float, *, classes: int = 10) -> nn.Mod
     )
 
 
-def _small_cnn_symmetry(layout: Layout) -> Symmetry:
-    return chain_symmetry(layout, pooled=(True, True, False, False))
+class MeanOfChannels(nn.Module):
+    """The conversion of color images to gray in the Small CNN Zoo."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the mean (B, 1, H, W) over the channels of images (B, C, H, W)."""
+        return x.mean(dim=1, keepdim=True)
 
 
-def _medium_cnn_symmetry(layout: Layout) -> Symmetry:
-    return chain_symmetry(layout, pooled=(True, True, True, False))
+def _strided_cnn(activation: str, dropout: float, *, to_gray: Callable[[], nn.Module]) -> nn.Module:
+    """Return the CNN with 4,970 parameters. Dropout layers always exist, so that tensor names do not depend on them."""
+
+    def block(channels: int) -> list[nn.Module]:
+        convolution = nn.Conv2d(channels, _UNITS, 3, stride=2)
+        return [convolution, ACTIVATION_MODULES[activation](), SeededDropout(dropout)]
+
+    pooled = [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    return ModuleListCNN([to_gray(), *block(1), *block(_UNITS), *block(_UNITS), *pooled, nn.Linear(_UNITS, 10)])
 
 
-cnn_s = add_architecture(Architecture("cnn-s", (1, 28, 28), 10, partial(_small_cnn, channels=1), _small_cnn_symmetry))
-cnn_s_rgb = add_architecture(
-    Architecture(
-        "cnn-s-rgb", (3, 28, 28), 10, partial(_small_cnn, channels=3), _small_cnn_symmetry, family=cnn_s.family
-    )
-)
-cnn_m = add_architecture(Architecture("cnn-m", (3, 32, 32), 10, _medium_cnn, _medium_cnn_symmetry))
+_SMALL = partial(chain_symmetry, pooled=(True, True, False, False))
+_MEDIUM = partial(chain_symmetry, pooled=(True, True, True, False))
+_STRIDED = partial(chain_symmetry, pooled=(False, False, False))  # the mean of odd functions is odd
 
 
 def _medium_cnn_for(name: str, classes: int) -> Architecture:
-    build = partial(_medium_cnn, classes=classes)
-    return Architecture(name, cnn_m.input_shape, classes, build, _medium_cnn_symmetry, family=cnn_m.family)
+    return Architecture(name, (3, 32, 32), classes, partial(_medium_cnn, classes=classes), _MEDIUM, family="cnn-m")
 
 
-register_for_classes(cnn_m.name, _medium_cnn_for)
+cnn_s = add_architecture(Architecture("cnn-s", (1, 28, 28), 10, partial(_small_cnn, channels=1), _SMALL))
+add_architecture(Architecture("cnn-s-rgb", (3, 28, 28), 10, partial(_small_cnn, channels=3), _SMALL, "cnn-s"))
+add_architecture(_medium_cnn_for("cnn-m", 10))
+register_for_classes("cnn-m", _medium_cnn_for)
+_gray, _color = (partial(_strided_cnn, to_gray=module) for module in (nn.Identity, MeanOfChannels))
+add_architecture(Architecture("small-cnn", (1, 28, 28), 10, _gray, _STRIDED))
+add_architecture(Architecture("small-cnn-colour", (3, 32, 32), 10, _color, _STRIDED, "small-cnn"))

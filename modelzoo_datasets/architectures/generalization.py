@@ -148,7 +148,7 @@ def _register(
     return add_architecture(Architecture(name, (1, 28, 28), 10, build, build_symmetry, takes_dropout=False))
 
 
-res_cnn = _register("res-cnn", ResCNN, _res_cnn_symmetry)
-cnn_more_layers = _register("cnn-more-layers", MoreLayersCNN, _more_layers_symmetry)
-cnn_more_layers_residual = _register("cnn-more-layers-residual", MoreLayersResidualCNN, _more_layers_residual_symmetry)
-cnn_residual = _register("cnn-residual", ResidualCNN, _residual_symmetry)
+_register("res-cnn", ResCNN, _res_cnn_symmetry)
+_register("cnn-more-layers", MoreLayersCNN, _more_layers_symmetry)
+_register("cnn-more-layers-residual", MoreLayersResidualCNN, _more_layers_residual_symmetry)
+_register("cnn-residual", ResidualCNN, _residual_symmetry)

@@ -13,4 +13,4 @@ from .functional import make_batched_network as make_batched_network
 from .native.native_engine import NativeEngine as NativeEngine
 from .registry import ENGINES as ENGINES
 from .registry import get_engine as get_engine
-from .torch.torch_engine import TorchEngine as TorchEngine
+from .torch_engine import TorchEngine as TorchEngine

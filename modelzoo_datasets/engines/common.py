@@ -18,7 +18,7 @@ from ..architectures import get_architecture, initialize_weights, make_variation
 from ..recipes import Training
 from ..seeds import keyed_generator
 from ..weights import Layout
-from .base import METRICS, Job, States
+from .base import METRICS, Job, SplitMetrics, States
 
 Metric = TypeVar("Metric", float, Tensor)  # a number for one model, a tensor for several
 
@@ -100,6 +100,20 @@ def pack_state(module: nn.Module) -> Tensor:
     return Layout.from_module(module).pack(module.state_dict())
 
 
+def prune_vector(architecture: str, module: nn.Module, job: Job, epoch: int, vector: Tensor) -> Tensor:
+    """Load the weights of a twin into its module, and return the plain weights (P,) to store and evaluate.
+
+    Args:
+        architecture: Name of the architecture.
+        module: A variational module of the job.
+        job: The job of the twin.
+        epoch: Number of finished epochs.
+        vector: Unpruned weights and log sigma² (Q,), in the order of `variational_layout`.
+    """
+    module.load_state_dict(Layout.from_module(module).unpack(vector))
+    return pack_state(build_plain_module(architecture, module, job, epoch))
+
+
 def variational_layout(architecture: str) -> Layout:
     """Return the layout of `States.variational`: layer by layer unpruned weights, then the log sigma² of each."""
     return Layout.from_module(make_variational(get_architecture(architecture).module("relu")))
@@ -179,3 +193,20 @@ def evaluate_splits(
         metrics[f"{prefix}_loss"], metrics[f"{prefix}_acc"], split_recall = evaluate(split)
         recall = split_recall if split == "test" else recall
     return metrics, recall
+
+
+def collect_metrics(
+    results: Iterable[tuple[int | list[int], tuple[Metric, Metric, Tensor]]], num_models: int, classes: int
+) -> SplitMetrics:
+    """Collect the metrics of models on a split, which come in any order.
+
+    Args:
+        results: Index of one model, or indices of several, with their loss, accuracy and recall (..., C).
+        num_models: Number of all models.
+        classes: Number of classes C.
+    """
+    loss, accuracy = torch.empty(2, num_models, dtype=torch.float64)
+    recall = torch.empty(num_models, classes, dtype=torch.float64)
+    for index, result in results:
+        loss[index], accuracy[index], recall[index] = result
+    return SplitMetrics(loss, accuracy, recall)

@@ -130,7 +130,7 @@ def _start_context() -> Any:
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     # Optimizers import dynamo at their first step, which takes seconds: once in the server, not in every worker.
-    context.set_forkserver_preload([f"{__package__}.torch.reference", "torch._dynamo"])
+    context.set_forkserver_preload([f"{__package__}.torch_engine", "torch._dynamo"])
     return context
 
 

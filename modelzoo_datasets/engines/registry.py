@@ -40,7 +40,7 @@ def get_engine(name: str = "auto", num_threads: int | None = None) -> "Engine":
 
 def _make_engine(name: str, num_threads: int) -> "Engine":
     if name == "torch":
-        from .torch.torch_engine import TorchEngine
+        from .torch_engine import TorchEngine
 
         return TorchEngine(num_workers=num_threads)
     if name == "cuda":

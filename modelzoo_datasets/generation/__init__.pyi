@@ -1,9 +1,9 @@
 from .catalogue import CatalogueEntry as CatalogueEntry
+from .catalogue import CostKey as CostKey
+from .catalogue import CostRate as CostRate
 from .catalogue import list_shipped_zoos as list_shipped_zoos
 from .catalogue import list_zoos as list_zoos
-from .cost import CostKey as CostKey
-from .cost import CostRate as CostRate
-from .cost import measure_costs as measure_costs
+from .catalogue import measure_costs as measure_costs
 from .generate import generate_cohort as generate_cohort
 from .generate import generate_zoo as generate_zoo
 from .ray_cluster import check_ray_options as check_ray_options

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from .._util import SPLITS
 from ..analysis import write_statistics
-from ..engines import METRICS, SPARSITY, Engine, Job, States, get_engine
+from ..engines import Engine, Job, get_engine
 from ..progress import NO_PROGRESS, Progress
-from ..recipes import Member, Recipe, select_config
+from ..recipes import Member, Recipe
 from ..zoo import ZooFolder, ZooWriter
-from .cohorts import Cohort, collect, default_results_url, select_part, train_cohort
-from .plan import Plan, resolve_images_root, resolve_parent
+from .cohorts import Cohort, add_states, collect, default_results_url, select_part, train_cohort
+from .plan import Plan
 
 _log = logging.getLogger(__name__)
 
@@ -64,9 +64,8 @@ def generate_zoo(
         ...     generate_zoo("fashion-mnist-5k-cnn-s/seed", f"{folder}/zoo", models=range(1, 3), epochs=1)
         2
     """
-    recipe, config = select_config(recipe, config)
-    out, parents = Path(out), resolve_parent(recipe, config, Path(out), parent)
-    plan = Plan.from_recipe(recipe, config, images_root=resolve_images_root(images_root), epochs=epochs, parent=parents)
+    out = Path(out)
+    plan = Plan.from_recipe(recipe, config, out=out, images_root=images_root, epochs=epochs, parent=parent)
     members = plan.select_members(models)
     engine = (get_engine(engine) if isinstance(engine, str) else engine).resolve(plan.architecture.name)
     info = plan.zoo_info(engine)
@@ -118,9 +117,8 @@ def generate_cohort(
         FormatError: The folder of the results holds results of another zoo.
         RecipeError: See `generate_zoo`.
     """
-    recipe, config = select_config(recipe, config)
-    out, parents = Path(out), resolve_parent(recipe, config, Path(out), parent)
-    plan = Plan.from_recipe(recipe, config, images_root=resolve_images_root(images_root), epochs=epochs, parent=parents)
+    out = Path(out)
+    plan = Plan.from_recipe(recipe, config, out=out, images_root=images_root, epochs=epochs, parent=parent)
     members = select_part(plan.select_members(models), *part)
     engine = (get_engine(engine) if isinstance(engine, str) else engine).resolve(plan.architecture.name)
     trained = 0
@@ -156,22 +154,3 @@ def _log_memory(description: str, plan: Plan, engine: Engine, jobs: Sequence[Job
     megabytes = max(1, engine.estimate_memory(plan.architecture.name, plan.images, jobs) / 1e6)
     memory = f"{megabytes:,.0f} MB of memory"
     _log.info("%s: %d models, %s engine, at most about %s", description, len(jobs), engine.name, memory)
-
-
-def add_states(writer: ZooWriter, members: Sequence[Member], states: States) -> int:
-    """Hand states to the writer and return the number of models that they finished.
-
-    Args:
-        writer: The writer of the zoo folder.
-        members: The models, in the order of the jobs that `states.jobs` refers to.
-        states: States of these models, as an engine yields them.
-    """
-    names = [name for name in (*METRICS, SPARSITY) if name in states.metrics]
-    finished = 0
-    for i, (job, epoch) in enumerate(zip(states.jobs.tolist(), states.epochs.tolist(), strict=True)):
-        member = members[job]
-        variational = None if states.variational is None else states.variational[i]
-        metrics = {name: states.metrics[name][i].item() for name in names}
-        writer.add(member, epoch, states.weights[i], metrics, states.recall[i], variational)
-        finished += epoch == member.training.epochs
-    return finished

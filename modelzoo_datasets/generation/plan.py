@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from .._util import user_cache_folder, versions
+from .._util import versions
 from ..architectures import Architecture, resolve_architecture
 from ..engines import Engine, Job, variational_layout
 from ..errors import FormatError, RecipeError
 from ..images import Images, load_images
-from ..recipes import Member, Recipe, select_members
+from ..recipes import Member, Recipe, select_config, select_members
 from ..zoo import ParentInfo, RecipeInfo, ZooFolder, ZooInfo
 
 _MAX_WEIGHTS_BYTES = 1_000_000_000  # initial weights of twins in memory
@@ -29,50 +29,49 @@ class Plan:
 
     @classmethod
     def from_recipe(
-        cls, recipe: Recipe, config: str, *, images_root: Path, epochs: int | None = None, parent: Path | None = None
+        cls,
+        recipe: Recipe | str,
+        config: str | None,
+        *,
+        out: Path,
+        images_root: Path | str | None,
+        epochs: int | None,
+        parent: Path | str | None,
     ) -> "Plan":
         """Load the images and check that recipe, images, architecture and parents fit together.
 
         Args:
-            recipe: The recipe.
-            config: Name of the config.
-            images_root: Folder of the image datasets, which are downloaded if missing.
+            recipe: The recipe, or its name or TOML file, with or without a config.
+            config: Name of the config, where `recipe` does not name it.
+            out: The zoo folder that will be written.
+            images_root: Folder of the image datasets, which are downloaded if missing; the user's cache by default.
             epochs: Number of epochs instead of the recipe's.
-            parent: For twins only, the zoo folder of their parents.
+            parent: For twins only, the zoo folder of their parents; by default the one beside `out`.
 
         Raises:
-            RecipeError: The config, architecture or images are unknown, or the architecture does not support these
-                images or this dropout.
+            RecipeError: The recipe, config, architecture or images are unknown, or the architecture does not support
+                these images or this dropout.
             MissingImagesError: The images are neither in `images_root` nor can they be downloaded.
             FormatError: The parent zoo is incomplete, or not the one that the recipe names.
         """
-        recipe.members(config, epochs=epochs)  # raises where the config is unknown or cannot be trained
-        images = load_images(recipe.images, images_root)
+        recipe, config = select_config(recipe, config)
+        recipe.members(config, epochs=epochs)  # raises where the config cannot be trained
+        images = load_images(recipe.images, None if images_root is None else Path(images_root))
         architecture = resolve_architecture(recipe.architecture, images.input_shape, images.classes)
         for dropout in recipe.config(config).axes.get("dropout", ()):
             architecture.check_dropout(dropout)
-        plan = cls(
+        name = recipe.config(config).parent
+        if name is None and parent is not None:
+            raise RecipeError(f"recipe {recipe.name}: {config} has no parent, so --parent means nothing")
+        folder = out.absolute().parent / name if name is not None and parent is None else parent
+        return cls(
             recipe=recipe,
             config=config,
             epochs=epochs,
             images=images,
             architecture=architecture,
-            parent=_open_parent(recipe, config, parent),
+            parent=None if folder is None else _open_parent(recipe, config, Path(folder), images),
         )
-        plan._check_parent()
-        return plan
-
-    def _check_parent(self) -> None:
-        if self.parent is None:
-            return
-        name = self.recipe.config(self.config).parent or ""
-        expected, parent = RecipeInfo.from_recipe(self.recipe, name), self.parent.info
-        # A parent zoo of fewer epochs is still the parent.
-        if not expected.equals_but_epochs(parent.recipe) or parent.images_sha256 != self.images.fingerprint:
-            raise FormatError(
-                f"{self.parent.path} is not the zoo {self.recipe.name}/{name} whose twins {self.config} are; "
-                "name its folder with --parent"
-            )
 
     def zoo_info(self, engine: Engine) -> ZooInfo:
         """Return all that decides the weights: zoos with equal infos have equal weights."""
@@ -137,38 +136,23 @@ class Plan:
         }
 
 
-def _open_parent(recipe: Recipe, config: str, parent: Path | None) -> ZooFolder | None:
-    name = recipe.config(config).parent
-    if name is None:
-        if parent is not None:
-            raise RecipeError(f"recipe {recipe.name}: {config} has no parent, so --parent means nothing")
-        return None
-    if parent is None or not parent.is_dir():
+def _open_parent(recipe: Recipe, config: str, folder: Path, images: Images) -> ZooFolder:
+    """Open the zoo folder of the parents of twins.
+
+    Raises:
+        RecipeError: There is no such folder.
+        FormatError: The folder holds another zoo, or an incomplete one.
+    """
+    name = recipe.config(config).parent or ""
+    if not folder.is_dir():
         raise RecipeError(
-            f"{recipe.name}/{config} are twins of {recipe.name}/{name}, whose zoo folder is not at {parent}; "
+            f"{recipe.name}/{config} are twins of {recipe.name}/{name}, whose zoo folder is not at {folder}; "
             "generate it first, or name it with --parent"
         )
-    return ZooFolder.open(parent)
-
-
-def resolve_parent(recipe: Recipe, config: str, out: Path, parent: Path | str | None) -> Path | None:
-    """Return the zoo folder of the parents of twins: `parent`, or by default the folder of their config beside `out`.
-
-    Args:
-        recipe: The recipe.
-        config: The config that is trained.
-        out: Its zoo folder.
-        parent: The folder that the caller names, if any.
-
-    Returns:
-        The folder, which may not exist, or None where the config has no parent and none is named.
-    """
-    if parent is not None:
-        return Path(parent)
-    name = recipe.config(config).parent
-    return out.absolute().parent / name if name else None
-
-
-def resolve_images_root(images_root: Path | str | None) -> Path:
-    """Return the folder of the image datasets: `images_root`, or by default the user's cache folder."""
-    return user_cache_folder("images") if images_root is None else Path(images_root)
+    zoo, expected = ZooFolder.open(folder), RecipeInfo.from_recipe(recipe, name)
+    # A parent zoo of fewer epochs is still the parent.
+    if not expected.equals_but_epochs(zoo.info.recipe) or zoo.info.images_sha256 != images.fingerprint:
+        raise FormatError(
+            f"{folder} is not the zoo {recipe.name}/{name} whose twins {config} are; name its folder with --parent"
+        )
+    return zoo

@@ -27,10 +27,11 @@ from ..errors import DeviceError, LostWorkerError, ModelZooError
 from ..images import Images, Split
 from ..plugins import VARIABLE, load_plugins
 from ..progress import NO_PROGRESS, Progress
-from ..recipes import Member, Recipe, select_config
+from ..recipes import Member, Recipe
 from ..zoo import ZooFolder, ZooInfo, ZooWriter
-from .cohorts import Cohort, Results, collect, default_results_url, train_cohort, write_results
-from .plan import Plan, resolve_images_root, resolve_parent
+from .cohort_results import Results
+from .cohorts import Cohort, collect, default_results_url, train_cohort, write_results
+from .plan import Plan
 from .ray_cluster import check_ray_options, connect_to_ray, short_cause
 
 _MAX_RETRIES = 3  # for a task that was lost
@@ -89,9 +90,8 @@ def generate_on_ray(
         ModelZooError: Cohorts failed repeatedly. All trained models are kept.
     """
     check_ray_options(address, cpus, gpus, cohort_size)
-    recipe, config = select_config(recipe, config)
-    out, parents = Path(out), resolve_parent(recipe, config, Path(out), parent)
-    plan = Plan.from_recipe(recipe, config, images_root=resolve_images_root(images_root), epochs=epochs, parent=parents)
+    out = Path(out)
+    plan = Plan.from_recipe(recipe, config, out=out, images_root=images_root, epochs=epochs, parent=parent)
     members, here = plan.select_members(models), get_engine(engine).resolve(plan.architecture.name)
     info = plan.zoo_info(here)
     store = Results(results or default_results_url(out), info.digest)
@@ -99,7 +99,7 @@ def generate_on_ray(
         collect(writer, members, store.url, info, progress=progress)
         finished = writer.find_finished(members)
         missing = [member for member in members if member.model_id not in finished]
-        description, trained = f"training {recipe.name}/{config}", 0
+        description, trained = f"training {plan.recipe.name}/{plan.config}", 0
         tasks = _Tasks(ray, plan.images, cpus, gpus, node_timeout=0.0 if address == "local" else _NODE_TIMEOUT)
         outcomes = tasks.run(_cohorts(plan, missing, cohort_size, info, store.url))
         with progress.start(description, len(members), initial=len(finished)) as task:

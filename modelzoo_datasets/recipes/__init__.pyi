@@ -1,5 +1,3 @@
-from .external_models import ExternalModels as ExternalModels
-from .external_models import format_model_id as format_model_id
 from .hyperparameters import ACTIVATIONS as ACTIVATIONS
 from .hyperparameters import AUGMENTATIONS as AUGMENTATIONS
 from .hyperparameters import INITS as INITS
@@ -8,8 +6,13 @@ from .hyperparameters import SCHEDULES as SCHEDULES
 from .hyperparameters import ExternalTraining as ExternalTraining
 from .hyperparameters import RecordedTraining as RecordedTraining
 from .hyperparameters import Training as Training
+from .hyperparameters import check_keys as check_keys
+from .hyperparameters import check_type as check_type
+from .hyperparameters import parse_range as parse_range
 from .json_schema import recipe_schema as recipe_schema
+from .members import ExternalModels as ExternalModels
 from .members import Member as Member
+from .members import format_model_id as format_model_id
 from .members import iterate_splits as iterate_splits
 from .recipe import Config as Config
 from .recipe import Recipe as Recipe
@@ -19,6 +22,3 @@ from .toml_reader import read_recipe as read_recipe
 from .toml_reader import recipe_names as recipe_names
 from .toml_reader import select_config as select_config
 from .toml_reader import split_recipe_name as split_recipe_name
-from .validators import check_keys as check_keys
-from .validators import check_type as check_type
-from .validators import parse_range as parse_range

@@ -1,6 +1,5 @@
 """A generation recipe as a value: its configs, their grids and all models."""
 
-import dataclasses
 import itertools
 import random
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,9 +8,8 @@ from typing import Any
 
 from ..errors import RecipeError, unknown
 from ..seeds import derive_seed
-from .external_models import ExternalModels, list_external_members
 from .hyperparameters import Training
-from .members import Member, iterate_splits
+from .members import ExternalModels, Member, iterate_splits, list_external_members
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,17 +89,6 @@ class Recipe:
             generator = random.Random(derive_seed(self.seed, config, "model seeds", cell))
             return tuple(generator.sample(range(int(seeds[2])), int(seeds[1])))
         return tuple(int(seed) for seed in seeds)
-
-
-def make_twin_config(parent: str, config: Config, epochs: int) -> Config:
-    """Return the config of the sparsified twins of all models of another config.
-
-    Args:
-        parent: The name of the other config.
-        config: The other config.
-        epochs: Epochs of sparsification.
-    """
-    return dataclasses.replace(config, axes={**config.axes, "epochs": (epochs,)}, parent=parent)
 
 
 def select_members(grid: Sequence[Member], models: range | None) -> list[Member]:

@@ -8,9 +8,8 @@ from typing import Any
 
 from .._util import is_config_name
 from ..errors import RecipeError, unknown
-from .hyperparameters import Training
-from .recipe import Config, Recipe, make_twin_config
-from .validators import check_keys, check_type, parse_range
+from .hyperparameters import Training, check_keys, check_type, parse_range
+from .recipe import Config, Recipe
 
 
 def read_recipe(name_or_path: str) -> Recipe:
@@ -161,11 +160,13 @@ def _is_twin(table: Any) -> bool:
 def _twins(name: str, own: Mapping[str, Any], trained: Mapping[str, Config]) -> Config:
     """Return a config of sparsified twins, which has a parent and epochs; everything else is the parent's."""
     check_keys(f"[configs.{name}]", own, ("parent", "epochs"))
-    if own["parent"] not in list(trained):
-        raise RecipeError(f"[configs.{name}] {unknown('parent', str(own['parent']), trained)}")
+    parent = own["parent"]
+    if parent not in list(trained):
+        raise RecipeError(f"[configs.{name}] {unknown('parent', str(parent), trained)}")
     if "epochs" not in own:
         raise RecipeError(f"[configs.{name}] has no epochs of sparsification; say for example epochs = 25")
-    return make_twin_config(own["parent"], trained[own["parent"]], own["epochs"])
+    axes = {**trained[parent].axes, "epochs": (own["epochs"],)}
+    return dataclasses.replace(trained[parent], axes=axes, parent=parent)
 
 
 def _config(name: str, defaults: Mapping[str, Any], own: Mapping[str, Any]) -> Config:

@@ -6,7 +6,7 @@ A layout converts between state dicts, weight vectors and tokens.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .._util import natural_key
 from ..errors import FormatError
 
 _MAX_EXACT = 2**24  # float32 represents every integer up to this one
@@ -142,6 +143,16 @@ class Layout:
             tensor = vector[..., slot.start : slot.stop].reshape((*lead, *slot.shape))
             state[slot.name] = (tensor if slot.dtype.is_floating_point else tensor.round()).to(slot.dtype)
         return state
+
+    def match_keys(self, keys: Iterable[str]) -> dict[str, Slot] | None:
+        """Return the slot of each key of a state dict; None where the numbers of keys and slots differ.
+
+        Dropout shifts the layer numbers in the keys of the published CNNs, so keys match slots in the order of the
+        numbers.
+        """
+        ordered = sorted(keys, key=natural_key)
+        slots = sorted(self.slots, key=lambda slot: natural_key(slot.name))
+        return dict(zip(ordered, slots, strict=True)) if len(ordered) == len(slots) else None
 
     @cached_property
     def layers(self) -> tuple[Layer, ...]:

@@ -1,18 +1,23 @@
 """Files and folders that appear whole or not at all: written beside, flushed to disk, then renamed into place.
 
+A lock on a folder lets only one process at a time write to it.
+
 This module imports neither torch nor pyarrow, so that a command can look at a folder at next to no cost.
 """
 
 import errno
-import json
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-from ..errors import DiskFullError, FolderInUseError, FormatError
+from ..errors import DiskFullError, FolderInUseError
+
+try:
+    import fcntl
+except ImportError:  # Windows: two writers are not detected
+    fcntl = None  # type: ignore[assignment]
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)  # no bytes or no inodes left, or a quota used up
 
@@ -137,14 +142,33 @@ def write_bytes(path: Path, content: bytes) -> None:
         raise
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write plain values as readable JSON; raises ValueError for infinity and NaN, which JSON does not have."""
-    write_bytes(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
+class FolderLock:
+    """A lock that is held from its creation until `release`, or until the process ends in any way.
 
+    It locks the folder itself. The package `filelock` would lock a file instead, in the folder or beside it, which
+    cannot be removed safely afterwards: zoo folders would hold a file that is none of theirs.
+    """
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file; raises FormatError with its path."""
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise FormatError(f"cannot read {path}: {error}") from error
+    def __init__(self, folder: Path) -> None:
+        """Acquire the lock; raises FolderInUseError where another process holds it."""
+        self._handle: int | None = None
+        if fcntl is None:
+            return
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(handle)
+            raise FolderInUseError(
+                f"another process is writing {folder}; wait until it ends, or choose another --out"
+            ) from None
+        except OSError:  # the file system has no locks: two writers are not detected
+            os.close(handle)
+            return
+        self._handle = handle
+
+    def release(self) -> None:
+        """Let other processes write to the folder."""
+        if self._handle is not None:
+            os.close(self._handle)
+            self._handle = None

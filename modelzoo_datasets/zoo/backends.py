@@ -15,8 +15,7 @@ from ..weights import Layout
 from .atomic_io import translate_disk_errors
 from .packed import PackedFile, merge_packs, read_pack_index
 from .paths import VARIATIONAL, pack_path, single_pack_path, state_path
-from .safetensors_header import TensorSpec
-from .tensor_io import write_tensors
+from .safetensors_io import TensorSpec, write_tensors
 
 
 class StateStore(Protocol):

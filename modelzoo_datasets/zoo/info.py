@@ -1,6 +1,6 @@
 """The content of zoo.json as typed records: no other module uses its keys.
 
-`ZooInfo` is the whole file of a zoo folder, and one config of the file of a dataset folder.
+`ZooInfo` is the whole file of a zoo folder, and one config of `DatasetInfo`, the file of a dataset folder.
 """
 
 import dataclasses
@@ -9,36 +9,37 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from ..architectures import Architecture, find_architecture
 from ..errors import FormatError
 from ..recipes import Member, Recipe
 from ..weights import Layout
-from .atomic_io import read_json
-from .json_checks import check_kinds, explain_malformed
-from .lineage import ImportInfo, ParentInfo
-from .paths import STORAGES, ZOO_FILE, ZOO_FORMAT, models_per_file
-from .recipe_info import RecipeInfo
+from .json_files import ZooRecord, check_kind, explain_malformed, read_json
+from .lineage import ImportInfo, ParentInfo, RecipeInfo
+from .paths import DATASET_FORMAT, STORAGES, ZOO_FILE, ZOO_FORMAT, models_per_file
 
-_KINDS = {
-    "name": str,
-    "architecture": str,
-    "images": str,
-    "recipe": dict,
-    "layout": list,
-    "images_sha256": str,
-    "classes": int,
-    "engine": str,
-    "versions": dict,
-}
-_TWIN_KINDS = {"parent": dict, "variational_layout": list}
+KEPT, LEFT_OUT = "kept", "left out"
+_REMEDY = "build the dataset again"
 _NOT_TRAINING = ("format", "storage", "models_per_file", "lacking", "states_sha256", "weights")
 
 
+def _read_layout(value: Any, path: Path, key: str) -> Layout:
+    check_kind(value, tuple, path, key)
+    try:
+        layout = Layout.from_json(value)
+        _ = layout.size  # an empty layout has none
+        return layout
+    except (FormatError, LookupError, TypeError, ValueError, AttributeError) as error:
+        raise FormatError(explain_malformed(path, f"{key!r} is no layout of weights ({error!r})")) from error
+
+
 @dataclass(frozen=True, kw_only=True)
-class ZooInfo:
+class ZooInfo(ZooRecord):
     """One zoo: its recipe, and all else that decides its weights and how they are stored."""
+
+    KEYS: ClassVar = {"import_info": "imported", "lost_epochs": "lacking"}
+    READERS: ClassVar = {"layout": _read_layout, "variational_layout": _read_layout}
 
     name: str  # RECIPE/CONFIG
     architecture: str  # the exact variant
@@ -76,69 +77,30 @@ class ZooInfo:
         return cls.from_json(values, path)
 
     @classmethod
-    def from_json(cls, values: Any, path: Path) -> "ZooInfo":
-        """Check and read what `to_json` wrote.
+    def from_json(cls, values: Any, path: Path, where: str = "") -> "ZooInfo":
+        """See `ZooRecord.from_json`; twins must have a parent and a variational layout."""
+        info = super().from_json(values, path, where)
+        if problem := info._find_problem(where):
+            raise FormatError(explain_malformed(path, problem))
+        return info
 
-        Args:
-            values: the JSON value of a zoo folder, or of one config of a dataset folder.
-            path: the file that it was read from, for messages.
-
-        Raises:
-            FormatError: a key is missing or has a value of another kind.
-        """
-        check_kinds(values, _KINDS, path)
-        recipe = RecipeInfo.from_json(values["recipe"], path)
-        _check_storage(values, path)
-        if (weights := values.get("weights")) not in (None, "inline", "files"):
-            raise FormatError(explain_malformed(path, f"'weights' must be inline or files, got {weights!r}"))
-        if twins := recipe.parent is not None:
-            check_kinds(values, _TWIN_KINDS, path)
-        return cls(
-            name=values["name"],
-            architecture=values["architecture"],
-            images=values["images"],
-            recipe=recipe,
-            layout=_read_layout(values, "layout", path),
-            images_sha256=values["images_sha256"],
-            classes=values["classes"],
-            engine=values["engine"],
-            versions=values["versions"],
-            import_info=ImportInfo.from_json(values["imported"], path) if "imported" in values else None,
-            parent=ParentInfo.from_json(values["parent"], path) if twins else None,
-            variational_layout=_read_layout(values, "variational_layout", path) if twins else None,
-            storage=values.get("storage"),
-            models_per_file=values.get("models_per_file"),
-            lost_epochs=values.get("lacking", {}),
-            states_sha256=values.get("states_sha256"),
-            weights=weights,
-        )
+    def _find_problem(self, where: str) -> str | None:
+        if self.storage not in (None, *STORAGES):
+            return f"'{where}storage' must be {' or '.join(STORAGES)}, got {self.storage!r}"
+        if self.is_packed and self.models_per_file is None:
+            return f"it has no '{where}models_per_file'"
+        if self.models_per_file is not None and self.models_per_file < 1:
+            return f"'{where}models_per_file' must be at least 1, got {self.models_per_file}"
+        for key in ("parent", "variational_layout"):
+            if self.recipe.parent is not None and getattr(self, key) is None:
+                return f"it has no '{where}{key}'"
+        return None
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of zoo.json, keys in their order there."""
-        imported, parent, variational = self.import_info, self.parent, self.variational_layout
-        optional = {
-            "imported": imported.to_json() if imported else None,
-            "parent": parent.to_json() if parent else None,
-            "variational_layout": variational.to_json() if variational else None,
-            "storage": self.storage,
-            "models_per_file": self.models_per_file,
-            "lacking": {model: list(epochs) for model, epochs in self.lost_epochs.items()} or None,
-            "states_sha256": self.states_sha256,
-            "weights": self.weights,
-        }
-        return {
-            "format": ZOO_FORMAT,
-            "name": self.name,
-            "architecture": self.architecture,
-            "images": self.images,
-            "recipe": self.recipe.to_json(),
-            "layout": self.layout.to_json(),
-            "images_sha256": self.images_sha256,
-            "classes": self.classes,
-            "engine": self.engine,
-            "versions": dict(self.versions),
-            **{key: value for key, value in optional.items() if value is not None},
-        }
+        values = {"format": ZOO_FORMAT, **super().to_json()}
+        values["lacking"] = values["lacking"] or None
+        return {key: value for key, value in values.items() if value is not None}
 
     def with_storage(self, storage: str) -> "ZooInfo":
         """Return the same zoo stored as `states` or `packed`, with the number of models that share a packed file."""
@@ -208,25 +170,6 @@ class ZooInfo:
         ]
 
 
-def _check_storage(values: Mapping[str, Any], path: Path) -> None:
-    storage = values.get("storage", STORAGES[0])
-    if storage not in STORAGES:
-        raise FormatError(explain_malformed(path, f"'storage' must be {' or '.join(STORAGES)}, got {storage!r}"))
-    if storage == "packed":
-        check_kinds(values, {"models_per_file": int}, path)
-        if (per_file := values["models_per_file"]) < 1:
-            raise FormatError(explain_malformed(path, f"'models_per_file' must be at least 1, got {per_file}"))
-
-
-def _read_layout(values: Mapping[str, Any], key: str, path: Path) -> Layout:
-    try:
-        layout = Layout.from_json(values[key])
-        _ = layout.size  # an empty layout has none
-        return layout
-    except (FormatError, LookupError, TypeError, ValueError, AttributeError) as error:
-        raise FormatError(explain_malformed(path, f"{key!r} is no layout of weights ({error!r})")) from error
-
-
 def find_difference(stored: Any, info: ZooInfo) -> tuple[str, Any, Any] | None:
     """Find the first difference between the zoo.json of a folder and a zoo that is to be written there.
 
@@ -261,3 +204,53 @@ def _difference(stored: Any, value: Any, name: str = "content") -> tuple[str, An
         if difference := _difference(stored.get(key), value.get(key), key):
             return difference
     return None if list(stored) == list(value) else (f"order of {name}", list(stored), list(value))
+
+
+@dataclass(frozen=True, kw_only=True)
+class CardInfo(ZooRecord):
+    """The part of a dataset card that cannot be measured."""
+
+    title: str
+    license: str | None = None  # None: nobody named one
+    text: str = ""
+    repo_id: str | None = None
+    source_datasets: tuple[str, ...] = ()
+    citation: tuple[str, ...] = ()  # entries of BibTeX
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetInfo(ZooRecord):
+    """A dataset folder: the zoos that it was built from, one per config, and what its card says of them."""
+
+    KEYS: ClassVar = {"card": "publication"}
+
+    repo_id: str | None = None  # ORG/NAME on the Hub
+    card: CardInfo | None = None
+    diverged: str  # KEPT or LEFT_OUT: models with weights that are not finite
+    configs: Mapping[str, ZooInfo]
+
+    @classmethod
+    def read(cls, folder: Path) -> "DatasetInfo":
+        """Read zoo.json of a dataset folder.
+
+        Raises:
+            FormatError: the file cannot be read, is of another format, or is malformed.
+        """
+        return cls.from_json(read_json(folder / ZOO_FILE), folder / ZOO_FILE)
+
+    @classmethod
+    def from_json(cls, values: Any, path: Path, where: str = "") -> "DatasetInfo":
+        """See `ZooRecord.from_json`; the values must be of the format of this release."""
+        if not isinstance(values, dict):
+            raise FormatError(f"{path} is not what modelzoo-build writes; {_REMEDY}")
+        if (tag := values.get("format")) != DATASET_FORMAT:
+            raise FormatError(f"{path.parent} has format {tag!r}, but this release reads {DATASET_FORMAT!r}; {_REMEDY}")
+        if not values.get("configs") or values.get("diverged") not in (KEPT, LEFT_OUT):
+            raise FormatError(
+                f"{path} is not what modelzoo-build writes: it must have 'configs' and 'diverged'; {_REMEDY}"
+            )
+        return super().from_json(values, path, where)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the content of zoo.json, keys in their order there."""
+        return {"format": DATASET_FORMAT, **super().to_json()}

@@ -3,6 +3,8 @@
 A packed file is a safetensors file that holds every tensor of the layout as (S, ...), where S is the number of states
 of all its models. Its metadata maps each model to its rows: {"<model_id>": [first row, number of states]}. The file is
 written row by row, so memory holds only the rows that are being written.
+
+E is the number of states that are read, P that of the numbers of one.
 """
 
 import json
@@ -15,8 +17,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..errors import FormatError
+from ..weights import Layout
 from .atomic_io import AtomicFile
-from .safetensors_header import TensorSpec, make_header
+from .paths import VARIATIONAL
+from .safetensors_io import TensorSpec, make_header
 
 PackIndex = Mapping[str, tuple[int, int]]  # model_id -> first row, number of states
 
@@ -83,6 +87,31 @@ def read_pack(path: Path, first: int, count: int) -> dict[str, Tensor]:
             return {name: file.get_slice(name)[first : first + count] for name in sorted(file.keys())}
     except (OSError, SafetensorError) as error:
         raise FormatError(f"cannot read packed states {path}: {error}") from error
+
+
+def fill_from_pack(path: Path, first: int, layout: Layout, out: Tensor) -> bool:
+    """Read states from consecutive rows of a packed file.
+
+    Args:
+        path: The packed file.
+        first: The first row.
+        layout: The layout of a state.
+        out: A float32 tensor (E, P), filled row by row.
+
+    Returns:
+        False, with any content in `out`, where the file is not as expected.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            slots = layout.match_keys([key for key in sorted(file.keys()) if not key.startswith(f"{VARIATIONAL}.")])
+            for key, slot in (slots or {}).items():
+                rows = file.get_slice(key)[first : first + len(out)]
+                if rows.shape != (len(out), *slot.shape) or rows.dtype is not torch.float32:
+                    return False
+                out[:, slot.start : slot.stop] = rows.reshape(len(out), -1)
+    except (OSError, SafetensorError):
+        return False
+    return slots is not None
 
 
 def merge_packs(target: Path, specs: Mapping[str, TensorSpec], sources: Mapping[str, Path]) -> None:

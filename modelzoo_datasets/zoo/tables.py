@@ -1,4 +1,4 @@
-"""The two tables of a zoo folder, and the records that hold rows of states until the zoo is complete."""
+"""Tables as Parquet files, the two tables of a zoo folder, and the records of its rows until the zoo is complete."""
 
 import dataclasses
 import json
@@ -7,17 +7,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
 from ..errors import FormatError
 from ..recipes import Member
-from .atomic_io import read_json, write_bytes
+from .atomic_io import write_bytes
+from .json_files import read_json
 from .paths import PROGRESS, STATES_FILE
-from .reader import hash_weights
-from .tensor_io import read_arrow
+from .safetensors_io import hash_weights
 
 Row = dict[str, Any]
 _TYPES = {  # columns of the table of states; all other columns are metrics
@@ -27,6 +29,30 @@ _TYPES = {  # columns of the table of states; all other columns are metrics
     "finite": pa.bool_(),
     "sha256": pa.string(),
 }
+
+
+def write_table(path: Path, table: pd.DataFrame | pa.Table) -> None:
+    """Write a table as Parquet; the bytes depend on the content alone."""
+    buffer = pa.BufferOutputStream()
+    arrow = pa.Table.from_pandas(table, preserve_index=False) if isinstance(table, pd.DataFrame) else table
+    # Concatenated tables have chunks, and the same rows in other chunks become other pages.
+    whole = arrow.combine_chunks().replace_schema_metadata(None)
+    pq.write_table(whole, buffer, compression="zstd")
+    write_bytes(path, buffer.getvalue().to_pybytes())
+
+
+def read_arrow(path: Path) -> pa.Table:
+    """Read a Parquet table; raises FormatError with its path."""
+    try:
+        return pq.read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        raise FormatError(f"cannot read table {path}: {error}") from error
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """Read a Parquet table; raises FormatError with its path."""
+    table: pd.DataFrame = read_arrow(path).to_pandas()
+    return table
 
 
 def make_state_row(model_id: str, epoch: int, weights: Tensor, metrics: Mapping[str, float], recall: Tensor) -> Row:

@@ -20,7 +20,7 @@ from torch import Tensor
 from ..errors import FormatError
 from ..weights import Layout
 from .atomic_io import AtomicFile
-from .safetensors_header import TensorSpec, make_header
+from .safetensors_io import TensorSpec, make_header
 
 _FILES_PER_FOLDER = 1_000  # the Hub takes at most 10,000
 _NUMBER = np.dtype("<f4")

@@ -1,7 +1,11 @@
 """Write a zoo folder state by state: a kill at any moment loses at most the models in training."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import threading
+import time
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -10,14 +14,24 @@ from torch import Tensor
 
 from ..errors import FolderInUseError
 from ..recipes import Member
-from .async_writer import WriterPool
-from .atomic_io import read_json, translate_disk_errors, write_json
+from .atomic_io import FolderLock, translate_disk_errors
 from .backends import FileStore, PackedStore, StateStore, StoreConfig
 from .info import ZooInfo, find_difference
-from .lock import FolderLock
+from .json_files import read_json, write_json
 from .paths import MODELS_FILE, PROGRESS, STATES_FILE, ZOO_FILE, check_zoo_folder
-from .tables import Row, count_epochs, list_epochs, make_state_row, make_tables, read_state_rows, write_record
-from .tensor_io import write_table
+from .tables import (
+    Row,
+    count_epochs,
+    list_epochs,
+    make_state_row,
+    make_tables,
+    read_state_rows,
+    write_record,
+    write_table,
+)
+
+_THREADS = 2  # of a `WriterPool`
+MAX_PENDING_BYTES = 500_000_000  # states that may wait for the disk
 
 
 class ZooWriter:
@@ -177,3 +191,82 @@ def _has_rows(member: Member, counts: Mapping[str, int]) -> bool:
 def _shorten(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+class WriterPool:
+    """Two threads that write states while the next ones are trained; one thread writes all states of a model, in order.
+
+    `submit` waits only when `MAX_PENDING_BYTES` are not on disk yet, `close` waits for all. The next call raises the
+    first failure, and writes that had not begun by then are dropped. Call all methods from one thread only.
+    """
+
+    def __init__(self) -> None:
+        self._threads = [ThreadPoolExecutor(1, f"writer-{i}") for i in range(_THREADS)]
+        self._changed = threading.Condition()
+        self._pending = 0  # bytes
+        self._error: BaseException | None = None
+        self.seconds_writing = 0.0  # sum over all threads
+        self.seconds_waiting = 0.0  # spent by the caller in `submit`
+
+    def submit(self, key: str, size: int, write: Callable[[], None]) -> None:
+        """Write soon, after all earlier writes of the same key; raises the first failure so far.
+
+        Args:
+            key: Writes of one key keep their order.
+            size: Bytes in memory until the write is done.
+            write: Does the write.
+        """
+        begin = time.perf_counter()
+        with self._changed:
+            # A write larger than the limit waits until nothing else is pending.
+            while self._error is None and self._pending and self._pending + size > MAX_PENDING_BYTES:
+                self._changed.wait()
+            self._raise()
+            self._threads[zlib.crc32(key.encode()) % _THREADS].submit(self._run, size, write)
+            self._pending += size
+        self.seconds_waiting += time.perf_counter() - begin
+
+    def _run(self, size: int, write: Callable[[], None]) -> None:
+        begin = time.perf_counter()
+        try:
+            if self._error is None:
+                write()
+        except BaseException as error:
+            self._fail(error)
+        finally:
+            with self._changed:
+                self._pending -= size
+                self.seconds_writing += time.perf_counter() - begin
+                self._changed.notify_all()
+
+    def _fail(self, error: BaseException) -> None:
+        with self._changed:
+            self._error = self._error or error
+
+    def _raise(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    def flush(self) -> None:
+        """Wait for all writes so far; raises the first failure."""
+        for done in [thread.submit(lambda: None) for thread in self._threads]:
+            done.result()
+        self._raise()
+
+    def close(self) -> None:
+        """Wait for all writes and end the threads; raises the first failure."""
+        self.abandon()
+        self._raise()
+
+    def abandon(self) -> None:
+        """Do as `close`, without raising failures. Ctrl-C meanwhile drops the writes that have not begun."""
+        try:
+            self._join()
+        except BaseException as error:
+            self._fail(error)
+            self._join()  # no thread may still write when the lock on the folder is released
+            raise
+
+    def _join(self) -> None:
+        for thread in self._threads:
+            thread.shutdown(wait=True)

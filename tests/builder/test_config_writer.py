@@ -24,7 +24,7 @@ from modelzoo_datasets import build_dataset, load_zoo
 from modelzoo_datasets.architectures import get_architecture
 from modelzoo_datasets.builder import schema
 from modelzoo_datasets.builder.schema import MAX_INLINE_PARAMETERS, choose_weights_location
-from modelzoo_datasets.engines.torch.torch_engine import TorchEngine
+from modelzoo_datasets.engines.torch_engine import TorchEngine
 from modelzoo_datasets.errors import FormatError
 from modelzoo_datasets.hub import read_manifest
 from modelzoo_datasets.verification import Check, verify_folder

@@ -18,9 +18,8 @@ from modelzoo_datasets.architectures import Architecture, get_architecture, regi
 from modelzoo_datasets.architectures.modules import SeededDropout, seed_dropout
 from modelzoo_datasets.architectures.variational import make_variational, seed_noise
 from modelzoo_datasets.engines import SPARSITY, CudaEngine, Engine, Job, NetworkSpec, States, TorchEngine, one_thread
-from modelzoo_datasets.engines.cuda.cohort_plan import choose_cohort_size, find_runs, group_jobs
-from modelzoo_datasets.engines.cuda.graphs import full_precision
-from modelzoo_datasets.engines.cuda.optimizers import tabulate_rates, tabulate_schedules
+from modelzoo_datasets.engines.cuda.device import choose_cohort_size, full_precision
+from modelzoo_datasets.engines.cuda.optimizers import find_runs, tabulate_rates, tabulate_schedules
 from modelzoo_datasets.engines.cuda.rng import (
     RandomStream,
     ReplayedRandom,
@@ -28,7 +27,7 @@ from modelzoo_datasets.engines.cuda.rng import (
     split_epoch,
     use_generators,
 )
-from modelzoo_datasets.engines.cuda.stacked import StackedWeights, is_unbatched
+from modelzoo_datasets.engines.cuda.stacked import StackedWeights, group_jobs, is_unbatched
 from modelzoo_datasets.errors import DeviceError
 from modelzoo_datasets.images import Images, Split
 from modelzoo_datasets.seeds import keyed_generator
@@ -289,7 +288,7 @@ def test_small_cohorts_give_the_same_models(
     stacked: CudaEngine, few_images: Images, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = collected(stacked, few_images, JOBS)
-    monkeypatch.setattr("modelzoo_datasets.engines.cuda.cohort_plan._CPU_BYTES", 0)
+    monkeypatch.setattr("modelzoo_datasets.engines.cuda.device._CPU_BYTES", 0)
     yielded = [len(states.jobs) for states in stacked.train("cnn-s", few_images, JOBS, metrics_on=())]
     assert set(yielded) == {1}, "no memory: one model at a time"
     assert_same(collected(stacked, few_images, JOBS), whole)

@@ -23,7 +23,7 @@ from torch import nn
 
 from modelzoo_datasets.architectures import get_architecture, initialize_weights
 from modelzoo_datasets.engines import ENGINES, Job, NetworkSpec, TorchEngine, get_engine, one_thread
-from modelzoo_datasets.engines.torch.reference import ModelInputs, train_model
+from modelzoo_datasets.engines.torch_engine import ModelInputs, train_model
 from modelzoo_datasets.errors import DeviceError
 from modelzoo_datasets.images import Images, Split
 from modelzoo_datasets.seeds import keyed_generator

@@ -17,7 +17,8 @@ from modelzoo_datasets import generate_zoo, read_recipe
 from modelzoo_datasets.engines import Engine
 from modelzoo_datasets.errors import ArgumentError, FormatError, ModelZooError
 from modelzoo_datasets.generation import cohorts, generate_cohort
-from modelzoo_datasets.generation.cohorts import Results, select_part
+from modelzoo_datasets.generation.cohort_results import Results
+from modelzoo_datasets.generation.cohorts import select_part
 from modelzoo_datasets.recipes import Member, Recipe
 
 SCRIPT = ROOT / "generation" / "slurm.sh"

@@ -8,7 +8,7 @@ from helpers.steps import StepProgress
 
 from modelzoo_datasets import generate_zoo, read_recipe
 from modelzoo_datasets.engines import Engine
-from modelzoo_datasets.engines.torch.torch_engine import TorchEngine
+from modelzoo_datasets.engines.torch_engine import TorchEngine
 from modelzoo_datasets.errors import RecipeError
 from modelzoo_datasets.zoo import ZooFolder
 

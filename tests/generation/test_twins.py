@@ -15,7 +15,7 @@ from torch import Tensor
 from modelzoo_datasets import generate_zoo, read_recipe
 from modelzoo_datasets.architectures import get_architecture
 from modelzoo_datasets.engines import METRICS, Engine, NetworkSpec
-from modelzoo_datasets.engines.torch.torch_engine import TorchEngine
+from modelzoo_datasets.engines.torch_engine import TorchEngine
 from modelzoo_datasets.errors import FormatError, RecipeError
 from modelzoo_datasets.images import Images
 from modelzoo_datasets.recipes import Recipe

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from modelzoo_datasets.architectures.variational import make_variational, prune_state, sparsity
 from modelzoo_datasets.engines import NetworkSpec
-from modelzoo_datasets.engines.torch.torch_engine import TorchEngine
+from modelzoo_datasets.engines.torch_engine import TorchEngine
 from modelzoo_datasets.images import Images
 from modelzoo_datasets.zoo import ZooFolder, read_tensors
 

@@ -19,7 +19,7 @@ from hyperrep.evaluation.metrics import Evaluator
 from hyperrep.evaluation.populations import Population, make_populations
 from hyperrep.recipe import EvaluationRecipe, HyperRecipe
 from modelzoo_datasets.engines import one_thread
-from modelzoo_datasets.engines.torch.torch_engine import TorchEngine
+from modelzoo_datasets.engines.torch_engine import TorchEngine
 from modelzoo_datasets.images import Images
 from modelzoo_datasets.loading import Zoo, load_zoo
 

@@ -11,7 +11,7 @@ from helpers.originals import Style, params_of, trial_name, write_checkpoint
 
 from modelzoo_datasets.architectures import get_architecture
 from modelzoo_datasets.engines import NetworkSpec
-from modelzoo_datasets.engines.torch.torch_engine import TorchEngine
+from modelzoo_datasets.engines.torch_engine import TorchEngine
 from modelzoo_datasets.errors import FormatError
 from modelzoo_datasets.images import ImageDataset, Split, load_images
 from modelzoo_datasets.images import registry as images_registry

@@ -14,7 +14,7 @@ from helpers.originals import Style, trial_name, write_twins, write_zoo
 from helpers.processes import hashes, run
 
 from modelzoo_datasets import build_dataset, load_zoo
-from modelzoo_datasets.engines.torch.torch_engine import TorchEngine
+from modelzoo_datasets.engines.torch_engine import TorchEngine
 from modelzoo_datasets.errors import ArgumentError, FormatError, ModelZooError
 from modelzoo_datasets.generation import generate_zoo
 from modelzoo_datasets.images import Images

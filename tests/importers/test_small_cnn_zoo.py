@@ -17,7 +17,7 @@ from torch import nn
 
 from modelzoo_datasets import build_dataset, generate_zoo, load_zoo, read_recipe
 from modelzoo_datasets.architectures import build_module, get_architecture
-from modelzoo_datasets.engines.torch.torch_engine import TorchEngine
+from modelzoo_datasets.engines.torch_engine import TorchEngine
 from modelzoo_datasets.errors import FormatError, ModelZooError
 from modelzoo_datasets.images import Images
 from modelzoo_datasets.importers import Imported, import_zoo

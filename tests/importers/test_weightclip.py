@@ -14,7 +14,7 @@ from torch.nn.functional import interpolate
 
 from modelzoo_datasets import build_dataset, generate_zoo, load_zoo, read_recipe
 from modelzoo_datasets.architectures import get_architecture, registry
-from modelzoo_datasets.engines.torch.torch_engine import TorchEngine
+from modelzoo_datasets.engines.torch_engine import TorchEngine
 from modelzoo_datasets.errors import FormatError, RecipeError
 from modelzoo_datasets.images import ImageDataset
 from modelzoo_datasets.images import registry as images_registry

@@ -18,7 +18,7 @@ from helpers.steps import StepProgress
 from modelzoo_datasets import build_dataset, generate_zoo, read_recipe
 from modelzoo_datasets.cli.verify_command import main
 from modelzoo_datasets.engines import Engine
-from modelzoo_datasets.engines.torch.torch_engine import TorchEngine
+from modelzoo_datasets.engines.torch_engine import TorchEngine
 from modelzoo_datasets.errors import ArgumentError, FormatError
 from modelzoo_datasets.verification import Check, verify_folder
 from modelzoo_datasets.zoo import (

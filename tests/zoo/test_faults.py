@@ -22,11 +22,10 @@ from helpers.random_zoos import add_model, recipe, write_zoo, zoo_info
 from modelzoo_datasets import generate_zoo, read_recipe
 from modelzoo_datasets.engines import Engine
 from modelzoo_datasets.errors import DiskFullError, FolderInUseError
-from modelzoo_datasets.zoo import ZooFolder, ZooWriter, async_writer
-from modelzoo_datasets.zoo.async_writer import WriterPool
-from modelzoo_datasets.zoo.atomic_io import AtomicFile, write_bytes
-from modelzoo_datasets.zoo.lock import FolderLock
-from modelzoo_datasets.zoo.tensor_io import read_arrow
+from modelzoo_datasets.zoo import ZooFolder, ZooWriter
+from modelzoo_datasets.zoo.atomic_io import AtomicFile, FolderLock, write_bytes
+from modelzoo_datasets.zoo.tables import read_arrow
+from modelzoo_datasets.zoo.writer import MAX_PENDING_BYTES, WriterPool
 
 PATIENCE = 300  # seconds that no wait of these tests comes near
 TORCH = ("--engine", "torch", "--quiet")  # what made the zoos that these are held against
@@ -120,7 +119,7 @@ def test_what_was_handed_over_before_a_failure_of_its_own_thread_is_dropped() ->
 
 def test_training_waits_only_when_the_disk_is_behind_by_the_stated_bytes() -> None:
     writers, disk, waiting = WriterPool(), threading.Event(), threading.Event()
-    writers.submit("a", async_writer.MAX_PENDING_BYTES - 10, lambda: None if disk.wait(PATIENCE) else fail())
+    writers.submit("a", MAX_PENDING_BYTES - 10, lambda: None if disk.wait(PATIENCE) else fail())
     writers.submit("b", 10, lambda: None)  # exactly the limit: at once
     assert writers.seconds_waiting < PATIENCE / 2
 
@@ -131,7 +130,7 @@ def test_training_waits_only_when_the_disk_is_behind_by_the_stated_bytes() -> No
 
     threading.Thread(target=release).start()
     waiting.set()
-    writers.submit("b", 2 * async_writer.MAX_PENDING_BYTES, lambda: None)  # too large: alone, but never refused
+    writers.submit("b", 2 * MAX_PENDING_BYTES, lambda: None)  # too large: alone, but never refused
     assert disk.is_set(), "it waited for the disk"
     assert writers.seconds_waiting >= 0.04
     writers.close()
@@ -139,7 +138,7 @@ def test_training_waits_only_when_the_disk_is_behind_by_the_stated_bytes() -> No
 
 def test_a_failure_wakes_whoever_waits_for_the_disk() -> None:
     writers, disk = WriterPool(), threading.Event()
-    writers.submit("a", async_writer.MAX_PENDING_BYTES, lambda: fail() if disk.wait(PATIENCE) else None)
+    writers.submit("a", MAX_PENDING_BYTES, lambda: fail() if disk.wait(PATIENCE) else None)
     threading.Timer(0.05, disk.set).start()
     with pytest.raises(Broken):
         writers.submit("b", 1, lambda: None)

@@ -21,8 +21,8 @@ from modelzoo_datasets.errors import FolderInUseError, FormatError
 from modelzoo_datasets.zoo import ZooFolder, ZooWriter, backends, paths, read_json
 from modelzoo_datasets.zoo.packed import PackedFile, merge_packs, read_pack, read_pack_index
 from modelzoo_datasets.zoo.paths import models_per_file
-from modelzoo_datasets.zoo.safetensors_header import TensorSpec
-from modelzoo_datasets.zoo.tensor_io import read_arrow
+from modelzoo_datasets.zoo.safetensors_io import TensorSpec
+from modelzoo_datasets.zoo.tables import read_arrow
 
 KINDS = {
     "weight": TensorSpec(torch.float32, (3, 2)),

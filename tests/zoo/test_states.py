@@ -30,7 +30,7 @@ from modelzoo_datasets.zoo import (
     write_table,
     write_tensors,
 )
-from modelzoo_datasets.zoo.tensor_io import read_table
+from modelzoo_datasets.zoo.tables import read_table
 
 TWO = range(1, 3)  # the first two models of the tiny recipe
 

@@ -17,9 +17,9 @@ from ...weights import Layout
 from ..base import Job
 from ..chain import Stage, get_chain
 from .block_kernel import Block, CompileKernel
-from .cohort_plan import build_training_module
 from .evaluate import DeviceImages
 from .optimizers import tabulate_rates, tabulate_schedules
+from .stacked import build_training_module
 
 _ACTIVATIONS = (None, "tanh", "relu", "sigmoid", "gelu")  # in the order of the kernel's enum
 _MAX_CLASSES = 64  # one thread iterates over all of them

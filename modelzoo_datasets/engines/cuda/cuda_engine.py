@@ -25,11 +25,11 @@ from ..base import Job, NetworkSpec, SplitMetrics, States
 from ..common import build_initial_module, pack_state
 from .block_kernel import CompileKernel, compile_with_cupy
 from .block_trainer import BlockTrainer, CohortTrainer
-from .cohort_plan import build_training_module, choose_cohort_size, find_runs, free_memory, group_jobs
+from .device import choose_cohort_size, device_context, free_memory
 from .evaluate import DeviceImages, StateRecorder, evaluate_models, iterate_logits
-from .graphs import device_context
+from .optimizers import find_runs
 from .rng import measure_demand
-from .stacked import StackedModels, StackedWeights, is_unbatched
+from .stacked import StackedModels, StackedWeights, build_training_module, group_jobs, is_unbatched
 from .stacked_trainer import StackedTrainer
 
 _LOG = logging.getLogger(__name__)

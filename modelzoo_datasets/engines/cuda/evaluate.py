@@ -14,10 +14,9 @@ from ...architectures import get_architecture, sparsity
 from ...images import Images
 from ...weights import Layout
 from ..base import SPARSITY, Job, SplitMetrics, States
-from ..common import build_plain_module, evaluate_splits, pack_state
-from .cohort_plan import build_training_module
+from ..common import evaluate_splits, prune_vector
 from .rng import measure_demand
-from .stacked import StackedModels, StackedWeights, group_models
+from .stacked import StackedModels, StackedWeights, build_training_module, group_models
 
 _MAX_BATCH_SIZE = 500  # images
 _MAX_ACTIVATION_BYTES = 1 << 29  # for the outputs of all layers in one call
@@ -155,7 +154,6 @@ class StateRecorder:
         weights, sparsities = [], []
         for job, vector in zip(self._jobs, vectors, strict=True):
             module = build_training_module(self._architecture, job)
-            module.load_state_dict(Layout.from_module(module).unpack(vector))
-            weights.append(pack_state(build_plain_module(self._architecture, module, job, epoch)))
+            weights.append(prune_vector(self._architecture, module, job, epoch, vector))
             sparsities.append(sparsity(module) if epoch > 0 else 0.0)
         return torch.stack(weights), torch.tensor(sparsities, dtype=torch.float64)

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from ...recipes import Training
 from ..common import tabulate_learning_rates
-from .cohort_plan import find_runs
 
 BETA2, EPSILON = 0.999, 1e-8  # torch's defaults for Adam
 NUM_RATES = 5  # columns of a table, see `tabulate_rates`
@@ -82,3 +81,14 @@ class StackedOptimizer:
             first.lerp_(g, momentum.expand_as(g))
             second.mul_(BETA2).addcmul_(g, g, value=1 - BETA2)
             w.sub_(lr * first / (second.sqrt() / root + EPSILON))
+
+
+def find_runs(values: Sequence[object]) -> list[slice]:
+    """Return the longest slices of equal neighbors, in order."""
+    runs: list[slice] = []
+    for index, value in enumerate(values):
+        if runs and values[runs[-1].start] == value:
+            runs[-1] = slice(runs[-1].start, index + 1)
+        else:
+            runs.append(slice(index, index + 1))
+    return runs

@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn.functional import cross_entropy
 
-from ...architectures import penalty
+from ...architectures import make_variational, penalty
 from ...weights import Layout
-from .cohort_plan import find_runs
+from ..base import Job
+from ..common import build_job_module
+from .optimizers import find_runs
 from .rng import ReplayedRandom, measure_demand, use_generators
 
 # Trained numbers from which on one network fills a GPU: then plain convolutions in bf16 and channels last are faster.
@@ -187,6 +189,36 @@ class StackedModels:
 
 def _take_first(stacked: Any) -> Any:
     return [tensor[0] for tensor in stacked] if isinstance(stacked, list) else stacked[0]
+
+
+def build_training_module(architecture: str, job: Job) -> nn.Module:
+    """Build a module of the kind that the job trains, variational for a twin; its weights are not set."""
+    module = build_job_module(architecture, job)
+    return make_variational(module) if job.sparsify else module
+
+
+def group_jobs(architecture: str, jobs: Sequence[Job]) -> list[list[int]]:
+    """Return lists of the indices of jobs that may share a cohort; within each list, equal networks are neighbors.
+
+    Jobs of one list take the same steps on tensors of equal shapes. Jobs with other numbers of epochs or batch sizes
+    are in other lists, so that no job waits for a longer one. The lists decide the speed alone: no result depends on
+    them.
+    """
+    shapes: dict[tuple[object, ...], tuple[tuple[int, ...], ...]] = {}  # kind of network -> shapes of its tensors
+    groups: dict[tuple[object, ...], list[int]] = {}
+    for index, job in enumerate(jobs):
+        t = job.training
+        kind = (t.activation, t.dropout, job.sparsify)
+        if kind not in shapes:
+            layout = Layout.from_module(build_training_module(architecture, job))
+            shapes[kind] = tuple(slot.shape for slot in layout.slots)
+        groups.setdefault((t.batch_size, t.epochs, t.augmentation, job.sparsify, shapes[kind]), []).append(index)
+    return [sorted(members, key=lambda index: _sort_key(jobs[index])) for members in groups.values()]
+
+
+def _sort_key(job: Job) -> tuple[str, float, bool]:
+    """Sort by network, then by kind of optimizer: every run of equal ones is one call on the device."""
+    return job.training.activation, job.training.dropout, job.training.optimizer == "sgd"
 
 
 def group_models(module: nn.Module, kinds: Sequence[object], shape: tuple[int, ...]) -> list[slice]:

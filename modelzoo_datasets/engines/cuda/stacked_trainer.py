@@ -13,12 +13,11 @@ from ...architectures import penalty_weight
 from ...images import CropFlip, FlipRotate, crop_flip, flip_rotate
 from ...weights import Layout
 from ..base import Job
-from .cohort_plan import build_training_module
+from .device import GraphedStep, StreamBranches
 from .evaluate import DeviceImages
-from .graphs import GraphedStep, StreamBranches
 from .optimizers import NUM_RATES, StackedOptimizer, tabulate_rates, tabulate_schedules
 from .rng import VIEW_FIELDS, RandomDemand, RandomStream, StepChunk, measure_demand, split_epoch
-from .stacked import StackedModels, StackedWeights, group_models
+from .stacked import StackedModels, StackedWeights, build_training_module, group_models
 
 _CHUNK_BYTES = 1 << 27  # for random numbers drawn ahead
 _MAX_STEPS = 256  # per chunk

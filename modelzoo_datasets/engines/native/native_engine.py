@@ -14,8 +14,8 @@ from ...architectures import get_architecture
 from ...errors import ArgumentError, CompilerError, NotAChainError
 from ...images import Images
 from ..base import Engine, Job, NetworkSpec, SplitMetrics, States
-from ..common import ModelState
-from ..torch.torch_engine import TorchEngine
+from ..common import ModelState, collect_metrics
+from ..torch_engine import TorchEngine
 from .bindings import CompiledNetwork
 from .native_trainer import NativeInputs, evaluate_network, get_compiled_network, train_network
 
@@ -83,17 +83,13 @@ class NativeEngine:
         if engine is not self:
             return engine.evaluate(architecture, images, weights, networks, split)
         inputs = NativeInputs.from_images(images, {split}).splits[split]
-        loss, accuracy = torch.empty(2, len(weights), dtype=torch.float64)
-        recall = torch.empty(len(weights), images.classes, dtype=torch.float64)
 
         def work(index: int, _: Callable[[], bool]) -> Iterator[tuple[float, float, Tensor]]:
             network = _get_network(architecture, networks[index])
             yield evaluate_network(network, weights[index], inputs, images.classes)
 
         _check_same_length(weights, networks)
-        for index, result in self._run(range(len(weights)), work):
-            loss[index], accuracy[index], recall[index] = result
-        return SplitMetrics(loss, accuracy, recall)
+        return collect_metrics(self._run(range(len(weights)), work), len(weights), images.classes)
 
     def compute_logits(
         self, architecture: str, images: Images, weights: Tensor, networks: Sequence[NetworkSpec], split: str

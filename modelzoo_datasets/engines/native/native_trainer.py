@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...architectures import get_architecture, make_variational, penalty_weight, sparsity
 from ...images import Images, augment
@@ -20,9 +20,9 @@ from ..chain import get_chain
 from ..common import (
     ModelState,
     build_initial_module,
-    build_plain_module,
     evaluate_splits,
     pack_state,
+    prune_vector,
     tabulate_learning_rates,
 )
 from .bindings import CompiledNetwork, KernelImages, NativeModel, TrainingSteps
@@ -69,7 +69,7 @@ def get_compiled_network(
 def train_network(
     architecture: str, inputs: NativeInputs, job: Job, metrics_on: Sequence[str], is_stopped: Callable[[], bool]
 ) -> Iterator[ModelState]:
-    """Train one model and yield its states after epochs 0 to E, as `reference.train_model` does.
+    """Train one model and yield its states after epochs 0 to E, as `torch_engine.train_model` does.
 
     Args:
         architecture: Name of the architecture.
@@ -92,7 +92,7 @@ def train_network(
         if epoch > 0 and running is None:
             return
         vector = model.vector() if epoch > 0 else initial
-        weights = _plain_weights(architecture, module, job, epoch, vector) if job.sparsify else vector
+        weights = prune_vector(architecture, module, job, epoch, vector) if job.sparsify else vector
 
         def evaluate(split: str, weights: Tensor = weights) -> tuple[float, float, Tensor]:
             return evaluate_network(plain, weights, inputs.splits[split], classes)
@@ -101,12 +101,6 @@ def train_network(
         if job.sparsify:
             metrics[SPARSITY] = sparsity(module) if epoch > 0 else 0.0
         yield ModelState(epoch, weights, metrics, recall, vector if job.sparsify else None)
-
-
-def _plain_weights(architecture: str, module: nn.Module, job: Job, epoch: int, vector: Tensor) -> Tensor:
-    """Load the vector into the variational module of a twin, and return the weights to store and evaluate."""
-    module.load_state_dict(Layout.from_module(module).unpack(vector.clone()))
-    return pack_state(build_plain_module(architecture, module, job, epoch))
 
 
 def evaluate_network(

@@ -20,7 +20,7 @@ from hyperrep.evaluation.baselines import (
 from hyperrep.model.samplers import SAMPLERS, select_best_states
 from hyperrep.sampler_names import SAMPLER_INFO
 from modelzoo_datasets.engines import Job
-from modelzoo_datasets.engines.torch.torch_engine import TorchEngine
+from modelzoo_datasets.engines.torch_engine import TorchEngine
 from modelzoo_datasets.errors import FormatError, ModelZooError
 from modelzoo_datasets.images import Images
 from modelzoo_datasets.loading import Zoo

@@ -15,7 +15,7 @@ from hyperrep.evaluation.cache import read_or_measure
 from hyperrep.evaluation.metrics import Evaluator
 from hyperrep.release.export import Measurement, SampleRequest, export_samples
 from modelzoo_datasets.engines import NetworkSpec
-from modelzoo_datasets.engines.torch.torch_engine import TorchEngine
+from modelzoo_datasets.engines.torch_engine import TorchEngine
 from modelzoo_datasets.errors import ArgumentError
 from modelzoo_datasets.images import Images
 from modelzoo_datasets.loading import Zoo

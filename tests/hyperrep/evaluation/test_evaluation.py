@@ -22,7 +22,7 @@ from hyperrep.storage import TrainingInfo
 from hyperrep.trainer.loop import measure_reconstruction
 from modelzoo_datasets.analysis import compare_means, fine_tune
 from modelzoo_datasets.engines import NetworkSpec
-from modelzoo_datasets.engines.torch.torch_engine import TorchEngine
+from modelzoo_datasets.engines.torch_engine import TorchEngine
 from modelzoo_datasets.errors import FolderInUseError, FormatError, ModelZooError
 from modelzoo_datasets.images import Images
 from modelzoo_datasets.loading import Zoo

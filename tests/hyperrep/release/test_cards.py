@@ -18,7 +18,7 @@ from hyperrep import HyperRepresentation, evaluate
 from hyperrep.recipe import HyperRecipe
 from hyperrep.release.cards import representation_card, write_card
 from hyperrep.storage import TrainingInfo
-from modelzoo_datasets.engines.torch.torch_engine import TorchEngine
+from modelzoo_datasets.engines.torch_engine import TorchEngine
 from modelzoo_datasets.errors import FormatError
 
 NOT_EVALUATED = "It was not evaluated: accuracy and novelty of sampled networks were not measured."

@@ -26,7 +26,7 @@ from hyperrep.release.export import Measurement, SampleRequest, export_embedding
 from hyperrep.release.sampled_model import SampleInfo
 from modelzoo_datasets.analysis import find_nearest, fine_tune
 from modelzoo_datasets.engines import NetworkSpec
-from modelzoo_datasets.engines.torch.torch_engine import TorchEngine
+from modelzoo_datasets.engines.torch_engine import TorchEngine
 from modelzoo_datasets.errors import FolderInUseError, FormatError, ModelZooError
 from modelzoo_datasets.images import Images
 from modelzoo_datasets.loading import Zoo, load_zoo

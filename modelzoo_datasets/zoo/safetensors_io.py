@@ -1,17 +1,25 @@
-"""The header of a safetensors file: the names, types, shapes and byte ranges of its tensors.
+"""Safetensors files: whole ones, and their headers with the names, types, shapes and byte ranges of the tensors.
 
-The library reads and writes whole files. This module serves callers that read or write part of one.
+The library reads and writes whole files. The header serves callers that read or write part of one.
 """
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
+import safetensors.torch
 import torch
+from safetensors import SafetensorError
+from torch import Tensor
 
 from .._util import one_line
+from ..errors import FormatError
+from .atomic_io import write_bytes
 
 _SIZE_BYTES = 8  # the size of the header comes first, as little-endian uint64
 _NAMES = {  # dtype -> its name in a header
@@ -26,6 +34,26 @@ _NAMES = {  # dtype -> its name in a header
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write a safetensors file that plain `safetensors.torch.load_file` reads."""
+    contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    write_bytes(path, safetensors.torch.save(contiguous, metadata={"format": "pt"}))
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file; raises FormatError with its path where it is missing, truncated or altered."""
+    try:
+        return safetensors.torch.load(path.read_bytes())
+    except (OSError, SafetensorError) as error:
+        raise FormatError(f"cannot read state file {path}: {error}") from error
+
+
+def hash_weights(weights: Tensor) -> str:
+    """Return the SHA-256 of a weight vector (P,) as little-endian float32, which zoo and dataset folders record."""
+    # No copy is made of memory that is like that already.
+    return hashlib.sha256(np.ascontiguousarray(weights.numpy(), "<f4").data).hexdigest()
 
 
 @dataclass(frozen=True)

@@ -1,32 +1,38 @@
-"""Train and evaluate one model in plain PyTorch: the obviously right way, which every other engine is tested against.
+"""The reference engine: plain PyTorch, one model at a time, models distributed over processes.
+
+It trains and evaluates each model in the obviously right way, which every other engine is tested against.
 
 B images of a batch, P weights of a model, C classes.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from ...architectures import get_architecture, penalty, penalty_weight, seed_dropout, seed_noise, sparsity
-from ...images import Images, augment
-from ...seeds import keyed_generator
-from ...weights import Layout
-from ..base import SPARSITY, Job, NetworkSpec
-from ..common import (
+from ..architectures import build_module, get_architecture, penalty, penalty_weight, seed_dropout, seed_noise, sparsity
+from ..images import Images, augment
+from ..seeds import keyed_generator
+from .base import SPARSITY, Job, NetworkSpec, SplitMetrics, States
+from .common import (
     ModelState,
     build_initial_module,
     build_plain_module,
+    collect_metrics,
     evaluate_splits,
     make_optimizer,
     one_thread,
     pack_state,
 )
+from .process_pool import run_in_processes
 
-MAX_NORMALIZED_BYTES = 1_000_000_000  # as float32, which take four times as much as pixels
-EVALUATION_BATCH_SIZE = 500  # images; large enough to be fast, small enough for the caches
+_MAX_NORMALIZED_BYTES = 1_000_000_000  # as float32, which take four times as much as pixels
+_EVALUATION_BATCH_SIZE = 500  # images; large enough to be fast, small enough for the caches
+_PROCESS_BYTES = 350_000_000  # a Python process that has imported torch
+_WEIGHT_COPIES = 6  # weights, gradient, two moments, and twice the state on its way out
 
 
 @dataclass(frozen=True)
@@ -38,10 +44,10 @@ class ModelInputs:
 
     @classmethod
     def from_images(cls, images: Images, splits: Iterable[str]) -> "ModelInputs":
-        """Normalize these splits, if the images have them, unless that takes more than MAX_NORMALIZED_BYTES."""
+        """Normalize these splits, if the images have them, unless that takes more than _MAX_NORMALIZED_BYTES."""
         needed = [split for split in images.splits if split in splits]
         size = sum(4 * images.splits[split].pixels.numel() for split in needed)
-        in_memory = needed if size <= MAX_NORMALIZED_BYTES else []
+        in_memory = needed if size <= _MAX_NORMALIZED_BYTES else []
         return cls(images, {split: _channels_last(images.inputs(split)) for split in in_memory})
 
     def batch(self, split: str, index: Tensor | slice) -> Tensor:
@@ -58,6 +64,87 @@ class ModelInputs:
 def _channels_last(x: Tensor) -> Tensor:
     """Change the memory format; pooling and convolution run about 1.4 times as fast, values stay the same."""
     return x.contiguous(memory_format=torch.channels_last)
+
+
+class TorchEngine:
+    """The reference engine with `num_workers` processes of one thread each; with one, everything runs in this process.
+
+    Example:
+        >>> TorchEngine(num_workers=1).resolve("cnn-s").name
+        'torch'
+    """
+
+    name = "torch"
+
+    def __init__(self, num_workers: int) -> None:
+        self.num_workers = num_workers
+
+    def resolve(self, architecture: str) -> "TorchEngine":
+        """See `Engine.resolve`; this engine trains any network."""
+        return self
+
+    def estimate_memory(self, architecture: str, images: Images, jobs: Sequence[Job]) -> int:
+        """See `Engine.estimate_memory`: normalized images, and per process torch, a model and its largest batch."""
+        inputs = sum(4 * split.pixels.numel() for split in images.splits.values())
+        batch = max((2 * job.training.batch_size for job in jobs), default=0)  # activations and their gradients
+        activations = max(batch, _EVALUATION_BATCH_SIZE) * _activation_bytes(architecture, images.input_shape)
+        model = _WEIGHT_COPIES * 4 * get_architecture(architecture).layout.size
+        processes = min(self.num_workers, len(jobs)) * (_PROCESS_BYTES + activations + model)
+        return min(inputs, _MAX_NORMALIZED_BYTES) + processes
+
+    def train(
+        self, architecture: str, images: Images, jobs: Sequence[Job], *, metrics_on: Sequence[str]
+    ) -> Generator[States]:
+        """See `Engine.train`; yields one state at a time."""
+        augmented = any(job.training.augmentation != "none" for job in jobs)
+        inputs = ModelInputs.from_images(images, {*metrics_on, "train"} - ({"train"} if augmented else set()))
+        calls = [(job, tuple(metrics_on)) for job in jobs]
+        for index, state in self._run(train_model, architecture, inputs, calls):
+            yield state.to_states(index)
+
+    def evaluate(
+        self, architecture: str, images: Images, weights: Tensor, networks: Sequence[NetworkSpec], split: str
+    ) -> SplitMetrics:
+        """See `Engine.evaluate`."""
+        calls = [(w, n, split) for w, n in zip(weights, networks, strict=True)]
+        inputs = ModelInputs.from_images(images, [split])
+        results = self._run(_evaluate_model, architecture, inputs, calls)
+        return collect_metrics(results, len(calls), images.classes)
+
+    def compute_logits(
+        self, architecture: str, images: Images, weights: Tensor, networks: Sequence[NetworkSpec], split: str
+    ) -> Iterator[tuple[int, Tensor]]:
+        """See `Engine.compute_logits`."""
+        calls = [(w, n, split) for w, n in zip(weights, networks, strict=True)]
+        yield from self._run(_compute_model_logits, architecture, ModelInputs.from_images(images, [split]), calls)
+
+    def _run(
+        self,
+        function: Callable[..., Iterator[Any]],
+        architecture: str,
+        inputs: ModelInputs,
+        calls: Sequence[tuple[Any, ...]],
+    ) -> Iterator[tuple[int, Any]]:
+        """Yield the index of a call and a result of it, for every result of every call, as they come."""
+        if self.num_workers > 1 and len(calls) > 1:
+            yield from run_in_processes(self.num_workers, function, (architecture, inputs), calls)
+            return
+        for index, call in enumerate(calls):
+            for result in function(architecture, inputs, *call):
+                yield index, result
+
+
+@torch.inference_mode()
+def _activation_bytes(architecture: str, shape: tuple[int, int, int]) -> int:
+    """Return the size of the outputs of all layers for one image."""
+    with torch.device("meta"):
+        module = get_architecture(architecture).build("relu", 0.0).eval()
+        sizes: list[int] = []
+        for layer in module.modules():
+            if not list(layer.children()):
+                layer.register_forward_hook(lambda _, __, output: sizes.append(4 * output.numel()))
+        module(torch.empty(1, *shape))
+    return sum(sizes)
 
 
 def train_model(architecture: str, inputs: ModelInputs, job: Job, metrics_on: Sequence[str]) -> Iterator[ModelState]:
@@ -91,46 +178,32 @@ def train_model(architecture: str, inputs: ModelInputs, job: Job, metrics_on: Se
         yield ModelState(epoch, pack_state(plain), metrics, recall, pack_state(module) if job.sparsify else None)
 
 
-def evaluate_model(
+# Workers import the next two by their names. Each yields its only result, since a worker sends results as they come.
+
+
+def _evaluate_model(
     architecture: str, inputs: ModelInputs, weights: Tensor, network: NetworkSpec, split: str
-) -> tuple[float, float, Tensor]:
-    """Evaluate one model on a split.
-
-    Args:
-        architecture: Name of the architecture.
-        inputs: Evaluation images.
-        weights: Weights of the model (P,).
-        network: Activation and dropout of the model.
-        split: Name of the split.
-
-    Returns:
-        Mean cross entropy, accuracy, and recall per class (C,).
-    """
+) -> Iterator[tuple[float, float, Tensor]]:
+    """Yield mean cross entropy, accuracy, and recall per class (C,) of one model on a split."""
+    module = _load_module(architecture, weights, network)
     with one_thread():
-        return _evaluate(_load_module(architecture, weights, network), inputs, split)
+        result = _evaluate(module, inputs, split)
+    yield result
 
 
-@torch.inference_mode()
-def compute_model_logits(
+def _compute_model_logits(
     architecture: str, inputs: ModelInputs, weights: Tensor, network: NetworkSpec, split: str
-) -> Tensor:
-    """Compute the logits (N, C) of one model on all N images of a split.
-
-    Args:
-        architecture: Name of the architecture.
-        inputs: Images with that split.
-        weights: Weights of the model (P,).
-        network: Activation and dropout of the model.
-        split: Name of the split.
-    """
-    module = _load_module(architecture, weights, network).eval()
-    with one_thread():
-        return torch.cat([module(inputs.batch(split, part)) for part in _evaluation_batches(inputs, split)])
+) -> Iterator[Tensor]:
+    """Yield the logits (N, C) of one model on all N images of a split."""
+    module = _load_module(architecture, weights, network)
+    with one_thread(), torch.inference_mode():
+        logits = torch.cat([module(inputs.batch(split, part)) for part in _evaluation_batches(inputs, split)])
+    yield logits
 
 
 def _load_module(architecture: str, weights: Tensor, network: NetworkSpec) -> nn.Module:
-    module = get_architecture(architecture).module(network.activation, network.dropout)
-    module.load_state_dict(Layout.from_module(module).unpack(weights.clone()))
+    registered = get_architecture(architecture)
+    module = build_module(registered, weights, activation=network.activation, dropout=network.dropout)
     return module.to(memory_format=torch.channels_last)
 
 
@@ -173,7 +246,7 @@ def _training_batch(inputs: ModelInputs, index: Tensor, augmentation: str, gener
 
 def _evaluation_batches(inputs: ModelInputs, split: str) -> list[slice]:
     n = len(inputs.images.splits[split])
-    return [slice(first, first + EVALUATION_BATCH_SIZE) for first in range(0, n, EVALUATION_BATCH_SIZE)]
+    return [slice(first, first + _EVALUATION_BATCH_SIZE) for first in range(0, n, _EVALUATION_BATCH_SIZE)]
 
 
 @torch.inference_mode()

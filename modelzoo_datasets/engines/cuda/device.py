@@ -1,6 +1,6 @@
-"""CUDA graphs and streams: a whole step is captured once and replayed. On the CPU a step is simply called.
+"""The device: its precision, its memory, and CUDA graphs and streams, which capture a whole step once and replay it.
 
-Not run on a GPU yet: the tests run the step itself, on the CPU.
+On the CPU a step is simply called. Not run on a GPU yet: the tests run the step itself, on the CPU.
 """
 
 import contextlib
@@ -11,6 +11,8 @@ from torch import Tensor
 
 from ..common import one_thread
 
+_USED_SHARE = 0.8  # fraction of the free memory; the rest is for fragmentation and the workspace of convolutions
+_CPU_BYTES = 1 << 30  # that a cohort may take on the CPU, where this engine is only tested
 _WARM_UPS = 2  # libraries choose algorithms and allocate in the first calls, which must not be captured
 
 
@@ -98,3 +100,22 @@ def full_precision() -> Iterator[None]:
         yield
     finally:
         matmul.fp32_precision, convolution.fp32_precision = before
+
+
+def choose_cohort_size(free_bytes: int, shared_bytes: int, model_bytes: int, num_models: int) -> int:
+    """Return how many models to train at once, evenly distributed: 10 models, of which 6 fit, are two cohorts of 5.
+
+    Args:
+        free_bytes: Free memory of the device.
+        shared_bytes: Memory taken once, whatever the number of models, e.g. by the images.
+        model_bytes: Memory that one model takes in a step.
+        num_models: Number of all models, at least 1.
+    """
+    max_models = max(1, int(_USED_SHARE * free_bytes - shared_bytes) // model_bytes)
+    num_cohorts = -(-num_models // max_models)
+    return -(-num_models // num_cohorts)
+
+
+def free_memory(device: torch.device) -> int:
+    """Return the free bytes of a GPU; a fixed amount for the CPU, where this engine is only tested."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else _CPU_BYTES

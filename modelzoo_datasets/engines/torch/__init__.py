@@ -1,1 +1,0 @@
-"""The reference engine: plain PyTorch, one model at a time."""
