@@ -114,7 +114,7 @@ _FOR_CLASSES: dict[str, Callable[[str, int], Architecture]] = {}  # name -> func
 _MAX_CLASSES = 10_000
 
 
-_BUILTIN = ("cnn", "generalization", "resnet")  # modules that register architectures on import
+_BUILTIN = ("cnn", "generalization")  # modules that register architectures on import
 
 
 def load_builtin() -> None:

@@ -1,14 +1,16 @@
 """modelzoo-generate: recipe -> zoo folder."""
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from ..errors import ArgumentError
+from ..errors import ArgumentError, RecipeError, unknown
+from ..plugins import VARIABLE as PLUGINS
 from ..recipes import Recipe, parse_range, read_recipe, recipe_names, select_members, split_recipe_name
 from ..zoo import check_zoo_folder
 from .app import (
@@ -29,7 +31,61 @@ from .display import show_progress
 
 _log = logging.getLogger(__name__)
 _MANY_FILES = 100_000
+# The names that this package registers, here once more, so that a wrong name is an error before torch is imported.
+BUILTIN_NAMES = {
+    "images": "mnist fashion-mnist fashion-mnist-5k mnist-centred svhn-32 svhn usps cifar10-28 cifar10 cifar10-40k "
+    "cifar100 stl10-28 stl10 tiny-imagenet",
+    "architecture": "cnn-m cnn-more-layers cnn-more-layers-residual cnn-residual cnn-s cnn-s-rgb res-cnn resnet18 "
+    "resnet18-100 resnet18-200 small-cnn small-cnn-colour",
+}
 app = new_app("Train the zoos of a recipe.")
+
+RecipeName = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="RECIPE[/CONFIG]",
+        help=f"A TOML file or one of {', '.join(recipe_names('generation'))}.",
+        show_default=False,
+    ),
+]
+OutFolder = Annotated[Path | None, typer.Option("--out", help="Folder to write.", show_default=False)]
+Models = Annotated[
+    str | None, typer.Option(help="Train only these models of the grid, e.g. 1-100.", show_default=False)
+]
+Epochs = Annotated[int | None, typer.Option(help="Number of epochs instead of the recipe's.", show_default=False)]
+ParentFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--parent",
+        help="For sparsified twins: the zoo folder of their parents; the one beside --out by default.",
+        show_default=False,
+    ),
+]
+CohortPart = Annotated[
+    str | None,
+    typer.Option(
+        "--cohort", help="I/N: train only the I-th of N parts, into --results. For job arrays.", show_default=False
+    ),
+]
+ResultsUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--results",
+        help="Shared folder or fsspec URL for the results of cohorts; OUT.cohorts by default.",
+        show_default=False,
+    ),
+]
+RayAddress = Annotated[
+    str | None,
+    typer.Option("--ray", help="Train on a Ray cluster: HOST:PORT of its head, auto or local.", show_default=False),
+]
+RayCpus = Annotated[int, typer.Option(help="Number of CPU cores of one Ray task.")]
+RayGpus = Annotated[float, typer.Option(help="Number of GPUs of one Ray task, or its share of one GPU.")]
+RayCohort = Annotated[int, typer.Option(help="Number of models of one Ray task; enough for a task to take minutes.")]
+List = Annotated[bool, typer.Option("--list", help="List all zoos with their sizes, and exit.")]
+Estimate = Annotated[
+    bool, typer.Option("--estimate", help="List all zoos with their costs, measured on this machine, and exit.")
+]
 
 
 @app.command(
@@ -37,56 +93,24 @@ app = new_app("Train the zoos of a recipe.")
     "All recipes and their sizes: modelzoo-generate --list."
 )
 def command(
-    recipe: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="RECIPE[/CONFIG]",
-            help=f"A TOML file or one of {', '.join(recipe_names('generation'))}.",
-            show_default=False,
-        ),
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder to write.", show_default=False)] = None,
-    models: Annotated[
-        str | None, typer.Option(help="Train only these models of the grid, e.g. 1-100.", show_default=False)
-    ] = None,
-    epochs: Annotated[
-        int | None, typer.Option(help="Number of epochs instead of the recipe's.", show_default=False)
-    ] = None,
+    recipe: RecipeName = None,
+    out: OutFolder = None,
+    models: Models = None,
+    epochs: Epochs = None,
     engine: Engine = "auto",
     threads: Threads = None,
     images_root: ImagesRoot = DEFAULT_IMAGES_ROOT,
     storage: Storage = None,
     layout: Layout = None,
-    parent: Annotated[
-        Path | None,
-        typer.Option(
-            help="For sparsified twins: the zoo folder of their parents; the one beside --out by default.",
-            show_default=False,
-        ),
-    ] = None,
-    cohort: Annotated[
-        str | None,
-        typer.Option(help="I/N: train only the I-th of N parts, into --results. For job arrays.", show_default=False),
-    ] = None,
-    results: Annotated[
-        str | None,
-        typer.Option(
-            help="Shared folder or fsspec URL for the results of cohorts; OUT.cohorts by default.", show_default=False
-        ),
-    ] = None,
-    ray: Annotated[
-        str | None,
-        typer.Option(help="Train on a Ray cluster: HOST:PORT of its head, auto or local.", show_default=False),
-    ] = None,
-    ray_cpus: Annotated[int, typer.Option(help="Number of CPU cores of one Ray task.")] = 1,
-    ray_gpus: Annotated[float, typer.Option(help="Number of GPUs of one Ray task, or its share of one GPU.")] = 0.0,
-    ray_cohort: Annotated[
-        int, typer.Option(help="Number of models of one Ray task; enough for a task to take minutes.")
-    ] = 8,
-    listing: Annotated[bool, typer.Option("--list", help="List all zoos with their sizes, and exit.")] = False,
-    estimate: Annotated[
-        bool, typer.Option("--estimate", help="List all zoos with their costs, measured on this machine, and exit.")
-    ] = False,
+    parent: ParentFolder = None,
+    cohort: CohortPart = None,
+    results: ResultsUrl = None,
+    ray: RayAddress = None,
+    ray_cpus: RayCpus = 1,
+    ray_gpus: RayGpus = 0.0,
+    ray_cohort: RayCohort = 8,
+    listing: List = False,
+    estimate: Estimate = False,
     plugin: Plugin = None,
     quiet: Quiet = False,
     version: Version = False,
@@ -103,10 +127,10 @@ def command(
         return
     if name is None or out is None:
         raise ArgumentError("expected a recipe and a folder: modelzoo-generate RECIPE[/CONFIG] --out DIR, or --list")
-    selected = read_recipe(name)
-    positions = parse_range("--models", models) if models is not None else None
+    selected, storage = read_recipe(name), resolve_storage(storage, layout)
     targets = {config: out} if config else {each: out / each for each in _parents_first(selected)}
-    storage = resolve_storage(storage, layout)
+    positions = parse_range("--models", models) if models is not None else None
+    _check_names(selected)
     _check_configs(selected, targets, positions, epochs, storage)
     if cohort is not None and ray is not None:
         raise ArgumentError("--cohort and --ray are alternative ways to distribute the work; pass only one of them")
@@ -117,16 +141,29 @@ def command(
         train = _ray_trainer(ray, engine, storage, results, tasks)
     else:
         train = _local_trainer(engine, threads, storage, results, list(targets.values()))
-    options = {"images_root": images_root, "models": positions, "epochs": epochs, "parent": parent}
-    for each, target in targets.items():
+    train = partial(train, images_root=images_root, models=positions, epochs=epochs, parent=parent)
+    _train_configs(selected, targets, train, quiet)
+
+
+def _train_configs(recipe: Recipe, targets: Mapping[str, Path], train: Callable[..., int], quiet: bool) -> None:
+    """Train the zoo of each config into its folder, and print a line for it."""
+    for config, folder in targets.items():
         with show_progress(quiet) as progress:
-            trained = train(selected, target, config=each, progress=progress, **options)
-        print(f"{target}: {selected.name}/{each}, {trained} models trained")
+            trained = train(recipe, folder, config=config, progress=progress)
+        print(f"{folder}: {recipe.name}/{config}, {trained} models trained")
 
 
 def _parents_first(recipe: Recipe) -> list[str]:
     """Return all configs, parents before their twins, which start from them."""
     return sorted(recipe.configs, key=lambda config: recipe.configs[config].parent is not None)
+
+
+def _check_names(recipe: Recipe) -> None:
+    """Check that the images and the architecture of a recipe are known, unless a plugin may register others."""
+    for kind, name in (("images", recipe.images), ("architecture", recipe.architecture)):
+        known = BUILTIN_NAMES[kind].split()
+        if name not in known and not os.environ.get(PLUGINS):
+            raise RecipeError(unknown(kind, name, known))
 
 
 def _check_configs(

@@ -12,11 +12,11 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
-from ..architectures import get_architecture
+from ..architectures import ACTIVATION_MODULES, get_architecture
 from ..errors import NotAChainError
 from ..plugins import load_plugins
 
-_ACTIVATIONS: dict[type[nn.Module], str] = {nn.Tanh: "tanh", nn.ReLU: "relu", nn.Sigmoid: "sigmoid", nn.GELU: "gelu"}
+_ACTIVATIONS = {module: name for name, module in ACTIVATION_MODULES.items()}
 
 
 @dataclass(frozen=True, kw_only=True)

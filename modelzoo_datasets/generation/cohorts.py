@@ -4,7 +4,7 @@ The process that owns the zoo folder collects the results into it, which makes t
 had been trained in that process.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +20,7 @@ from ..progress import NO_PROGRESS, Progress
 from ..recipes import Member
 from ..zoo import ZooInfo, ZooWriter
 from .cohort_results import Results
+from .plan import Plan
 
 _PART_BYTES = 100_000_000  # states in memory, per model in training
 _COLLECT_BATCH = 20  # models whose results lie on disk twice for a while
@@ -55,6 +56,19 @@ class Cohort:
     architecture: str
     info: ZooInfo
     url: str  # folder or fsspec URL of the results
+
+
+def iterate_cohorts(plan: Plan, members: Sequence[Member], info: ZooInfo, url: str) -> Iterator[Cohort]:
+    """Yield the cohorts of these models one by one, each with initial weights of twins that fit into memory.
+
+    Args:
+        plan: The plan of the zoo.
+        members: The models.
+        info: The zoo.
+        url: Folder or fsspec URL of the results.
+    """
+    for part, jobs in plan.jobs(members):
+        yield Cohort(members=part, jobs=jobs, architecture=plan.architecture.name, info=info, url=url)
 
 
 def train_cohort(cohort: Cohort, images: Images, engine: Engine, *, progress: Progress = NO_PROGRESS) -> int:

@@ -11,7 +11,7 @@ from ..engines import Engine, Job, get_engine
 from ..progress import NO_PROGRESS, Progress
 from ..recipes import Member, Recipe
 from ..zoo import ZooFolder, ZooWriter
-from .cohorts import Cohort, add_states, collect, default_results_url, select_part, train_cohort
+from .cohorts import add_states, collect, default_results_url, iterate_cohorts, select_part, train_cohort
 from .plan import Plan
 
 _log = logging.getLogger(__name__)
@@ -121,17 +121,8 @@ def generate_cohort(
     plan = Plan.from_recipe(recipe, config, out=out, images_root=images_root, epochs=epochs, parent=parent)
     members = select_part(plan.select_members(models), *part)
     engine = (get_engine(engine) if isinstance(engine, str) else engine).resolve(plan.architecture.name)
-    trained = 0
-    for batch, jobs in plan.jobs(members):
-        cohort = Cohort(
-            members=batch,
-            jobs=jobs,
-            architecture=plan.architecture.name,
-            info=plan.zoo_info(engine),
-            url=results or default_results_url(out),
-        )
-        trained += train_cohort(cohort, plan.images, engine, progress=progress)
-    return trained
+    cohorts = iterate_cohorts(plan, members, plan.zoo_info(engine), results or default_results_url(out))
+    return sum(train_cohort(cohort, plan.images, engine, progress=progress) for cohort in cohorts)
 
 
 def _train_missing(plan: Plan, members: Sequence[Member], writer: ZooWriter, engine: Engine, progress: Progress) -> int:

@@ -30,7 +30,7 @@ from ..progress import NO_PROGRESS, Progress
 from ..recipes import Member, Recipe
 from ..zoo import ZooFolder, ZooInfo, ZooWriter
 from .cohort_results import Results
-from .cohorts import Cohort, collect, default_results_url, train_cohort, write_results
+from .cohorts import Cohort, collect, default_results_url, iterate_cohorts, train_cohort, write_results
 from .plan import Plan
 from .ray_cluster import check_ray_options, connect_to_ray, short_cause
 
@@ -113,10 +113,9 @@ def generate_on_ray(
 
 
 def _cohorts(plan: Plan, members: Sequence[Member], size: int, info: ZooInfo, url: str) -> Iterator[Cohort]:
-    """Yield the cohorts one by one, since the initial weights of twins are large."""
+    """Yield the cohorts of `size` models one by one, since the initial weights of twins are large."""
     for first in range(0, len(members), size):
-        for part, jobs in plan.jobs(members[first : first + size]):
-            yield Cohort(members=part, jobs=jobs, architecture=plan.architecture.name, info=info, url=url)
+        yield from iterate_cohorts(plan, members[first : first + size], info, url)
 
 
 class _Tasks:

@@ -10,12 +10,12 @@ from .hyperparameters import check_keys as check_keys
 from .hyperparameters import check_type as check_type
 from .hyperparameters import parse_range as parse_range
 from .json_schema import recipe_schema as recipe_schema
-from .members import ExternalModels as ExternalModels
-from .members import Member as Member
-from .members import format_model_id as format_model_id
-from .members import iterate_splits as iterate_splits
 from .recipe import Config as Config
+from .recipe import ExternalModels as ExternalModels
+from .recipe import Member as Member
 from .recipe import Recipe as Recipe
+from .recipe import format_model_id as format_model_id
+from .recipe import iterate_splits as iterate_splits
 from .recipe import select_members as select_members
 from .toml_reader import find_recipe as find_recipe
 from .toml_reader import read_recipe as read_recipe

@@ -145,22 +145,19 @@ def _recipe(name: str, values: Mapping[str, Any]) -> Recipe:
 def _configs(tables: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Config]:
     """Return all configs in the order of the file, in which twins may precede their parents."""
     trained = {key: _config(key, defaults, own) for key, own in tables.items() if not _is_twin(own)}
-    twins = {key: own for key, own in tables.items() if _is_twin(own)}
-    for key, own in twins.items():
-        if own["parent"] in list(twins):
-            raise RecipeError(f"[configs.{key}] parent must be a config that is no twin itself, got {own['parent']!r}")
-    configs = trained | {key: _twins(key, own, trained) for key, own in twins.items()}
-    return {key: configs[key] for key in tables}
+    return {key: trained[key] if key in trained else _twins(key, tables, trained) for key in tables}
 
 
 def _is_twin(table: Any) -> bool:
     return isinstance(table, dict) and "parent" in table
 
 
-def _twins(name: str, own: Mapping[str, Any], trained: Mapping[str, Config]) -> Config:
+def _twins(name: str, tables: Mapping[str, Any], trained: Mapping[str, Config]) -> Config:
     """Return a config of sparsified twins, which has a parent and epochs; everything else is the parent's."""
+    own, parent = tables[name], tables[name]["parent"]
+    if parent in list(tables) and _is_twin(tables[parent]):
+        raise RecipeError(f"[configs.{name}] parent must be a config that is no twin itself, got {parent!r}")
     check_keys(f"[configs.{name}]", own, ("parent", "epochs"))
-    parent = own["parent"]
     if parent not in list(trained):
         raise RecipeError(f"[configs.{name}] {unknown('parent', str(parent), trained)}")
     if "epochs" not in own:

@@ -2,83 +2,67 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Protocol
 
 from torch import Tensor
 
-from ..architectures import Architecture
 from ..errors import FormatError
 from ..recipes import Member
-from ..weights import Layout
 from .atomic_io import translate_disk_errors
+from .info import ZooInfo
 from .packed import PackedFile, merge_packs, read_pack_index
 from .paths import VARIATIONAL, pack_path, single_pack_path, state_path
 from .safetensors_io import TensorSpec, write_tensors
 
 
-class StateStore(Protocol):
+class StateStore:
     """A way to store the states of a zoo. Only finished models count after a kill."""
+
+    def __init__(self, folder: Path, info: ZooInfo) -> None:
+        """Name the folder without reading it; the info decides the files."""
+        self._folder, self._architecture = folder, info.find_architecture()
+        self._variational = info.variational_layout  # sparsified twins: unpruned weights and log sigma²
+        self._models_per_file = info.models_per_file or 1
 
     def write(self, member: Member, epoch: int, weights: Tensor, variational: Tensor | None) -> None:
         """Put one state on disk; until its model is finished it may lie elsewhere than in the end."""
-        ...
+        raise NotImplementedError
 
     def finish(self, member: Member) -> None:
         """Put the states of a model in place, after the last of them was written."""
-        ...
 
     def holds(self, member: Member) -> bool:
         """Return whether all states of a model are there and whole, as far as the sizes of files tell."""
-        ...
+        raise NotImplementedError
 
     def complete(self, members: Sequence[Member]) -> None:
         """Put the states of these models, which are all finished ones, into their final files."""
-        ...
 
     def discard(self) -> None:
         """Remove the states of models that are not finished."""
-        ...
 
 
-@dataclass(frozen=True, kw_only=True)
-class StoreConfig:
-    """The properties of a zoo that decide its files."""
+class FileStore(StateStore):
+    """One plain state dict per file, with the names that the module of the model has; each is in place at once."""
 
-    architecture: Architecture
-    variational: Layout | None = None  # sparsified twins: unpruned weights and log sigma², stored beside the states
-    models_per_file: int = 1  # places of the grid that share a packed file
-
-
-class FileStore:
-    """One plain state dict per file, with the names that the module of the model has."""
-
-    def __init__(self, folder: Path, config: StoreConfig) -> None:
-        self._folder, self._config = folder, config
-        self._layouts: dict[float, Layout] = {}
+    def __init__(self, folder: Path, info: ZooInfo) -> None:
+        super().__init__(folder, info)
+        self._layout = cache(self._architecture.layout_with)  # by dropout
 
     def write(self, member: Member, epoch: int, weights: Tensor, variational: Tensor | None) -> None:
         """See `StateStore`."""
-        layout = self._layout(member.training.dropout)
-        write_tensors(state_path(self._folder, member.model_id, epoch), layout.unpack(weights))
-        if variational is not None and self._config.variational is not None:
-            tensors = self._config.variational.unpack(variational)
+        tensors = self._layout(member.training.dropout).unpack(weights)
+        write_tensors(state_path(self._folder, member.model_id, epoch), tensors)
+        if variational is not None and self._variational is not None:
+            tensors = self._variational.unpack(variational)
             write_tensors(state_path(self._folder, member.model_id, epoch, VARIATIONAL), tensors)
-
-    def _layout(self, dropout: float) -> Layout:
-        if dropout not in self._layouts:
-            self._layouts[dropout] = self._config.architecture.layout_with(dropout)
-        return self._layouts[dropout]
-
-    def finish(self, member: Member) -> None:
-        """See `StateStore`."""
 
     def holds(self, member: Member) -> bool:
         """See `StateStore`."""
-        sizes = {"states": self._config.architecture.layout.size}
-        if self._config.variational is not None:
-            sizes[VARIATIONAL] = self._config.variational.size
+        sizes = {"states": self._architecture.layout.size}
+        if self._variational is not None:
+            sizes[VARIATIONAL] = self._variational.size
         return all(self._is_whole(member, kind, 4 * size) for kind, size in sizes.items())
 
     def _is_whole(self, member: Member, kind: str, min_size: int) -> bool:
@@ -92,24 +76,18 @@ class FileStore:
         sizes = {size_by_name.get(path.name, 0) for path in paths}
         return len(sizes) == 1 and min(sizes) > min_size
 
-    def complete(self, members: Sequence[Member]) -> None:
-        """See `StateStore`."""
 
-    def discard(self) -> None:
-        """See `StateStore`."""
-
-
-class PackedStore:
+class PackedStore(StateStore):
     """One file per model while the zoo is incomplete, then one per many models; names are those of the layout.
 
     Each state is written to disk at once, so memory never holds the states of a whole model.
     """
 
-    def __init__(self, folder: Path, config: StoreConfig) -> None:
-        self._folder, self._config = folder, config
-        slots = {slot.name: slot for slot in config.architecture.layout.slots}
-        if config.variational is not None:
-            slots |= {f"{VARIATIONAL}.{slot.name}": slot for slot in config.variational.slots}
+    def __init__(self, folder: Path, info: ZooInfo) -> None:
+        super().__init__(folder, info)
+        slots = {slot.name: slot for slot in self._architecture.layout.slots}
+        if self._variational is not None:
+            slots |= {f"{VARIATIONAL}.{slot.name}": slot for slot in self._variational.slots}
         self._specs = {name: TensorSpec(slot.dtype, slot.shape) for name, slot in slots.items()}
         self._unfinished: dict[str, PackedFile] = {}
         self._indexes: dict[Path, dict[str, tuple[int, int]]] = {}  # read so far
@@ -121,9 +99,9 @@ class PackedStore:
             path = single_pack_path(self._folder, member.model_id)
             self._unfinished[member.model_id] = PackedFile(path, self._specs, index)
         file = self._unfinished[member.model_id]
-        tensors = self._config.architecture.layout.unpack(weights)
-        if variational is not None and self._config.variational is not None:
-            more = self._config.variational.unpack(variational)
+        tensors = self._architecture.layout.unpack(weights)
+        if variational is not None and self._variational is not None:
+            more = self._variational.unpack(variational)
             tensors |= {f"{VARIATIONAL}.{name}": tensor for name, tensor in more.items()}
         for name, tensor in tensors.items():
             file.write(name, member.epochs.index(epoch), tensor.unsqueeze(0))
@@ -158,7 +136,7 @@ class PackedStore:
         return None
 
     def _target(self, member: Member) -> Path:
-        return pack_path(self._folder, member.index, self._config.models_per_file)
+        return pack_path(self._folder, member.index, self._models_per_file)
 
     def complete(self, members: Sequence[Member]) -> None:
         """See `StateStore`."""

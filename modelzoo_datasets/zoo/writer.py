@@ -15,7 +15,7 @@ from torch import Tensor
 from ..errors import FolderInUseError
 from ..recipes import Member
 from .atomic_io import FolderLock, translate_disk_errors
-from .backends import FileStore, PackedStore, StateStore, StoreConfig
+from .backends import FileStore, PackedStore, StateStore
 from .info import ZooInfo, find_difference
 from .json_files import read_json, write_json
 from .paths import MODELS_FILE, PROGRESS, STATES_FILE, ZOO_FILE, check_zoo_folder
@@ -60,7 +60,7 @@ class ZooWriter:
         self._lock = FolderLock(folder)
         try:
             self._claim()
-            self._store = self._open_store()
+            self._store: StateStore = (PackedStore if info.is_packed else FileStore)(folder, info)
         except BaseException:
             self._lock.release()
             raise
@@ -83,14 +83,6 @@ class ZooWriter:
                 f"{self.folder} holds another zoo: its {name} is {_shorten(stored)}, not {_shorten(value)}; "
                 "choose another --out"
             )
-
-    def _open_store(self) -> StateStore:
-        config = StoreConfig(
-            architecture=self._info.find_architecture(),
-            variational=self._info.variational_layout,
-            models_per_file=self._info.models_per_file or 1,
-        )
-        return (PackedStore if self._info.is_packed else FileStore)(self.folder, config)
 
     def __enter__(self) -> "ZooWriter":
         return self

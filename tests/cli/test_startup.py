@@ -9,6 +9,10 @@ import pytest
 from helpers.paths import ROOT
 from helpers.processes import run
 
+from modelzoo_datasets.architectures import architecture_names
+from modelzoo_datasets.cli.generate_command import BUILTIN_NAMES
+from modelzoo_datasets.images import image_dataset_names
+
 SCRIPTS: dict[str, str] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
 HEAVY = ("torch", "torchvision", "numpy", "pandas", "pyarrow", "scipy", "sklearn", "matplotlib", "datasets", "ray")
 REPORT = f"print(*sorted(set({HEAVY}) & set(sys.modules)), file=sys.stderr)"
@@ -61,6 +65,18 @@ def test_a_push_without_a_token_imports_nothing_heavy(tmp_path: Path) -> None:
     (tmp_path / "zoo.json").write_text('{"format": "modelzoo-dataset-3"}')
     words = ["modelzoo-push", str(tmp_path), "zoos/tiny"]
     assert imported_by(words, env={**os.environ, "HF_HOME": str(tmp_path / "home"), "HF_TOKEN": ""}) == (2, [])
+
+
+@pytest.mark.parametrize(("old", "new"), [("cnn-s", "cnn-z"), ("fashion-mnist-5k", "fashion-mnist-5")])
+def test_unknown_names_in_a_recipe_import_nothing_heavy(old: str, new: str, tiny_recipe: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "wrong.toml"
+    recipe.write_text(tiny_recipe.read_text().replace(old, new))
+    assert imported_by(["modelzoo-generate", str(recipe), "--out", str(tmp_path / "zoo")]) == (2, [])
+
+
+def test_the_names_that_are_known_without_torch_are_all_that_are_built_in() -> None:
+    names = {kind: sorted(text.split()) for kind, text in BUILTIN_NAMES.items()}
+    assert names == {"images": image_dataset_names(), "architecture": architecture_names()}
 
 
 @pytest.mark.parametrize(

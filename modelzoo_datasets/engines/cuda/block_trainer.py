@@ -169,13 +169,7 @@ def _make_pixel_table(images: DeviceImages) -> Tensor:
 
 def _find_kinds(trainings: Sequence[Training]) -> tuple[list[Training], list[int]]:
     """Return one training for every distinct table of rates, and for every model the index of its table."""
-    known: dict[tuple[object, ...], int] = {}
-    kinds: list[Training] = []
-    kind_of_model: list[int] = []
-    for t in trainings:
-        key = (t.optimizer, t.lr, t.weight_decay, t.momentum, t.schedule)
-        if key not in known:
-            known[key] = len(kinds)
-            kinds.append(t)
-        kind_of_model.append(known[key])
-    return kinds, kind_of_model
+    keys = [(t.optimizer, t.lr, t.weight_decay, t.momentum, t.schedule) for t in trainings]
+    examples = dict(zip(keys, trainings, strict=True))
+    numbers = {key: number for number, key in enumerate(examples)}
+    return list(examples.values()), [numbers[key] for key in keys]

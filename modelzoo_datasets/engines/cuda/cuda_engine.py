@@ -22,11 +22,11 @@ from ...errors import DeviceError, NoCompilerError, NoKernelError
 from ...images import Images
 from ...weights import Layout
 from ..base import Job, NetworkSpec, SplitMetrics, States
-from ..common import build_initial_module, pack_state
+from ..common import build_initial_module, collect_metrics, pack_state
 from .block_kernel import CompileKernel, compile_with_cupy
 from .block_trainer import BlockTrainer, CohortTrainer
 from .device import choose_cohort_size, device_context, free_memory
-from .evaluate import DeviceImages, StateRecorder, evaluate_models, iterate_logits
+from .evaluate import CohortEvaluator, DeviceImages, StateRecorder
 from .optimizers import find_runs
 from .rng import measure_demand
 from .stacked import StackedModels, StackedWeights, build_training_module, group_jobs, is_unbatched
@@ -100,44 +100,45 @@ class CudaEngine:
         self, architecture: str, images: Images, weights: Tensor, networks: Sequence[NetworkSpec], split: str
     ) -> SplitMetrics:
         """See `Engine.evaluate`."""
-        loss, accuracy = torch.empty(2, len(networks), dtype=torch.float64)
-        recall = torch.empty(len(networks), images.classes, dtype=torch.float64)
         device_images = DeviceImages.from_images(images, {split}, self.device)
-        for index, models, stack, num_activations in self._load(architecture, images, weights, networks):
-            with device_context(self.device):
-                result = evaluate_models([models], stack, device_images, split, num_activations)
-            loss[index], accuracy[index], recall[index] = result.loss, result.accuracy, result.recall
-        return SplitMetrics(loss, accuracy, recall)
+
+        def evaluate_groups() -> Iterator[tuple[list[int], tuple[Tensor, Tensor, Tensor]]]:
+            for index, evaluator, stack in self._load(architecture, device_images, weights, networks):
+                with device_context(self.device):
+                    result = evaluator.evaluate(stack, split)
+                yield index, result
+
+        return collect_metrics(evaluate_groups(), len(networks), images.classes)
 
     def compute_logits(
         self, architecture: str, images: Images, weights: Tensor, networks: Sequence[NetworkSpec], split: str
     ) -> Iterator[tuple[int, Tensor]]:
         """See `Engine.compute_logits`."""
         device_images = DeviceImages.from_images(images, {split}, self.device)
-        for index, models, stack, num_activations in self._load(architecture, images, weights, networks):
+        for index, evaluator, stack in self._load(architecture, device_images, weights, networks):
             with torch.no_grad(), device_context(self.device):
-                batches = iterate_logits([models], stack, device_images, split, num_activations)
-                parts = [logits.cpu() for *_, logits in batches]
+                parts = [logits.cpu() for *_, logits in evaluator.iterate_logits(stack, split)]
             yield from zip(index, torch.cat(parts, dim=1), strict=True)
 
     def _load(
-        self, architecture: str, images: Images, weights: Tensor, networks: Sequence[NetworkSpec]
-    ) -> Iterator[tuple[list[int], StackedModels, StackedWeights, int]]:
-        """Yield indices, networks, weights and activations per image, for as many equal networks as fit at once."""
+        self, architecture: str, images: DeviceImages, weights: Tensor, networks: Sequence[NetworkSpec]
+    ) -> Iterator[tuple[list[int], CohortEvaluator, StackedWeights]]:
+        """Yield indices, evaluator and weights of as many equal networks as fit at once."""
         order = sorted(range(len(networks)), key=lambda index: (networks[index].activation, networks[index].dropout))
-        registered = get_architecture(architecture)
+        registered, shape = get_architecture(architecture), images.images.input_shape
         for run in find_runs([networks[index] for index in order]):
             network = networks[order[run.start]]
             module = registered.module(network.activation, network.dropout)
-            num_activations = measure_demand(module, (1, *images.input_shape)).num_activations
+            num_activations = measure_demand(module, (1, *shape)).num_activations
             size = 1
-            if not is_unbatched(module, images.input_shape):
+            if not is_unbatched(module, shape):
                 model_bytes = 8 * weights.shape[1] + 4 * num_activations
                 size = choose_cohort_size(free_memory(self.device), 0, model_bytes, run.stop - run.start)
             for first in range(run.start, run.stop, size):
                 index = order[first : min(first + size, run.stop)]
                 stack = StackedWeights.from_vectors(Layout.from_module(module), weights[index], self.device)
-                yield index, StackedModels(module.to(self.device), slice(0, len(index))), stack, num_activations
+                models = StackedModels(module.to(self.device), slice(0, len(index)))
+                yield index, CohortEvaluator([models], images, num_activations), stack
 
     def _cohort_size(self, architecture: str, images: DeviceImages, jobs: Sequence[Job]) -> int:
         """Return how many of these jobs, all of one group, are trained at once."""

@@ -5,6 +5,7 @@ M models, P numbers of a model, Q of a variational one, B images, C classes; m o
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from torch.nn.functional import cross_entropy, one_hot
 from ...architectures import get_architecture, sparsity
 from ...images import Images
 from ...weights import Layout
-from ..base import SPARSITY, Job, SplitMetrics, States
+from ..base import SPARSITY, Job, States
 from ..common import evaluate_splits, prune_vector
 from .rng import measure_demand
 from .stacked import StackedModels, StackedWeights, build_training_module, group_models
@@ -49,57 +50,44 @@ class DeviceImages:
         return sum(p.numel() for p in self.pixels.values()) + sum(8 * y.numel() for y in self.labels.values())
 
 
-def iterate_logits(
-    groups: list[StackedModels], weights: StackedWeights, images: DeviceImages, split: str, num_activations: int
-) -> Iterator[tuple[StackedModels, slice, Tensor]]:
-    """Yield networks, indices within the split, and their logits (m, B, C), for all networks and images.
+@dataclass(frozen=True)
+class CohortEvaluator:
+    """Evaluates networks that are called together, on images of the device."""
 
-    Args:
-        groups: Networks that are called together.
-        weights: Weights of all models.
-        images: Images with that split.
-        split: Name of the split.
-        num_activations: Numbers in the outputs of all layers for one image.
-    """
-    n = len(images.labels[split])
-    for group in groups:
-        batch_size = max(1, min(_MAX_BATCH_SIZE, _MAX_ACTIVATION_BYTES // (4 * num_activations * group.num_models)))
-        parameters = weights.parameters(group.models)
-        buffers = [buffer[group.models] for buffer in weights.buffers.values()]
-        for first in range(0, n, batch_size):
-            part = slice(first, first + batch_size)
-            x = images.images.normalize(images.pixels[split][part])
-            if weights.channels_last:
-                x = x.contiguous(memory_format=torch.channels_last)
-            yield group, part, group.compute_logits(parameters, buffers, x)
+    groups: Sequence[StackedModels]  # of all M models
+    images: DeviceImages
+    num_activations: int  # numbers in the outputs of all layers for one image
 
+    def iterate_logits(self, weights: StackedWeights, split: str) -> Iterator[tuple[StackedModels, slice, Tensor]]:
+        """Yield networks, indices within the split, and their logits (m, B, C), for all networks and images."""
+        n, images = len(self.images.labels[split]), self.images.images
+        for group in self.groups:
+            max_images = _MAX_ACTIVATION_BYTES // (4 * self.num_activations * group.num_models)
+            batch_size = max(1, min(_MAX_BATCH_SIZE, max_images))
+            parameters = weights.parameters(group.models)
+            buffers = [buffer[group.models] for buffer in weights.buffers.values()]
+            for first in range(0, n, batch_size):
+                part = slice(first, first + batch_size)
+                x = images.normalize(self.images.pixels[split][part])
+                if weights.channels_last:
+                    x = x.contiguous(memory_format=torch.channels_last)
+                yield group, part, group.compute_logits(parameters, buffers, x)
 
-@torch.no_grad()
-def evaluate_models(
-    groups: list[StackedModels], weights: StackedWeights, images: DeviceImages, split: str, num_activations: int
-) -> SplitMetrics:
-    """Evaluate all M models and return their metrics on the host; this waits for the device once.
-
-    Args:
-        groups: Networks that are called together.
-        weights: Weights of all models.
-        images: Images with that split.
-        split: Name of the split.
-        num_activations: Numbers in the outputs of all layers for one image.
-    """
-    y, classes, device = images.labels[split], images.images.classes, weights.trained.device
-    num_models = len(weights.trained)
-    loss = torch.zeros(num_models, dtype=torch.float64, device=device)
-    hits = torch.zeros(num_models, classes, dtype=torch.float64, device=device)
-    for group, part, logits in iterate_logits(groups, weights, images, split, num_activations):
-        target = y[part].expand(group.num_models, -1)  # (m, B)
-        losses = cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="none")
-        loss[group.models] += losses.view_as(target).sum(dim=1).double()
-        correct = (logits.argmax(dim=2) == target).double()
-        hits[group.models] += correct @ one_hot(y[part], classes).double()
-    counts = torch.bincount(y.cpu(), minlength=classes)
-    hits = hits.cpu()
-    return SplitMetrics(loss.cpu() / len(y), hits.sum(dim=1) / len(y), hits / counts)
+    @torch.no_grad()
+    def evaluate(self, weights: StackedWeights, split: str) -> tuple[Tensor, Tensor, Tensor]:
+        """Return loss (M,), accuracy (M,) and recall (M, C) on the host; this waits for the device once."""
+        y, classes, device = self.images.labels[split], self.images.images.classes, weights.trained.device
+        num_models = len(weights.trained)
+        loss = torch.zeros(num_models, dtype=torch.float64, device=device)
+        hits = torch.zeros(num_models, classes, dtype=torch.float64, device=device)
+        for group, part, logits in self.iterate_logits(weights, split):
+            target = y[part].expand(group.num_models, -1)  # (m, B)
+            losses = cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="none")
+            loss[group.models] += losses.view_as(target).sum(dim=1).double()
+            correct = (logits.argmax(dim=2) == target).double()
+            hits[group.models] += correct @ one_hot(y[part], classes).double()
+        counts, hits = torch.bincount(y.cpu(), minlength=classes), hits.cpu()
+        return loss.cpu() / len(y), hits.sum(dim=1) / len(y), hits / counts
 
 
 class StateRecorder:
@@ -122,8 +110,8 @@ class StateRecorder:
         self._layout = Layout.from_module(first)
         slices = group_models(first, kinds, shape)
         modules = [get_architecture(architecture).module(*kinds[s.start]).to(device) for s in slices]
-        self._groups = [StackedModels(module, s) for module, s in zip(modules, slices, strict=True)]
-        self._num_activations = measure_demand(first, (1, *shape)).num_activations
+        groups = [StackedModels(module, s) for module, s in zip(modules, slices, strict=True)]
+        self._evaluator = CohortEvaluator(groups, images, measure_demand(first, (1, *shape)).num_activations)
 
     def record(self, members: Tensor, epoch: int, vectors: Tensor, running: tuple[Tensor, Tensor] | None) -> States:
         """Evaluate the models after an epoch and return their states.
@@ -139,12 +127,9 @@ class StateRecorder:
         twins = self._jobs[0].sparsify
         weights, sparsities = self._prune(vectors, epoch) if twins else (vectors, nan)
         stack = StackedWeights.from_vectors(self._layout, weights, self._images.labels["train"].device)
-
-        def evaluate(split: str) -> tuple[Tensor, Tensor, Tensor]:
-            result = evaluate_models(self._groups, stack, self._images, split, self._num_activations)
-            return result.loss, result.accuracy, result.recall
-
-        metrics, recall = evaluate_splits(evaluate, self._splits, epoch, running, missing)
+        metrics, recall = evaluate_splits(
+            partial(self._evaluator.evaluate, stack), self._splits, epoch, running, missing
+        )
         if twins:
             metrics[SPARSITY] = sparsities
         return States(members, torch.full_like(members, epoch), weights, metrics, recall, vectors if twins else None)
