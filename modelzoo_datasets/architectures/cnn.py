@@ -15,7 +15,7 @@ from ..weights import Layout, Symmetry, chain_symmetry, unit_group
 from .modules import ACTIVATION_MODULES, ModuleListCNN, SeededDropout
 from .registry import Architecture, add_architecture, register_for_classes
 
-_UNITS = 16  # of every convolution of the Small CNN Zoo
+_UNITS = 16  # in every convolution of the Small CNN Zoo
 
 
 def small_cnn_layers(activation: str, dropout: float, *, channels: int) -> list[nn.Module]:
@@ -64,7 +64,7 @@ class MeanOfChannels(nn.Module):
         return x.mean(dim=1, keepdim=True)
 
 
-def _strided_cnn(activation: str, dropout: float, *, to_gray: Callable[[], nn.Module]) -> nn.Module:
+def _small_zoo_cnn(activation: str, dropout: float, *, to_gray: Callable[[], nn.Module]) -> nn.Module:
     """Return the CNN with 4,970 parameters. Dropout layers always exist, so that tensor names do not depend on them."""
 
     def block(channels: int) -> list[nn.Module]:
@@ -135,7 +135,7 @@ def _resnet18_symmetry(layout: Layout) -> Symmetry:
 
 _SMALL = partial(chain_symmetry, pooled=(True, True, False, False))
 _MEDIUM = partial(chain_symmetry, pooled=(True, True, True, False))
-_STRIDED = partial(chain_symmetry, pooled=(False, False, False))  # the mean of odd functions is odd
+_UNPOOLED = partial(chain_symmetry, pooled=(False, False, False))  # the mean of odd functions is odd
 
 
 def _medium_cnn_for(name: str, classes: int) -> Architecture:
@@ -153,8 +153,8 @@ cnn_s = add_architecture(Architecture("cnn-s", (1, 28, 28), 10, partial(_small_c
 add_architecture(Architecture("cnn-s-rgb", (3, 28, 28), 10, partial(_small_cnn, channels=3), _SMALL, "cnn-s"))
 add_architecture(_medium_cnn_for("cnn-m", 10))
 register_for_classes("cnn-m", _medium_cnn_for)
-_gray, _color = (partial(_strided_cnn, to_gray=module) for module in (nn.Identity, MeanOfChannels))
-add_architecture(Architecture("small-cnn", (1, 28, 28), 10, _gray, _STRIDED))
-add_architecture(Architecture("small-cnn-colour", (3, 32, 32), 10, _color, _STRIDED, "small-cnn"))
+_gray, _color = (partial(_small_zoo_cnn, to_gray=module) for module in (nn.Identity, MeanOfChannels))
+add_architecture(Architecture("small-cnn", (1, 28, 28), 10, _gray, _UNPOOLED))
+add_architecture(Architecture("small-cnn-colour", (3, 32, 32), 10, _color, _UNPOOLED, "small-cnn"))
 for name, size, classes in (("resnet18", 32, 10), ("resnet18-100", 32, 100), ("resnet18-200", 64, 200)):
     add_architecture(_resnet18(name, size, classes))

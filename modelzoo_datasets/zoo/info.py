@@ -25,7 +25,7 @@ _NOT_TRAINING = ("format", "storage", "models_per_file", "lacking", "states_sha2
 
 
 def _read_layout(value: Any, path: Path, key: str) -> Layout:
-    check_kind(value, tuple, path, key)
+    check_kind(value, Sequence, path, key)
     try:
         layout = Layout.from_json(value)
         _ = layout.size  # an empty layout has none

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import UnionType
-from typing import Any, ClassVar, Literal, Self, get_args, get_origin
+from typing import Any, ClassVar, Literal, Self, Union, get_args, get_origin
 
 from ..errors import FormatError
 from .atomic_io import write_bytes
@@ -104,7 +104,7 @@ class ZooRecord:
 def _read_value(kind: Any, value: Any, path: Path, key: str) -> Any:
     """Check a JSON value against the type of its field, and convert it to this type."""
     origin, arguments = get_origin(kind) or kind, get_args(kind)
-    if origin is UnionType:  # X | None
+    if origin in (Union, UnionType):  # X | None
         return None if value is None else _read_value(arguments[0], value, path, key)
     if origin is Literal:
         if value not in arguments:
@@ -112,6 +112,8 @@ def _read_value(kind: Any, value: Any, path: Path, key: str) -> Any:
         return value
     if issubclass(origin, ZooRecord):
         return origin.from_json(value, path, f"{key}.")
+    if origin not in _KINDS:  # such a field is stored under other keys
+        raise FormatError(explain_malformed(path, f"it must not have '{key}'"))
     check_kind(value, origin, path, key)
     if origin is Mapping:
         return {name: _read_value(arguments[1], part, path, f"{key}.{name}") for name, part in value.items()}

@@ -30,7 +30,7 @@ from .tables import (
     write_table,
 )
 
-_THREADS = 2  # of a `WriterPool`
+_THREADS = 2  # in a `WriterPool`
 MAX_PENDING_BYTES = 500_000_000  # states that may wait for the disk
 
 

@@ -54,7 +54,7 @@ class DeviceImages:
 class CohortEvaluator:
     """Evaluates networks that are called together, on images of the device."""
 
-    groups: Sequence[StackedModels]  # of all M models
+    groups: Sequence[StackedModels]  # all M models
     images: DeviceImages
     num_activations: int  # numbers in the outputs of all layers for one image
 
