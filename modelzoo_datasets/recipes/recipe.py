@@ -56,7 +56,7 @@ class ExternalModels:
     kept_epochs: tuple[int, ...] | None = None  # published epochs; None means all from 0 to the last
     columns: Mapping[str, str] | None = None  # additional columns of `models` -> type, for populations of any kind
     measured: Sequence[str] = ()  # additional metrics of the states
-    lacking: Mapping[str, Sequence[int]] = field(default_factory=dict)  # model_id -> missing epochs
+    lost_epochs: Mapping[str, Sequence[int]] = field(default_factory=dict)  # model_id -> missing epochs
 
     @property
     def num_models(self) -> int:
@@ -64,18 +64,14 @@ class ExternalModels:
         return len(self.models["origin"])
 
     def to_json(self) -> dict[str, Any]:
-        """Return the keys of a resolved recipe; `from_json` is the inverse, given the missing epochs of zoo.json."""
+        """Return the keys of a resolved recipe; `from_json` is the inverse but for `lost_epochs`."""
         epochs = {} if self.kept_epochs is None else {"kept_epochs": list(self.kept_epochs)}
         own = {} if self.columns is None else {"columns": dict(self.columns), "measured": list(self.measured)}
         return {**epochs, **own, "models": {name: list(values) for name, values in self.models.items()}}
 
     @classmethod
-    def from_json(cls, recipe: Mapping[str, Any], lacking: Mapping[str, Sequence[int]]) -> "ExternalModels | None":
+    def from_json(cls, recipe: Mapping[str, Any]) -> "ExternalModels | None":
         """Return the models that a resolved recipe lists, or None if it lists none.
-
-        Args:
-            recipe: The resolved recipe, as in zoo.json.
-            lacking: The missing epochs of each model id.
 
         Raises:
             RecipeError: A required column is missing, or the columns differ in length.
@@ -92,7 +88,6 @@ class ExternalModels:
             kept_epochs=None if epochs is None else tuple(epochs),
             columns=recipe.get("columns"),
             measured=tuple(recipe.get("measured", ())),
-            lacking=lacking,
         )
 
 
@@ -117,7 +112,7 @@ def list_external_members(config: str, published: ExternalModels, axes: Mapping[
     for row, (seed, split) in enumerate(zip(columns["seed"], columns["split"], strict=True)):
         training = kind(**shared, **{name: columns[name][row] for name in varied})
         model_id = format_model_id(config, row + 1)
-        missing = published.lacking.get(model_id, ())
+        missing = published.lost_epochs.get(model_id, ())
         members.append(
             Member(
                 index=row + 1,
@@ -133,11 +128,10 @@ def list_external_members(config: str, published: ExternalModels, axes: Mapping[
     return members
 
 
-def _available_epochs(last: int, epochs: Sequence[int] | None, lacking: Sequence[int]) -> tuple[int, ...] | None:
+def _available_epochs(last: int, epochs: Sequence[int] | None, missing: Sequence[int]) -> tuple[int, ...] | None:
     """Return the epochs of available states, or None if these are all from 0 to the last."""
-    if epochs is None and not lacking:
+    if epochs is None and not missing:
         return None
-    missing = set(lacking)
     return tuple(epoch for epoch in (epochs or range(last + 1)) if epoch <= last and epoch not in missing)
 
 

@@ -63,7 +63,7 @@ class RecipeInfo(ZooRecord):
         """See `ZooRecord.from_json`; the models of an imported zoo are further values of the same object."""
         recipe = super().from_json(values, path, where)
         try:
-            external_models = ExternalModels.from_json(values, {})
+            external_models = ExternalModels.from_json(values)
         except (RecipeError, TypeError) as error:
             raise FormatError(explain_malformed(path, f"'{where.rstrip('.')}' cannot be trained ({error})")) from error
         return dataclasses.replace(recipe, external_models=external_models)
@@ -109,7 +109,7 @@ class RecipeInfo(ZooRecord):
         Args:
             lost_epochs: For an imported zoo, model_id -> epochs whose states are lost.
         """
-        models = self.external_models and dataclasses.replace(self.external_models, lacking=lost_epochs)
+        models = self.external_models and dataclasses.replace(self.external_models, lost_epochs=lost_epochs)
         return Config(axes=self.axes, seeds=self.seeds, parent=self.parent, published=models)
 
 
