@@ -722,7 +722,7 @@ def test_a_malformed_dataset_is_an_error(dataset: Path) -> None:
         "build the dataset again"
     )
     _changed_facts(dataset, _with({"hyp": {}}, "configs"))
-    with pytest.raises(FormatError, match="it has no 'name'; make its folder again$"):
+    with pytest.raises(FormatError, match="it has no 'configs.hyp.name'; make its folder again$"):
         checked(dataset)
 
 
