@@ -1,9 +1,12 @@
-"""Readers of image datasets as their authors publish them, and of the images that ship with this package.
+"""Readers of image datasets as their authors publish them, and the transforms that the published zoos apply to them.
 
 torchvision reads the idx, MATLAB and LIBSVM files of MNIST, Fashion-MNIST, SVHN and USPS. CIFAR and STL-10 are read
 from their binary versions, because the Python version of CIFAR, which torchvision reads, is pickled.
+
+N images, C channels, H height, W width
 """
 
+from collections.abc import Callable
 from http.client import HTTPException
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -11,6 +14,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
+from torch import Tensor
 
 from .._util import one_line
 from ..errors import MissingImagesError
@@ -167,3 +172,22 @@ def read_stl10(root: Path) -> dict[str, Split]:
         labels = np.fromfile(root / f"stl10_binary/{split}_y.bin", np.uint8)  # from 1
         splits[split] = Split(pixels, torch.from_numpy(labels).long() - 1)
     return splits
+
+
+def resize(pixels: Tensor, *, size: int) -> Tensor:
+    """Return pixels (N, C, size, size) by bilinear interpolation, with antialiasing when images shrink."""
+    return _transform(pixels, lambda image: image.resize((size, size), Image.Resampling.BILINEAR))
+
+
+def crop_gray(pixels: Tensor, *, size: int) -> Tensor:
+    """Return the gray center crops (N, 1, size, size) of color images (N, 3, H, W)."""
+    y, x = ((n - size) // 2 for n in pixels.shape[2:])
+    return _transform(pixels, lambda image: image.convert("L").crop((x, y, x + size, y + size)))
+
+
+def _transform(pixels: Tensor, function: Callable[[Image.Image], Image.Image]) -> Tensor:
+    """Apply a PIL function to each image and stack the results."""
+    arrays = pixels.squeeze(1) if pixels.shape[1] == 1 else pixels.movedim(1, 3)  # (N, H, W) or (N, H, W, C)
+    results = np.stack([np.asarray(function(Image.fromarray(array))) for array in arrays.numpy()])
+    stacked = torch.from_numpy(results)
+    return stacked.unsqueeze(1) if stacked.ndim == 3 else stacked.movedim(3, 1).contiguous()

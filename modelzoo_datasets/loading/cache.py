@@ -57,13 +57,13 @@ def make_room(nbytes: int) -> bool:
     """Delete the least recently used entries until the cache has room for a new file.
 
     Args:
-        nbytes: the size of the new file.
+        nbytes: The size of the new file.
 
     Returns:
         False if the file does not fit into the cache or onto the disk.
 
     Raises:
-        OSError: the folder cannot be made or listed.
+        OSError: The folder cannot be made or listed.
     """
     folder = cache_folder()
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -114,7 +114,7 @@ class CacheEntry:
         """Create the entry of a table, to which all weights (n, P) are added later.
 
         Args:
-            table: all rows of the source, without their weights.
+            table: All rows of the source, without their weights.
             num_parameters: P, the numbers of a state.
 
         Returns:
@@ -152,13 +152,13 @@ class CacheWriter:
         """Begin the file of an entry.
 
         Args:
-            entry: the entry to write.
-            head: the file up to the weights.
-            num_rows: the number of rows of weights to come.
+            entry: The entry to write.
+            head: The file up to the weights.
+            num_rows: The number of rows of weights to come.
 
         Raises:
-            OSError: the file cannot be created.
-            DiskFullError: the disk has no room for the head.
+            OSError: The file cannot be created.
+            DiskFullError: The disk has no room for the head.
         """
         self._entry, self._lock, self._missing, self._weights_offset = entry, threading.Lock(), num_rows, len(head)
         # Two processes may write the same entry: each writes its own file, and the last one to finish replaces it.

@@ -32,14 +32,14 @@ def fill_weights(
     """Fill a tensor with the weights of all selected rows, one selection after the other.
 
     Args:
-        selections: the rows, N in all.
-        out: a contiguous float32 tensor (N, P).
-        files: name -> file, for weights that are stored outside of the Parquet files.
-        cache: whether to add Parquet files that are decoded whole to the cache.
+        selections: The rows, N in all.
+        out: A contiguous float32 tensor (N, P).
+        files: Name -> file, for weights that are stored outside of the Parquet files.
+        cache: Whether to add Parquet files that are decoded whole to the cache.
 
     Raises:
-        FormatError: a file is damaged.
-        HubError: a file is on the Hub, and the Hub cannot be reached.
+        FormatError: A file is damaged.
+        HubError: A file is on the Hub, and the Hub cannot be reached.
     """
     rows, begin = out.numpy(), 0
     tasks: list[_Task] = []

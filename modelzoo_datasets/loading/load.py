@@ -43,27 +43,27 @@ def load_zoo(
     which a quarter or more is needed is downloaded, and of other files single states are fetched.
 
     Args:
-        source: a folder that `modelzoo-build` wrote, or a dataset repo on the Hub, e.g. `modelzoos/mnist-cnn-s`. If a
+        source: A folder that `modelzoo-build` wrote, or a dataset repo on the Hub, e.g. `modelzoos/mnist-cnn-s`. If a
             folder has the same name, write `hf://datasets/modelzoos/mnist-cnn-s` for the repo.
-        config: the name of the config; the first one of the dataset by default.
+        config: The name of the config; the first one of the dataset by default.
         split: `train`, `validation` or `test`; all by default.
-        epochs: the epochs to load, e.g. `[5]` or `range(21, 26)`; all by default.
-        models: names of models, or a number n for the first n models with a matching state; all by default.
-        filters: conditions that must all hold, as pyarrow and `datasets` take them, e.g. `[("activation", "==",
+        epochs: The epochs to load, e.g. `[5]` or `range(21, 26)`; all by default.
+        models: Names of models, or a number n for the first n models with a matching state; all by default.
+        filters: Conditions that must all hold, as pyarrow and `datasets` take them, e.g. `[("activation", "==",
             "tanh"), ("lr", "<", 1e-3)]`. The operators are ==, !=, <, <=, >, >=, `in` and `not in`.
-        columns: the columns of the table to load; all by default. `model_id`, `epoch` and `split` are always loaded;
+        columns: The columns of the table to load; all by default. `model_id`, `epoch` and `split` are always loaded;
             `Zoo.model` needs `activation` and `dropout`.
-        revision: a branch, tag or commit of the repo; `main` by default.
-        cache: whether to read decoded files from the cache, and to add them.
+        revision: A branch, tag or commit of the repo; `main` by default.
+        cache: Whether to read decoded files from the cache, and to add them.
 
     Returns:
         The N matching states, in the order of the dataset, with `weights` (N, P) float32 and N rows of `table`.
 
     Raises:
-        FormatError: the source is no dataset of this format, or is damaged.
-        ArgumentError: an argument is wrong, or no state matches.
-        HubError: the repo does not exist, needs a token, or cannot be reached and is not in the cache.
-        DiskFullError: the disk has no room for the download.
+        FormatError: The source is no dataset of this format, or is damaged.
+        ArgumentError: An argument is wrong, or no state matches.
+        HubError: The repo does not exist, needs a token, or cannot be reached and is not in the cache.
+        DiskFullError: The disk has no room for the download.
 
     Example:
         >>> zoo = load_zoo(dataset, split="train", epochs=[1], filters=[("test_acc", ">", 0.0)])
@@ -146,24 +146,24 @@ def stream_zoo(
     files that were downloaded before are read locally. You can stop iterating at any time.
 
     Args:
-        source: a folder or a dataset repo on the Hub, as `load_zoo` takes it.
-        config: the name of the config; the first one of the dataset by default.
-        batch_size: the number of states of each batch; the last batch may be smaller.
+        source: A folder or a dataset repo on the Hub, as `load_zoo` takes it.
+        config: The name of the config; the first one of the dataset by default.
+        batch_size: The number of states of each batch; the last batch may be smaller.
         split: `train`, `validation` or `test`; all by default.
-        epochs: the epochs to load; all by default.
-        models: names of models, or a number n for the first n models with a matching state; all by default.
-        filters: conditions (column, operator, value) that must all hold, as `load_zoo` takes them.
-        columns: the columns of the table to load; all by default.
-        revision: a branch, tag or commit of the repo; `main` by default.
-        cache: whether to read files that `load_zoo` cached in decoded form; none are added.
+        epochs: The epochs to load; all by default.
+        models: Names of models, or a number n for the first n models with a matching state; all by default.
+        filters: Conditions (column, operator, value) that must all hold, as `load_zoo` takes them.
+        columns: The columns of the table to load; all by default.
+        revision: A branch, tag or commit of the repo; `main` by default.
+        cache: Whether to read files that `load_zoo` cached in decoded form; none are added.
 
     Returns:
         An iterator of zoos of `batch_size` states, with `weights` (batch_size, P). It is empty if no state matches.
 
     Raises:
-        FormatError: the source is no dataset of this format, or is damaged.
-        ArgumentError: an argument is wrong, e.g. the dataset has no such config or column.
-        HubError: the repo does not exist, needs a token, or cannot be reached.
+        FormatError: The source is no dataset of this format, or is damaged.
+        ArgumentError: An argument is wrong, e.g. the dataset has no such config or column.
+        HubError: The repo does not exist, needs a token, or cannot be reached.
 
     Example:
         >>> total = sum(len(batch) for batch in stream_zoo(dataset, split="test", batch_size=2))
@@ -230,7 +230,7 @@ def _assemble_zoo(dataset: Dataset, weights: Tensor, tables: Sequence[tuple[str,
     """Make a zoo of weights and tables.
 
     Args:
-        dataset: the config that all states are from.
+        dataset: The config that all states are from.
         weights: (N, P) float32.
         tables: (split, rows) with N rows in all; the split becomes the last column.
     """

@@ -54,13 +54,13 @@ class Query:
         """Make a query of the arguments of `load_zoo`, which documents them; iterators are read once.
 
         Args:
-            epochs: the requested epochs; all if None.
-            models: names of models, or the number of models; all if None.
-            filters: tuples (column, operator, value), all of which must hold.
-            columns: the requested columns; all if None.
+            epochs: The requested epochs; all if None.
+            models: Names of models, or the number of models; all if None.
+            filters: Tuples (column, operator, value), all of which must hold.
+            columns: The requested columns; all if None.
 
         Raises:
-            ArgumentError: an argument has the wrong type, or a filter is malformed.
+            ArgumentError: An argument has the wrong type, or a filter is malformed.
         """
         requested: dict[str, tuple[Any, ...]] = {}
         if isinstance(epochs, int | np.integer):

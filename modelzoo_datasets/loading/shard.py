@@ -76,8 +76,8 @@ class Shard:
         """Read some columns of some row groups.
 
         Raises:
-            FormatError: the file is damaged.
-            HubError: the file is on the Hub, and the Hub cannot be reached.
+            FormatError: The file is damaged.
+            HubError: The file is on the Hub, and the Hub cannot be reached.
         """
         with self._translate_errors():
             if len(groups):
@@ -91,12 +91,12 @@ class Shard:
         """Read the weights (n, P) of a row group as a view of Arrow's memory.
 
         Args:
-            group: the index of the row group.
+            group: The index of the row group.
             num_parameters: P, the numbers of a state.
 
         Raises:
-            FormatError: the file is damaged, or its weights do not have P float32 numbers each.
-            HubError: the file is on the Hub, and the Hub cannot be reached.
+            FormatError: The file is damaged, or its weights do not have P float32 numbers each.
+            HubError: The file is on the Hub, and the Hub cannot be reached.
         """
         kind = self.schema.field(WEIGHTS).type if WEIGHTS in self.schema.names else None
         shape = (kind.list_size, kind.value_type) if kind is not None and pa.types.is_fixed_size_list(kind) else None

@@ -85,16 +85,16 @@ class Dataset:
         """Return the files that hold the weights of selected rows outside of the Parquet files.
 
         Args:
-            selections: the rows; nothing is returned for rows with their weights in the Parquet file.
-            download: whether to download a file of a repo of which a quarter or more is needed. All other files stay
+            selections: The rows; nothing is returned for rows with their weights in the Parquet file.
+            download: Whether to download a file of a repo of which a quarter or more is needed. All other files stay
                 on the Hub, and their states are read one by one.
 
         Returns:
             name -> file.
 
         Raises:
-            FormatError: a row names a file that is missing or outside of the dataset.
-            HubError: the Hub cannot be reached.
+            FormatError: A row names a file that is missing or outside of the dataset.
+            HubError: The Hub cannot be reached.
         """
         needed = _count_bytes(selections)
         if outside := [name for name in needed if name.startswith("/") or ".." in name.split("/")]:
@@ -124,7 +124,7 @@ class Dataset:
         """Return the requested splits, all of them for None.
 
         Raises:
-            ArgumentError: there is no split of this name.
+            ArgumentError: There is no split of this name.
         """
         if split not in (None, *SPLITS):
             raise ArgumentError(f"split must be one of {', '.join(SPLITS)}; got {split!r}")
@@ -155,15 +155,15 @@ def open_dataset(source: str | Path, config: str | None, revision: str | None, *
     """Open one config of a dataset folder or repo.
 
     Args:
-        source: a folder or a repo on the Hub, as `load_zoo` takes it.
-        config: the name of the config; the first one if None.
-        revision: a branch, tag or commit of the repo.
-        cache: whether to read decoded files from the cache, and to add them.
+        source: A folder or a repo on the Hub, as `load_zoo` takes it.
+        config: The name of the config; the first one if None.
+        revision: A branch, tag or commit of the repo.
+        cache: Whether to read decoded files from the cache, and to add them.
 
     Raises:
-        FormatError: the source is no dataset of this format, or is damaged.
-        ArgumentError: the dataset has no such config, or a folder is given a revision.
-        HubError: the repo does not exist or cannot be reached.
+        FormatError: The source is no dataset of this format, or is damaged.
+        ArgumentError: The dataset has no such config, or a folder is given a revision.
+        HubError: The repo does not exist or cannot be reached.
     """
     repo_id = parse_repo_id(source)
     if repo_id is None and revision is not None:

@@ -1,8 +1,9 @@
-"""A zoo in memory: one tensor, one table, and several views of them."""
+"""A zoo in memory: one tensor, one table, several views of them, and the summary that a zoo prints."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 
 import numpy as np
 import pandas as pd
@@ -15,8 +16,10 @@ from ..architectures import ACTIVATION_MODULES, Architecture, build_module
 from ..errors import ArgumentError
 from ..recipes import Training
 from ..weights import Layers, Layout, Tokens
-from .zoo_summary import count_states, draw_accuracy, list_columns, render_html, render_text
 
+_MAX_WIDTH = 100  # characters of the line of columns
+_ACCURACIES = ("test_acc", "val_acc", "train_acc")  # the first one that the table has is drawn
+_WIDTH, _HEIGHT, _MARGIN = 260, 110, 24  # pixels of the picture, and of the room for its labels
 Rows = int | slice | Sequence[int] | Sequence[bool] | np.ndarray | Tensor | pd.Series  # index a zoo
 
 
@@ -30,11 +33,11 @@ class Zoo:
     Args:
         weights: (N, P) float32; row i is the vector of state i.
         table: N rows with model_id, epoch, hyper-parameters, metrics and split.
-        layout: where in a vector each tensor of the state dict lies.
-        architecture: the architecture of all states.
-        images: the name of the image dataset that the models were trained on.
-        dataset: the folder or repo that the states were loaded from, if any.
-        config: the config of the dataset.
+        layout: Where in a vector each tensor of the state dict lies.
+        architecture: The architecture of all states.
+        images: The name of the image dataset that the models were trained on.
+        dataset: The folder or repo that the states were loaded from, if any.
+        config: The config of the dataset.
 
     Example:
         >>> zoo = load_zoo(dataset)
@@ -62,14 +65,14 @@ class Zoo:
         """Return the zoo of some states: a view of the weights for an int or a slice, a copy otherwise.
 
         Args:
-            rows: an int, a slice, a boolean mask (N,) or a sequence of indices (n,); masks and indices may be lists,
+            rows: An int, a slice, a boolean mask (N,) or a sequence of indices (n,); masks and indices may be lists,
                 NumPy arrays, tensors or pandas series, which are read by position.
 
         Returns:
             The zoo of the n selected states; for an int the zoo of one state.
 
         Raises:
-            IndexError: an index is out of range, or a mask has another length than the zoo.
+            IndexError: An index is out of range, or a mask has another length than the zoo.
         """
         if isinstance(rows, int | np.integer):
             i = int(self._to_indices([int(rows)])[0])
@@ -105,15 +108,15 @@ class Zoo:
 
     def __repr__(self) -> str:
         title, rows = self._summarize()
-        return render_text(title, rows)
+        return _render_text(title, rows)
 
     def _repr_html_(self) -> str:
         """Return the summary for notebooks: the lines of `repr`, and a picture of accuracy over epochs."""
         title, rows = self._summarize()
-        return render_html(title, rows, draw_accuracy(self.table))
+        return _render_html(title, rows, _draw_accuracy(self.table))
 
     def _summarize(self) -> tuple[str, dict[str, str]]:
-        title = f"Zoo of {len(self):,} state{'' if len(self) == 1 else 's'}: {count_states(self.table)}"
+        title = f"Zoo of {len(self):,} state{'' if len(self) == 1 else 's'}: {_count_states(self.table)}"
         source = f"{self.dataset}, config {self.config}" if self.dataset else "none: made in memory"
         counts = self.table["split"].value_counts(sort=False).items() if "split" in self.table else ()
         splits = ", ".join(f"{name} {count:,}" for name, count in counts)
@@ -123,7 +126,7 @@ class Zoo:
             "network": f"{self.architecture.name}, {self.layout.size:,} numbers in {len(self.layout.slots)} tensors",
             "weights": f"{tuple(self.weights.shape)} {str(self.weights.dtype).removeprefix('torch.')}, "
             + decimal(self.weights.nbytes),
-            "columns": list_columns([str(name) for name in self.table.columns]),
+            "columns": _list_columns([str(name) for name in self.table.columns]),
         }
 
     def model(self, i: int, module: nn.Module | None = None) -> nn.Module:
@@ -132,13 +135,13 @@ class Zoo:
         If the architecture is not registered, pass your own module: `zoo.model(i, module)`.
 
         Args:
-            i: the index of the state.
-            module: the module to load the weights into; built by the registered architecture if None.
+            i: The index of the state.
+            module: The module to load the weights into; built by the registered architecture if None.
 
         Raises:
-            ArgumentError: the columns `activation` and `dropout` were not loaded or have no value for state i, or the
+            ArgumentError: The columns `activation` and `dropout` were not loaded or have no value for state i, or the
                 module has other tensors than the layout.
-            RecipeError: the architecture is not registered, and no module was passed.
+            RecipeError: The architecture is not registered, and no module was passed.
         """
         if module is None:
             return self._build_module(i)
@@ -170,8 +173,8 @@ class Zoo:
         """Return the hyper-parameters that state i was trained with.
 
         Raises:
-            ArgumentError: some of their columns were not loaded.
-            RecipeError: the model was trained elsewhere, in a way that this package has no hyper-parameters for.
+            ArgumentError: Some of their columns were not loaded.
+            RecipeError: The model was trained elsewhere, in a way that this package has no hyper-parameters for.
         """
         names = tuple(field.name for field in dataclasses.fields(Training))
         row = self._read_row(i, names, "zoo.hyperparameters(i)")
@@ -203,3 +206,76 @@ class Zoo:
                 "load_zoo(columns=...)"
             )
         return self.table.iloc[i]
+
+
+def _count_states(table: pd.DataFrame) -> str:
+    """Return how many models, epochs and states a table has, e.g. `20 models x 3 epochs (0 to 2)`."""
+    if not len(table):
+        return "no states"
+    models, epochs = table["model_id"].nunique(), np.unique(table["epoch"])
+    span = f"{epochs[0]}" if len(epochs) == 1 else f"{epochs[0]} to {epochs[-1]}"
+    at_most = "" if models * len(epochs) == len(table) else "up to "
+    return f"{_count(models, 'model')} x {at_most}{_count(len(epochs), 'epoch')} ({span})"
+
+
+def _list_columns(names: Sequence[str]) -> str:
+    """Return the names in one line; if they are too many, the first ones and the number of the others."""
+    line, shown = "", 0
+    for name in names:
+        longer = f"{line}, {name}" if line else name
+        if len(longer) > _MAX_WIDTH:
+            break
+        line, shown = longer, shown + 1
+    return line if shown == len(names) else f"{line} and {len(names) - shown} more"
+
+
+def _render_text(title: str, rows: Mapping[str, str]) -> str:
+    """Return a title and one indented line per row."""
+    width = max(map(len, rows))
+    return "\n".join([title, *(f"  {name:{width}}  {value}" for name, value in rows.items())])
+
+
+def _render_html(title: str, rows: Mapping[str, str], picture: str) -> str:
+    """Return the rows as an HTML table with a picture below."""
+    cells = "".join(
+        f'<tr><th style="text-align:left">{escape(name)}</th><td style="text-align:left">{escape(value)}</td></tr>'
+        for name, value in rows.items()
+    )
+    return f"<div><strong>{escape(title)}</strong><table>{cells}</table>{picture}</div>"
+
+
+def _draw_accuracy(table: pd.DataFrame) -> str:
+    """Draw the accuracy over the epochs as an SVG: the median over the models, in a band from 10 to 90 percent.
+
+    Returns:
+        The SVG element; an empty string if the table has fewer than two epochs or no accuracies.
+    """
+    name = next((name for name in _ACCURACIES if name in table), None)
+    if name is None:
+        return ""
+    values = pd.to_numeric(table[name], errors="coerce")
+    groups = values.groupby(table["epoch"])
+    low, median, high = (groups.quantile(q).dropna() for q in (0.1, 0.5, 0.9))
+    if len(median) < 2:
+        return ""
+    epochs, bottom, top = median.index.to_numpy(), float(low.min()), float(high.max())
+    x = _MARGIN + (epochs - epochs[0]) / (epochs[-1] - epochs[0]) * (_WIDTH - 2 * _MARGIN)
+
+    def to_points(curve: pd.Series) -> list[str]:
+        y = _HEIGHT - _MARGIN - (curve.to_numpy() - bottom) / ((top - bottom) or 1) * (_HEIGHT - 2 * _MARGIN)
+        return [f"{a:.1f},{b:.1f}" for a, b in zip(x, y, strict=True)]
+
+    band = " ".join(to_points(low) + to_points(high)[::-1])
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{_WIDTH}" height="{_HEIGHT}" role="img" '
+        f'aria-label="{name} over epochs" font-size="10" font-family="sans-serif">'
+        f'<polygon points="{band}" fill="#4c78a8" fill-opacity="0.25"/>'
+        f'<polyline points="{" ".join(to_points(median))}" fill="none" stroke="#4c78a8" stroke-width="1.5"/>'
+        f'<text x="{_MARGIN}" y="{_MARGIN - 8}">{name}, median and 10 to 90 %: {bottom:.3g} to {top:.3g}</text>'
+        f'<text x="{_MARGIN}" y="{_HEIGHT - 8}">epoch {epochs[0]}</text>'
+        f'<text x="{_WIDTH - _MARGIN}" y="{_HEIGHT - 8}" text-anchor="end">{epochs[-1]}</text></svg>'
+    )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
