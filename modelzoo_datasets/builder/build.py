@@ -106,7 +106,7 @@ def build_dataset(
 
 
 def _check_compatible(zoos: Sequence[ZooFolder]) -> None:
-    """Raise FormatError if zoos differ in something that all configs of a dataset share, or in no name."""
+    """Raise FormatError if zoos cannot be configs of one dataset, or if the Hub does not accept the name of one."""
     first = zoos[0]
     for zoo in zoos[1:]:
         for key in _COMMON:
