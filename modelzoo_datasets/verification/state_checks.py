@@ -38,7 +38,10 @@ def check_states(target: Target, parent: Target | None, progress: Progress) -> t
     Returns:
         The checks (states, hashes, finite, and for twins: twins), and the finite states without a problem.
     """
-    twins = TwinChecker.from_target(target, parent)
+    info = target.info
+    twins: TwinChecker | None = None
+    if info.variational_layout is not None:
+        twins = TwinChecker(info.layout, info.variational_layout, parent, target.is_imported)
     names = ("states", "hashes", "finite", *(["twins"] if twins else []))
     problems: dict[str, list[str | None]] = {name: [] for name in names}
     sound: list[Key] = []
@@ -103,14 +106,7 @@ class TwinChecker:
     layout: Layout
     variational: Layout
     parent: Target | None  # None: not available, so no twin is compared with its parent
-    is_imported: bool = False  # published twins are pruned at epoch 0 too, as they were evaluated
-
-    @classmethod
-    def from_target(cls, target: Target, parent: Target | None) -> "TwinChecker | None":
-        """Return the checker of a zoo of twins, None for any other zoo."""
-        if target.info.variational_layout is None:
-            return None
-        return cls(target.info.layout, target.info.variational_layout, parent, target.is_imported)
+    is_imported: bool  # published twins are pruned at epoch 0 too, as they were evaluated
 
     def find_problem(self, state: StoredState, weights: Tensor, parent_id: str, sparsity: float) -> str | None:
         """Return the problem of a state, None if there is none.
