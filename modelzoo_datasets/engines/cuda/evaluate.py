@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, one_hot
 
-from ...architectures import get_architecture, sparsity
+from ...architectures import sparsity
 from ...images import Images
 from ...weights import Layout
 from ..base import SPARSITY, Job, States
-from ..common import evaluate_splits, prune_vector
+from ..common import build_job_module, evaluate_splits, prune_vector
 from .rng import measure_demand
-from .stacked import StackedModels, StackedWeights, build_training_module, group_models
+from .stacked import StackedModels, StackedWeights, build_training_module, stack_models
 
 _MAX_BATCH_SIZE = 500  # images
 _MAX_ACTIVATION_BYTES = 1 << 29  # for the outputs of all layers in one call
@@ -104,13 +104,10 @@ class StateRecorder:
         """
         self._architecture, self._images, self._jobs = architecture, images, jobs
         self._splits = [split for split in metrics_on if split in images.pixels]
-        kinds = [(job.training.activation, job.training.dropout) for job in jobs]
-        device, shape = images.labels["train"].device, images.images.input_shape
-        first = get_architecture(architecture).module(*kinds[0])
+        build, shape = partial(build_job_module, architecture), images.images.input_shape
+        first = build(jobs[0])
         self._layout = Layout.from_module(first)
-        slices = group_models(first, kinds, shape)
-        modules = [get_architecture(architecture).module(*kinds[s.start]).to(device) for s in slices]
-        groups = [StackedModels(module, s) for module, s in zip(modules, slices, strict=True)]
+        groups = stack_models(build, jobs, shape, images.labels["train"].device)
         self._evaluator = CohortEvaluator(groups, images, measure_demand(first, (1, *shape)).num_activations)
 
     def record(self, members: Tensor, epoch: int, vectors: Tensor, running: tuple[Tensor, Tensor] | None) -> States:

@@ -221,15 +221,26 @@ def _sort_key(job: Job) -> tuple[str, float, bool]:
     return job.training.activation, job.training.dropout, job.training.optimizer == "sgd"
 
 
-def group_models(module: nn.Module, kinds: Sequence[object], shape: tuple[int, ...]) -> list[slice]:
-    """Return which models of a cohort are called together: runs of equal kinds, or each model by itself.
+def stack_models(
+    build: Callable[[Job], nn.Module],
+    jobs: Sequence[Job],
+    shape: tuple[int, ...],
+    device: torch.device,
+    *,
+    sparsify: bool = False,
+) -> list[StackedModels]:
+    """Return the networks of a cohort as they are called together: runs of equal networks, or each one by itself.
 
     Args:
-        module: A module of the cohort.
-        kinds: Properties of each network, e.g. activation and dropout.
+        build: Builds the module of a job; its weights need not be set.
+        jobs: Jobs of the cohort.
         shape: Shape of an image.
+        device: Device of all tensors.
+        sparsify: Whether the objective has the penalty of variational dropout.
     """
-    return find_runs(range(len(kinds)) if is_unbatched(module, shape) else kinds)
+    unbatched = is_unbatched(build(jobs[0]), shape)
+    kinds = range(len(jobs)) if unbatched else [(job.training.activation, job.training.dropout) for job in jobs]
+    return [StackedModels(build(jobs[run.start]).to(device), run, sparsify=sparsify) for run in find_runs(kinds)]
 
 
 def is_unbatched(module: nn.Module, shape: tuple[int, ...]) -> bool:

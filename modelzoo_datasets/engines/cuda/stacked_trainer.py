@@ -5,6 +5,7 @@ M models, K steps of a chunk, B images of a step, D trained numbers of a model
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ from .device import GraphedStep, StreamBranches
 from .evaluate import DeviceImages
 from .optimizers import NUM_RATES, StackedOptimizer, tabulate_rates, tabulate_schedules
 from .rng import VIEW_FIELDS, RandomDemand, RandomStream, StepChunk, measure_demand, split_epoch
-from .stacked import StackedModels, StackedWeights, build_training_module, group_models
+from .stacked import StackedModels, StackedWeights, build_training_module, stack_models
 
 _CHUNK_BYTES = 1 << 27  # for random numbers drawn ahead
 _MAX_STEPS = 256  # per chunk
@@ -42,16 +43,13 @@ class StackedTrainer:
         self._trainings = [job.training for job in jobs]
         self._labels = images.labels["train"]
         self._device = device = self._labels.device
-        first = build_training_module(architecture, jobs[0])
-        self.stack = StackedWeights.from_vectors(Layout.from_module(first), vectors, device)
-        kinds = [(t.activation, t.dropout) for t in self._trainings]
-        slices = group_models(first, kinds, images.images.input_shape)
-        modules = [build_training_module(architecture, jobs[s.start]).to(device) for s in slices]
-        self.groups = [StackedModels(m, s, sparsify=jobs[0].sparsify) for m, s in zip(modules, slices, strict=True)]
+        build, shape = partial(build_training_module, architecture), images.images.input_shape
+        self.stack = StackedWeights.from_vectors(Layout.from_module(build(jobs[0])), vectors, device)
+        self.groups = stack_models(build, jobs, shape, device, sparsify=jobs[0].sparsify)
         self._optimizer = StackedOptimizer(self._trainings, self.stack.trained)
         self._schedules = tabulate_schedules(self._trainings, len(self._labels))
         self._gradients = torch.zeros_like(self.stack.trained)
-        self._branches = StreamBranches(device, len(slices))
+        self._branches = StreamBranches(device, len(self.groups))
         self._rates = torch.zeros(len(jobs), NUM_RATES, device=device)
         self._penalty = torch.zeros((), device=device)
         self._loss = torch.zeros(len(jobs), dtype=torch.float64, device=device)
