@@ -19,6 +19,7 @@ All of them are shared: a test that changes a folder copies it first (`shutil.co
 
 import dataclasses
 import ipaddress
+import os
 import shutil
 import socket
 from collections.abc import Iterator
@@ -29,6 +30,7 @@ import pytest
 from helpers.hub_commands import Client
 from helpers.hub_server import HubServer
 from helpers.hub_state import User
+from helpers.processes import start_server
 from helpers.resnet_zoos import make_resnet_dataset
 
 from modelzoo_datasets import build_dataset, generate_zoo, read_recipe
@@ -39,6 +41,9 @@ from modelzoo_datasets.images import Images, Split, image_dataset_names, load_im
 # Tests change copies of the registries, so everything that is built in must be in them before.
 architecture_names()
 image_dataset_names()
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    start_server()  # it imports what commands need while the tests begin
 
 TINY_RECIPE = """\
 images = "fashion-mnist-5k"

@@ -1,12 +1,7 @@
-"""Run commands and functions against a Hub on loopback, each in a separate process with separate caches.
-
-The processes are forked from one that has imported torch and matplotlib, but neither `huggingface_hub` nor what uses
-it: each reads its environment and its files anew, as a command does, and starts in a fraction of a second.
-"""
+"""Run commands and functions against a Hub on loopback, each in a separate process with separate caches."""
 
 import contextlib
 import io
-import multiprocessing
 import os
 import shlex
 import sys
@@ -16,10 +11,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-_FORKED = multiprocessing.get_context("forkserver")
-_FORKED.set_forkserver_preload(
-    ["typer", "pandas", "modelzoo_datasets.plots.population_plots", "modelzoo_datasets.analysis.similarity"]
-)
+from .processes import fork
 
 
 @dataclass(frozen=True)
@@ -49,9 +41,8 @@ class Client:
         """Start a function in a separate process."""
         self.home.mkdir(parents=True, exist_ok=True)
         out = self.home / f"out-{len(list(self.home.glob('out-*')))}"
-        process = _FORKED.Process(target=_work, args=(work, args, self.environment() | environment, str(out)))
-        process.start()
-        return Running(process, out)
+        others = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+        return Running(fork(work, args, others | self.environment() | environment, out), out)
 
     def run(self, work: Callable[..., Any], *args: Any, **environment: str) -> Result:
         """Run a function in a separate process."""
@@ -75,18 +66,6 @@ class Running:
         assert self.process.exitcode is not None, "still running after two minutes"
         read = [Path(f"{self.out}{end}").read_text() if Path(f"{self.out}{end}").exists() else "" for end in ("", "-e")]
         return Result(self.process.exitcode, *read)
-
-
-def _work(work: Callable[..., Any], args: tuple[Any, ...], environment: Mapping[str, str], out: str) -> None:
-    assert "huggingface_hub" not in sys.modules, "it would have read another environment"
-    for name in [name for name in os.environ if name.startswith("HF_")]:
-        del os.environ[name]
-    os.environ.update(environment)
-    with Path(out).open("w") as told, Path(f"{out}-e").open("w") as errors:
-        os.dup2(told.fileno(), 1)
-        os.dup2(errors.fileno(), 2)
-        with contextlib.redirect_stdout(told), contextlib.redirect_stderr(errors):
-            work(*args)
 
 
 def pushes(*words: str) -> None:

@@ -1,19 +1,88 @@
-"""Run the real commands as real processes."""
+"""Run the real commands as real processes.
 
+Commands of the package run in processes forked from one that has imported torch, pandas and matplotlib, but neither
+`huggingface_hub` nor what uses it: each reads its environment and its files anew, as a command does, and starts in a
+fraction of a second. `tests/cli/test_startup.py` and those that kill commands start them from the shell's side.
+"""
+
+import contextlib
 import hashlib
+import multiprocessing
+import os
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import entry_points
+from multiprocessing import forkserver
 from pathlib import Path
+from typing import Any
 
 BIN = Path(sys.executable).parent
+_PRELOADED = [
+    "typer",
+    "pandas",
+    "torch._dynamo",
+    "modelzoo_datasets.plots.population_plots",
+    "modelzoo_datasets.analysis.similarity",
+    "modelzoo_datasets.engines.torch_engine",
+]
+_FORKED = multiprocessing.get_context("forkserver")
 
 
-def run(command: Sequence[str | Path], **options: object) -> subprocess.CompletedProcess[str]:
+def start_server() -> None:
+    """Start the process that others are forked from, unless it runs."""
+    _FORKED.set_forkserver_preload(_PRELOADED)
+    forkserver.ensure_running()
+
+
+def fork(work: Callable[..., Any], args: Sequence[Any], environment: Mapping[str, str], out: Path) -> Any:
+    """Start a function in a forked process with these environment variables; its output goes to `out` and `out-e`."""
+    start_server()
+    process = _FORKED.Process(target=_work, args=(work, tuple(args), dict(environment), str(out)))
+    process.start()
+    return process
+
+
+def _work(work: Callable[..., Any], args: tuple[Any, ...], environment: Mapping[str, str], out: str) -> None:
+    assert "huggingface_hub" not in sys.modules, "it would have read another environment"
+    os.environ.clear()
+    os.environ.update(environment)
+    with Path(out).open("w") as stdout, Path(f"{out}-e").open("w") as stderr:
+        os.dup2(stdout.fileno(), 1)
+        os.dup2(stderr.fileno(), 2)
+        with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
+            work(*args)
+
+
+def call_command(words: Sequence[str], folder: str) -> None:
+    """Call the entry point of a command in a folder."""
+    os.chdir(folder)
+    sys.argv = list(words)
+    entry_points(group="console_scripts")[words[0]].load()()
+
+
+def run(
+    command: Sequence[str | Path],
+    *,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    timeout: float = 300,
+) -> subprocess.CompletedProcess[str]:
     """Run to the end; nothing is raised for a failure."""
-    words = [str(BIN / command[0]), *map(str, command[1:])]
-    return subprocess.run(words, capture_output=True, text=True, **{"timeout": 300, **options})  # type: ignore[call-overload, no-any-return]
+    words = [str(word) for word in command]
+    if not words[0].startswith("modelzoo-"):
+        words[0] = str(BIN / words[0])
+        return subprocess.run(words, capture_output=True, text=True, cwd=cwd, env=env, timeout=timeout)
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "out"
+        process = fork(call_command, (words, str(cwd or Path.cwd())), os.environ if env is None else env, out)
+        process.join(timeout)
+        if process.exitcode is None:
+            process.kill()
+            raise subprocess.TimeoutExpired(words, timeout)
+        return subprocess.CompletedProcess(words, process.exitcode, out.read_text(), Path(f"{out}-e").read_text())
 
 
 def kill_when(command: Sequence[str | Path], reached: Callable[[], bool], patience: float = 300) -> None:
