@@ -21,6 +21,7 @@ check: setup ## lint, formatting, types, import rules
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
+test: export PYTHONDONTWRITEBYTECODE = # hundreds of processes would compile the package anew
 test: check ## check, then the tests; pytest's options in PYTEST_ARGS="..."
 	$(BIN)/python -m pytest -n 2 --dist worksteal $(PYTEST_ARGS)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from helpers.paths import ROOT
-from helpers.processes import BIN, run
+from helpers.processes import BIN, run, run_code
 
 from modelzoo_datasets import build_dataset, generate_zoo, read_recipe
 
@@ -60,7 +60,7 @@ def test_commands_and_python_of_the_readme_run(folder_after_the_demo: Path) -> N
             result = run(words, cwd=folder_after_the_demo)
             assert result.returncode == 0, f"{command}\n{result.stderr}"
     for block in blocks("python"):
-        result = run(["python", "-c", block], cwd=folder_after_the_demo, env=caches)
+        result = run_code(block, cwd=folder_after_the_demo, env=caches)
         assert result.returncode == 0, f"{block}\n{result.stderr}"
 
 

@@ -13,9 +13,9 @@ import matplotlib.image
 import pandas as pd
 import pytest
 import torch
-from helpers.hub_commands import Client, commands, executes
+from helpers.hub_commands import Client, commands
 from helpers.hub_server import HubServer
-from helpers.processes import hashes
+from helpers.processes import execute, hashes
 from helpers.random_zoos import recipe, write_zoo
 from huggingface_hub import DatasetCard, DatasetCardData, constants
 from torch import nn
@@ -60,7 +60,7 @@ def offline(tmp_path: Path) -> Client:
 
 def output_of(program: str, folder: Path, client: Client, **environment: str) -> str:
     """What a program prints that is run in a folder."""
-    result = client.run(executes, str(folder), program, **environment)
+    result = client.run(execute, str(folder), program, **environment)
     assert result.returncode == 0, result.stderr
     return result.stdout
 

@@ -45,7 +45,7 @@ def hyper_recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.parametrize("name", ["torch", "native"])
+@pytest.mark.parametrize("name", ["native", pytest.param("torch", marks=pytest.mark.slow)])
 def test_a_killed_generate_ends_with_the_same_bytes_and_repeats_no_finished_model(
     name: str, tiny_recipe: Path, tiny_zoo: Path, tmp_path: Path
 ) -> None:
@@ -130,6 +130,7 @@ def test_ctrl_c_is_one_line_and_leaves_a_folder_to_go_on_with(tiny_recipe: Path,
     assert list(out.glob("progress/*.json"))
 
 
+@pytest.mark.slow
 def test_a_demo_killed_in_every_stage_ends_with_the_same_bytes(
     tiny_recipe: Path, hyper_recipe: Path, tmp_path: Path
 ) -> None:

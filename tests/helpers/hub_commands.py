@@ -76,12 +76,6 @@ def pushes(*words: str) -> None:
     main()
 
 
-def executes(folder: str, program: str) -> None:
-    """Run a program in a folder."""
-    os.chdir(folder)
-    exec(program, {"__name__": "__main__"})
-
-
 def commands(folder: str, lines: Sequence[str]) -> None:
     """Run commands in a folder one after the other, until one fails."""
     os.chdir(folder)

@@ -56,11 +56,17 @@ def _work(work: Callable[..., Any], args: tuple[Any, ...], environment: Mapping[
             work(*args)
 
 
-def call_command(words: Sequence[str], folder: str) -> None:
+def call_command(folder: str, words: Sequence[str]) -> None:
     """Call the entry point of a command in a folder."""
     os.chdir(folder)
     sys.argv = list(words)
     entry_points(group="console_scripts")[words[0]].load()()
+
+
+def execute(folder: str, code: str) -> None:
+    """Execute Python code in a folder."""
+    os.chdir(folder)
+    exec(compile(code, "code", "exec"), {"__name__": "__main__"})
 
 
 def run(
@@ -72,17 +78,29 @@ def run(
 ) -> subprocess.CompletedProcess[str]:
     """Run to the end; nothing is raised for a failure."""
     words = [str(word) for word in command]
-    if not words[0].startswith("modelzoo-"):
-        words[0] = str(BIN / words[0])
-        return subprocess.run(words, capture_output=True, text=True, cwd=cwd, env=env, timeout=timeout)
+    if words[0].startswith("modelzoo-"):
+        return _run_forked(call_command, words, cwd, env, timeout)
+    words[0] = str(BIN / words[0])
+    return subprocess.run(words, capture_output=True, text=True, cwd=cwd, env=env, timeout=timeout)
+
+
+def run_code(code: str, *, cwd: Path, env: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    """Run Python code to its end in a forked process; nothing is raised for a failure."""
+    return _run_forked(execute, code, cwd, env, 300)
+
+
+def _run_forked(
+    work: Callable[[str, Any], None], task: Any, cwd: Path | None, env: Mapping[str, str] | None, timeout: float
+) -> subprocess.CompletedProcess[str]:
+    """Call `work(folder, task)` in a forked process and return its status and output."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out"
-        process = fork(call_command, (words, str(cwd or Path.cwd())), os.environ if env is None else env, out)
+        process = fork(work, (str(cwd or Path.cwd()), task), os.environ if env is None else env, out)
         process.join(timeout)
         if process.exitcode is None:
             process.kill()
-            raise subprocess.TimeoutExpired(words, timeout)
-        return subprocess.CompletedProcess(words, process.exitcode, out.read_text(), Path(f"{out}-e").read_text())
+            raise subprocess.TimeoutExpired(task, timeout)
+        return subprocess.CompletedProcess(task, process.exitcode, out.read_text(), Path(f"{out}-e").read_text())
 
 
 def kill_when(command: Sequence[str | Path], reached: Callable[[], bool], patience: float = 300) -> None:

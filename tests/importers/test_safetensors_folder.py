@@ -14,9 +14,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from helpers.hub_commands import Client, commands, executes
+from helpers.hub_commands import Client, commands
 from helpers.paths import ROOT
-from helpers.processes import hashes, run
+from helpers.processes import execute, hashes, run
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -651,7 +651,7 @@ def test_the_document_is_true(tmp_path: Path) -> None:
     assert "zoo: majority-gru/all, 12 models, 48 states; 12 added" in done.stdout
     assert "nothing was sent: 12 files" in done.stdout
     program = f"import sys\nsys.path.insert(0, '')\n{use}\nprint(len(states), tuple(zoo.weights.shape))"
-    used = machine.run(executes, str(tmp_path), program, HF_HUB_OFFLINE="1")
+    used = machine.run(execute, str(tmp_path), program, HF_HUB_OFFLINE="1")
     assert used.returncode == 0, used.stderr
     size = int(re.findall(r"float32 \(N, (\d+)\)", use)[0])
     zoo = load_zoo(tmp_path / "dataset")

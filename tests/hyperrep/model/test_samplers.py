@@ -156,6 +156,7 @@ def test_a_gan_of_embeddings_that_are_all_one_draws_it() -> None:
     assert torch.equal(gan(z, 3, 0.002, keyed_generator(0, "gan")), z[:3])
 
 
+@pytest.mark.slow  # umap compiles itself in every process, which takes a minute
 def test_neighbours_are_mapped_back_from_all_over_the_map_and_repeat() -> None:
     """Two clusters on a line: between them and around them, not anywhere else."""
     line = torch.linspace(-1, 1, D)

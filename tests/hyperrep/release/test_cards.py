@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers.hub_commands import Client, executes
+from helpers.hub_commands import Client
 from helpers.hub_server import HubServer
+from helpers.processes import execute
 from huggingface_hub import ModelCard
 
 from hyperrep import HyperRepresentation, evaluate
@@ -96,13 +97,13 @@ def test_its_code_runs_in_the_folder_and_from_the_hub(
     hub: HubServer, ann: Client, anyone: Client, folder: Path, tmp_path: Path
 ) -> None:
     shown = "\nprint(weights.shape, z.shape, network(torch.zeros(1, 1, 28, 28)).shape, float(weights.sum()))"
-    here = ann.run(executes, str(folder), code_of((folder / "README.md").read_text()) + shown)
+    here = ann.run(execute, str(folder), code_of((folder / "README.md").read_text()) + shown)
     told = here.stdout.splitlines()[-1:]  # after what the client says of a local folder
     assert told and told[0].startswith("torch.Size([10, 2464]) torch.Size([10, "), here.stderr
     assert ann.push(folder, "zoos/tiny-hyperrep").returncode == 0
     pushed = hub.content(hub.repos["models", "zoos/tiny-hyperrep"], "README.md").decode()
     assert 'from_pretrained("zoos/tiny-hyperrep", strict=True)' in pushed
-    there = anyone.run(executes, str(tmp_path), code_of(pushed) + shown)
+    there = anyone.run(execute, str(tmp_path), code_of(pushed) + shown)
     assert there.stdout.splitlines()[-1:] == told, there.stderr
     assert ann.push(folder, "zoos/tiny-hyperrep").stdout.endswith(": is already this hyper-representation\n")
 
@@ -199,7 +200,7 @@ def test_what_is_saved_from_memory_has_a_card_of_the_hub_and_code_that_runs(
     assert card.data.tags == ["hyper-representation", "neural-network-weights", "weight-space-learning"]
     assert "[More Information Needed]" not in card.content
     assert "| networks | `cnn-s`, activation tanh, 2,464 weights |" in card.content
-    ran = ann.run(executes, str(tmp_path / "saved"), code_of(card.content) + "\nprint(weights.shape)")
+    ran = ann.run(execute, str(tmp_path / "saved"), code_of(card.content) + "\nprint(weights.shape)")
     assert ran.stdout.endswith("torch.Size([10, 2464])\n"), ran.stderr
 
 
