@@ -104,12 +104,10 @@ def exports(package: str) -> dict[str, str]:
 
 
 def imports(path: Path) -> Iterator[tuple[str, str]]:
-    """(module, name) of every import of our own packages, but for those that only type checkers see."""
+    """(module, name) of every import of our own packages, with those that only type checkers see."""
     tree, module = parse_module(path), name_of_module(path)
-    unseen = [node for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)]
-    skipped = {id(inner) for node in unseen for inner in ast.walk(node)}
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and id(node) not in skipped:
+        if isinstance(node, ast.ImportFrom):
             parts = module.split(".") if path.name == "__init__.py" else module.split(".")[:-1]
             base = parts[: len(parts) - node.level + 1] if node.level else []
             full = ".".join([*base, *([node.module] if node.module else [])])

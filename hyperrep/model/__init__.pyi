@@ -6,7 +6,6 @@ from .hub_mixin import LIBRARY as LIBRARY
 from .hub_mixin import THIS_FOLDER as THIS_FOLDER
 from .hub_mixin import WEIGHTS_FILE as WEIGHTS_FILE
 from .hub_mixin import RepresentationConfig as RepresentationConfig
-from .hub_mixin import describe_sizes as describe_sizes
 from .hub_mixin import locate_files as locate_files
 from .hub_mixin import make_card as make_card
 from .hub_mixin import render_template as render_template

@@ -85,6 +85,15 @@ class HyperRepresentation(nn.Module, HubMixin):
         """Length D of an embedding."""
         return sum(self._part_dims)
 
+    def describe_sizes(self) -> dict[str, str]:
+        """Return its networks, its training states and its size, as rows of a card."""
+        parameters = sum(p.numel() for p in self.parameters())
+        return {
+            "networks": f"`{self.architecture.name}`, activation {self.activation}, {self.layout.size:,} weights",
+            "training states": f"{len(self.accuracy):,}",
+            "auto-encoder": f"{parameters:,} parameters, {self.latent_dim:,} latent numbers",
+        }
+
     @property
     def _part_dims(self) -> list[int]:
         """Lengths of the three parts of z: of single tokens, pooled over all tokens, and s(W)."""

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
+from typing import Any, ClassVar, Self
 
 import jinja2
 from huggingface_hub import DatasetCardData, ModelCard, ModelCardData, PyTorchModelHubMixin
@@ -20,9 +20,6 @@ from modelzoo_datasets.hub import download_files, parse_repo_id
 from modelzoo_datasets.zoo import read_json, read_tensors
 
 from ..json_record import JsonRecord
-
-if TYPE_CHECKING:
-    from .autoencoder import HyperRepresentation
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 THIS_FOLDER = "."  # name on a card whose example runs in the folder of the card
@@ -97,8 +94,8 @@ class HubMixin(PyTorchModelHubMixin):
 
     def _save_pretrained(self, save_directory: Path) -> None:
         """Write config.json under the keys of files, and the weights; the mixin adds the card."""
-        config = cast("HyperRepresentation", self).config.to_json()
-        (save_directory / CONFIG_FILE).write_text(json.dumps(config, sort_keys=True, indent=2))
+        rep: Any = self
+        (save_directory / CONFIG_FILE).write_text(json.dumps(rep.config.to_json(), sort_keys=True, indent=2))
         super()._save_pretrained(save_directory)
 
     def generate_model_card(
@@ -117,11 +114,11 @@ class HubMixin(PyTorchModelHubMixin):
             license: license of the training data, in the Hub's words.
             datasets: repos of the Hub that it was trained on.
         """
-        rep = cast("HyperRepresentation", self)
+        rep: Any = self
         data = ModelCardData(
             license=license or _UNKNOWN, library_name=LIBRARY, tags=_TAGS, datasets=[*datasets] or None
         )
-        values = {"rep": rep, "name": name, "text": text, "sizes": describe_sizes(rep)}
+        values = {"rep": rep, "name": name, "text": text, "sizes": rep.describe_sizes()}
         return make_card(data, render_template("hyperrep.model", "representation.md.j2", **values))
 
 
@@ -163,12 +160,3 @@ def render_template(package: str, file: str, /, **values: Any) -> str:
 def make_card(data: ModelCardData | DatasetCardData, text: str) -> ModelCard:
     """Return a card for the Hub: metadata, and the text below."""
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text.rstrip()}\n")
-
-
-def describe_sizes(rep: "HyperRepresentation") -> dict[str, str]:
-    """Return what a hyper-representation knows of itself: its networks, training states and size, as rows of a card."""
-    return {
-        "networks": f"`{rep.architecture.name}`, activation {rep.activation}, {rep.layout.size:,} weights",
-        "training states": f"{len(rep.accuracy):,}",
-        "auto-encoder": f"{sum(p.numel() for p in rep.parameters()):,} parameters, {rep.latent_dim:,} latent numbers",
-    }

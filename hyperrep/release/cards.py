@@ -15,7 +15,7 @@ from modelzoo_datasets.zoo import write_bytes
 
 from ..evaluation import EvaluationResult, read_evaluated_training
 from ..json_record import describe_record
-from ..model import LIBRARY, THIS_FOLDER, HyperRepresentation, describe_sizes, make_card, render_template
+from ..model import LIBRARY, THIS_FOLDER, HyperRepresentation, make_card, render_template
 from ..report import accuracy_table, novelty_table, write_verdicts
 from ..storage import CARD_FILE, DatasetOrigin, TrainingInfo
 from .sampled_model import SampleInfo, SampleMetrics
@@ -33,7 +33,7 @@ def representation_card(name: str, rep: HyperRepresentation, info: TrainingInfo,
         results: measurements, in Markdown.
     """
     origin = info.origin or DatasetOrigin()
-    text = _render("training.md.j2", info=info, origin=origin, sizes=describe_sizes(rep), results=results)
+    text = _render("training.md.j2", info=info, origin=origin, sizes=rep.describe_sizes(), results=results)
     datasets = [origin.dataset] if origin.dataset else []
     return str(rep.generate_model_card(name=name, text=text, license=origin.license, datasets=datasets))
 

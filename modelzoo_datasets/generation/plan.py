@@ -11,7 +11,7 @@ from ..engines import Engine, Job, variational_layout
 from ..errors import FormatError, RecipeError
 from ..images import Images, load_images
 from ..recipes import Member, Recipe, select_config, select_members
-from ..zoo import ParentInfo, RecipeInfo, ZooFolder, ZooInfo
+from ..zoo import RecipeInfo, ZooFolder, ZooInfo
 
 _MAX_WEIGHTS_BYTES = 1_000_000_000  # initial weights of twins in memory
 
@@ -85,7 +85,7 @@ class Plan:
             classes=self.images.classes,
             engine=engine.name,
             versions=versions(),
-            parent=None if self.parent is None else ParentInfo.from_zoo(self.parent.info),
+            parent=None if self.parent is None else self.parent.info.to_parent(),
             variational_layout=None if self.parent is None else variational_layout(self.architecture.name),
         )
 

@@ -12,7 +12,7 @@ from ..architectures import Architecture
 from ..engines import variational_layout
 from ..errors import FormatError, RecipeError
 from ..recipes import Config, ExternalModels, ExternalTraining, Recipe, format_model_id, iterate_splits
-from ..zoo import ImportInfo, ParentInfo, RecipeInfo, ZooFolder, ZooInfo
+from ..zoo import ImportInfo, RecipeInfo, ZooFolder, ZooInfo
 from .base import Identity, ImportedModel, ModelSource
 
 _TRAINING = tuple(field.name for field in dataclasses.fields(ExternalTraining))
@@ -155,6 +155,6 @@ def make_zoo_info(
         import_info=ImportInfo(
             format=format, source=collection.source, incomparable_metrics=tuple(identity.incomparable_metrics)
         ),
-        parent=None if parents is None else ParentInfo.from_zoo(parents.folder.info),
+        parent=None if parents is None else parents.folder.info.to_parent(),
         variational_layout=None if parents is None else variational_layout(architecture.name),
     )

@@ -9,7 +9,7 @@ from ..engines import Engine, get_engine
 from ..errors import ArgumentError, FormatError
 from ..images import Images
 from ..progress import NO_PROGRESS, Progress
-from ..zoo import DATASET_FORMAT, ZOO_FILE, FormatTag, ParentInfo, require_zoo_file
+from ..zoo import DATASET_FORMAT, ZOO_FILE, FormatTag, require_zoo_file
 from .base import Check, Key, Request, Target
 from .dataset_checks import check_card, check_checksums, check_index, check_layouts, check_rows
 from .dataset_target import DatasetConfig, open_dataset
@@ -146,7 +146,7 @@ def _find_parent(target: Target, path: Path, passed: Path | None) -> Target | No
 
 def _is_parent(twins: Target, other: Target) -> bool:
     """Return True if sparsified twins name another zoo as that of their parents."""
-    return twins.info.images_sha256 == other.info.images_sha256 and twins.info.parent == ParentInfo.from_zoo(other.info)
+    return twins.info.images_sha256 == other.info.images_sha256 and twins.info.parent == other.info.to_parent()
 
 
 def _wrong_parent(path: Path, name: str) -> ArgumentError:

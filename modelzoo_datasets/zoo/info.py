@@ -155,6 +155,10 @@ class ZooInfo(ZooRecord):
         except (LookupError, TypeError, ValueError, AttributeError) as error:
             raise FormatError(explain_malformed(path, f"'recipe' cannot be trained ({error})")) from error
 
+    def to_parent(self) -> ParentInfo:
+        """Return what sparsified twins keep of this zoo, which their models started from."""
+        return ParentInfo(name=self.name, recipe=self.recipe, engine=self.engine, versions=self.versions)
+
     def contradictions(self) -> list[str]:
         """Return a line for each value that contradicts the recipe."""
         recipe, architecture = self.recipe, self.find_architecture()

@@ -5,15 +5,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from ..architectures import ANY_FORMAT
 from ..errors import FormatError, RecipeError
 from ..recipes import Config, ExternalModels, Recipe
 from .json_files import ZooRecord, explain_malformed
-
-if TYPE_CHECKING:
-    from .info import ZooInfo
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,8 +139,3 @@ class ParentInfo(ZooRecord):
     recipe: RecipeInfo
     engine: str
     versions: Mapping[str, str]
-
-    @classmethod
-    def from_zoo(cls, info: "ZooInfo") -> "ParentInfo":
-        """Return what twins keep of the zoo of their parents."""
-        return cls(name=info.name, recipe=info.recipe, engine=info.engine, versions=info.versions)

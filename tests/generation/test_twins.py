@@ -19,7 +19,7 @@ from modelzoo_datasets.engines.torch_engine import TorchEngine
 from modelzoo_datasets.errors import FormatError, RecipeError
 from modelzoo_datasets.images import Images
 from modelzoo_datasets.recipes import Recipe
-from modelzoo_datasets.zoo import ParentInfo, RecipeInfo, ZooFolder
+from modelzoo_datasets.zoo import RecipeInfo, ZooFolder
 
 TWINS = """\
 images = "fashion-mnist-5k"
@@ -274,7 +274,7 @@ def test_a_parent_means_nothing_to_models_that_have_none(zoos: Path, engine: Eng
 
 def test_the_folder_of_twins_says_whose_they_are(zoos: Path, twins: ZooFolder) -> None:
     parents = ZooFolder.open(zoos / "seed")
-    assert twins.info.parent == ParentInfo.from_zoo(parents.info)
+    assert twins.info.parent == parents.info.to_parent()
     assert list(twins.models["parent_id"]) == [f"seed-{model}" for model in MODELS]
 
 

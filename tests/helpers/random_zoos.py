@@ -12,7 +12,7 @@ from modelzoo_datasets.architectures import get_architecture
 from modelzoo_datasets.engines import METRICS, SPARSITY, variational_layout
 from modelzoo_datasets.recipes import Config, Member, Recipe
 from modelzoo_datasets.seeds import keyed_generator
-from modelzoo_datasets.zoo import ParentInfo, RecipeInfo, ZooInfo, ZooWriter
+from modelzoo_datasets.zoo import RecipeInfo, ZooInfo, ZooWriter
 
 ARCHITECTURE = "cnn-s"
 CLASSES = 10
@@ -43,7 +43,7 @@ def zoo_info(chosen: Recipe, storage: str, config: str = "seed") -> ZooInfo:
         versions={},
     )
     if config == "seed-sparse":
-        parent = ParentInfo.from_zoo(zoo_info(chosen, storage))
+        parent = zoo_info(chosen, storage).to_parent()
         info = replace(info, parent=parent, variational_layout=variational_layout(ARCHITECTURE))
     return info.with_storage(storage)
 
