@@ -23,7 +23,7 @@ from hyperrep.evaluation.baselines import SamplingContext, draw_weights
 from hyperrep.evaluation.populations import measure_novelty
 from hyperrep.release.cards import sample_card
 from hyperrep.release.export import Measurement, SampleRequest, export_embeddings, export_samples
-from hyperrep.release.sampled_model import SampleInfo
+from hyperrep.release.sampled_model import SampleInfo, read_sample_info
 from modelzoo_datasets.analysis import find_nearest, fine_tune
 from modelzoo_datasets.engines import NetworkSpec
 from modelzoo_datasets.engines.torch_engine import TorchEngine
@@ -74,6 +74,8 @@ def test_samples_are_networks_that_plain_torch_runs(
         vector = torch.cat([parameter.detach().flatten() for parameter in network.parameters()])
         assert torch.equal(vector, expected[number])
         loaded = load_sample(out / folder)
+        info = read_sample_info(out / folder)
+        assert info.to_json() == json.loads((out / folder / "config.json").read_text())
         images = torch.rand(2, 1, 28, 28, generator=keyed_generator(0, "images"))
         assert type(loaded).__module__ == "modelzoo_datasets.architectures.modules" and not loaded.training
         torch.testing.assert_close(loaded(images), network(images))
