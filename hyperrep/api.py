@@ -13,7 +13,6 @@ from modelzoo_datasets.progress import NO_PROGRESS, Progress
 from modelzoo_datasets.zoo import write_bytes, write_json
 
 from .data import (
-    check_architecture,
     check_trained_on,
     describe_training,
     drop_untrained,
@@ -252,7 +251,7 @@ def probe(
     if test_on is not None:
         source, config = parse_source(test_on)
         other = load_zoo(source, config, split="test")
-        check_architecture(rep, other, test_on)
+        rep.check_architecture(other.architecture, test_on)
         zoo["test"] = drop_untrained(other)
     rows = probe_properties(rep, zoo, seed=recipe.evaluation.seed, progress=progress)
     if out is not None:
@@ -268,6 +267,7 @@ def _resolve_recipe(recipe: str | HyperRecipe) -> HyperRecipe:
 
 def _make_predictor(zoo: Zoo, engine: str | Engine, images_root: str | Path | None) -> Predictor:
     """Return the networks of a zoo as functions of their weights, with their training images."""
+    zoo.architecture.check_runnable()
     training = zoo.hyperparameters(0)
     runner = get_engine(engine) if isinstance(engine, str) else engine
     spec = NetworkSpec(training.activation, training.dropout)

@@ -8,7 +8,7 @@ from modelzoo_datasets.hub import get_commit, parse_repo_id
 from modelzoo_datasets.loading import Zoo, load_zoo
 from modelzoo_datasets.zoo import DatasetInfo
 
-from .model import HyperRepresentation, locate_files
+from .model import locate_files
 from .recipe import HyperRecipe
 from .storage import DatasetOrigin, TrainingInfo
 
@@ -120,11 +120,3 @@ def parse_source(text: str) -> tuple[str, str | None]:
         if (Path(source) / "zoo.json").is_file() or (source and parse_repo_id(source) is not None):
             return source, config
     raise FormatError(f"{text} is not a dataset folder, a repo, or a config of one; write DATASET or DATASET/CONFIG")
-
-
-def check_architecture(rep: HyperRepresentation, zoo: Zoo, source: str | Path) -> None:
-    """Check that a zoo has models of the architecture that a hyper-representation encodes; raises FormatError."""
-    if zoo.architecture != rep.architecture:
-        raise FormatError(
-            f"this hyper-representation is of {rep.architecture.name}, {source} holds models of {zoo.architecture.name}"
-        )

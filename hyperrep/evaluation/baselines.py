@@ -20,7 +20,6 @@ from modelzoo_datasets.errors import FormatError, ModelZooError
 from modelzoo_datasets.loading import Zoo
 from modelzoo_datasets.seeds import keyed_generator
 
-from ..data import check_architecture
 from ..model import HyperRepresentation, draw_embeddings, select_best_states
 from ..sampler_names import check_sampler
 from .cache import read_or_measure
@@ -43,7 +42,7 @@ class SamplingContext:
     def __post_init__(self) -> None:
         if self.zoo is None:
             return
-        check_architecture(self.rep, self.zoo, "the zoo")
+        self.rep.check_architecture(self.zoo.architecture, "the zoo")
         if len(self.zoo) != len(self.rep.accuracy):
             raise FormatError(
                 f"this hyper-representation learned from {len(self.rep.accuracy)} states, but the dataset has "

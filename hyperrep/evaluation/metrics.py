@@ -66,6 +66,7 @@ class Evaluator:
             images_root: folder of the image datasets; the user's cache by default.
         """
         train = context.states
+        train.architecture.check_runnable()
         return cls(
             rep=context.rep,
             train=train,

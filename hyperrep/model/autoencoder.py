@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from modelzoo_datasets.architectures import get_architecture
+from modelzoo_datasets.architectures import Architecture, build_module, get_architecture
 from modelzoo_datasets.errors import FormatError, ModelZooError
 from modelzoo_datasets.weights import align_weights, apply_permutations
 
@@ -185,6 +185,14 @@ class HyperRepresentation(nn.Module, HubMixin):
         z = self.embeddings.cpu()[select_best_states(self.accuracy.cpu(), top_fraction)] / factors
         return self.decode((draw_embeddings(sampler, z, n, bandwidth, generator) * factors).to(self.device))
 
+    def model(self, weights: Tensor) -> nn.Module:
+        """Return a network in eval mode with these weights (P,), such as a row of `sample`.
+
+        Raises:
+            RecipeError: the architecture is not registered.
+        """
+        return build_module(self.architecture, weights.cpu(), activation=self.activation, dropout=self.dropout)
+
     def align(self, weights: Tensor) -> Tensor:
         """Reorder the units of each model (N, P) to match the reference; the functions stay the same."""
         self._check_rows(weights, self.layout.size, "weights per model")
@@ -193,6 +201,22 @@ class HyperRepresentation(nn.Module, HubMixin):
         symmetry = self.architecture.symmetry
         moves = align_weights(weights, self.reference, symmetry, scale=self.scale, signs=self.config.signs)
         return apply_permutations(weights, symmetry, moves)
+
+    def check_architecture(self, other: Architecture, source: object) -> None:
+        """Raise FormatError unless this encodes the weights of an architecture in the layout that it has.
+
+        Args:
+            other: the architecture of the weights.
+            source: where they come from, for the message.
+        """
+        name = self.architecture.name
+        if name != other.name:
+            raise FormatError(f"this hyper-representation is of {name}, {source} holds models of {other.name}")
+        if self.layout != other.layout:
+            raise FormatError(
+                f"this hyper-representation is of {name}, but the models of {source} have other tensors, or in another "
+                "order, under that name; register the architecture before the models are imported"
+            )
 
     # The pair that training uses: normalized weights, with gradients, without alignment.
 

@@ -20,7 +20,7 @@ from modelzoo_datasets.loading import Zoo
 from modelzoo_datasets.progress import NO_PROGRESS, Progress
 from modelzoo_datasets.seeds import keyed_generator
 
-from ..data import check_architecture, drop_diverged
+from ..data import drop_diverged
 from ..json_record import JsonRecord, replace_nan
 from ..model import HyperRepresentation, compute_layer_statistics
 from .bootstrap import Score, score_hits, score_numbers
@@ -192,7 +192,7 @@ def select_probed_states(rep: HyperRepresentation, zoo: Mapping[str, Zoo]) -> di
     """Return the finite states of every split; raises FormatError as `probe_properties` does."""
     zoo = {split: drop_diverged(part) for split, part in zoo.items()}
     for part in zoo.values():
-        check_architecture(rep, part, "the zoo")
+        rep.check_architecture(part.architecture, "the zoo")
     counts = {split: zoo[split].table["model_id"].nunique() if split in zoo else 0 for split in ("train", "test")}
     if min(counts.values()) < _MIN_MODELS:
         raise FormatError(

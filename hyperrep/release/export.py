@@ -27,7 +27,7 @@ from modelzoo_datasets.zoo import (
     write_tensors,
 )
 
-from ..data import check_architecture, check_trained_on, load_recipe_states, locate_representation, read_origin
+from ..data import check_trained_on, load_recipe_states, locate_representation, read_origin
 from ..evaluation import (
     Evaluator,
     Population,
@@ -66,7 +66,7 @@ def export_embeddings(dataset: str | Path, config: str | None, rep: HyperReprese
     if out.exists():
         raise FolderInUseError(f"{out} already exists; pass a different --out")
     zoo = load_zoo(dataset, config)
-    check_architecture(rep, zoo, dataset)
+    rep.check_architecture(zoo.architecture, dataset)
     write_table(out, zoo.table.assign(z=list(rep.encode(zoo.weights).numpy())))
     return len(zoo)
 

@@ -34,6 +34,7 @@ def create_representation(recipe: HyperRecipe, zoo: Zoo) -> HyperRepresentation:
     """
     _check_trainable(recipe, zoo)
     rep = HyperRepresentation(_make_config(recipe, zoo))
+    rep.check_architecture(zoo.architecture, f"config {recipe.data.config}")
     rep.init_parameters(keyed_generator(recipe.learning.seed, "auto-encoder"))
     rep.accuracy.copy_(torch.from_numpy(zoo.table["val_acc"].to_numpy(copy=True)))
     rep.scale.copy_(compute_layer_scales(zoo.weights, rep))

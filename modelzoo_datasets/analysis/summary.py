@@ -86,6 +86,7 @@ def _compute_logits(
     zoo: ZooFolder, engine: Engine, images: Images, weights: Tensor, models: pd.DataFrame, progress: Progress
 ) -> Tensor:
     """Return the logits (N, B, C) of the models on the test images."""
+    zoo.architecture.check_runnable()
     n, b = len(models), len(images.labels("test"))
     engine = get_engine(engine.name, 1) if n * b < _FEW_IMAGES else engine
     columns = zip(models["activation"], models["dropout"], strict=True)

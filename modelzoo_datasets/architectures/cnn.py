@@ -12,8 +12,9 @@ from functools import partial
 from torch import Tensor, nn
 
 from ..weights import Layout, Symmetry, chain_symmetry, unit_group
+from .architecture import Architecture
 from .modules import ACTIVATION_MODULES, ModuleListCNN, SeededDropout
-from .registry import Architecture, add_architecture, register_for_classes
+from .registry import add_architecture, register_for_classes
 
 _UNITS = 16  # in every convolution of the Small CNN Zoo
 

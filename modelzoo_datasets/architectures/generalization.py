@@ -10,9 +10,10 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from ..weights import Layout, Symmetry, chain_symmetry, unit_group
+from .architecture import Architecture
 from .cnn import small_cnn_layers
 from .modules import ACTIVATION_MODULES, KaimingConv2d, ModuleListCNN, apply_layers
-from .registry import Architecture, add_architecture
+from .registry import add_architecture
 
 
 class ResCNN(ModuleListCNN):

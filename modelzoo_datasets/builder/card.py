@@ -11,7 +11,7 @@ import pandas as pd
 from huggingface_hub import DatasetCard, DatasetCardData
 
 from .._util import SPLITS
-from ..architectures import ACTIVATION_MODULES, architecture_names, get_architecture
+from ..architectures import ACTIVATION_MODULES, Architecture
 from ..engines import METRICS
 from ..images import get_image_dataset, image_dataset_names
 from ..zoo import CardInfo, ZooInfo
@@ -80,7 +80,7 @@ def render_card(
         extra_columns={**first.schema.extra_columns, **dict.fromkeys(first.schema.extra_metrics, "float")},
         inline=inline,
         layout=first.info.layout,
-        module=_write_module(first.info.architecture, configs),
+        module=_write_module(first.info.find_architecture(), configs),
         activations={name: kind.__name__ for name, kind in ACTIVATION_MODULES.items()},
         queries=_write_queries(repo_id, configs, inline=inline),
         checksums=CHECKSUMS_FILE,
@@ -89,9 +89,9 @@ def render_card(
     return str(DatasetCard(f"---\n{header}\n---\n\n{body}"))
 
 
-def _write_module(architecture: str, configs: Sequence[ConfigSummary]) -> ModuleCode | None:
+def _write_module(architecture: Architecture, configs: Sequence[ConfigSummary]) -> ModuleCode | None:
     """Return the code of the network, None if the architecture or one of the activations is not registered."""
-    code = write_module_code(get_architecture(architecture)) if architecture in architecture_names() else None
+    code = write_module_code(architecture) if architecture.has_module else None
     activations = {activation for config in configs for activation in config.rows["activation"]}
     return None if code is not None and code.uses_activation and not activations <= {*ACTIVATION_MODULES} else code
 

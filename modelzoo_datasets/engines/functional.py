@@ -13,6 +13,7 @@ from torch.func import functional_call, vmap
 from torch.nn.functional import log_softmax
 
 from ..architectures import build_module, get_architecture
+from ..weights import Layout
 from .base import Engine, NetworkSpec
 from .native.bindings import CompiledNetwork, KernelImages
 from .native.native_engine import NativeEngine
@@ -71,10 +72,11 @@ class TorchBatchedNetwork:
     """The reference: the plain module, vectorized over models by `torch.func`."""
 
     def __init__(self, architecture: str, network: NetworkSpec) -> None:
-        self._architecture = get_architecture(architecture)
-        weights = torch.zeros(self._architecture.layout.size)
-        module = build_module(self._architecture, weights, activation=network.activation, dropout=network.dropout)
+        registered = get_architecture(architecture)
+        weights = torch.zeros(registered.layout.size)
+        module = build_module(registered, weights, activation=network.activation, dropout=network.dropout)
         self._module = module.requires_grad_(False)
+        self._layout = Layout.from_module(module)  # whose names may differ from those of the variant without dropout
 
     def compute_logits(self, weights: Tensor, inputs: Tensor) -> Tensor:
         """See `BatchedNetwork.compute_logits`."""
@@ -86,7 +88,7 @@ class TorchBatchedNetwork:
         return -(targets * log_softmax(self._logits(weights, inputs), dim=-1)).sum(dim=-1).mean(dim=1)
 
     def _logits(self, weights: Tensor, inputs: Tensor) -> Tensor:
-        state = self._architecture.layout.unpack(weights)
+        state = self._layout.unpack(weights)
         run = partial(functional_call, self._module)
         logits: Tensor = vmap(run, in_dims=(0, None))(state, (inputs.to(weights.device),))
         return logits

@@ -57,7 +57,7 @@ class SafetensorsFolder(ModelSource):
         )
         self.architecture = _resolve_architecture(overrides.architecture, layout)
         images = overrides.images or _UNKNOWN
-        if self.architecture.tensors is None and images in image_dataset_names():
+        if self.architecture.has_module and images in image_dataset_names():
             check_images(images, self.architecture)
         name = overrides.name or f"{re.sub(r'[^A-Za-z0-9_.-]+', '-', source.name).strip('-.') or 'population'}/zoo"
         recipe, config = parse_zoo_name(name)

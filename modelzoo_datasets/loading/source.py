@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .._util import SPLITS
-from ..architectures import Architecture
+from ..architectures import Architecture, find_architecture
 from ..errors import ArgumentError, FormatError
 from ..hub import RemoteFile, download_files, find_cached_file, list_remote_files, parse_repo_id
 from ..weights import Layout
@@ -33,7 +33,7 @@ class Dataset:
     @property
     def architecture(self) -> Architecture:
         """The architecture of all states."""
-        return self.info.find_architecture()
+        return find_architecture(self.info.architecture, self.layout)
 
     @property
     def name(self) -> str:

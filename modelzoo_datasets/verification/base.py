@@ -115,10 +115,8 @@ class Target:
 
     @property
     def is_measurable(self) -> bool:
-        """False for an imported population whose architecture or images are unknown here."""
-        if self.info.import_info is None or not self.info.import_info.is_any_architecture:
-            return True
-        return self.info.find_architecture().tensors is None and self.info.images_sha256 != ""
+        """False for a population whose architecture or images are unknown here, or whose tensors have another order."""
+        return self.info.find_architecture().stored_layout is None and self.info.images_sha256 != ""
 
     @property
     def batch_size(self) -> int:

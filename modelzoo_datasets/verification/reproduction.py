@@ -86,6 +86,9 @@ def check_images(target: Target, request: Request) -> tuple[Check, Images]:
 def skip_metrics(target: Target) -> Check:
     """Return the check of a population that cannot be measured, with a note that says why."""
     reason = "its architecture or the images that it was trained on are not registered here"
+    architecture = target.info.find_architecture()
+    if architecture.has_module and architecture.stored_layout is not None:
+        reason = "its tensors are stored in another order than those of the registered module"
     return Check("metrics", 0, [], [f"{target.name} is not measured again: {reason}"])
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from ..architectures import find_registered
 from ..engines import variational_layout
 from ..errors import FormatError
 from ..recipes import Member
@@ -245,7 +246,12 @@ def check_layout(folder: ZooFolder) -> Check:
 
 def find_foreign_layouts(info: ZooInfo) -> list[str]:
     """Return the names of the layouts in zoo.json that are not those of the architecture."""
-    names = [] if info.layout == info.find_architecture().layout else ["layout"]
+    registered = find_registered(info.architecture)
+    if registered is None:  # then there is nothing to compare with
+        return []
+    is_sorted = info.import_info is not None and info.import_info.is_any_architecture  # not in the order of the module
+    fits = info.find_architecture().has_module if is_sorted else info.layout == registered.layout
+    names = [] if fits else ["layout"]
     if info.variational_layout is not None and info.variational_layout != variational_layout(info.architecture):
         names.append("variational_layout")
     return names

@@ -122,13 +122,8 @@ class ZooInfo(ZooRecord):
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
     def find_architecture(self) -> Architecture:
-        """Return the architecture of the zoo; of an imported one that nobody registered, its tensors alone.
-
-        Raises:
-            RecipeError: no such architecture is registered, and the zoo is not a population of any architecture.
-        """
-        generic = self.import_info is not None and self.import_info.is_any_architecture
-        return find_architecture(self.architecture, self.layout if generic else None)
+        """Return the architecture of the zoo; of one that nobody registered, its tensors alone."""
+        return find_architecture(self.architecture, self.layout)
 
     def members(self, path: Path) -> dict[str, Member]:
         """Return every model of the recipe by id.

@@ -98,3 +98,16 @@ def test_a_target_that_a_model_meets_leaves_no_gradient() -> None:
     losses.sum().backward()
     assert leaf.grad is not None
     assert leaf.grad.abs().max() < 1e-6
+
+
+def test_dropout_that_shifts_the_names_of_layers_changes_no_output() -> None:
+    """Test the network of states that were trained with dropout, which is off in eval mode."""
+    weights, inputs, targets = _case("cnn-s")
+    functions = make_batched_network(get_engine("torch", 2), "cnn-s", NetworkSpec("tanh", 0.2))
+    found = functions.compute_logits(weights, inputs)
+    for i in range(MODELS):
+        wanted, loss, _ = _plain("cnn-s", "tanh", weights[i], inputs, targets[i])
+        torch.testing.assert_close(found[i].double(), wanted, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            functions.cross_entropy(weights, inputs, targets)[i].double(), loss, rtol=1e-5, atol=1e-6
+        )

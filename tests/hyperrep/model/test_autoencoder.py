@@ -3,10 +3,11 @@
 import dataclasses
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hyperrep import HyperRepresentation, RepresentationConfig
 from modelzoo_datasets.architectures import build_module, cnn_s
@@ -293,3 +294,15 @@ def test_numbers_out_of_range_are_refused_by_the_sampler(n: int, quality: float)
     told = f"expected n >= 1 and 0 < top_fraction <= 1, got n {n}, top_fraction {quality}"
     with pytest.raises(ModelZooError, match=f"^{re.escape(told)}$"):
         representation().sample(n, top_fraction=quality, generator=keyed_generator(0, "s"))
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+def test_a_network_has_the_weights_of_its_row_with_and_without_dropout(dropout: float) -> None:
+    sizes: dict[str, Any] = {"width": 16, "blocks": 1, "heads": 2, "feedforward": 32, "bottleneck": "dense"}
+    config = RepresentationConfig(
+        architecture="cnn-s", activation="tanh", dropout=dropout, num_states=1, latent=8, **sizes
+    )
+    weights = torch.randn(2, 2464, generator=torch.Generator().manual_seed(0))
+    network = HyperRepresentation(config).model(weights[1])
+    assert torch.equal(nn.utils.parameters_to_vector(network.parameters()), weights[1])
+    assert not network.training
