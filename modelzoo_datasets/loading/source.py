@@ -10,7 +10,7 @@ from ..architectures import Architecture, find_architecture
 from ..errors import ArgumentError, FormatError
 from ..hub import RemoteFile, download_files, find_cached_file, list_remote_files, parse_repo_id
 from ..weights import Layout
-from ..zoo import DATASET_FORMAT, DatasetInfo, FormatTag, ZooInfo, read_json
+from ..zoo import DATASET_FORMAT, DatasetInfo, FormatTag, ZooInfo, read_layout
 from .query import Query
 from .shard import Selection, Shard, select_rows
 
@@ -177,13 +177,18 @@ def open_dataset(source: str | Path, config: str | None, revision: str | None, *
         if (base := config.removesuffix(_INDEX_SUFFIX)) in configs:
             raise ArgumentError(f"{source}: config {config!r} is {base!r} without weights; load {base!r}")
         raise ArgumentError(f"{source} has no config {config!r}; it has {', '.join(configs) or 'none'}")
+    layout = read_layout(folder / "layout.json")
+    if layout != configs[config].layout:
+        raise FormatError(
+            f"{folder / 'layout.json'} is not the layout of config {config!r} in zoo.json; build the dataset again"
+        )
     return Dataset(
         source=str(source),
         repo_id=repo_id,
         revision=revision,
         config=config,
         info=configs[config],
-        layout=Layout.from_json(read_json(folder / "layout.json")),
+        layout=layout,
         cache=cache,
     )
 

@@ -223,9 +223,34 @@ class Layout:
 
     @classmethod
     def from_json(cls, values: list[dict[str, Any]]) -> "Layout":
-        """Return the layout that `to_json` wrote."""
-        slots = (Slot(v["name"], tuple(v["shape"]), v["start"], v["buffer"], _dtype(v)) for v in values)
+        """Return the layout that `to_json` wrote.
+
+        Raises:
+            FormatError: A value is malformed, or the tensors do not follow each other from 0 on, each in its place:
+                with other offsets, weights would be read as those of other tensors.
+        """
+        if not isinstance(values, list) or not values:
+            raise FormatError(f"expected a list of tensors, got {str(values)[:80]}")
+        slots: list[Slot] = []
+        for value in values:
+            slots.append(_read_slot(value, slots[-1].stop if slots else 0))
+        if len({slot.name for slot in slots}) < len(slots):
+            raise FormatError("expected a tensor of each name, got two of one name")
         return cls(tuple(slots))
+
+
+def _read_slot(value: Any, start: int) -> Slot:
+    """Read one tensor, which must begin where the one before it ends."""
+    if not isinstance(value, Mapping) or not isinstance(value.get("name"), str):
+        raise FormatError(f"expected a tensor with a name, got {str(value)[:80]}")
+    name, shape = value["name"], value.get("shape")
+    if not isinstance(shape, list) or not all(type(size) is int and size >= 0 for size in shape):
+        raise FormatError(f"{name}: expected a shape of whole numbers, got {str(shape)[:80]}")
+    if type(value.get("start")) is not int or value["start"] != start:
+        raise FormatError(f"{name}: expected start {start}, where the tensor before it ends, got {value.get('start')}")
+    if type(value.get("buffer")) is not bool:
+        raise FormatError(f"{name}: expected buffer true or false, got {value.get('buffer')!r}")
+    return Slot(name, tuple(shape), start, value["buffer"], _dtype(value))
 
 
 def _dtype(value: Mapping[str, Any]) -> torch.dtype:

@@ -10,9 +10,15 @@ from .info import LEFT_OUT as LEFT_OUT
 from .info import CardInfo as CardInfo
 from .info import DatasetInfo as DatasetInfo
 from .info import ZooInfo as ZooInfo
+from .info import read_layout as read_layout
 from .json_files import FormatTag as FormatTag
 from .json_files import read_json as read_json
 from .json_files import write_json as write_json
+from .limits import MAX_CELL_BYTES as MAX_CELL_BYTES
+from .limits import MAX_COLUMNS as MAX_COLUMNS
+from .limits import MAX_HEADER_BYTES as MAX_HEADER_BYTES
+from .limits import check_memory as check_memory
+from .limits import memory_limit as memory_limit
 from .lineage import ImportInfo as ImportInfo
 from .lineage import ParentInfo as ParentInfo
 from .lineage import RecipeInfo as RecipeInfo
@@ -32,6 +38,9 @@ from .paths import check_zoo_folder as check_zoo_folder
 from .paths import pack_path as pack_path
 from .paths import require_zoo_file as require_zoo_file
 from .paths import state_path as state_path
+from .plain_files import check_plain_file as check_plain_file
+from .plain_files import is_inside as is_inside
+from .plain_files import read_plain_file as read_plain_file
 from .reader import ZooFolder as ZooFolder
 from .safetensors_io import SafetensorsHeader as SafetensorsHeader
 from .safetensors_io import TensorSpec as TensorSpec

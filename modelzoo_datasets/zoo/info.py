@@ -24,14 +24,21 @@ _REMEDY = "build the dataset again"
 _NOT_TRAINING = ("format", "storage", "models_per_file", "lacking", "states_sha256", "weights")
 
 
+def read_layout(path: Path) -> Layout:
+    """Read layout.json of a dataset folder; raises FormatError with its path."""
+    values = read_json(path)
+    try:
+        return Layout.from_json(values)
+    except FormatError as error:
+        raise FormatError(f"{path} is no layout of weights ({error}); {_REMEDY}") from error
+
+
 def _read_layout(value: Any, path: Path, key: str) -> Layout:
     check_kind(value, Sequence, path, key)
     try:
-        layout = Layout.from_json(value)
-        _ = layout.size  # an empty layout has none
-        return layout
-    except (FormatError, LookupError, TypeError, ValueError, AttributeError) as error:
-        raise FormatError(explain_malformed(path, f"{key!r} is no layout of weights ({error!r})")) from error
+        return Layout.from_json(value)
+    except FormatError as error:
+        raise FormatError(explain_malformed(path, f"{key!r} is no layout of weights ({error})")) from error
 
 
 @dataclass(frozen=True, kw_only=True)

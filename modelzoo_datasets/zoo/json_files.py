@@ -11,8 +11,11 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, ClassVar, Literal, Self, Union, get_args, get_origin
 
+from .._util import one_line
 from ..errors import FormatError
 from .atomic_io import write_bytes
+from .limits import MAX_JSON_BYTES
+from .plain_files import read_plain_file
 
 _DATASET = "modelzoo-dataset-"  # every version of the format of a dataset folder begins like this
 _KINDS = {  # type of a field -> type of its JSON value, and its name in messages
@@ -32,9 +35,11 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """Read a JSON file; raises FormatError with its path."""
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise FormatError(f"cannot read {path}: {error}") from error
+        return json.loads(read_plain_file(path, MAX_JSON_BYTES))
+    except FormatError:
+        raise
+    except (OSError, ValueError, RecursionError) as error:
+        raise FormatError(f"cannot read {path}: {one_line(error)}") from error
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from torch import Tensor
 from .._util import one_line
 from ..errors import FormatError
 from .atomic_io import write_bytes
+from .plain_files import read_plain_file
 
 _SIZE_BYTES = 8  # the size of the header comes first, as little-endian uint64
 _NAMES = {  # dtype -> its name in a header
@@ -45,7 +46,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Read a safetensors file; raises FormatError with its path where it is missing, truncated or altered."""
     try:
-        return safetensors.torch.load(path.read_bytes())
+        return safetensors.torch.load(read_plain_file(path))
     except (OSError, SafetensorError) as error:
         raise FormatError(f"cannot read state file {path}: {error}") from error
 

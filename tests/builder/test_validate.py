@@ -67,10 +67,10 @@ def test_zoos_of_one_architecture_by_name_alone(zoo: Path) -> None:
 
 def test_states_of_another_layout_than_the_zoo_says(zoo: Path) -> None:
     layout = read_json(zoo / "zoo.json")["layout"]
-    change(zoo, layout=[{**layout[0], "shape": [8, 3, 5, 5]}, *layout[1:]])
+    change(zoo, layout=[{**layout[0], "shape": [8, 1, 25, 1]}, *layout[1:]])
     path = zoo / "states" / "seed-00001" / "epoch-000.safetensors"
     assert refused(zoo) == (
-        f"{path} is no state of {zoo}: module_list.0.weight: expected shape (8, 3, 5, 5), got (8, 1, 5, 5)"
+        f"{path} is no state of {zoo}: module_list.0.weight: expected shape (8, 1, 25, 1), got (8, 1, 5, 5)"
     )
 
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -199,6 +200,39 @@ def test_a_dtype_that_torch_does_not_have_is_refused(dtype: object) -> None:
     with pytest.raises(FormatError) as caught:
         Layout.from_json(values)
     assert str(caught.value) == f"bias: expected a dtype of torch such as 'int64', got {dtype!r}"
+
+
+CHANGES: dict[str, tuple[Callable[[list[dict[str, Any]]], object], str]] = {
+    "exchanged starts": (
+        lambda v: (v[0].update(start=v[2]["start"]), v[2].update(start=0)),
+        "0.weight: expected start 0, where the tensor before it ends, got 16",
+    ),
+    "negative start": (
+        lambda v: v[1].update(start=-4),
+        "0.bias: expected start 12, where the tensor before it ends, got -4",
+    ),
+    "overlap": (lambda v: v[1].update(start=8), "0.bias: expected start 12, where the tensor before it ends, got 8"),
+    "gap": (lambda v: v[1].update(start=13), "0.bias: expected start 12, where the tensor before it ends, got 13"),
+    "fraction": (lambda v: v[1].update(start=12.0), "0.bias: expected start 12"),
+    "no start": (lambda v: v[1].pop("start"), "0.bias: expected start 12"),
+    "negative size": (lambda v: v[0].update(shape=[-4, -3]), "0.weight: expected a shape of whole numbers"),
+    "true size": (lambda v: v[1].update(shape=[True]), "0.bias: expected a shape of whole numbers, got [True]"),
+    "no shape": (lambda v: v[0].pop("shape"), "0.weight: expected a shape of whole numbers, got None"),
+    "one name twice": (lambda v: v[1].update(name="0.weight"), "expected a tensor of each name, got two of one name"),
+    "a buffer of text": (lambda v: v[1].update(buffer="no"), "0.bias: expected buffer true or false, got 'no'"),
+    "no name": (lambda v: v[1].pop("name"), "expected a tensor with a name"),
+    "empty": (lambda v: v.clear(), "expected a list of tensors, got []"),
+}
+
+
+@pytest.mark.parametrize("case", CHANGES)
+def test_a_layout_whose_tensors_do_not_follow_each_other_is_refused(case: str) -> None:
+    values = Layout.from_module(nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 3))).to_json()
+    change, message = CHANGES[case]
+    change(values)
+    with pytest.raises(FormatError) as caught:
+        Layout.from_json(values)
+    assert str(caught.value).startswith(message)
 
 
 def test_buffers_come_after_all_parameters() -> None:

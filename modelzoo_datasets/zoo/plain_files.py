@@ -1,0 +1,77 @@
+"""Files of a folder that somebody else made: only plain files are opened, and only inside of the folder.
+
+A named pipe or a device would be read without end, and a link could lead to any file of the reader. This module imports
+neither torch nor pyarrow.
+"""
+
+import os
+import stat
+from pathlib import Path
+
+from ..errors import FormatError
+
+_KINDS = {
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFDIR: "a folder",
+}
+_NONBLOCK = getattr(os, "O_NONBLOCK", 0)  # or opening a named pipe would wait for a writer
+
+
+def check_plain_file(path: Path, folder: Path | None = None) -> int:
+    """Check that a path is a plain file, before a library opens it, and return its size in bytes.
+
+    Args:
+        path: The file.
+        folder: The folder that it must lie in; None for a file that the user named.
+
+    Raises:
+        FormatError: It is missing, is a pipe, a device or a folder, or is a link that leads out of the folder.
+    """
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise FormatError(f"cannot read {path}: {error.strerror or error}") from error
+    _require_plain(path, status)
+    if folder is not None and not is_inside(path, folder):
+        raise FormatError(f"{path} is a link that leads out of {folder}; put the file itself there")
+    return status.st_size
+
+
+def is_inside(path: Path, folder: Path) -> bool:
+    """Return False for a path that links lead out of a folder.
+
+    Files in a snapshot of the Hub's client are links to its `blobs` beside all snapshots, which count as inside.
+    """
+    real, root = Path(os.path.realpath(path)), Path(os.path.realpath(folder))
+    if real.is_relative_to(root):
+        return True
+    return root.parent.name == "snapshots" and real.is_relative_to(root.parent.parent / "blobs")
+
+
+def read_plain_file(path: Path, max_bytes: int | None = None) -> bytes:
+    """Read a plain file whole.
+
+    Args:
+        path: The file.
+        max_bytes: The largest size that is read; any size if None.
+
+    Raises:
+        FormatError: It is a pipe, a device or a folder, or is larger.
+        OSError: It is missing or cannot be read.
+    """
+    descriptor = os.open(path, os.O_RDONLY | _NONBLOCK | getattr(os, "O_BINARY", 0))
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        _require_plain(path, status)
+        if max_bytes is not None and status.st_size > max_bytes:
+            raise FormatError(f"{path} has {status.st_size:,} bytes, expected at most {max_bytes:,}")
+        return file.read()
+
+
+def _require_plain(path: Path, status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        kind = _KINDS.get(stat.S_IFMT(status.st_mode), "no plain file")
+        raise FormatError(f"{path} is {kind}, expected a plain file; remove it, or copy its folder again")
