@@ -1,18 +1,24 @@
 """Plugins: Python files, passed with --plugin, that register architectures and image datasets of the user.
 
 The paths are passed on in an environment variable, so that worker processes, also on a cluster, import the files too.
-No recipe, zoo folder or dataset can cause an import.
+Installed packages register theirs by entry points. No recipe, zoo folder or dataset can cause an import.
 """
 
 import importlib.util
+import logging
 import os
 import sys
+from collections.abc import Iterable
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
-from .errors import PluginError
+from ._util import one_line
+from .errors import PluginError, unknown
 
 VARIABLE = "MODELZOO_PLUGINS"  # paths, separated as in PATH
-_loaded: set[str] = set()
+GROUP = "modelzoo_datasets.plugins"  # entry points of packages: a module, or a function without arguments
+_log = logging.getLogger(__name__)
+_loaded: set[str] = set()  # paths, and names of entry points
 
 
 def use_plugin(path: Path) -> None:
@@ -21,18 +27,27 @@ def use_plugin(path: Path) -> None:
     Raises:
         PluginError: The file does not exist, or its import fails.
     """
-    paths = [part for part in os.environ.get(VARIABLE, "").split(os.pathsep) if part]
+    before = os.environ.get(VARIABLE, "")
+    paths = [part for part in before.split(os.pathsep) if part]
     if (word := str(path.absolute())) not in paths:
         os.environ[VARIABLE] = os.pathsep.join([*paths, word])
-    load_plugins()
+    try:
+        load_plugins()
+    except BaseException:
+        os.environ[VARIABLE] = before  # so that a notebook can name another file
+        raise
 
 
 def load_plugins() -> None:
-    """Import all plugin files that the environment variable names, each once.
+    """Import the plugins of installed packages, and all files that the environment variable names, each once.
 
     Raises:
         PluginError: A file does not exist, or its import fails.
     """
+    if GROUP not in _loaded:
+        _loaded.add(GROUP)
+        for entry in entry_points(group=GROUP):
+            _load_entry(entry)
     for word in os.environ.get(VARIABLE, "").split(os.pathsep):
         if word and word not in _loaded:
             _loaded.add(word)  # before the import, because the file itself uses the registries
@@ -41,6 +56,30 @@ def load_plugins() -> None:
             except BaseException:
                 _loaded.discard(word)
                 raise
+
+
+def has_plugins() -> bool:
+    """Return whether there are plugins that may register more names, without importing them."""
+    return bool(os.environ.get(VARIABLE) or entry_points(group=GROUP))
+
+
+def explain_unknown(kind: str, name: str, choices: Iterable[str]) -> str:
+    """Return the message for a name that nobody registered; arguments as for `unknown`."""
+    return f"{unknown(kind, name, choices)}; to use your own, pass --plugin FILE, a Python file that registers it"
+
+
+def _load_entry(entry: EntryPoint) -> None:
+    """Import the plugin of a package; a broken package must not stop those who do not need it."""
+    try:
+        plugin = entry.load()
+        if callable(plugin):
+            plugin()
+    except Exception as error:
+        package = entry.dist.name if entry.dist is not None else entry.value
+        _log.warning(
+            "plugin %s of package %s registers nothing: %s: %s; update or remove the package",
+            *(entry.name, package, type(error).__name__, one_line(error)),
+        )
 
 
 def _import(path: Path) -> None:

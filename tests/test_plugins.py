@@ -11,7 +11,7 @@ import torch
 from helpers.paths import ROOT
 from helpers.processes import run
 
-from modelzoo_datasets import plugins
+from modelzoo_datasets import load_zoo, plugins, stream_zoo
 from modelzoo_datasets.architectures import get_architecture
 from modelzoo_datasets.architectures import registry as architectures
 from modelzoo_datasets.engines import Job
@@ -19,7 +19,7 @@ from modelzoo_datasets.engines.torch_engine import TorchEngine
 from modelzoo_datasets.errors import ModelZooError, RecipeError
 from modelzoo_datasets.images import get_image_dataset, load_images
 from modelzoo_datasets.images import registry as images_registry
-from modelzoo_datasets.plugins import VARIABLE, PluginError, use_plugin
+from modelzoo_datasets.plugins import VARIABLE, PluginError, has_plugins, use_plugin
 from modelzoo_datasets.recipes import Training
 
 EXAMPLE = ROOT / "generation" / "example"
@@ -133,8 +133,97 @@ def test_a_plugin_is_imported_once(clean: None, tmp_path: Path) -> None:
 
 
 def test_without_its_plugin_a_name_is_unknown(clean: None) -> None:
-    with pytest.raises(RecipeError, match="^unknown architecture 'tiny-none'; "):
+    with pytest.raises(
+        RecipeError, match="^unknown architecture 'tiny-none'; .*; to use your own, pass --plugin FILE, a"
+    ):
         get_architecture("tiny-none")
+
+
+def install(folder: Path, name: str, code: str, target: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Install a package of one module, whose entry point is `target`."""
+    monkeypatch.syspath_prepend(folder)
+    (folder / f"{name}.py").write_text(code.replace("NAME", name))
+    record = folder / f"{name}-1.0.dist-info"
+    record.mkdir()
+    (record / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    (record / "entry_points.txt").write_text(f"[modelzoo_datasets.plugins]\nmine = {target}\n")
+
+
+def test_a_package_registers_by_an_entry_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not has_plugins()
+    install(tmp_path, "packaged_zoo", PLUGIN, "packaged_zoo", monkeypatch)
+    assert has_plugins()
+    monkeypatch.setattr(plugins, "_loaded", set())
+    assert get_architecture("tiny-packaged_zoo").layout.size == 154
+    assert get_image_dataset("halves-packaged_zoo").input_shape == (1, 4, 4)
+    del sys.modules["packaged_zoo"]
+
+
+def test_an_entry_point_may_be_a_function(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    top, register = PLUGIN.split("\n\nregister_architecture")
+    register = "\ndef register():\n    " + "register_architecture" + register.split("\nregister_images")[0]
+    install(tmp_path, "called_zoo", top + register, "called_zoo:register", monkeypatch)
+    monkeypatch.setattr(plugins, "_loaded", set())
+    for _ in range(2):  # it is called once
+        assert get_architecture("tiny-called_zoo").layout.size == 154
+    del sys.modules["called_zoo"]
+
+
+def test_a_broken_package_is_a_line_and_stops_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    install(tmp_path, "broken_zoo", "raise ValueError('no\\nluck')", "broken_zoo", monkeypatch)
+    monkeypatch.setattr(plugins, "_loaded", set())
+    for _ in range(2):
+        assert get_architecture("cnn-s").layout.size == 2464
+    assert [record.getMessage() for record in caplog.records] == [
+        "plugin mine of package broken_zoo registers nothing: ValueError: no luck; update or remove the package"
+    ]
+
+
+def test_a_zoo_of_a_plugin_is_loaded_without_it_and_built_with_it(tmp_path: Path, clean: None) -> None:
+    plugin, zoo, dataset = written(tmp_path, "apart"), tmp_path / "zoo", tmp_path / "dataset"
+    recipe = (EXAMPLE / "stripes.toml").read_text().replace('"stripes"', '"halves-apart"')
+    (tmp_path / "apart.toml").write_text(recipe.replace('"perceptron"', '"tiny-apart"'))
+    generate = ("modelzoo-generate", f"{tmp_path / 'apart.toml'}/seed", "--models", "1-4", "--quiet", "--out", zoo)
+    unknown = run([*generate])
+    assert unknown.returncode == 2
+    assert unknown.stderr.endswith("; to use your own, pass --plugin FILE, a Python file that registers it\n")
+    assert run([*generate, "--plugin", plugin]).returncode == 0
+    build = run(["modelzoo-build", zoo, "--out", dataset, "--quiet"])
+    assert (build.returncode, build.stderr) == (0, "")
+    loaded = load_zoo(dataset)
+    assert loaded.weights.shape[1] == loaded.layout.size == 154
+    assert loaded.tokens().values.shape[0] == len(loaded)
+    with pytest.raises(RecipeError) as caught:
+        loaded.model(0)
+    assert str(caught.value) == (
+        "architecture 'tiny-apart' is not registered, so that only its tensors are known: pass your own module, "
+        "zoo.model(i, module), or name a file that registers it, load_zoo(..., plugin=FILE) or --plugin FILE"
+    )
+    with pytest.raises(PluginError, match="^there is no plugin file"):
+        load_zoo(dataset, plugin=tmp_path / "nowhere.py")
+    streamed = next(stream_zoo(dataset, batch_size=2, plugin=plugin))
+    for each in (load_zoo(dataset, plugin=str(plugin)), streamed):
+        module = each.model(1)
+        assert torch.equal(torch.nn.utils.parameters_to_vector(module.parameters()), each.weights[1])
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        *("modelzoo-generate", "modelzoo-import", "modelzoo-build", "modelzoo-verify", "modelzoo-push"),
+        *("modelzoo-demo", "modelzoo-hyperrep train", "modelzoo-hyperrep embed", "modelzoo-hyperrep probe"),
+        *("modelzoo-hyperrep sample", "modelzoo-hyperrep evaluate"),
+    ],
+)
+def test_every_command_that_meets_architectures_takes_a_plugin(command: str, tmp_path: Path) -> None:
+    plugin = tmp_path / "raises.py"
+    plugin.write_text("import zoology")
+    told = run([*command.split(), "--plugin", plugin])
+    assert (told.returncode, told.stdout) == (2, "")
+    name = command.split()[0]
+    assert told.stderr == f"{name}: plugin {plugin}: ModuleNotFoundError: No module named 'zoology'\n"
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,17 @@ import hyperrep
 
 # Rooms import their modules when a name is used, so that help and errors do not wait for torch.
 from modelzoo_datasets import builder, cli, engines, generation, images, loading
-from modelzoo_datasets.cli import DEFAULT_IMAGES_ROOT, Out, Quiet, Threads, Version, entry_point, new_app, show_progress
+from modelzoo_datasets.cli import (
+    DEFAULT_IMAGES_ROOT,
+    Out,
+    Plugin,
+    Quiet,
+    Threads,
+    Version,
+    entry_point,
+    new_app,
+    show_progress,
+)
 from modelzoo_datasets.errors import FolderInUseError, ModelZooError, RecipeError
 from modelzoo_datasets.progress import Progress
 from modelzoo_datasets.recipes import Recipe, read_recipe
@@ -33,6 +43,7 @@ def command(
         str, typer.Option(help="Recipe of the hyper-representation and of its evaluation.")
     ] = "demo",
     threads: Threads = None,
+    plugin: Plugin = None,
     quiet: Quiet = False,
     version: Version = False,
 ) -> None:

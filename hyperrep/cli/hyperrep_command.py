@@ -13,6 +13,7 @@ from modelzoo_datasets.cli import (
     Engine,
     ImagesRoot,
     Out,
+    Plugin,
     Quiet,
     Threads,
     Version,
@@ -80,6 +81,7 @@ def train_command(
     device: DeviceName = "auto",
     compiled: Compile = False,
     precision: PrecisionName = "auto",
+    plugin: Plugin = None,
     quiet: Quiet = False,
 ) -> None:
     """Train a hyper-representation: an auto-encoder of the weights of a model zoo.
@@ -112,6 +114,7 @@ def embed_command(
     config: Annotated[
         str | None, typer.Option(help="Config of the dataset; needed if the dataset has several.")
     ] = None,
+    plugin: Plugin = None,
 ) -> None:
     """Encode every state of a dataset; write its embedding z beside its hyperparameters and metrics."""
     _check_sources(dataset, representation)
@@ -128,6 +131,7 @@ def probe_command(
         str | None, typer.Option(metavar="DATASET[/CONFIG]", help="Another zoo, whose test models to predict.")
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Folder to write probes.json and probes.csv to.")] = None,
+    plugin: Plugin = None,
     quiet: Quiet = False,
 ) -> None:
     """Predict properties of test models, such as accuracy, from weights W, layer statistics s(W) and embeddings z.
@@ -170,6 +174,7 @@ def sample_command(
     engine: Engine = "auto",
     threads: Threads = None,
     images_root: ImagesRoot = DEFAULT_IMAGES_ROOT,
+    plugin: Plugin = None,
     quiet: Quiet = False,
 ) -> None:
     """Sample new models: one folder each, ready to be pushed as a model repo, and one table of all of them.
@@ -203,6 +208,7 @@ def evaluate_command(
     engine: Engine = "auto",
     threads: Threads = None,
     images_root: ImagesRoot = DEFAULT_IMAGES_ROOT,
+    plugin: Plugin = None,
     quiet: Quiet = False,
 ) -> None:
     """Evaluate sampled models beside their baselines, and write evaluation.json and report.html.

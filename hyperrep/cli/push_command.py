@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from modelzoo_datasets import cli, hub
-from modelzoo_datasets.cli import Quiet, Version, entry_point, new_app, show_progress
+from modelzoo_datasets.cli import Plugin, Quiet, Version, entry_point, new_app, show_progress
 from modelzoo_datasets.errors import ArgumentError
 
 # The room imports its modules when a name is used, so that help and errors do not wait for torch.
@@ -49,6 +49,7 @@ def command(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="List the files that would be pushed, without using the network.")
     ] = False,
+    plugin: Plugin = None,
     quiet: Quiet = False,
     version: Version = False,
 ) -> None:

@@ -211,8 +211,8 @@ class _NoModule:
 def architecture_from_layout(name: str, layout: Layout) -> Architecture:
     """Return an architecture of which only the tensors are known, so that it has no module."""
     reason = (
-        f"architecture {name!r} is not registered, so that only its tensors are known: pass your own "
-        "module, zoo.model(i, module), or register the architecture in a file passed with --plugin"
+        f"architecture {name!r} is not registered, so that only its tensors are known: pass your own module, "
+        "zoo.model(i, module), or name a file that registers it, load_zoo(..., plugin=FILE) or --plugin FILE"
     )
     return Architecture(name, (0, 0, 0), 0, _NoModule(reason), stored_layout=layout)
 

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from importlib import import_module
 
-from ..errors import ArgumentError, RecipeError, unknown
-from ..plugins import load_plugins
+from ..errors import ArgumentError, RecipeError
+from ..plugins import explain_unknown, load_plugins
 from ..weights import Layout
 from .architecture import Architecture, architecture_from_layout, format_images
 
@@ -110,7 +110,7 @@ def get_architecture(name: str) -> Architecture:
         RecipeError: The name is not registered; the message offers the most similar one.
     """
     if (architecture := find_registered(name)) is None:
-        raise RecipeError(unknown("architecture", name, architecture_names()))
+        raise RecipeError(explain_unknown("architecture", name, architecture_names()))
     return architecture
 
 
@@ -146,7 +146,7 @@ def resolve_architecture(name: str, input_shape: tuple[int, ...], classes: int) 
     candidates = [a for a in _ARCHITECTURES.values() if name in (a.name, a.family)]
     if not candidates:
         families = {a.family for a in _ARCHITECTURES.values()}
-        raise RecipeError(unknown("architecture", name, sorted({*_ARCHITECTURES, *families})))
+        raise RecipeError(explain_unknown("architecture", name, sorted({*_ARCHITECTURES, *families})))
     for architecture in sorted(candidates, key=lambda a: a.name != name):
         if (architecture.input_shape, architecture.classes) == (tuple(input_shape), classes):
             return architecture

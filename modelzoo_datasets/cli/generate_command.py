@@ -1,7 +1,6 @@
 """modelzoo-generate: recipe -> zoo folder."""
 
 import logging
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -9,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from ..errors import ArgumentError, RecipeError, unknown
-from ..plugins import VARIABLE as PLUGINS
+from ..errors import ArgumentError, RecipeError
+from ..plugins import explain_unknown, has_plugins
 from ..recipes import Recipe, parse_range, read_recipe, recipe_names, select_members, split_recipe_name
 from ..zoo import check_zoo_folder
 from .app import (
@@ -162,8 +161,8 @@ def _check_names(recipe: Recipe) -> None:
     """Check that the images and the architecture of a recipe are known, unless a plugin may register others."""
     for kind, name in (("images", recipe.images), ("architecture", recipe.architecture)):
         known = BUILTIN_NAMES[kind].split()
-        if name not in known and not os.environ.get(PLUGINS):
-            raise RecipeError(unknown(kind, name, known))
+        if name not in known and not has_plugins():
+            raise RecipeError(explain_unknown(kind, name, known))
 
 
 def _check_configs(

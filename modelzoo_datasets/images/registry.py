@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 
 from .._util import user_cache_folder
-from ..errors import ArgumentError, MissingImagesError, RecipeError, unknown
-from ..plugins import load_plugins
+from ..errors import ArgumentError, MissingImagesError, RecipeError
+from ..plugins import explain_unknown, load_plugins
 from .image_data import OFFICIAL_SPLITS, ImageDataset, Images, Split, split_train
 from .image_formats import (
     crop_gray,
@@ -100,7 +100,7 @@ def get_image_dataset(name: str) -> ImageDataset:
     """
     load_plugins()
     if name not in _DATASETS:
-        raise RecipeError(unknown("images", name, _DATASETS))
+        raise RecipeError(explain_unknown("images", name, _DATASETS))
     return _DATASETS[name]
 
 

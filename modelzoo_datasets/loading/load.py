@@ -13,6 +13,7 @@ from torch import Tensor
 from .._util import SPLITS, prefetch
 from ..errors import ArgumentError, nearest_hint
 from ..hub import RemoteFile
+from ..plugins import use_plugin
 from .fill import fill_weights
 from .query import WEIGHTS, Filter, Query
 from .shard import Selection, select_rows
@@ -31,6 +32,7 @@ def load_zoo(
     columns: Iterable[str] | None = None,
     revision: str | None = None,
     cache: bool = True,
+    plugin: str | Path | None = None,
 ) -> Zoo:
     """Load states of a dataset; only the requested files and rows are read or downloaded.
 
@@ -55,6 +57,8 @@ def load_zoo(
             `Zoo.model` needs `activation` and `dropout`.
         revision: A branch, tag or commit of the repo; `main` by default.
         cache: Whether to read decoded files from the cache, and to add them.
+        plugin: A Python file that registers the architecture, so that `zoo.model(i)` builds modules. It is run, so name
+            only files that you trust; no dataset runs code by itself.
 
     Returns:
         The N matching states, in the order of the dataset, with `weights` (N, P) float32 and N rows of `table`.
@@ -64,6 +68,7 @@ def load_zoo(
         ArgumentError: An argument is wrong, or no state matches.
         HubError: The repo does not exist, needs a token, or cannot be reached and is not in the cache.
         DiskFullError: The disk has no room for the download.
+        PluginError: The plugin does not exist, or its import fails.
 
     Example:
         >>> zoo = load_zoo(dataset, split="train", epochs=[1], filters=[("test_acc", ">", 0.0)])
@@ -73,6 +78,8 @@ def load_zoo(
         [1]
     """
     query = Query.from_arguments(epochs, models, filters, columns)
+    if plugin is not None:
+        use_plugin(Path(plugin))
     dataset = open_dataset(source, config, revision, cache=cache)
     splits = dataset.select_splits(split)
     query = dataset.resolve_models(splits, query)
@@ -138,6 +145,7 @@ def stream_zoo(
     columns: Iterable[str] | None = None,
     revision: str | None = None,
     cache: bool = True,
+    plugin: str | Path | None = None,
 ) -> Iterator[Zoo]:
     """Iterate over the states that `load_zoo` would load, in the same order, in batches.
 
@@ -156,6 +164,7 @@ def stream_zoo(
         columns: The columns of the table to load; all by default.
         revision: A branch, tag or commit of the repo; `main` by default.
         cache: Whether to read files that `load_zoo` cached in decoded form; none are added.
+        plugin: A Python file that registers the architecture, as `load_zoo` takes it.
 
     Returns:
         An iterator of zoos of `batch_size` states, with `weights` (batch_size, P). It is empty if no state matches.
@@ -173,6 +182,8 @@ def stream_zoo(
     if batch_size < 1:
         raise ArgumentError(f"batch_size must be at least 1; got {batch_size}")
     query = Query.from_arguments(epochs, models, filters, columns)
+    if plugin is not None:
+        use_plugin(Path(plugin))
     dataset = open_dataset(source, config, revision, cache=cache)
     splits = dataset.select_splits(split)
     query = dataset.resolve_models(splits, query)

@@ -21,6 +21,7 @@ from modelzoo_datasets.architectures.modules import seed_dropout
 from modelzoo_datasets.errors import RecipeError
 from modelzoo_datasets.seeds import keyed_generator
 
+HINT = "; to use your own, pass --plugin FILE, a Python file that registers it"
 KNOWN = (
     "cnn-m, cnn-more-layers, cnn-more-layers-residual, cnn-residual, cnn-s, cnn-s-rgb, res-cnn, resnet18, "
     "resnet18-100, resnet18-200, small-cnn, small-cnn-colour"
@@ -84,8 +85,8 @@ def test_shapes_may_come_as_any_sequence() -> None:
             "3×32×32 images of 10 classes, resnet18-100 for 3×32×32 images of 100 classes, resnet18-200 for 3×64×64 "
             "images of 200 classes",
         ),
-        ("resnet81", (3, 32, 32), 10, "unknown architecture 'resnet81'; did you mean 'resnet18'?"),
-        ("transformer", (3, 32, 32), 10, f"unknown architecture 'transformer'; known: {KNOWN}"),
+        ("resnet81", (3, 32, 32), 10, f"unknown architecture 'resnet81'; did you mean 'resnet18'?{HINT}"),
+        ("transformer", (3, 32, 32), 10, f"unknown architecture 'transformer'; known: {KNOWN}{HINT}"),
     ],
 )
 def test_images_that_no_variant_is_made_for_are_refused(
@@ -100,7 +101,7 @@ def test_images_that_no_variant_is_made_for_are_refused(
 def test_an_unknown_architecture_is_answered_with_the_nearest_one_or_all(name: str, hint: str) -> None:
     with pytest.raises(RecipeError) as caught:
         get_architecture(name)
-    assert str(caught.value) == f"unknown architecture {name!r}; {hint}"
+    assert str(caught.value) == f"unknown architecture {name!r}; {hint}{HINT}"
 
 
 @pytest.mark.parametrize("name", ["res-cnn", "cnn-more-layers", "cnn-more-layers-residual", "cnn-residual"])

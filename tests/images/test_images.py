@@ -162,6 +162,8 @@ def test_the_licence_of_the_embedded_images_ships_with_them() -> None:
 def test_unknown_images_are_answered_with_the_nearest() -> None:
     with pytest.raises(RecipeError) as caught:
         load_images("fashion-mnist-5", Path())
-    assert str(caught.value) == "unknown images 'fashion-mnist-5'; did you mean 'fashion-mnist-5k'?"
+    assert str(caught.value) == "unknown images 'fashion-mnist-5'; did you mean 'fashion-mnist-5k'?; " + (
+        "to use your own, pass --plugin FILE, a Python file that registers it"
+    )
     with pytest.raises(RecipeError, match="^unknown images 'zzz'; known: mnist, fashion-mnist, "):
         load_images("zzz", Path())

@@ -226,7 +226,7 @@ def test_a_module_that_nobody_registered_is_named_with_the_way_out(original: Pat
         zoo.model(0)
     assert str(caught.value) == (
         "architecture 'perceptron-of-mine' is not registered, so that only its tensors are known: pass your own "
-        "module, zoo.model(i, module), or register the architecture in a file passed with --plugin"
+        "module, zoo.model(i, module), or name a file that registers it, load_zoo(..., plugin=FILE) or --plugin FILE"
     )
     last = zoo.select(zoo.table["epoch"] == 2)
     mine = Perceptron()
