@@ -20,12 +20,14 @@ from .data import (
     load_recipe_states,
     locate_representation,
     parse_source,
+    read_stored_recipe,
 )
 from .evaluation import EvaluationResult, run_protocol
 from .json_record import describe_record
 from .model import THIS_FOLDER, HyperRepresentation
 from .probes import Probe, probe_properties
 from .recipe import HyperRecipe
+from .recipe_choice import choose_recipe
 from .recipe_toml import read_hyper_recipe
 from .release import not_evaluated, representation_card
 from .report import render_report
@@ -38,7 +40,7 @@ _CPU = torch.device("cpu")
 @one_thread()
 def train(
     dataset: str | Path,
-    recipe: str | HyperRecipe,
+    recipe: str | HyperRecipe | None,
     out: str | Path,
     *,
     engine: str | Engine = "auto",
@@ -54,7 +56,8 @@ def train(
 
     Args:
         dataset: dataset folder, or repo such as ORG/NAME.
-        recipe: states, sizes, losses: a recipe, or its name or file for `read_hyper_recipe`.
+        recipe: states, sizes, losses: a recipe, or its name or file for `read_hyper_recipe`; None for the one of
+            `choose_recipe`.
         out: folder to write.
         engine: runs networks, for recipes with a functional loss; an engine or its name.
         images_root: folder of the images, for recipes with a functional loss; the user's cache by default.
@@ -82,7 +85,7 @@ def train(
         >>> rep.latent_dim < rep.layout.size
         True
     """
-    recipe, out = _resolve_recipe(recipe), Path(out)
+    recipe, out = choose_recipe(dataset).recipe if recipe is None else _resolve_recipe(recipe), Path(out)
     info = describe_training(dataset, recipe, with_origin=True)
     if is_finished(out, info):
         return HyperRepresentation.from_pretrained(out)
@@ -110,7 +113,7 @@ def train(
 def evaluate(
     dataset: str | Path,
     representation: str | Path,
-    recipe: str | HyperRecipe,
+    recipe: str | HyperRecipe | None,
     out: str | Path,
     *,
     engine: str | Engine = "auto",
@@ -124,7 +127,8 @@ def evaluate(
     Args:
         dataset: dataset folder or repo that it was trained on.
         representation: its folder, or its model repo on the Hub.
-        recipe: recipe that it was trained by, or its name or file; its `evaluation` is the protocol.
+        recipe: recipe that it was trained by, or its name or file, whose `evaluation` is the protocol; None for the
+            one that the folder stores.
         out: folder to write.
         engine: runs networks; an engine or its name.
         images_root: folder of the images; the user's cache by default.
@@ -151,11 +155,11 @@ def evaluate(
         >>> data = dataclasses.replace(recipe.data, epochs=(1, 2))
         >>> recipe = dataclasses.replace(recipe, data=data, learning=short, evaluation=small)
         >>> rep = train(dataset, recipe, out / "hyperrep")
-        >>> result = evaluate(dataset, out / "hyperrep", recipe, out / "evaluation")
+        >>> result = evaluate(dataset, out / "hyperrep", None, out / "evaluation")  # by the recipe of the folder
         >>> [population.n for population in result.populations if population.name == "normal"]
         [2]
     """
-    recipe, out = _resolve_recipe(recipe), Path(out)
+    recipe, out = read_stored_recipe(representation) if recipe is None else _resolve_recipe(recipe), Path(out)
     runner = get_engine(engine) if isinstance(engine, str) else engine
     root = None if images_root is None else Path(images_root)
     folder = locate_representation(representation)
@@ -204,7 +208,7 @@ def write_report(
 def probe(
     dataset: str | Path,
     representation: str | Path,
-    recipe: str | HyperRecipe,
+    recipe: str | HyperRecipe | None = None,
     *,
     test_on: str | None = None,
     out: str | Path | None = None,
@@ -215,7 +219,7 @@ def probe(
     Args:
         dataset: dataset folder or repo that the hyper-representation was trained on.
         representation: its folder, or its model repo on the Hub.
-        recipe: recipe that it was trained by, or its name or file.
+        recipe: recipe that it was trained by, or its name or file; by default the one that the folder stores.
         test_on: another dataset, or DATASET/CONFIG, whose test models are predicted instead.
         out: folder for `probes.json` and `probes.csv`.
         progress: display of the properties.
@@ -237,11 +241,12 @@ def probe(
         >>> data = dataclasses.replace(recipe.data, epochs=(1, 2))
         >>> recipe = dataclasses.replace(recipe, data=data, learning=short)
         >>> rep = train(dataset, recipe, out / "hyperrep")
-        >>> rows = probe(dataset, out / "hyperrep", recipe)
+        >>> rows = probe(dataset, out / "hyperrep")
         >>> {row.representation for row in rows} >= {"W", "s(W)", "z"}
         True
     """
-    recipe, out = _resolve_recipe(recipe), None if out is None else Path(out)
+    recipe = read_stored_recipe(representation) if recipe is None else _resolve_recipe(recipe)
+    out = None if out is None else Path(out)
     if out is not None:
         check_unused(out)
     folder = locate_representation(representation)

@@ -6,10 +6,12 @@ from modelzoo_datasets._util import SPLITS, versions
 from modelzoo_datasets.errors import FormatError
 from modelzoo_datasets.hub import get_commit, parse_repo_id
 from modelzoo_datasets.loading import Zoo, load_zoo
+from modelzoo_datasets.recipes import recipe_names
 from modelzoo_datasets.zoo import DatasetInfo
 
 from .model import locate_files
 from .recipe import HyperRecipe
+from .recipe_toml import read_hyper_recipe
 from .storage import DatasetOrigin, TrainingInfo
 
 
@@ -62,7 +64,32 @@ def describe_training(source: str | Path, recipe: HyperRecipe, *, with_origin: b
     if states_sha256 is None:
         raise FormatError(f"{source} has no hash of its states; build it again with modelzoo-build")
     origin = read_origin(source, config) if with_origin else None
-    return TrainingInfo(recipe=recipe, states_sha256=states_sha256, origin=origin, versions=versions())
+    return TrainingInfo(
+        recipe=recipe,
+        evaluation=recipe.evaluation,
+        states_sha256=states_sha256,
+        origin=origin,
+        versions=versions(),
+    )
+
+
+def read_stored_recipe(representation: str | Path) -> HyperRecipe:
+    """Return the recipe that a hyper-representation was trained by, with the protocol of its [evaluation].
+
+    Earlier releases did not store the protocol: a shipped recipe has its own, any other the defaults.
+
+    Args:
+        representation: its folder, or its model repo on the Hub.
+
+    Raises:
+        FormatError: there is no hyper-representation, or it cannot be read.
+    """
+    info = TrainingInfo.read(locate_representation(representation))
+    if info.evaluation is None and info.recipe.name in recipe_names("hyperrep"):
+        shipped = read_hyper_recipe(info.recipe.name)
+        if shipped.to_json() == info.recipe.to_json():
+            return shipped
+    return info.recipe
 
 
 def check_trained_on(representation: Path, recipe: HyperRecipe, source: str | Path) -> TrainingInfo:
@@ -76,9 +103,9 @@ def check_trained_on(representation: Path, recipe: HyperRecipe, source: str | Pa
     info = TrainingInfo.read(representation)
     if info.is_same_training(describe_training(source, recipe)):
         return info
-    hint = "pass the dataset, and the file of the recipe, that it was trained with"
-    if info.recipe.name != recipe.name:
-        hint = f"its recipe is {info.recipe.name}: pass that name, or its file, as --recipe"
+    hint = "name the dataset that it was trained on"
+    if info.recipe.to_json() != recipe.to_json():
+        hint = f"its recipe is {info.recipe.name}, which it stores: leave out --recipe"
     raise FormatError(f"{representation} was not trained by recipe {recipe.name} on {source}; {hint}")
 
 

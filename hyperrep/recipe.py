@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Self
 from modelzoo_datasets.errors import FormatError
 
 from .json_record import JsonRecord
+from .sampler_names import DEFAULT_SAMPLER, DEFAULT_TOP_FRACTION
 
 # Values of the fields that are words.
 CHOICES = {
@@ -168,8 +169,8 @@ class EvaluationRecipe(JsonRecord):
     }
 
     num_samples: int = 50
-    samplers: tuple[str, ...] = ("kde", "kde-principal", "kde-shared")
-    top_fraction: float = 0.3
+    samplers: tuple[str, ...] = (DEFAULT_SAMPLER, "kde", "kde-principal", "kde-shared")
+    top_fraction: float = DEFAULT_TOP_FRACTION
     bandwidth: float = 0.002  # published
     num_finetuned: int = 12
     finetune_epochs: tuple[int, ...] = (1, 5)  # published: 1, 5, 25, 50

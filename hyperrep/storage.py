@@ -19,7 +19,7 @@ from modelzoo_datasets.zoo import commit_folder, partial_path, read_json, write_
 
 from .json_record import JsonRecord
 from .model import CONFIG_FILE, WEIGHTS_FILE, HyperRepresentation
-from .recipe import HyperRecipe
+from .recipe import EvaluationRecipe, HyperRecipe
 from .trainer import CHECKPOINT_FILE, EpochMetrics
 
 HYPERREP_FORMAT, TRAINING_FILE = "modelzoo-hyperrep-1", "training.json"
@@ -44,7 +44,8 @@ class TrainingInfo(JsonRecord):
     ALIASES: ClassVar[Mapping[str, str]] = {"learned_from": "origin", "begun_with": "first_versions"}
     IGNORES_UNKNOWN: ClassVar[bool] = True
 
-    recipe: HyperRecipe  # its evaluation plays no part
+    recipe: HyperRecipe  # its evaluation does not decide the weights
+    evaluation: EvaluationRecipe | None = None  # the protocol of the recipe; earlier releases did not note it
     states_sha256: str  # hash of the hashes of all states of the config
     origin: DatasetOrigin | None = None  # earlier releases did not note it
     versions: Mapping[str, str] | None = None  # this package and torch
@@ -72,7 +73,9 @@ class TrainingInfo(JsonRecord):
             raise FormatError(f"expected format {HYPERREP_FORMAT!r}; train it again with this release")
         if not isinstance(values.get("states_sha256"), str):
             raise FormatError(f"'states_sha256' must be text, got {values.get('states_sha256')!r}")
-        return super().from_json(values)
+        info = super().from_json(values)
+        evaluation = info.evaluation or info.recipe.evaluation
+        return dataclasses.replace(info, recipe=dataclasses.replace(info.recipe, evaluation=evaluation))
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of training.json, keys in their order there."""

@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING
 
+from .errors import ArgumentError
+
 if TYPE_CHECKING:
     import torch
 
@@ -26,3 +28,19 @@ def keyed_generator(seed: int, *purpose: Key) -> torch.Generator:
     import torch  # here, so that recipes and every --help need no torch
 
     return torch.Generator().manual_seed(derive_seed(seed, *purpose))
+
+
+def choose_generator(generator: torch.Generator | None, seed: int | None, *purpose: Key) -> torch.Generator:
+    """Return the generator that a caller passes, or the keyed one of the seed that it passes; of seed 0 by default.
+
+    Args:
+        generator: A generator, or None.
+        seed: A seed, or None.
+        *purpose: The purpose of the randomness, as for `keyed_generator`.
+
+    Raises:
+        ArgumentError: Both are given.
+    """
+    if generator is not None and seed is not None:
+        raise ArgumentError(f"pass generator or seed, not both; got a generator and seed {seed}")
+    return keyed_generator(seed or 0, *purpose) if generator is None else generator

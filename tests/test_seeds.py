@@ -3,9 +3,13 @@
 import hashlib
 import itertools
 
+import pytest
 import torch
 
+from modelzoo_datasets.architectures import cnn_s, initialize_weights
+from modelzoo_datasets.errors import ArgumentError
 from modelzoo_datasets.seeds import derive_seed, keyed_generator
+from modelzoo_datasets.weights import sample_permutations
 
 
 def test_a_stream_depends_on_its_seed_and_purpose_alone() -> None:
@@ -44,3 +48,16 @@ def test_no_global_generator_is_touched() -> None:
     before = torch.get_rng_state()
     torch.rand(10, generator=keyed_generator(1, "init"))
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_seed_stands_for_the_generator_of_its_purpose() -> None:
+    module = torch.nn.Linear(4, 3)
+    initialize_weights(module, "kaiming_uniform", keyed_generator(3, "init"))
+    expected = module.weight.detach().clone()
+    initialize_weights(module, "kaiming_uniform", seed=3)
+    assert module.weight.equal(expected)
+    seeded = sample_permutations(cnn_s.symmetry, 2, seed=3)
+    drawn_by_hand = sample_permutations(cnn_s.symmetry, 2, keyed_generator(3, "permutations"))
+    assert all(a.equal(b) for a, b in zip(seeded, drawn_by_hand, strict=True))
+    with pytest.raises(ArgumentError, match="^pass generator or seed, not both; got a generator and seed 3$"):
+        sample_permutations(cnn_s.symmetry, 2, keyed_generator(3, "permutations"), seed=3)

@@ -28,7 +28,7 @@ from modelzoo_datasets.recipes import recipe_names
 # Rooms import their modules when a name is used, so that help and errors do not wait for torch.
 from .. import release, report
 from ..recipe_toml import read_protocol
-from ..sampler_names import check_sampler
+from ..sampler_names import DEFAULT_SAMPLER, DEFAULT_TOP_FRACTION, check_sampler
 
 if TYPE_CHECKING:
     import torch
@@ -41,8 +41,12 @@ Dataset = Annotated[str, typer.Argument(metavar="DATASET", help="Dataset folder,
 Representation = Annotated[
     str, typer.Option("--hyperrep", help="Folder from modelzoo-hyperrep train, or a repo such as ORG/NAME.")
 ]
-RecipeName = Annotated[
-    str, typer.Option("--recipe", help=f"A TOML file or one of {', '.join(recipe_names('hyperrep'))}.")
+_RECIPES = f"A TOML file or one of {', '.join(recipe_names('hyperrep'))}"
+TrainingRecipe = Annotated[
+    str | None, typer.Option("--recipe", help=f"{_RECIPES}.", show_default="one that suits the dataset")
+]
+StoredRecipe = Annotated[
+    str | None, typer.Option("--recipe", help=f"{_RECIPES}.", show_default="the one that the folder stores")
 ]
 DeviceName = Annotated[
     Literal["auto", "cpu", "cuda"],
@@ -65,7 +69,7 @@ EngineThreads = Annotated[
 ]
 
 
-@app.callback(epilog="Example: modelzoo-hyperrep train dataset --recipe demo --out hyperrep")
+@app.callback(epilog="Example: modelzoo-hyperrep train dataset --out hyperrep")
 def _common(version: Version = False) -> None:
     """Train hyper-representations on a dataset, probe them, sample from them and evaluate the samples."""
 
@@ -74,7 +78,7 @@ def _common(version: Version = False) -> None:
 def train_command(
     dataset: Dataset,
     out: Out,
-    recipe: RecipeName = "demo",
+    recipe: TrainingRecipe = None,
     engine: Engine = "auto",
     threads: EngineThreads = None,
     images_root: ImagesRoot = DEFAULT_IMAGES_ROOT,
@@ -86,11 +90,17 @@ def train_command(
 ) -> None:
     """Train a hyper-representation: an auto-encoder of the weights of a model zoo.
 
+    Without --recipe one is chosen by images, architecture, configs and epochs of the dataset, and a line says why.
+
     You can stop the command at any time; running it again resumes from the last checkpoint.
     """
-    hyper_recipe = hyperrep.read_hyper_recipe(recipe)
+    hyper_recipe = None if recipe is None else hyperrep.read_hyper_recipe(recipe)
     _check_sources(dataset)
     target = find_device(device)
+    if hyper_recipe is None:
+        choice = hyperrep.choose_recipe(dataset)
+        hyper_recipe = choice.recipe
+        print(f"recipe {hyper_recipe.name}: {choice.reason}")
     with show_progress(quiet) as progress:
         rep = hyperrep.train(
             dataset,
@@ -126,7 +136,7 @@ def embed_command(
 def probe_command(
     dataset: Dataset,
     representation: Representation,
-    recipe: RecipeName = "demo",
+    recipe: StoredRecipe = None,
     test_on: Annotated[
         str | None, typer.Option(metavar="DATASET[/CONFIG]", help="Another zoo, whose test models to predict.")
     ] = None,
@@ -138,22 +148,22 @@ def probe_command(
 
     Scores have 95 % intervals over models; baselines that see no weights are scored beside them.
     """
-    hyper_recipe = hyperrep.read_hyper_recipe(recipe)
+    hyper_recipe = None if recipe is None else hyperrep.read_hyper_recipe(recipe)
     _check_sources(dataset, representation)
     with show_progress(quiet) as progress:
         rows = hyperrep.probe(dataset, representation, hyper_recipe, test_on=test_on, out=out, progress=progress)
     cli.print_table(report.probe_table(rows))
 
 
-@app.command("sample", epilog="Example: modelzoo-hyperrep sample --hyperrep hyperrep -n 10 --quality 0.3 --out samples")
+@app.command("sample", epilog="Example: modelzoo-hyperrep sample --hyperrep hyperrep -n 10 --out samples")
 def sample_command(
     representation: Representation,
     out: Out,
     n: Annotated[int, typer.Option("-n", help="Number of models.")] = 10,
-    sampler: Annotated[str, typer.Option(help="Name of a sampler or baseline, see above.")] = "kde",
+    sampler: Annotated[str, typer.Option(help="Name of a sampler or baseline, see above.")] = DEFAULT_SAMPLER,
     quality: Annotated[
         float, typer.Option(help="Share of the training states to draw from, best validation accuracy first.")
-    ] = 0.3,
+    ] = DEFAULT_TOP_FRACTION,
     bandwidth: Annotated[float, typer.Option(help="Standard deviation of the kernels of a density estimate.")] = 0.002,
     sigma: Annotated[float, typer.Option(help="For noise: its size in layer standard deviations.")] = 0.2,
     share: Annotated[
@@ -179,7 +189,7 @@ def sample_command(
 ) -> None:
     """Sample new models: one folder each, ready to be pushed as a model repo, and one table of all of them.
 
-    Samplers: uniform, kde, kde-shared, kde-principal, normal, interpolation, neighbour, gan. Baselines:
+    Samplers: normal, interpolation, kde, kde-principal, kde-shared, uniform, neighbour, gan. Baselines:
     reconstruction, move, noise, average, kde-weights, fresh. All baselines except reconstruction need --dataset.
     """
     _check_sources(dataset, representation)
@@ -201,7 +211,7 @@ def evaluate_command(
     dataset: Dataset,
     representation: Representation,
     out: Out,
-    recipe: RecipeName = "demo",
+    recipe: StoredRecipe = None,
     protocol: Annotated[
         Path | None, typer.Option(help="TOML file with an [evaluation] section to use instead of the recipe's.")
     ] = None,
@@ -216,10 +226,15 @@ def evaluate_command(
     The protocol measures accuracy before and after fine-tuning, transfer to other images and architectures, ensembles,
     and the distance to the training states. You can stop the command at any time; running it again resumes it.
     """
-    hyper_recipe = hyperrep.read_hyper_recipe(recipe)
-    if protocol is not None:
-        hyper_recipe = dataclasses.replace(hyper_recipe, evaluation=read_protocol(protocol))
+    hyper_recipe = None if recipe is None else hyperrep.read_hyper_recipe(recipe)
+    questions = None if protocol is None else read_protocol(protocol)
     _check_sources(dataset, representation)
+    if hyper_recipe is None:
+        from ..data import read_stored_recipe  # imports torch
+
+        hyper_recipe = read_stored_recipe(representation)
+    if questions is not None:
+        hyper_recipe = dataclasses.replace(hyper_recipe, evaluation=questions)
     runner = engines.get_engine(engine, threads)
     with show_progress(quiet) as progress:
         result = hyperrep.evaluate(

@@ -21,7 +21,7 @@ from modelzoo_datasets.loading import Zoo
 from modelzoo_datasets.seeds import keyed_generator
 
 from ..model import HyperRepresentation, draw_embeddings, select_best_states
-from ..sampler_names import check_sampler
+from ..sampler_names import DEFAULT_TOP_FRACTION, check_sampler
 from .cache import read_or_measure
 
 _MAX_PAIRED = 1000  # states; all of their pairs are listed
@@ -33,7 +33,7 @@ class SamplingContext:
 
     rep: HyperRepresentation
     zoo: Zoo | None = None  # the training states, in the order of `rep.embeddings`
-    top_fraction: float = 1.0  # share of the states, best validation accuracy first, that samples are drawn from
+    top_fraction: float = DEFAULT_TOP_FRACTION  # share of the states, best first, that samples are drawn from
     bandwidth: float = 0.002  # width of kernels: in units of z, for weights in layer standard deviations
     sigma: float = 0.2  # size of the baseline `noise`, in layer standard deviations
     share: float = 0.4  # part of the way that the sampler `move` moves embeddings
@@ -116,8 +116,9 @@ def draw_weights(name: str, n: int, context: SamplingContext, generator: torch.G
         )
     if name in BASELINES:
         return BASELINES[name](context, n, generator)
-    options = {"top_fraction": context.top_fraction, "bandwidth": context.bandwidth}
-    return context.rep.sample(n, sampler=name, **options, generator=generator)
+    return context.rep.sample(
+        n, sampler=name, top_fraction=context.top_fraction, bandwidth=context.bandwidth, generator=generator
+    )
 
 
 def reconstruction(context: SamplingContext, n: int, generator: torch.Generator) -> Tensor:

@@ -206,13 +206,21 @@ def _evaluate_ensembles(logits: Tensor, evaluator: Evaluator, name: str) -> Ense
         return None
     generator = keyed_generator(recipe.seed, "ensembles", name)
     accuracy, right = ensemble_curve(logits[finite], labels, recipe.max_ensemble_size, _ORDERS, generator)
+    missed = right < _ORDERS
     return EnsembleResult(
         mean=accuracy.mean(dim=0).tolist(),
         std=accuracy.std(dim=0).tolist(),
         diverged=int((~finite).sum()),
-        missed=(~right).nonzero().squeeze(1).tolist(),
+        missed=missed.nonzero().squeeze(1).tolist(),
+        num_missed=(_ORDERS - right[missed]).tolist(),
+        orders=_ORDERS,
         images=len(labels),
     )
+
+
+def has_all_orders(result: PopulationResult) -> bool:
+    """Tell whether a result counts the errors of its ensembles in all orders; earlier releases noted one order."""
+    return all(ensemble.orders == _ORDERS for ensemble in result.ensembles.values())
 
 
 def evaluate_scratch(zoo: Zoo) -> PopulationResult:

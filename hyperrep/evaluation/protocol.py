@@ -4,6 +4,7 @@ n models, P weights.
 """
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -29,11 +30,12 @@ from ..recipe import EvaluationRecipe, HyperRecipe
 from ..storage import TrainingInfo, check_unused
 from ..trainer import measure_reconstruction
 from .baselines import SamplingContext, initialize_models
-from .metrics import Evaluator, evaluate_population, evaluate_scratch
+from .metrics import Evaluator, evaluate_population, evaluate_scratch, has_all_orders
 from .populations import MEMBERS, RANDOM, SCRATCH, Population, make_populations
 from .result import (
     EVALUATION_FILE,
     EVALUATION_FORMAT,
+    READABLE_FORMATS,
     CurveResult,
     EmbeddingPoints,
     EvaluationResult,
@@ -111,7 +113,7 @@ def _evaluate_populations(
     def evaluate(name: str) -> PopulationResult:
         return evaluate_population(by_name[name], evaluator, progress=progress)
 
-    return _evaluate_each(out / "populations", by_name, PopulationResult, evaluate).values()
+    return _evaluate_each(out / "populations", by_name, PopulationResult, evaluate, has_all_orders).values()
 
 
 def _evaluate_transfer(
@@ -136,13 +138,25 @@ def _evaluate_transfer(
 
 
 def _evaluate_each(
-    folder: Path, names: Iterable[str], kind: type[_Record], evaluate: Callable[[str], _Record]
+    folder: Path,
+    names: Iterable[str],
+    kind: type[_Record],
+    evaluate: Callable[[str], _Record],
+    is_complete: Callable[[_Record], bool] = lambda _: True,
 ) -> dict[str, _Record]:
-    """Return the result of each population; one that has a file in the folder is not evaluated again."""
+    """Return the result of each population; one that has a file in the folder is not evaluated again.
+
+    Args:
+        folder: folder of the files.
+        names: populations.
+        kind: type of the results.
+        evaluate: evaluates a population.
+        is_complete: whether the result of a file, which an earlier release may have written, has all that is needed.
+    """
     results = {}
     for name in names:
         path = folder / f"{name.replace(' ', '-').replace('@', '-')}.json"
-        if not path.is_file():
+        if not path.is_file() or not is_complete(kind.from_json(read_json(path))):
             write_json(path, evaluate(name).to_json())
         results[name] = kind.from_json(read_json(path))
     return results
@@ -235,14 +249,18 @@ def project_embeddings(
 
 def _claim_folder(out: Path, training_info: TrainingInfo, protocol: EvaluationRecipe, engine: Engine) -> None:
     """Write what `out` is the evaluation of; raise FolderInUseError where it holds anything else."""
+    training_info = dataclasses.replace(training_info, evaluation=None)  # the protocol counts, not the stored one
     parts = {"trained": training_info.to_json(), "protocol": protocol.to_json()}
     values = {"format": EVALUATION_FORMAT, **parts, "engine": engine.name}
     if (out / INFO_FILE).is_file():
         # A key that an earlier release did not have means what that release did: the default.
         stored: dict[str, Any] = read_json(out / INFO_FILE)
+        if stored.get("format") in READABLE_FORMATS:
+            stored["format"] = EVALUATION_FORMAT
         stored["protocol"] = EvaluationRecipe().to_json() | stored.get("protocol", {})
         with contextlib.suppress(FormatError):  # an unreadable record is compared as it is
-            stored["trained"] = TrainingInfo.from_json(stored.get("trained")).to_json()
+            trained = TrainingInfo.from_json(stored.get("trained"))
+            stored["trained"] = dataclasses.replace(trained, evaluation=None).to_json()
         if stored != values:
             raise FolderInUseError(f"output folder {out} holds another evaluation; pass a different --out")
     else:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+import numpy as np
+
 from modelzoo_datasets.errors import FormatError
 from modelzoo_datasets.zoo import read_json
 
@@ -16,7 +18,9 @@ from ..probes import Probe
 from ..recipe import EvaluationRecipe
 from ..trainer import ReconstructionResult
 
-EVALUATION_FORMAT = "modelzoo-evaluation-2"
+EVALUATION_FORMAT = "modelzoo-evaluation-3"
+# Format 2 compares ensembles by the first of their random orders alone; all else is equal.
+READABLE_FORMATS = (EVALUATION_FORMAT, "modelzoo-evaluation-2")
 EVALUATION_FILE = "evaluation.json"
 Curves = Sequence[Sequence[float | None]]  # (n, E + 1) test accuracies, epoch 0 is zero-shot; None: not recorded
 
@@ -43,8 +47,18 @@ class EnsembleResult(JsonRecord):
     mean: Sequence[float]  # accuracy for 1, 2, ... members, over random orders
     std: Sequence[float]
     diverged: int = 0  # models that diverged and are in no ensemble
-    missed: Sequence[int]  # test images that the largest ensemble gets wrong
+    missed: Sequence[int]  # test images that the largest ensemble gets wrong in some order
+    num_missed: Sequence[int] = ()  # in how many orders, for each of these images
+    orders: int = 1  # random orders; earlier releases noted the images of the first one
     images: int  # B
+
+    @property
+    def hits(self) -> list[float]:
+        """For every test image the share of orders whose largest ensemble is right; its mean is `mean[-1]`."""
+        shares = np.ones(self.images)
+        shares[list(self.missed)] -= np.array(self.num_missed or [1] * len(self.missed)) / self.orders
+        values: list[float] = shares.tolist()
+        return values
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +173,8 @@ class EvaluationResult(JsonRecord):
                 f"{folder} has no {path.name}, so the evaluation has not finished; run modelzoo-hyperrep evaluate"
             )
         values = read_json(path)
-        if (version := values.get("format") if isinstance(values, dict) else None) != EVALUATION_FORMAT:
+        version = values.get("format") if isinstance(values, dict) else None
+        if version not in READABLE_FORMATS:
             raise FormatError(
                 f"{path} has format {version!r}, but this release reads {EVALUATION_FORMAT!r}; run the evaluation again"
             )

@@ -9,7 +9,7 @@ from modelzoo_datasets.analysis import compare_means
 from ..json_record import replace_nan
 from ..recipe import EvaluationRecipe
 from .populations import MEMBERS, RANDOM, SCRATCH
-from .result import CurveResult, EnsembleResult, Places, PopulationResult, SignificanceResult, select_epoch
+from .result import CurveResult, Places, PopulationResult, SignificanceResult, select_epoch
 
 _Populations = Mapping[str, PopulationResult]
 
@@ -88,21 +88,16 @@ def _compare_transfer(
 
 
 def _compare_ensembles(name: str, populations: _Populations) -> Iterator[SignificanceResult]:
-    """Compare the largest ensembles of samples and of zoo members, image by image of the test split."""
+    """Compare the largest ensembles of samples and of zoo members, image by image of the test split.
+
+    The score of an image is the share of random orders whose largest ensemble is right, so that the means are those of
+    the table of ensembles.
+    """
     rivals = populations[MEMBERS].ensembles if MEMBERS in populations else {}
     for kind, ensemble in populations[name].ensembles.items():
         if rival := rivals.get(kind):
             where = f"{kind}, {len(ensemble.mean)} and {len(rival.mean)} models"
-            hits = _list_hits(ensemble), _list_hits(rival)
-            yield from _test("ensembles", where, name, MEMBERS, 0, *hits, is_paired=True)
-
-
-def _list_hits(ensemble: EnsembleResult) -> Sequence[float]:
-    """Return 1 for every test image that the largest ensemble gets right, else 0."""
-    hits = np.ones(ensemble.images)
-    hits[list(ensemble.missed)] = 0
-    values: list[float] = hits.tolist()
-    return values
+            yield from _test("ensembles", where, name, MEMBERS, 0, ensemble.hits, rival.hits, is_paired=True)
 
 
 def _test(

@@ -12,8 +12,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from modelzoo_datasets.architectures import Architecture, build_module, get_architecture
 from modelzoo_datasets.errors import FormatError, ModelZooError
+from modelzoo_datasets.seeds import choose_generator
 from modelzoo_datasets.weights import align_weights, apply_permutations
 
+from ..sampler_names import DEFAULT_SAMPLER, DEFAULT_TOP_FRACTION
 from .bottlenecks import DenseBottleneck, LinearPath, PooledPart, StatisticsPart, TokenBottleneck
 from .hub_mixin import HubMixin, RepresentationConfig
 from .samplers import SAMPLERS, draw_embeddings, select_best_states
@@ -33,7 +35,7 @@ class HyperRepresentation(nn.Module, HubMixin):
         >>> sizes = {"width": 16, "blocks": 1, "heads": 2, "feedforward": 32, "bottleneck": "dense", "latent": 8}
         >>> config = RepresentationConfig(architecture="cnn-s", activation="tanh", dropout=0.0, num_states=1, **sizes)
         >>> rep = HyperRepresentation(config)
-        >>> rep.init_parameters(torch.Generator().manual_seed(0))
+        >>> rep.init_parameters(seed=0)
         >>> z = rep.encode(torch.zeros(3, rep.layout.size))
         >>> z.shape, rep.decode(z).shape
         (torch.Size([3, 8]), torch.Size([3, 2464]))
@@ -116,16 +118,17 @@ class HyperRepresentation(nn.Module, HubMixin):
                 f"  latent vector: {self.latent_dim:,} numbers ({', '.join(parts)})",
                 f"  auto-encoder: {sum(p.numel() for p in self.parameters()):,} parameters, on {self.device}",
                 f"  trained on: {len(self.accuracy):,} states, validation accuracy up to {self.accuracy.max():.1%}",
-                f"  samplers: {', '.join(SAMPLERS)}; default kde, from all states, bandwidth 0.002",
+                f"  samplers: {', '.join(SAMPLERS)}; default {DEFAULT_SAMPLER}, best {DEFAULT_TOP_FRACTION:.0%}",
                 ")",
             )
         )
 
-    def init_parameters(self, generator: torch.Generator) -> None:
-        """Draw all trained parameters; see the function of this name.
+    def init_parameters(self, generator: torch.Generator | None = None, *, seed: int | None = None) -> None:
+        """Draw all trained parameters from a generator or a seed, 0 by default; see the function of this name.
 
         Beside a linear path the transformers start as a correction of zero: their last maps begin at 0.
         """
+        generator = choose_generator(generator, seed, "auto-encoder")
         last_maps = ("bottleneck.down", "debedders") if self.linear_path is not None else ()
         init_parameters(self, generator, (*last_maps, "pooled.up", "statistics.up"))
 
@@ -157,25 +160,36 @@ class HyperRepresentation(nn.Module, HubMixin):
         self,
         n: int,
         *,
-        sampler: str = "kde",
-        top_fraction: float = 1.0,
+        sampler: str = DEFAULT_SAMPLER,
+        top_fraction: float = DEFAULT_TOP_FRACTION,
         bandwidth: float = 0.002,
-        generator: torch.Generator,
+        seed: int | None = None,
+        generator: torch.Generator | None = None,
     ) -> Tensor:
         """Draw new models: embeddings from a sampler (2209.14733, section 3.3), decoded.
 
         Args:
             n: number of models.
-            sampler: name of a sampler, such as `kde`, `normal` or `gan`; see docs/hyper-representations.md.
+            sampler: name of a sampler, such as `normal`, `kde` or `gan`; see docs/hyper-representations.md.
             top_fraction: share of the training states to draw from, best validation accuracy first (S_KDE30: 0.3).
             bandwidth: standard deviation of the kernels of a density, in units of the embedding (published: 0.002).
-            generator: source of all randomness, on the CPU; equal seeds draw equal embeddings on every device.
+            seed: seed of all randomness, 0 by default; `modelzoo-hyperrep sample --seed` draws the same models.
+            generator: source of all randomness, on the CPU, instead of a seed. Equal generators draw equal embeddings
+                on every device.
 
         Returns:
             Weights (n, P).
 
         Raises:
             ModelZooError: an unknown sampler, a number out of range, or too few training states.
+
+        Example:
+            >>> from hyperrep import HyperRepresentation, RepresentationConfig
+            >>> sizes = {"width": 16, "blocks": 1, "heads": 2, "feedforward": 32, "bottleneck": "dense", "latent": 8}
+            >>> kind = {"architecture": "cnn-s", "activation": "tanh", "dropout": 0.0}
+            >>> rep = HyperRepresentation(RepresentationConfig(**kind, num_states=4, **sizes))
+            >>> rep.sample(3, seed=1).shape
+            torch.Size([3, 2464])
         """
         if n < 1 or not 0 < top_fraction <= 1:
             raise ModelZooError(f"expected n >= 1 and 0 < top_fraction <= 1, got n {n}, top_fraction {top_fraction}")
@@ -183,6 +197,7 @@ class HyperRepresentation(nn.Module, HubMixin):
         factors = torch.ones(self.latent_dim)
         factors[: self.bottleneck.latent_dim] = self.config.token_scale
         z = self.embeddings.cpu()[select_best_states(self.accuracy.cpu(), top_fraction)] / factors
+        generator = choose_generator(generator, seed, "samples", sampler)
         return self.decode((draw_embeddings(sampler, z, n, bandwidth, generator) * factors).to(self.device))
 
     def model(self, weights: Tensor) -> nn.Module:

@@ -39,7 +39,7 @@ from ..evaluation import (
 )
 from ..model import CONFIG_FILE, WEIGHTS_FILE, HyperRepresentation
 from ..recipe import EvaluationRecipe
-from ..sampler_names import SAMPLER_INFO, check_sampler
+from ..sampler_names import DEFAULT_SAMPLER, DEFAULT_TOP_FRACTION, SAMPLER_INFO, check_sampler
 from ..storage import CARD_FILE, TrainingInfo, check_unused
 from .cards import sample_card, samples_card
 from .sampled_model import Lineage, NearestState, SampleInfo, SampleMetrics
@@ -76,8 +76,8 @@ class SampleRequest:
     """Number of samples, sampler and its options."""
 
     n: int
-    sampler: str = "kde"
-    top_fraction: float = 1.0  # share of the training states, best validation accuracy first
+    sampler: str = DEFAULT_SAMPLER
+    top_fraction: float = DEFAULT_TOP_FRACTION  # share of the training states, best validation accuracy first
     bandwidth: float = 0.002
     sigma: float = 0.2  # option of the sampler `noise`
     share: float = 0.4  # option of the sampler `move`

@@ -16,7 +16,7 @@ from ..evaluation import (
 from ..trainer import ReconstructionResult
 from .tables import format_p_value
 
-_VERBS = {"above": "beat", "below": "lose to", "level with": "equal"}
+_VERBS = {"above": "beat", "below": "lose to", "level with": "show no difference from"}
 _Populations = Mapping[str, PopulationResult]
 _Rows = Sequence[SignificanceResult]
 
@@ -99,7 +99,7 @@ def _describe_finetuning(name: str, rows: _Rows) -> list[str]:
     if shifted := [row for row in rows if row.where]:
         more = shifted[0].where.removeprefix("+")
         sentences.append(
-            f"Counted as in the paper, with {more} more epochs for scratch, samples of {name} are "
+            f"Counted as in the paper, with {more} more epochs for scratch, samples of {name} next to it: "
             f"{_compare_epochs(shifted)}."
         )
     return sentences
@@ -107,9 +107,17 @@ def _describe_finetuning(name: str, rows: _Rows) -> list[str]:
 
 def _compare_epochs(rows: _Rows) -> str:
     ends = [rows[0], *rows[1:][-1:]]
-    return " and ".join(
-        f"{row.word} it after {row.epoch} epoch{'s' if row.epoch != 1 else ''} ({_format_means(row)})" for row in ends
-    )
+    return " and ".join(f"{_describe_direction(row)} ({_format_means(row)}{_format_doubt(row)})" for row in ends)
+
+
+def _describe_direction(row: SignificanceResult) -> str:
+    after = f"after {row.epoch} epoch{'s' if row.epoch != 1 else ''}"
+    return f"no difference shown {after}" if row.word == "level with" else f"{row.word} it {after}"
+
+
+def _format_doubt(row: SignificanceResult) -> str:
+    """Return the test beside "no difference shown": few models show only large differences."""
+    return f"; {_describe_test(row)}" if row.word == "level with" else ""
 
 
 def _describe_transfer(name: str, rows: _Rows) -> Iterable[str]:

@@ -15,6 +15,7 @@ from ..errors import ArgumentError
 from ..images import Images
 from ..progress import NO_PROGRESS, Progress
 from ..recipes import Training
+from ..seeds import choose_generator
 from ..weights import Layout
 from .similarity import require_finite
 
@@ -114,7 +115,13 @@ def accuracy_spread(states: pd.DataFrame) -> pd.DataFrame:
 
 
 def ensemble_curve(
-    logits: Tensor, labels: Tensor, max_size: int, num_orders: int, generator: torch.Generator
+    logits: Tensor,
+    labels: Tensor,
+    max_size: int,
+    num_orders: int,
+    generator: torch.Generator | None = None,
+    *,
+    seed: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return the accuracy of ensembles of 1 to K = min(N, max_size) models.
 
@@ -126,9 +133,11 @@ def ensemble_curve(
         max_size: The maximum size of an ensemble.
         num_orders: The number R of random orders.
         generator: The source of the random orders.
+        seed: A seed instead of the generator; 0 by default.
 
     Returns:
-        Accuracies (R, K), float64, and the correct images of the largest ensemble of the first order, (B,) bool.
+        Accuracies (R, K), float64, and for each image the number of orders whose largest ensemble is right, (B,) int64.
+        Their mean over images, divided by R, is the mean accuracy of the largest ensembles.
 
     Raises:
         ArgumentError: There are no models, or logits are not finite.
@@ -137,7 +146,8 @@ def ensemble_curve(
         raise ArgumentError(f"an ensemble needs models with finite logits, got {len(logits)} models")
     size_limit = min(len(logits), max_size)
     accuracy = torch.empty(num_orders, size_limit, dtype=torch.float64)
-    right = torch.empty(0, dtype=torch.bool)
+    right = torch.zeros(len(labels), dtype=torch.int64)
+    generator = choose_generator(generator, seed, "ensembles")
     for row in range(num_orders):
         order = torch.randperm(len(logits), generator=generator)[:size_limit]
         total = torch.zeros_like(logits[0])
@@ -145,7 +155,7 @@ def ensemble_curve(
             total += logits[model]
             hits = total.argmax(dim=1) == labels
             accuracy[row, size - 1] = hits.double().mean()
-        right = hits if row == 0 else right
+        right += hits
     return accuracy, right
 
 

@@ -8,6 +8,7 @@ from torch.nn import functional
 from torch.nn.modules.dropout import _DropoutNd
 
 from ..errors import RecipeError
+from ..seeds import choose_generator
 
 ACTIVATION_MODULES: dict[str, Callable[[], nn.Module]] = {
     "tanh": nn.Tanh,
@@ -32,7 +33,9 @@ _INITIAL_BIAS = 0.01
 _CONSTANT = (nn.BatchNorm1d, nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm)
 
 
-def initialize_weights(module: nn.Module, init: str, generator: torch.Generator) -> None:
+def initialize_weights(
+    module: nn.Module, init: str, generator: torch.Generator | None = None, *, seed: int | None = None
+) -> None:
     """Initialize the weights of linear and convolution layers by `init`, and their biases with 0.01.
 
     This follows the code published with 2209.14764. Normalizations get torch's defaults: weight 1, bias 0, mean 0,
@@ -42,10 +45,12 @@ def initialize_weights(module: nn.Module, init: str, generator: torch.Generator)
         module: The module to initialize in place.
         init: One of `modelzoo_datasets.recipes.INITS`, e.g. "kaiming_uniform".
         generator: The source of all random numbers.
+        seed: A seed instead of the generator, 0 by default; models of this seed start with these weights.
 
     Raises:
         RecipeError: The module has other parameters, whose initial values would not depend on the generator.
     """
+    generator = choose_generator(generator, seed, "init")
     parameters = dict(module.named_parameters())
     if unknown := [name for name in find_uninitialized(module) if name in parameters]:
         raise RecipeError(

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..errors import FormatError
+from ..seeds import choose_generator
 from .layout import Layer, Layout, Slot
 
 
@@ -102,14 +103,18 @@ def _unit_axis(slot: Slot, *, before: int, units: int) -> UnitAxis:
     return UnitAxis(slot.start, before, units, after)
 
 
-def sample_permutations(symmetry: Symmetry, n: int, generator: torch.Generator) -> list[Tensor]:
+def sample_permutations(
+    symmetry: Symmetry, n: int, generator: torch.Generator | None = None, *, seed: int | None = None
+) -> list[Tensor]:
     """Return n uniform random permutations (n, S) of the units of every group.
 
     Args:
         symmetry: The groups.
         n: The number of permutations per group.
         generator: A generator on the CPU.
+        seed: A seed instead of the generator; 0 by default.
     """
+    generator = choose_generator(generator, seed, "permutations")
     return [torch.rand(n, g.units, generator=generator).argsort(dim=1) for g in symmetry]
 
 

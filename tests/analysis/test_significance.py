@@ -85,15 +85,17 @@ def test_ensembles_are_means_of_logits_of_the_first_models_of_an_order() -> None
     logits, labels = torch.randn(6, 50, 3, generator=draws), torch.randint(3, (50,), generator=draws)
     accuracy, right = ensemble_curve(logits, labels, 4, 5, keyed_generator(0, "orders"))
     assert accuracy.shape == (5, 4)
-    again = keyed_generator(0, "orders")
+    again, expected = keyed_generator(0, "orders"), torch.zeros(50, dtype=torch.int64)
     for row in range(5):
         order = torch.randperm(6, generator=again)[:4].tolist()
         for size in range(1, 5):
             mean = sum(logits[i].double() for i in order[:size]) / size
             hits = mean.argmax(dim=1) == labels
             assert accuracy[row, size - 1] == pytest.approx(float(hits.double().mean()))
-        if row == 0:
-            assert torch.equal(right, hits)
+        expected += hits
+    assert torch.equal(right, expected)
+    seeded = ensemble_curve(logits, labels, 4, 5, seed=0)
+    assert seeded[0].equal(ensemble_curve(logits, labels, 4, 5, keyed_generator(0, "ensembles"))[0])
     assert ensemble_curve(logits[:2], labels, 30, 3, keyed_generator(0, "orders"))[0].shape == (3, 2)
     with pytest.raises(ArgumentError) as caught:
         ensemble_curve(logits[:0], labels, 4, 5, keyed_generator(0, "orders"))

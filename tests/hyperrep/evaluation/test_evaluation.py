@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -211,6 +212,32 @@ def test_an_evaluation_of_a_release_that_did_not_ask_a_question_is_gone_on_with(
         _claim_folder(tmp_path, info, dataclasses.replace(asked, moves=(0.1,)), engine)
 
 
+def test_ensembles_of_an_earlier_release_are_measured_again_and_all_else_stays(
+    evaluated: tuple[Path, dict[str, Any]],
+    tiny_dataset: Path,
+    trained: Path,
+    protocol: HyperRecipe,
+    engine: TorchEngine,
+    tmp_path: Path,
+) -> None:
+    """Format 2 has the errors of one random order; its table and its tests could differ."""
+    out = Path(shutil.copytree(evaluated[0], tmp_path / "evaluation"))
+    before = contents(out)
+    for path in (out / "facts.json", out / "evaluation.json"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"format": "modelzoo-evaluation-2"}))
+    path = out / "populations" / "kde.json"
+    values = json.loads(path.read_text())
+    for ensemble in values["ensembles"].values():
+        del ensemble["num_missed"], ensemble["orders"]
+    path.write_text(json.dumps(values))
+    assert EvaluationResult.read(out).populations, "an earlier format stays readable"
+    judged: list[str] = []
+    watch = StepProgress(lambda what, done, total: judged.append(what))
+    evaluate(tiny_dataset, trained, protocol, out, engine=engine, images_root=out.parent, progress=watch)
+    assert {*judged} == {"fine-tuning kde", "probing"}
+    assert contents(out) == before
+
+
 @pytest.mark.parametrize("kind", ["folder", "file"])
 def test_a_place_that_holds_something_else_is_refused(
     kind: str, tiny_dataset: Path, trained: Path, tiny_hyper: HyperRecipe, engine: TorchEngine, tmp_path: Path
@@ -231,13 +258,13 @@ def test_a_recipe_that_it_was_not_learned_with_is_refused(
     other = dataclasses.replace(tiny_hyper, data=DataRecipe(config="seed", epochs=(2, 2)))
     told = (
         f"{trained} was not trained by recipe tiny on {tiny_dataset}; "
-        "pass the dataset, and the file of the recipe, that it was trained with"
+        "its recipe is tiny, which it stores: leave out --recipe"
     )
     with pytest.raises(FormatError, match=f"^{re.escape(told)}$"):
         evaluate(tiny_dataset, trained, other, tmp_path / "out", engine=engine, images_root=tmp_path)
     named = dataclasses.replace(tiny_hyper, name="other")
-    told = f"{trained} was not trained by recipe other on {tiny_dataset}; its recipe is tiny: pass that name, or its "
-    with pytest.raises(FormatError, match=f"^{re.escape(told)}file, as --recipe$"):
+    told = f"{trained} was not trained by recipe other on {tiny_dataset}; its recipe is tiny, which "
+    with pytest.raises(FormatError, match=f"^{re.escape(told)}it stores: leave out --recipe$"):
         evaluate(tiny_dataset, trained, named, tmp_path / "out", engine=engine, images_root=tmp_path)
     assert not (tmp_path / "out").exists()
 

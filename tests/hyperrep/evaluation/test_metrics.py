@@ -65,6 +65,7 @@ def test_ensembles_of_a_population_begin_with_its_mean_and_end_with_all_of_it(
     assert zero_shot["mean"][-1] == pytest.approx(float(right.mean())) and zero_shot["std"][-1] < 1e-12
     assert min(found["zero_shot"]) <= zero_shot["mean"][0] <= max(found["zero_shot"])
     assert zero_shot["missed"] == (right == 0).nonzero().flatten().tolist()
+    assert (zero_shot["num_missed"], zero_shot["orders"]) == ([20] * len(zero_shot["missed"]), 20)
     assert len(found["ensembles"]["tuned"]["mean"]) == 2
     alone = dataclasses.replace(bench, recipe=dataclasses.replace(bench.recipe, max_ensemble_size=1))
     assert (
@@ -73,6 +74,17 @@ def test_ensembles_of_a_population_begin_with_its_mean_and_end_with_all_of_it(
         ]
         == {}
     )
+
+
+def test_the_compared_ensembles_score_what_the_table_says(bench: Evaluator) -> None:
+    generator, images = keyed_generator(0, "logits"), len(bench.images.labels("test"))
+    three_of_six = dataclasses.replace(bench, recipe=dataclasses.replace(bench.recipe, max_ensemble_size=3))
+    ensemble = _evaluate_ensembles(torch.randn(6, images, 10, generator=generator), three_of_six, "some")
+    assert ensemble is not None and ensemble.std[-1] > 0.01
+    assert sum(ensemble.hits) / images == pytest.approx(ensemble.mean[-1], abs=1e-12)
+    assert len({*ensemble.hits}) > 2, "orders differ"
+    first = dataclasses.replace(ensemble, num_missed=(), orders=1)  # as format 2 has it
+    assert first.hits.count(0.0) == len(ensemble.missed)
 
 
 def test_models_that_diverged_are_in_no_ensemble(bench: Evaluator) -> None:

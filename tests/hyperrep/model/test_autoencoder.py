@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hyperrep import HyperRepresentation, RepresentationConfig
 from modelzoo_datasets.architectures import build_module, cnn_s
-from modelzoo_datasets.errors import FormatError, ModelZooError
+from modelzoo_datasets.errors import ArgumentError, FormatError, ModelZooError
 from modelzoo_datasets.seeds import keyed_generator
 from modelzoo_datasets.weights.symmetry import permute_units, sample_permutations
 
@@ -190,6 +190,22 @@ def test_embedding_and_decoding_write_into_nothing_they_are_given() -> None:
     rep.decode(z)
     assert torch.equal(weights, before)
     assert torch.equal(z, z_before)
+
+
+def test_a_seed_is_as_good_as_a_generator() -> None:
+    rep = representation()
+    expected = rep.sample(3, sampler="normal", top_fraction=0.3, generator=keyed_generator(5, "samples", "normal"))
+    assert rep.sample(3, seed=5).equal(expected)
+    assert rep.sample(3).equal(rep.sample(3, seed=0)) and not rep.sample(3).equal(expected)
+    with pytest.raises(ArgumentError) as caught:
+        rep.sample(3, seed=5, generator=keyed_generator(5, "samples"))
+    assert str(caught.value) == "pass generator or seed, not both; got a generator and seed 5"
+    first, second, third = (representation() for _ in range(3))
+    first.init_parameters(keyed_generator(4, "auto-encoder"))
+    second.init_parameters(seed=4)
+    third.init_parameters(seed=5)
+    states = [one.encoder_positions for one in (first, second, third)]
+    assert states[0].equal(states[1]) and not states[0].equal(states[2])
 
 
 def test_embeddings_and_samples_can_be_learned_from() -> None:

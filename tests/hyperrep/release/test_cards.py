@@ -96,7 +96,8 @@ def test_without_an_evaluation_the_card_has_what_training_measured_and_says_so(t
 def test_its_code_runs_in_the_folder_and_from_the_hub(
     hub: HubServer, ann: Client, anyone: Client, folder: Path, tmp_path: Path
 ) -> None:
-    shown = "\nprint(weights.shape, z.shape, network(torch.zeros(1, 1, 28, 28)).shape, float(weights.sum()))"
+    shape = "network(torch.zeros(1, 1, 28, 28)).shape"
+    shown = f"\nimport torch\nprint(weights.shape, z.shape, {shape}, float(weights.sum()))"
     here = ann.run(execute, str(folder), code_of((folder / "README.md").read_text()) + shown)
     told = here.stdout.splitlines()[-1:]  # after what the client says of a local folder
     assert told and told[0].startswith("torch.Size([10, 2464]) torch.Size([10, "), here.stderr
@@ -162,7 +163,7 @@ def _older(folder: Path, evaluation: Path) -> str:
     (evaluation / "evaluation.json").write_text(json.dumps(found | {"format": "modelzoo-evaluation-1"}))
     return (
         f"{evaluation / 'evaluation.json'} has format 'modelzoo-evaluation-1', but this release reads "
-        "'modelzoo-evaluation-2'; run the evaluation again"
+        "'modelzoo-evaluation-3'; run the evaluation again"
     )
 
 

@@ -245,8 +245,7 @@ def test_what_cannot_be_sampled_is_told_in_one_line_and_leaves_nothing(
         (
             SampleRequest(n=1),
             where,
-            f"{trained} was not trained by recipe tiny on {other}; pass the dataset, and the file of the recipe, "
-            "that it was trained with",
+            f"{trained} was not trained by recipe tiny on {other}; name the dataset that it was trained on",
         ),
     ):
         with pytest.raises(ModelZooError) as caught:
@@ -343,7 +342,7 @@ def test_an_empty_folder_is_filled_and_a_refused_call_leaves_nothing(trained: Pa
         export_samples(trained, out, SampleRequest(n=1, top_fraction=2.0))
     assert list(tmp_path.rglob("*")) == [out]
     export_samples(trained, out, SampleRequest(n=1))
-    of_one = ["kde-0000/README.md", "kde-0000/config.json", "kde-0000/model.safetensors"]
+    of_one = ["normal-0000/README.md", "normal-0000/config.json", "normal-0000/model.safetensors"]
     assert sorted(contents(out)) == ["README.md", *of_one, "samples.json", "samples.parquet"]
 
 

@@ -14,7 +14,6 @@ from hyperrep import HyperRepresentation
 from hyperrep.release.export import SampleRequest, export_samples
 from modelzoo_datasets.errors import FormatError
 from modelzoo_datasets.hub import read_manifest
-from modelzoo_datasets.seeds import keyed_generator
 
 
 @pytest.fixture(scope="module")
@@ -26,26 +25,28 @@ def samples(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_sample_is_a_model_repo_that_loads_in_two_lines(hub: HubServer, ann: Client, samples: Path) -> None:
-    result = ann.push(samples / "kde-0001", "zoos/kde-0001")
+    result = ann.push(samples / "normal-0001", "zoos/normal-0001")
     assert (result.returncode, result.stderr) == (0, "")
-    assert result.stdout.endswith(f"{hub.url}/zoos/kde-0001: pushed\n")
-    repo = hub.repos["models", "zoos/kde-0001"]
+    assert result.stdout.endswith(f"{hub.url}/zoos/normal-0001: pushed\n")
+    repo = hub.repos["models", "zoos/normal-0001"]
     assert {*repo.commit("main").files} == {".gitattributes", "README.md", "config.json", "model.safetensors"}
     assert repo.tags == {"modelzoo-sample-1": repo.branches["main"]}
-    loaded = ann.run(loads_sample, "zoos/kde-0001")
-    tensors = load_file(samples / "kde-0001" / "model.safetensors")
+    loaded = ann.run(loads_sample, "zoos/normal-0001")
+    tensors = load_file(samples / "normal-0001" / "model.safetensors")
     assert loaded.stdout == f"ModuleListCNN { {name: float(p.sum()) for name, p in sorted(tensors.items())} }\n", (
         loaded.stderr
     )
-    assert ann.push(samples / "kde-0001", "zoos/kde-0001").stdout.endswith(": is already this sampled model\n")
+    assert ann.push(samples / "normal-0001", "zoos/normal-0001").stdout.endswith(": is already this sampled model\n")
 
 
 def test_the_table_of_samples_is_a_dataset_repo(hub: HubServer, ann: Client, samples: Path) -> None:
     assert ann.push(samples, "zoos/samples").returncode == 0
     files = {*hub.repos["datasets", "zoos/samples"].commit("main").files}
     assert files == {".gitattributes", "README.md", "samples.json", "samples.parquet"}
-    loaded = ann.run(loads_table, "zoos/samples", "kde")
-    assert loaded.stdout.startswith("['kde-0000', 'kde-0001'] ") and loaded.stdout.endswith(" []\n"), loaded.stderr
+    loaded = ann.run(loads_table, "zoos/samples", "normal")
+    assert loaded.stdout.startswith("['normal-0000', 'normal-0001'] ") and loaded.stdout.endswith(" []\n"), (
+        loaded.stderr
+    )
 
 
 def test_samples_of_a_pushed_hyper_representation_name_it_and_its_revision(
@@ -57,19 +58,19 @@ def test_samples_of_a_pushed_hyper_representation_name_it_and_its_revision(
     out = tmp_path / "samples"
     result = ann.run(samples_from, "zoos/tiny-hyperrep", str(out))
     assert (result.returncode, result.stdout) == (0, f"{out}: 2 models\n"), result.stderr
-    lineage = json.loads((out / "kde-0000" / "config.json").read_text())["lineage"]
+    lineage = json.loads((out / "normal-0000" / "config.json").read_text())["lineage"]
     assert (lineage["hyperrep"], lineage["hyperrep_revision"]) == ("zoos/tiny-hyperrep", repo.branches["main"])
-    card = (out / "kde-0000" / "README.md").read_text()
+    card = (out / "normal-0000" / "README.md").read_text()
     assert "base_model: zoos/tiny-hyperrep" in card
-    expected = rep.sample(2, top_fraction=0.3, generator=keyed_generator(0, "samples", "kde"))
-    found = load_file(out / "kde-0000" / "model.safetensors")
+    expected = rep.sample(2, seed=0)
+    found = load_file(out / "normal-0000" / "model.safetensors")
     assert rep.layout.pack(found).equal(expected[0])
-    assert ann.push(out / "kde-0000", "zoos/kde-0000").returncode == 0, "the Hub refuses its card"
+    assert ann.push(out / "normal-0000", "zoos/normal-0000").returncode == 0, "the Hub refuses its card"
 
 
 def test_what_is_not_whole_is_refused_before_anything_is_sent(samples: Path, trained: Path, tmp_path: Path) -> None:
     for source, missing, maker in (
-        (samples / "kde-0000", "README.md", "modelzoo-hyperrep sample"),
+        (samples / "normal-0000", "README.md", "modelzoo-hyperrep sample"),
         (samples, "samples.parquet", "modelzoo-hyperrep sample"),
         (trained, "model.safetensors", "modelzoo-hyperrep train"),
     ):
@@ -82,7 +83,7 @@ def test_what_is_not_whole_is_refused_before_anything_is_sent(samples: Path, tra
 
 def test_each_kind_says_what_it_is(samples: Path, trained: Path) -> None:
     for folder, repo_type, kind in (
-        (samples / "kde-0000", "model", "sampled model"),
+        (samples / "normal-0000", "model", "sampled model"),
         (samples, "dataset", "table of samples"),
         (trained, "model", "hyper-representation"),
     ):

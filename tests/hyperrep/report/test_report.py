@@ -82,7 +82,7 @@ def evaluation(sample: float, noise: float, averages: float = 0.3) -> dict[str, 
         for values in (transfer, changed)
     ]
     return {
-        "format": "modelzoo-evaluation-2",
+        "format": "modelzoo-evaluation-3",
         "protocol": {"fine_tune": [1, 2]},
         "offset": 1,
         "populations": populations,
@@ -143,14 +143,20 @@ def test_equal_values_give_equal_bytes(text: str) -> None:
     assert page(evaluation(0.6, 0.4)) == text
 
 
-@pytest.mark.parametrize(("sample", "noise", "word"), [(0.6, 0.4, "beat"), (0.4, 0.6, "lose to"), (0.5, 0.5, "equal")])
+@pytest.mark.parametrize(
+    ("sample", "noise", "word"),
+    [(0.6, 0.4, "beat"), (0.4, 0.6, "lose to"), (0.5, 0.5, "show no difference from")],
+)
 def test_the_words_about_noise_follow_the_numbers(sample: float, noise: float, word: str) -> None:
     found = evaluation(sample, noise, averages=sample)
     said = next(
         sentence for sentence in write_verdicts(read(found)) if sentence.startswith("Samples of kde (n=8) are 0.5")
     )
     assert f"the samples {word} noise at matched distance, {100 * sample:.0f}." in said.replace("60.0", "60.")
-    assert "the samples equal averages at matched distance (for the 5 samples whose distance averages reach)" in said
+    assert (
+        "the samples show no difference from averages at matched distance (for the 5 samples whose distance averages "
+        "reach)"
+    ) in said
 
 
 def test_the_words_are_whole_sentences() -> None:
@@ -170,8 +176,8 @@ def test_the_words_are_whole_sentences() -> None:
         "above it after 2 epochs (75.1 % against 50.1 %)."
     )
     assert said[5] == (
-        "Counted as in the paper, with 1 more epochs for scratch, samples of kde are above it after 1 epoch (67.6 % "
-        "against 50.1 %)."
+        "Counted as in the paper, with 1 more epochs for scratch, samples of kde next to it: above it after 1 epoch "
+        "(67.6 % against 50.1 %)."
     )
     assert said[6].startswith("Samples of kde fine-tuned on mnist next to zoo members: below it after 1 epoch")
     assert said[8].startswith("Samples of kde fine-tuned in the architecture res-cnn next to random init: above it")
@@ -179,6 +185,18 @@ def test_the_words_are_whole_sentences() -> None:
         "Ensembles of samples of kde (zero-shot, 2 and 2 models) lose to ensembles of zoo members"
     )
     assert said[9].endswith("paired t-test, 100 images).")
+
+
+def test_no_difference_is_never_said_without_its_interval_and_n() -> None:
+    """Equality is no result of a test: with few models, large differences are not shown either."""
+    said = write_verdicts(read(evaluation(0.6, 0.65)))  # equal after one epoch
+    assert not [sentence for sentence in said if re.search(r"\b(equals?|level with)\b", sentence)]
+    clauses = [
+        part for sentence in said for part in re.findall(r"no difference shown after[^()]*\(([^()]*)\)", sentence)
+    ]
+    assert clauses
+    for clause in clauses:
+        assert re.search(r"95 % interval [+-][\d.]+ to [+-][\d.]+, p .*n=8 and 8$", clause), clause
 
 
 def test_where_averages_do_not_reach_and_where_there_are_too_few_models_it_is_said() -> None:
