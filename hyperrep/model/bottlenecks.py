@@ -153,7 +153,7 @@ class StatisticsPart(nn.Module):
     def __init__(self, layout: Layout, width: int) -> None:
         super().__init__()
         self.layout = layout
-        self.latent_dim = compute_layer_statistics(torch.zeros(1, layout.size), layout).shape[1]
+        self.latent_dim = (2 + len(_QUANTILES)) * len(layout.slots)
         self.up = nn.Linear(self.latent_dim, width)
         self.register_buffer("mean", torch.zeros(self.latent_dim))
         self.register_buffer("deviation", torch.ones(self.latent_dim))

@@ -7,9 +7,10 @@ model.safetensors, and so does the model repo that either is pushed to.
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, cast
 
 import jinja2
 from huggingface_hub import DatasetCardData, ModelCard, ModelCardData, PyTorchModelHubMixin
@@ -17,14 +18,17 @@ from huggingface_hub import DatasetCardData, ModelCard, ModelCardData, PyTorchMo
 from modelzoo_datasets._util import one_line
 from modelzoo_datasets.errors import FormatError
 from modelzoo_datasets.hub import download_files, parse_repo_id
-from modelzoo_datasets.zoo import read_json, read_tensors
+from modelzoo_datasets.zoo import SafetensorsHeader, read_json, read_tensors
 
 from ..json_record import JsonRecord
+from .size_check import check_sizes
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 THIS_FOLDER = "."  # name on a card whose example runs in the folder of the card
 LIBRARY, _TAGS = "modelzoo-datasets", ["hyper-representation", "neural-network-weights", "weight-space-learning"]
 _UNKNOWN = "unknown"  # the Hub's word for a licence that nobody named
+_COUNTS = ("width", "blocks", "heads", "feedforward", "num_states")  # each is 1 or more
+_MAX_SIZE = 2**31  # no dimension of a network is larger
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +62,21 @@ class RepresentationConfig(JsonRecord):
     statistics: bool = False  # append s(W), the statistics of the layers, to the latent vector
     token_scale: float = 1.0  # factor of the token part of z
 
+    def check_numbers(self) -> None:
+        """Check that a configuration from a file has numbers where sizes must be; raises FormatError."""
+        for name in _COUNTS:
+            if type(value := getattr(self, name)) is not int or not 1 <= value < _MAX_SIZE:
+                raise FormatError(f"config.json: {name} must be a whole number from 1, got {value!r}")
+        if type(self.pooled_dim) is not int or not 0 <= self.pooled_dim < _MAX_SIZE:
+            raise FormatError(f"config.json: pooled must be a whole number from 0, got {self.pooled_dim!r}")
+        if type(self.latent) not in (int, float) or not 0 < self.latent < _MAX_SIZE:
+            raise FormatError(f"config.json: latent must be a number above 0, got {self.latent!r}")
+        if not isinstance(self.activation, str) or isinstance(self.dropout, bool | str):
+            values = f"{self.activation!r} and {self.dropout!r}"
+            raise FormatError(f"config.json: activation must be a name and dropout a number, got {values}")
+        if self.width % self.heads:
+            raise FormatError(f"config.json: width {self.width} must be a multiple of heads {self.heads}")
+
 
 class HubMixin(PyTorchModelHubMixin):
     """The Hub's mixin with strict loading, our errors, and a card that says what the model is."""
@@ -85,12 +104,16 @@ class HubMixin(PyTorchModelHubMixin):
         if not folder.is_dir():
             raise FormatError(f"there is no folder {source}; expected a folder of modelzoo-hyperrep train, or ORG/NAME")
         try:
-            rep = cls(RepresentationConfig.from_json(read_json(folder / CONFIG_FILE)))
-            rep.load_state_dict(read_tensors(folder / WEIGHTS_FILE), strict=strict)  # type: ignore[attr-defined]
+            config = RepresentationConfig.from_json(read_json(folder / CONFIG_FILE))
+            config.check_numbers()
+            build: Any = partial(cls, config)
+            check_sizes(config.blocks, SafetensorsHeader.read(folder / WEIGHTS_FILE), build, strict=strict)
+            rep = build()
+            rep.load_state_dict(read_tensors(folder / WEIGHTS_FILE), strict=strict)
         except (FormatError, RuntimeError, TypeError, AssertionError) as error:
             raise FormatError(f"cannot read hyper-representation {source}: {one_line(error)}") from error
-        rep.eval()  # type: ignore[attr-defined]
-        return rep
+        rep.eval()
+        return cast(Self, rep)
 
     def _save_pretrained(self, save_directory: Path) -> None:
         """Write config.json under the keys of files, and the weights; the mixin adds the card."""

@@ -5,15 +5,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 
 from modelzoo_datasets._util import one_line
 from modelzoo_datasets.architectures import get_architecture
 from modelzoo_datasets.errors import FormatError
 from modelzoo_datasets.weights import Layout
-from modelzoo_datasets.zoo import read_json
+from modelzoo_datasets.zoo import read_json, read_tensors
 
 from ..json_record import JsonRecord
 from ..model import CONFIG_FILE, WEIGHTS_FILE, locate_files
@@ -167,8 +165,8 @@ def load_sample(source: str | Path, *, revision: str | None = None) -> nn.Module
     info = SampleInfo.read(folder, source)
     module = get_architecture(info.architecture).module(info.activation, info.dropout)
     try:
-        module.load_state_dict(load_file(folder / WEIGHTS_FILE), strict=True)
-    except (OSError, SafetensorError, RuntimeError) as error:
+        module.load_state_dict(read_tensors(folder / WEIGHTS_FILE), strict=True)
+    except (FormatError, RuntimeError) as error:
         raise FormatError(f"cannot load sampled model {source}: {one_line(error)}") from error
     return module.eval()
 

@@ -20,7 +20,8 @@ from torch import Tensor
 from .._util import one_line
 from ..errors import FormatError
 from .atomic_io import write_bytes
-from .plain_files import read_plain_file
+from .limits import MAX_HEADER_BYTES
+from .plain_files import check_plain_file, read_plain_file
 
 _SIZE_BYTES = 8  # the size of the header comes first, as little-endian uint64
 _NAMES = {  # dtype -> its name in a header
@@ -109,6 +110,20 @@ class SafetensorsHeader:
             raise ValueError(one_line(error)) from error
         return cls(size, tensors, metadata)
 
+    @classmethod
+    def read(cls, path: Path) -> "SafetensorsHeader":
+        """Read the header of a file and none of its tensors.
+
+        Raises:
+            FormatError: it is no safetensors file, or not a plain file.
+        """
+        check_plain_file(path)
+        try:
+            with path.open("rb") as file:
+                return cls.parse(read_header_bytes(file, MAX_HEADER_BYTES))
+        except (OSError, ValueError) as error:
+            raise FormatError(f"cannot read state file {path}: {one_line(error)}") from error
+
 
 def read_header_bytes(file: BinaryIO, max_size: int) -> bytes:
     """Read the first bytes of an open file up to its first tensor.
@@ -135,6 +150,8 @@ def header_size(content: bytes | memoryview) -> int:
 
 def _parse_entry(entry: Mapping[str, Any], offset: int) -> TensorEntry:
     begin, end = entry["data_offsets"]
+    if not all(type(number) is int and number >= 0 for number in (*entry["shape"], begin, end)):
+        raise ValueError("its shapes and offsets must be whole numbers from 0")
     return TensorEntry(str(entry["dtype"]), tuple(entry["shape"]), offset + begin, offset + end)
 
 

@@ -3,12 +3,15 @@
 import csv
 import dataclasses
 import json
+import os
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from helpers.memory_limits import run_code_limited
 from helpers.steps import StepProgress
 from helpers.tiny_learning import recipe
 from safetensors.torch import load_file
@@ -195,8 +198,54 @@ def test_tensors_of_another_representation_are_told_in_one_line(copied: Path) ->
     told = refusal(copied)
     told = refusal(copied)
     assert told.startswith(f"cannot read hyper-representation {copied}: ")
-    assert "size mismatch" in told
+    assert "config.json asks for encoder_positions of shape (" in told
     assert "\n" not in told
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"blocks": 10**9}, "config.json says 1,000,000,000 blocks, but the weights have 1"),
+        ({"blocks": 2}, "config.json says 2 blocks, but the weights have 1"),
+        ({"width": 20_000, "heads": 1}, "config.json asks for encoder_positions of shape (48, 20000), but"),
+        ({"width": 2**31 - 2, "heads": 1}, ""),
+        ({"feedforward": 2**31 - 2}, "config.json asks for encoder.layers.0.linear1.weight of shape (2147483646, "),
+        ({"latent": 10**9}, ""),
+        ({"latent": float("inf")}, "config.json: latent must be a number above 0, got inf"),
+        ({"latent": float("nan")}, "config.json: latent must be a number above 0, got nan"),
+        ({"states": 10**9}, "config.json asks for embeddings of shape (1000000000, "),
+        ({"states": -1}, "config.json: num_states must be a whole number from 1, got -1"),
+        ({"heads": 0}, "config.json: heads must be a whole number from 1, got 0"),
+        ({"heads": 10**6}, "must be a multiple of heads 1000000"),
+        ({"pooled": 10**6}, ""),
+        ({"statistics": True}, "config.json asks for embeddings of shape (28, 550), but the weights have (28, 480)"),
+        ({"width": "16"}, "config.json: width must be a whole number from 1, got '16'"),
+        ({"activation": 3}, "config.json: activation must be a name and dropout a number, got 3"),
+    ],
+)
+def test_sizes_are_compared_with_the_weights_before_memory_is_taken(
+    copied: Path, change: dict[str, Any], expected: str
+) -> None:
+    path = copied / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    code = (
+        "from hyperrep import HyperRepresentation\nfrom modelzoo_datasets.errors import FormatError\nimport sys\n"
+        f"try: HyperRepresentation.from_pretrained({str(copied)!r})\n"
+        "except FormatError as error: print(error, file=sys.stderr)\n"
+    )
+    end = run_code_limited(code, copied)
+    assert end.status == 0
+    (line,) = end.lines
+    assert line.startswith(f"cannot read hyper-representation {copied}: ")
+    assert expected in line
+    assert end.peak < 600_000_000
+
+
+def test_a_pipe_in_a_folder_is_refused(copied: Path) -> None:
+    for name in ("model.safetensors", "config.json"):
+        (copied / name).unlink()
+        os.mkfifo(copied / name)
+        assert f"{copied / name} is a named pipe" in refusal(copied)
 
 
 def test_a_folder_of_a_model_alone_is_a_hyper_representation_too(finished: Path, copied: Path) -> None:
