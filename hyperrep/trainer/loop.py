@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from modelzoo_datasets.engines import full_precision
 from modelzoo_datasets.errors import ModelZooError
 from modelzoo_datasets.seeds import keyed_generator
 
@@ -82,6 +83,7 @@ def train_epochs(
     rep.embeddings.copy_(rep.encode(aligned))
 
 
+@full_precision()  # on a GPU, convolutions of networks in the loss would be in TF32, there and back
 def _train_epoch(
     learner: Learner,
     optimizer: torch.optim.Optimizer,

@@ -8,6 +8,7 @@ from .base import States as States
 from .common import one_thread as one_thread
 from .common import variational_layout as variational_layout
 from .cuda.cuda_engine import CudaEngine as CudaEngine
+from .cuda.device import full_precision as full_precision
 from .functional import BatchedNetwork as BatchedNetwork
 from .functional import make_batched_network as make_batched_network
 from .native.native_engine import NativeEngine as NativeEngine

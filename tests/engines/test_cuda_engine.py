@@ -18,7 +18,6 @@ from modelzoo_datasets.architectures import Architecture, get_architecture, regi
 from modelzoo_datasets.architectures.modules import SeededDropout, seed_dropout
 from modelzoo_datasets.architectures.variational import make_variational, seed_noise
 from modelzoo_datasets.engines import SPARSITY, CudaEngine, Engine, Job, NetworkSpec, States, TorchEngine, one_thread
-from modelzoo_datasets.engines.cuda.device import choose_cohort_size, full_precision
 from modelzoo_datasets.engines.cuda.optimizers import find_runs, tabulate_rates, tabulate_schedules
 from modelzoo_datasets.engines.cuda.rng import (
     RandomStream,
@@ -288,7 +287,7 @@ def test_small_cohorts_give_the_same_models(
     stacked: CudaEngine, few_images: Images, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = collected(stacked, few_images, JOBS)
-    monkeypatch.setattr("modelzoo_datasets.engines.cuda.device._CPU_BYTES", 0)
+    monkeypatch.setattr("modelzoo_datasets.engines.cuda.memory._CPU_BYTES", 0)
     yielded = [len(states.jobs) for states in stacked.train("cnn-s", few_images, JOBS, metrics_on=())]
     assert set(yielded) == {1}, "no memory: one model at a time"
     assert_same(collected(stacked, few_images, JOBS), whole)
@@ -358,20 +357,6 @@ def test_rates_are_those_of_torch_at_every_step(optimizer: str, schedule: str) -
     assert torch.equal(later, table[5:])
 
 
-@pytest.mark.parametrize(
-    ("free", "shared", "each", "models", "size"),
-    [
-        (1000, 0, 100, 8, 8),  # 8 fit; a fifth stays free
-        (1000, 0, 100, 9, 5),  # two cohorts of 5 and 4, not of 8 and 1
-        (1000, 500, 100, 9, 3),
-        (1000, 5000, 100, 9, 1),  # nothing fits: one at a time, and the device reports the lack of memory
-        (10**12, 0, 100, 3, 3),
-    ],
-)
-def test_a_cohort_is_as_large_as_memory_allows(free: int, shared: int, each: int, models: int, size: int) -> None:
-    assert choose_cohort_size(free, shared, each, models) == size
-
-
 def test_jobs_that_take_other_steps_are_in_other_groups() -> None:
     other = [
         dataclasses.replace(TRAINING, **changes)
@@ -407,15 +392,6 @@ def test_stacked_weights_are_given_back_to_the_bit(channels_last: bool, monkeypa
     assert torch.equal(stack.flatten(stack.parameters(slice(1, 3))), stack.trained[1:3])
     kernel = stack.parameters(slice(0, 1))[0][0]
     assert kernel.is_contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
-
-
-def test_full_precision_is_for_within_only() -> None:
-    matmul, convolution = torch.backends.cuda.matmul, torch.backends.cudnn.conv  # type: ignore[attr-defined]
-    before = matmul.fp32_precision, convolution.fp32_precision
-    with pytest.raises(RuntimeError, match="stop"), full_precision():
-        assert (matmul.fp32_precision, convolution.fp32_precision) == ("ieee", "ieee")
-        raise RuntimeError("stop")
-    assert (matmul.fp32_precision, convolution.fp32_precision) == before
 
 
 def test_networks_of_other_activations_are_measured_apart(stacked: CudaEngine, few_images: Images) -> None:

@@ -27,17 +27,18 @@ from modelzoo_datasets.engines import CudaEngine, Job, States, TorchEngine, one_
 from modelzoo_datasets.engines.chain import get_chain
 from modelzoo_datasets.engines.common import build_initial_module, pack_state
 from modelzoo_datasets.engines.cuda.block_kernel import (
+    GPU_OPTIONS,
     OPTIONS,
     SHARED_BYTES,
     THREADS,
     Block,
     CompileKernel,
     LaunchKernel,
-    compile_with_cupy,
     kernel_source,
 )
 from modelzoo_datasets.engines.cuda.block_trainer import BlockTrainer, make_block
 from modelzoo_datasets.engines.cuda.evaluate import DeviceImages
+from modelzoo_datasets.engines.cuda.kernel_compiler import check_launch, compile_with_cupy
 from modelzoo_datasets.errors import NoKernelError
 from modelzoo_datasets.images import Images, Split
 from modelzoo_datasets.seeds import keyed_generator
@@ -91,7 +92,9 @@ def launch_of(block: Block, library: ctypes.CDLL) -> LaunchKernel:
 
     def launch(fields: Tensor, models: int) -> None:
         shared = torch.full((block.memory_bytes + 2 * margin,), 0xFF, dtype=torch.uint8)  # NaN
+        torch.set_flush_denormal(True)  # as on a GPU, see GPU_OPTIONS; threads of the kernel inherit it
         library.train_epoch(ctypes.c_void_p(fields.data_ptr()), models, ctypes.c_void_p(shared.data_ptr() + margin))
+        torch.set_flush_denormal(False)
         assert (shared[:margin] == 0xFF).all() and (shared[-margin:] == 0xFF).all()
 
     return launch
@@ -254,6 +257,41 @@ def test_a_model_does_not_depend_on_its_neighbors(kernel: CudaEngine, few_images
 
 
 @BUILT
+def test_a_cohort_that_is_halved_gives_the_same_bits(
+    kernel: CudaEngine, few_images: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = [dataclasses.replace(JOBS[1], seed=seed) for seed in range(3)]
+    expected = collected(kernel, few_images, jobs)
+    whole = BlockTrainer.train_epoch
+
+    def train_epoch(self: BlockTrainer, epoch: int) -> tuple[Tensor, Tensor]:
+        if epoch == 2 and len(self.jobs) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return whole(self, epoch)
+
+    monkeypatch.setattr(BlockTrainer, "train_epoch", train_epoch)
+    found = collected(kernel, few_images, jobs)
+    for index, states in expected.items():
+        assert torch.equal(found[index].weights, states.weights) and torch.equal(found[index].recall, states.recall)
+
+
+@BUILT
+def test_the_first_launch_of_a_sound_kernel_passes(compile_kernel: CompileKernel) -> None:
+    for architecture, batch in (("cnn-s", 10), ("cnn-m", 5)):
+        block = Block.from_stages(get_chain(architecture, "tanh", 0.0), batch)
+        check_launch(compile_kernel(block), block, CPU)
+
+
+@BUILT
+def test_subnormal_numbers_are_flushed_as_on_a_gpu(kernel: CudaEngine, engine: TorchEngine, few_images: Images) -> None:
+    """A rate so small that every step is subnormal moves weights of zero in the reference, and not here."""
+    training = dataclasses.replace(TRAINING, optimizer="sgd", lr=1e-39, momentum=0.0, weight_decay=0.0, epochs=1)
+    jobs = [Job(training=training, seed=0, initial_weights=torch.zeros(2464))]
+    found, expected = (collected(e, few_images, jobs, ())[0].weights[1] for e in (kernel, engine))
+    assert 0 < expected.abs().max() < torch.finfo(torch.float32).tiny and not found.any()
+
+
+@BUILT
 def test_threads_of_a_block_share_the_work_and_change_no_bit(
     build: Build, kernel: CudaEngine, few_images: Images
 ) -> None:
@@ -401,7 +439,9 @@ def test_without_cupy_weights_are_stacked_and_one_line_says_why(
     few_images: Images, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO):
-        found = collected(CudaEngine(CPU, compile_kernel=compile_with_cupy), few_images, JOBS[:1], ())
+        found = collected(
+            CudaEngine(CPU, compile_kernel=lambda block: compile_with_cupy(block, 0)), few_images, JOBS[:1], ()
+        )
     assert caplog.messages == [
         "engine 'cuda' trains cnn-s with stacked weights, without its kernel: No module named 'cupy'; "
         "pip install 'modelzoo-datasets[cuda]'"
@@ -416,7 +456,7 @@ def test_nvcc_compiles_it_and_it_fits_on_a_multiprocessor(architecture: str, bat
     block = Block.from_stages(get_chain(architecture, "tanh", 0.0), batch)
     source = tmp_path / "kernel.cu"
     source.write_text(kernel_source(block))
-    command = [str(NVCC), *OPTIONS, "-arch=sm_90", "-cubin", "--resource-usage", "-Werror", "all-warnings"]
+    command = [str(NVCC), *GPU_OPTIONS, "-arch=sm_90", "-cubin", "--resource-usage", "-Werror", "all-warnings"]
     done = subprocess.run([*command, str(source), "-o", str(tmp_path / "kernel.cubin")], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     registers, spilled = (
@@ -436,7 +476,7 @@ def test_nvrtc_compiles_it() -> None:
         _, program = nvrtc.nvrtcCreateProgram(source, b"kernel.cu", 0, [], [])
     except RuntimeError:
         pytest.skip("no NVRTC here")
-    options = [*(option.encode() for option in OPTIONS), b"--gpu-architecture=sm_90"]
+    options = [*(option.encode() for option in GPU_OPTIONS), b"--gpu-architecture=sm_90"]
     (found,) = nvrtc.nvrtcCompileProgram(program, len(options), options)
     # NVRTC writes into the bytes, so they must not be a shared object, as bytes of length 1 are.
     log = bytes(nvrtc.nvrtcGetProgramLogSize(program)[1] + 2)

@@ -1,4 +1,4 @@
-"""The kernel that trains a whole model per thread block: its sizes in shared memory, its source and its compilation.
+"""The kernel that trains a whole model per thread block: its sizes in shared memory, its source and its arguments.
 
 The sizes decide the order of sums, so they depend on the network and the batch size alone, never on other models.
 
@@ -7,24 +7,23 @@ Not run on a GPU yet: nvcc compiles the kernel, and the tests run its arithmetic
     P weights of a model, C channels, H and W of an image
 """
 
-import importlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from dataclasses import dataclass, fields
+from functools import cached_property
 from math import prod
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...errors import NoCompilerError, NoKernelError
+from ...errors import NoKernelError
 from ...weights import Layout
 from ..chain import Stage
 
 SHARED_BYTES = 232_448  # shared memory of a block on H100 and H200: 227 KB
 THREADS = 512
 OPTIONS = ("-std=c++17",)  # for NVRTC, nvcc and C++ compilers; no fast math: saturation must be exact
+GPU_OPTIONS = (*OPTIONS, "-ftz=true")  # for NVRTC and nvcc: CuPy flushes subnormal numbers, whatever it is told
 _MAX_TILE = 16  # images
 _MAX_PER_THREAD = 4  # units or channels that one thread works on
 _GENERATOR_WORDS = 2 * 624
@@ -35,6 +34,35 @@ _PARTS = ("mersenne", "activations", "stage", "epoch")  # each part needs those 
 # Train M models for one epoch: takes the fields of the kernel's `Epoch` (17,) int64 on the device, and M.
 LaunchKernel = Callable[[Tensor, int], None]
 CompileKernel = Callable[["Block"], LaunchKernel]
+
+
+@dataclass(frozen=True, kw_only=True)
+class KernelEpoch:
+    """The tensors of an epoch on the device, in the order of the fields of the kernel's `Epoch`.
+
+    M models, N images, S stages, P weights, Q tables of rates, K steps.
+    """
+
+    pixels: Tensor  # (N, C, H, W) uint8
+    labels: Tensor  # (N,) int32
+    orders: Tensor  # (M, N) int32
+    pixel_table: Tensor  # (C, 256) float32
+    weights: Tensor  # (M, P) float32, as the next two
+    first_moment: Tensor
+    second_moment: Tensor
+    rates: Tensor  # (Q, K, 5) float32
+    table_of_model: Tensor  # (M,) int32
+    adaptive: Tensor  # (M,) int32
+    activations: Tensor  # (M, S) int32
+    dropouts: Tensor  # (M, S) float32
+    seeds: Tensor  # (M,) uint32
+    losses: Tensor  # (M,) float64
+    correct: Tensor  # (M,) int64
+
+    def pack_fields(self, batch_size: int) -> Tensor:
+        """Return all addresses, the number of images and the batch size, as the kernel reads them."""
+        addresses = [getattr(self, field.name).data_ptr() for field in fields(self)]
+        return torch.tensor([*addresses, len(self.labels), batch_size]).to(self.weights.device)
 
 
 @dataclass(frozen=True)
@@ -219,29 +247,3 @@ def _read_header(path: Path) -> str:
     """Read a header without the lines that matter only between files."""
     lines = path.read_text(encoding="utf-8").splitlines()
     return "\n".join(line for line in lines if not line.startswith(("#pragma once", '#include "')))
-
-
-@lru_cache(maxsize=64)
-def compile_with_cupy(block: Block) -> LaunchKernel:
-    """Compile the kernel for the current GPU with NVRTC. CuPy caches compiled kernels on disk.
-
-    Launches go into the current stream of torch.
-
-    Raises:
-        NoCompilerError: CuPy is not installed or cannot compile.
-    """
-    try:
-        cupy: Any = importlib.import_module("cupy")
-    except ImportError as error:
-        raise NoCompilerError(f"{error}; pip install 'modelzoo-datasets[cuda]'") from error
-    try:
-        kernel = cupy.RawKernel(kernel_source(block), "train_epoch", options=OPTIONS, backend="nvrtc")
-        kernel.max_dynamic_shared_size_bytes = block.memory_bytes  # compiles it
-    except (cupy.cuda.compiler.CompileException, RuntimeError) as error:  # RuntimeError if a library is missing
-        raise NoCompilerError(f"CuPy: {str(error).strip().splitlines()[0]}") from error
-
-    def launch(fields: Tensor, num_models: int) -> None:
-        with cupy.cuda.Device(fields.device.index), cupy.cuda.Stream.from_external(torch.cuda.current_stream()):
-            kernel((num_models,), (THREADS,), (cupy.uint64(fields.data_ptr()),), shared_mem=block.memory_bytes)
-
-    return launch

@@ -16,8 +16,9 @@ from ...seeds import derive_seed, keyed_generator
 from ...weights import Layout
 from ..base import Job
 from ..chain import Stage, get_chain
-from .block_kernel import Block, CompileKernel
+from .block_kernel import Block, CompileKernel, KernelEpoch
 from .evaluate import DeviceImages
+from .kernel_compiler import check_launch
 from .optimizers import tabulate_rates, tabulate_schedules
 from .stacked import build_training_module
 
@@ -89,12 +90,13 @@ class BlockTrainer:
             compile_kernel: Compiles the kernel for a block.
 
         Raises:
-            NoKernelError: As of `make_block` and `compile_kernel`.
+            NoKernelError: As of `make_block`, `compile_kernel` and `check_launch`.
         """
         block = make_block(architecture, jobs)
         self._launch = compile_kernel(block)
         self.jobs, self._trainings = jobs, [job.training for job in jobs]
         device = self._device = images.labels["train"].device
+        check_launch(self._launch, block, device)
         self._order = block.kernel_order(Layout.from_module(build_training_module(architecture, jobs[0]))).to(device)
         self._weights = vectors.to(device)[:, self._order]
         self._first, self._second = torch.zeros_like(self._weights), torch.zeros_like(self._weights)
@@ -131,24 +133,36 @@ class BlockTrainer:
 
     def train_epoch(self, epoch: int) -> tuple[Tensor, Tensor]:
         """See `CohortTrainer.train_epoch`."""
-        num_images, num_models, device = len(self._labels), len(self.jobs), self._device
-        steps = -(-num_images // self._trainings[0].batch_size)
-        orders = torch.stack([future.result() for future in self._next_orders]).to(device)
-        rates = tabulate_rates(self._kinds, self._schedules, (epoch - 1) * steps, steps)
-        rates = rates.movedim(1, 0).contiguous().to(device)
-        seeds = torch.tensor([derive_seed(job.seed, "dropout", epoch) for job in self.jobs])
-        low_seeds = seeds.bitwise_and(0xFFFFFFFF).to(torch.uint32).to(device)  # mt19937 uses the low 32 bits
-        losses = torch.empty(num_models, dtype=torch.float64, device=device)
-        correct = torch.empty(num_models, dtype=torch.int64, device=device)
-        tensors = (  # in the order of the fields of the kernel's `Epoch`
-            *(self._pixels, self._labels, orders, self._pixel_table, self._weights, self._first, self._second, rates),
-            *(self._kind_of_model, self._adaptive, self._activations, self._dropouts, low_seeds, losses, correct),
-        )
-        fields = [*(tensor.data_ptr() for tensor in tensors), num_images, self._trainings[0].batch_size]
-        self._launch(torch.tensor(fields).to(device), num_models)
+        num_images = len(self._labels)
+        prepared = self._prepare_epoch(epoch)
+        self._launch(prepared.pack_fields(self._trainings[0].batch_size), len(self.jobs))
         if epoch < self._trainings[0].epochs:
             self._next_orders = self._draw_orders(epoch + 1)
-        return losses.cpu() / num_images, correct.cpu().double() / num_images
+        return prepared.losses.cpu() / num_images, prepared.correct.cpu().double() / num_images
+
+    def _prepare_epoch(self, epoch: int) -> KernelEpoch:
+        """Return everything that the kernel reads and writes in an epoch."""
+        num_models, device = len(self.jobs), self._device
+        steps = -(-len(self._labels) // self._trainings[0].batch_size)
+        rates = tabulate_rates(self._kinds, self._schedules, (epoch - 1) * steps, steps)
+        seeds = torch.tensor([derive_seed(job.seed, "dropout", epoch) for job in self.jobs])
+        return KernelEpoch(
+            pixels=self._pixels,
+            labels=self._labels,
+            orders=torch.stack([future.result() for future in self._next_orders]).to(device),
+            pixel_table=self._pixel_table,
+            weights=self._weights,
+            first_moment=self._first,
+            second_moment=self._second,
+            rates=rates.movedim(1, 0).contiguous().to(device),
+            table_of_model=self._kind_of_model,
+            adaptive=self._adaptive,
+            activations=self._activations,
+            dropouts=self._dropouts,
+            seeds=seeds.bitwise_and(0xFFFFFFFF).to(torch.uint32).to(device),  # mt19937 uses the low 32 bits
+            losses=torch.empty(num_models, dtype=torch.float64, device=device),
+            correct=torch.empty(num_models, dtype=torch.int64, device=device),
+        )
 
     def _draw_orders(self, epoch: int) -> list[Future[Tensor]]:
         """Begin to draw the data order of every model in an epoch."""

@@ -12,10 +12,14 @@ drawn on the host, which will be their bottleneck.
 """
 
 import logging
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
+from functools import partial
+from itertools import chain, islice
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...architectures import get_architecture
 from ...errors import DeviceError, NoCompilerError, NoKernelError
@@ -23,10 +27,12 @@ from ...images import Images
 from ...weights import Layout
 from ..base import Job, NetworkSpec, SplitMetrics, States
 from ..common import build_initial_module, collect_metrics, pack_state
-from .block_kernel import CompileKernel, compile_with_cupy
+from .block_kernel import CompileKernel
 from .block_trainer import BlockTrainer, CohortTrainer
-from .device import choose_cohort_size, device_context, free_memory
+from .device import device_context
 from .evaluate import CohortEvaluator, DeviceImages, StateRecorder
+from .kernel_compiler import compile_with_cupy
+from .memory import choose_cohort_size, estimate_model_bytes, free_memory, is_out_of_memory, release_memory
 from .optimizers import find_runs
 from .rng import measure_demand
 from .stacked import StackedModels, StackedWeights, build_training_module, group_jobs, is_unbatched
@@ -34,8 +40,7 @@ from .stacked_trainer import StackedTrainer
 
 _LOG = logging.getLogger(__name__)
 _MAX_UNBATCHED = 4  # networks that are called one by one, each in its own stream; not measured yet
-_WEIGHT_COPIES = 8  # in a step: weights, optimizer state, gradients and intermediate results
-_ACTIVATION_COPIES = 4  # per output of a layer: itself, its gradient, and the workspace of convolutions
+EvaluateStack = Callable[[CohortEvaluator, StackedWeights], Any]
 
 
 class CudaEngine:
@@ -53,23 +58,28 @@ class CudaEngine:
         device: torch.device | None = None,
         num_threads: int = 1,
         compile_kernel: CompileKernel | None = None,
+        memory_share: float = 1.0,
     ) -> None:
         """Choose the device.
 
         Args:
-            device: Device to train on; by default the first GPU.
+            device: Device to train on; by default the current GPU of torch, which is the first one.
             num_threads: Threads of the host that draw random numbers.
             compile_kernel: Compiles the kernel of a chain; by default CuPy on a GPU, and no kernel on the CPU.
+            memory_share: Share of the memory of the GPU that belongs to this process.
 
         Raises:
             DeviceError: torch sees no GPU.
         """
-        self.device = torch.device("cuda") if device is None else device
-        self.num_threads = num_threads
-        is_gpu = self.device.type == "cuda"
-        self._compile_kernel = compile_with_cupy if compile_kernel is None and is_gpu else compile_kernel
-        if is_gpu and not torch.cuda.is_available():
-            raise DeviceError("engine 'cuda': torch sees no CUDA GPU here; use --engine native or torch")
+        device = torch.device("cuda") if device is None else device
+        if device.type == "cuda":
+            if not torch.cuda.is_available():
+                raise DeviceError("engine 'cuda': torch sees no CUDA GPU here; use --engine native or torch")
+            index = torch.cuda.current_device() if device.index is None else device.index
+            device = torch.device("cuda", index)
+            compile_kernel = compile_kernel or partial(compile_with_cupy, device_index=index)
+        self.device, self.num_threads, self.memory_share = device, num_threads, memory_share
+        self._compile_kernel = compile_kernel
 
     def resolve(self, architecture: str) -> "CudaEngine":
         """See `Engine.resolve`; this engine trains any network."""
@@ -77,75 +87,175 @@ class CudaEngine:
 
     def estimate_memory(self, architecture: str, images: Images, jobs: Sequence[Job]) -> int:
         """See `Engine.estimate_memory`: memory of the device for the largest cohort."""
-        device_images = DeviceImages.from_images(images, set(), self.device)
+        resident = sum(split.pixels.numel() + 8 * len(split) for split in images.splits.values())
         needed = 0
         for members in group_jobs(architecture, jobs):
             group = [jobs[index] for index in members]
-            size = self._cohort_size(architecture, device_images, group)
-            needed = max(needed, size * _model_bytes(architecture, images, group))
+            size = self._cohort_size(architecture, images, group, image_bytes=resident)
+            needed = max(needed, size * estimate_model_bytes(architecture, images, group))
         return needed
 
     def train(
         self, architecture: str, images: Images, jobs: Sequence[Job], *, metrics_on: Sequence[str]
     ) -> Generator[States]:
-        """See `Engine.train`; yields the states of a whole cohort at a time."""
-        device_images = DeviceImages.from_images(images, {"train", *metrics_on}, self.device)
+        """See `Engine.train`; yields the states of a whole cohort at a time.
+
+        A cohort for which the memory is too little is halved, and its halves are trained from the start.
+
+        Raises:
+            DeviceError: The memory of the device is too little for one model.
+        """
+        device_images = self._load_images(images, {"train", *metrics_on})
         for members in group_jobs(architecture, jobs):
-            size = self._cohort_size(architecture, device_images, [jobs[index] for index in members])
+            size = self._cohort_size(architecture, images, [jobs[index] for index in members])
             for first in range(0, len(members), size):
                 cohort = members[first : first + size]
-                yield from self._train_cohort(architecture, device_images, jobs, cohort, metrics_on)
+                yield from self._train_halving(architecture, device_images, jobs, cohort, metrics_on)
 
     def evaluate(
         self, architecture: str, images: Images, weights: Tensor, networks: Sequence[NetworkSpec], split: str
     ) -> SplitMetrics:
         """See `Engine.evaluate`."""
-        device_images = DeviceImages.from_images(images, {split}, self.device)
 
-        def evaluate_groups() -> Iterator[tuple[list[int], tuple[Tensor, Tensor, Tensor]]]:
-            for index, evaluator, stack in self._load(architecture, device_images, weights, networks):
-                with device_context(self.device):
-                    result = evaluator.evaluate(stack, split)
-                yield index, result
+        def evaluate_stack(evaluator: CohortEvaluator, stack: StackedWeights) -> tuple[Tensor, Tensor, Tensor]:
+            return evaluator.evaluate(stack, split)
 
-        return collect_metrics(evaluate_groups(), len(networks), images.classes)
+        results = self._evaluate_all(architecture, images, weights, networks, split, evaluate_stack)
+        return collect_metrics(results, len(networks), images.classes)
 
     def compute_logits(
         self, architecture: str, images: Images, weights: Tensor, networks: Sequence[NetworkSpec], split: str
     ) -> Iterator[tuple[int, Tensor]]:
         """See `Engine.compute_logits`."""
-        device_images = DeviceImages.from_images(images, {split}, self.device)
-        for index, evaluator, stack in self._load(architecture, device_images, weights, networks):
-            with torch.no_grad(), device_context(self.device):
-                parts = [logits.cpu() for *_, logits in evaluator.iterate_logits(stack, split)]
-            yield from zip(index, torch.cat(parts, dim=1), strict=True)
 
-    def _load(
-        self, architecture: str, images: DeviceImages, weights: Tensor, networks: Sequence[NetworkSpec]
-    ) -> Iterator[tuple[list[int], CohortEvaluator, StackedWeights]]:
-        """Yield indices, evaluator and weights of as many equal networks as fit at once."""
+        def compute_stack(evaluator: CohortEvaluator, stack: StackedWeights) -> Tensor:
+            return torch.cat([logits.cpu() for *_, logits in evaluator.iterate_logits(stack, split)], dim=1)
+
+        for index, logits in self._evaluate_all(architecture, images, weights, networks, split, compute_stack):
+            yield from zip(index, logits, strict=True)
+
+    def _evaluate_all(
+        self,
+        architecture: str,
+        images: Images,
+        weights: Tensor,
+        networks: Sequence[NetworkSpec],
+        split: str,
+        evaluate_stack: EvaluateStack,
+    ) -> Iterator[tuple[list[int], Any]]:
+        """Yield indices and result of as many equal networks as fit at once."""
+        device_images = self._load_images(images, {split})
         order = sorted(range(len(networks)), key=lambda index: (networks[index].activation, networks[index].dropout))
-        registered, shape = get_architecture(architecture), images.images.input_shape
         for run in find_runs([networks[index] for index in order]):
             network = networks[order[run.start]]
-            module = registered.module(network.activation, network.dropout)
-            num_activations = measure_demand(module, (1, *shape)).num_activations
+            module = get_architecture(architecture).module(network.activation, network.dropout)
+            num_activations = measure_demand(module, (1, *images.input_shape)).num_activations
             size = 1
-            if not is_unbatched(module, shape):
-                model_bytes = 8 * weights.shape[1] + 4 * num_activations
-                size = choose_cohort_size(free_memory(self.device), 0, model_bytes, run.stop - run.start)
+            if not is_unbatched(module, images.input_shape):
+                free, model_bytes = self._free_memory(), 8 * weights.shape[1] + 4 * num_activations
+                size = choose_cohort_size(free, 0, model_bytes, run.stop - run.start)
+            evaluate_part = partial(
+                self._evaluate_part, module.to(self.device), num_activations, device_images, weights, evaluate_stack
+            )
             for first in range(run.start, run.stop, size):
                 index = order[first : min(first + size, run.stop)]
-                stack = StackedWeights.from_vectors(Layout.from_module(module), weights[index], self.device)
-                models = StackedModels(module.to(self.device), slice(0, len(index)))
-                yield index, CohortEvaluator([models], images, num_activations), stack
+                yield from self._evaluate_halving(architecture, index, evaluate_part)
 
-    def _cohort_size(self, architecture: str, images: DeviceImages, jobs: Sequence[Job]) -> int:
-        """Return how many of these jobs, all of one group, are trained at once."""
-        unbatched = is_unbatched(build_training_module(architecture, jobs[0]), images.images.input_shape)
+    def _evaluate_part(
+        self,
+        module: nn.Module,
+        num_activations: int,
+        images: DeviceImages,
+        weights: Tensor,
+        evaluate_stack: EvaluateStack,
+        index: list[int],
+    ) -> Any:
+        """Return the result of equal networks, all at once."""
+        with torch.no_grad(), device_context(self.device):
+            stack = StackedWeights.from_vectors(Layout.from_module(module), weights[index], self.device)
+            models = StackedModels(module, slice(0, len(index)))
+            return evaluate_stack(CohortEvaluator([models], images, num_activations), stack)
+
+    def _evaluate_halving(
+        self, architecture: str, index: list[int], evaluate_part: Callable[[list[int]], Any]
+    ) -> Iterator[tuple[list[int], Any]]:
+        """Yield indices and result of equal networks; where the memory is too little, of each half of them."""
+        result = None
+        try:
+            result = evaluate_part(index)
+        except RuntimeError as error:
+            self._check_divisible(error, architecture, len(index))
+        if result is not None:
+            yield index, result
+            return
+        release_memory(self.device)
+        for part in _halve(index):
+            yield from self._evaluate_halving(architecture, part, evaluate_part)
+
+    def _load_images(self, images: Images, splits: set[str]) -> DeviceImages:
+        """Copy splits to the device.
+
+        Raises:
+            DeviceError: They do not fit.
+        """
+        try:
+            return DeviceImages.from_images(images, splits, self.device)
+        except torch.OutOfMemoryError as error:
+            raise DeviceError(
+                f"engine 'cuda': the free memory of the device is too little for the images {images.name}; end other "
+                "programs that use it, or use --engine native"
+            ) from error
+
+    def _free_memory(self) -> int:
+        return free_memory(self.device, self.memory_share)
+
+    def _cohort_size(self, architecture: str, images: Images, jobs: Sequence[Job], image_bytes: int = 0) -> int:
+        """Return how many of these jobs, all of one group, are trained at once; images take no more `image_bytes`."""
+        unbatched = is_unbatched(build_training_module(architecture, jobs[0]), images.input_shape)
         num_models = min(len(jobs), _MAX_UNBATCHED) if unbatched else len(jobs)
-        model_bytes = _model_bytes(architecture, images.images, jobs)
-        return choose_cohort_size(free_memory(self.device), images.num_bytes, model_bytes, num_models)
+        model_bytes = estimate_model_bytes(architecture, images, jobs)
+        return choose_cohort_size(self._free_memory(), image_bytes, model_bytes, num_models)
+
+    def _train_halving(
+        self,
+        architecture: str,
+        images: DeviceImages,
+        jobs: Sequence[Job],
+        members: list[int],
+        metrics_on: Sequence[str],
+        last_epoch: int = -1,
+    ) -> Iterator[States]:
+        """Yield the states of some jobs after `last_epoch`; where the memory is too little, those of each half."""
+        stream = self._train_cohort(architecture, images, jobs, members, metrics_on)
+        try:
+            with closing(stream):
+                # Most memory is taken by the end of epoch 1, so nothing is handed out before.
+                started = list(islice(stream, 2))
+                for states in chain(started, stream):
+                    if (epoch := int(states.epochs[0])) > last_epoch:
+                        last_epoch = epoch
+                        yield states
+            return
+        except RuntimeError as error:
+            self._check_divisible(error, architecture, len(members))
+        release_memory(self.device)
+        for part in _halve(members):
+            yield from self._train_halving(architecture, images, jobs, part, metrics_on, last_epoch)
+
+    def _check_divisible(self, error: RuntimeError, architecture: str, num_models: int) -> None:
+        """Log that models are halved if an error is a lack of memory; raise any other one, and one of a single model.
+
+        Raises:
+            DeviceError: The memory is too little for one model.
+        """
+        if not is_out_of_memory(error):
+            raise error
+        if num_models == 1:
+            raise DeviceError(
+                f"engine 'cuda': the free memory of the device is too little for one model of {architecture}; end "
+                "other programs that use it, take a smaller batch_size, or use --engine native"
+            ) from error
+        _LOG.info("engine 'cuda': too little memory for %d models of %s, halving", num_models, architecture)
 
     def _train_cohort(
         self,
@@ -154,13 +264,13 @@ class CudaEngine:
         jobs: Sequence[Job],
         members: list[int],
         metrics_on: Sequence[str],
-    ) -> Iterator[States]:
+    ) -> Generator[States]:
         """Yield the states of some jobs, epoch by epoch."""
         cohort = [jobs[index] for index in members]
         initial = torch.stack([pack_state(build_initial_module(architecture, job)) for job in cohort])
         trainer = self._make_trainer(architecture, images, cohort, initial)
-        recorder = StateRecorder(architecture, images, cohort, metrics_on)
         try:
+            recorder = StateRecorder(architecture, images, cohort, metrics_on)
             for epoch in range(cohort[0].training.epochs + 1):
                 with device_context(self.device):
                     running = trainer.train_epoch(epoch) if epoch > 0 else None
@@ -184,14 +294,6 @@ class CudaEngine:
         return StackedTrainer(architecture, images, jobs, vectors, self.num_threads)
 
 
-def _model_bytes(architecture: str, images: Images, jobs: Sequence[Job]) -> int:
-    """Return the device memory that one model of these jobs, all of one group, takes in a step, at most."""
-    batch_size = min(jobs[0].training.batch_size, len(images.labels("train")))
-    largest = 0
-    for job in {job.training.dropout: job for job in jobs}.values():
-        module = build_training_module(architecture, job)
-        demand = measure_demand(module, (batch_size, *images.input_shape))
-        numbers = _WEIGHT_COPIES * Layout.from_module(module).size + _ACTIVATION_COPIES * demand.num_activations
-        numbers += demand.num_uniforms + demand.num_normals + len(images.labels("train"))  # and the data order
-        largest = max(largest, 4 * numbers)
-    return largest
+def _halve(members: list[int]) -> tuple[list[int], list[int]]:
+    middle = -(-len(members) // 2)
+    return members[:middle], members[middle:]

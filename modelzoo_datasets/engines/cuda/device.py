@@ -1,56 +1,71 @@
-"""The device: its precision, its memory, and CUDA graphs and streams, which capture a whole step once and replay it.
+"""The device: its precision, and CUDA graphs and streams, which capture a whole step once and replay it.
 
-On the CPU a step is simply called. Not run on a GPU yet: the tests run the step itself, on the CPU.
+On the CPU a step is simply called. Not run on a GPU yet: the tests run the step itself, on the CPU, and the calls of
+CUDA on a fake device.
 """
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..common import one_thread
 
-_USED_SHARE = 0.8  # fraction of the free memory; the rest is for fragmentation and the workspace of convolutions
-_CPU_BYTES = 1 << 30  # that a cohort may take on the CPU, where this engine is only tested
 _WARM_UPS = 2  # libraries choose algorithms and allocate in the first calls, which must not be captured
+
+
+class GraphPool:
+    """Memory for the intermediate results of several graphs, which never run at the same time.
+
+    No result of a step outlives it, so that all graphs may use the same memory: it is as large as the largest needs.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self.handle = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
 
 
 class GraphedStep:
     """A step that reads and writes tensors at fixed addresses and never waits for the device."""
 
-    def __init__(self, step: Callable[[], None], device: torch.device, state: Sequence[Tensor]) -> None:
+    def __init__(self, step: Callable[[], None], pool: GraphPool, state: Sequence[Tensor]) -> None:
         """Wrap a step; it is captured at its first call.
 
         Args:
             step: The step.
-            device: Device of all tensors.
+            pool: Memory of the graphs of the device of all tensors.
             state: All tensors that outlive a step; they are restored after warming up.
         """
-        self._step, self._device = step, device
+        self._step, self._pool = step, pool
         self._state = state
         self._graph: torch.cuda.CUDAGraph | None = None
 
     def __call__(self) -> None:
-        if self._device.type != "cuda":
+        if self._pool.stream is None:
             self._step()
             return
         if self._graph is None:
-            self._graph = self._capture()
+            self._graph = self._capture(self._pool.stream)
         self._graph.replay()
 
-    def _capture(self) -> torch.cuda.CUDAGraph:
+    def _capture(self, stream: torch.cuda.Stream) -> torch.cuda.CUDAGraph:
+        """Warm up and capture in one stream of the device; torch's own default would stay on the first device."""
+        current = torch.cuda.current_stream(self._pool.device)
         before = [tensor.clone() for tensor in self._state]
-        side = torch.cuda.Stream(self._device)
-        side.wait_stream(torch.cuda.current_stream(self._device))
-        with torch.cuda.stream(side):
+        stream.wait_stream(current)
+        with torch.cuda.stream(stream):
             for _ in range(_WARM_UPS):
                 self._step()
-        torch.cuda.current_stream(self._device).wait_stream(side)
+        current.wait_stream(stream)
         for tensor, old in zip(self._state, before, strict=True):
             tensor.copy_(old)
+        del before  # not held beside the memory of the graph; torch gives back what warming up took
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, pool=self._pool.handle, stream=stream):
             self._step()
         return graph
 
@@ -81,10 +96,12 @@ class StreamBranches:
 
 @contextlib.contextmanager
 def device_context(device: torch.device) -> Iterator[None]:
-    """Make a GPU the current one, compute float32 products in float32, and use one thread of the host."""
+    """Make a GPU the current one, with float32 products in float32, deterministic convolutions and one host thread."""
     with contextlib.ExitStack() as stack:
         stack.enter_context(one_thread())
         stack.enter_context(full_precision())
+        stack.enter_context(_change_attribute(torch.backends.cudnn, "benchmark", False))
+        stack.enter_context(_change_attribute(torch.backends.cudnn, "deterministic", True))
         if device.type == "cuda":
             stack.enter_context(torch.cuda.device(device))
         yield
@@ -92,30 +109,41 @@ def device_context(device: torch.device) -> Iterator[None]:
 
 @contextlib.contextmanager
 def full_precision() -> Iterator[None]:
-    """Compute float32 products in float32, never in TF32, whatever the process has chosen outside."""
-    matmul, convolution = torch.backends.cuda.matmul, torch.backends.cudnn.conv  # type: ignore[attr-defined]
-    before = matmul.fp32_precision, convolution.fp32_precision
-    matmul.fp32_precision = convolution.fp32_precision = "ieee"
+    """Compute float32 products in float32, never in TF32, whatever the process has chosen outside.
+
+    The switches of old and new torch are set together, so that code within can read each of them. (torch refuses to
+    read `allow_tf32` where they contradict each other.)
+
+    Example:
+        >>> with full_precision():
+        ...     torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+        (False, False)
+    """
+    convolutions, products = torch.backends.cudnn, torch.backends.cuda.matmul
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_change(torch.get_float32_matmul_precision, torch.set_float32_matmul_precision, "highest"))
+        stack.enter_context(_change_attribute(convolutions, "allow_tf32", False))
+        for owner in (products, getattr(convolutions, "conv", None), getattr(convolutions, "rnn", None)):
+            stack.enter_context(_change_attribute(owner, "fp32_precision", "ieee"))
+        yield
+
+
+def _change_attribute(owner: Any, name: str, value: Any) -> contextlib.AbstractContextManager[None]:
+    return _change(partial(getattr, owner, name), partial(setattr, owner, name), value)
+
+
+@contextlib.contextmanager
+def _change(read: Callable[[], Any], write: Callable[[Any], object], value: Any) -> Iterator[None]:
+    """Change a switch for a while; one that this torch does not have, or refuses to read, is left alone."""
+    try:
+        before = read()
+    except (AttributeError, RuntimeError):
+        before = value
+    if before == value:
+        yield
+        return
+    write(value)
     try:
         yield
     finally:
-        matmul.fp32_precision, convolution.fp32_precision = before
-
-
-def choose_cohort_size(free_bytes: int, shared_bytes: int, model_bytes: int, num_models: int) -> int:
-    """Return how many models to train at once, evenly distributed: 10 models, of which 6 fit, are two cohorts of 5.
-
-    Args:
-        free_bytes: Free memory of the device.
-        shared_bytes: Memory taken once, whatever the number of models, e.g. by the images.
-        model_bytes: Memory that one model takes in a step.
-        num_models: Number of all models, at least 1.
-    """
-    max_models = max(1, int(_USED_SHARE * free_bytes - shared_bytes) // model_bytes)
-    num_cohorts = -(-num_models // max_models)
-    return -(-num_models // num_cohorts)
-
-
-def free_memory(device: torch.device) -> int:
-    """Return the free bytes of a GPU; a fixed amount for the CPU, where this engine is only tested."""
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else _CPU_BYTES
+        write(before)

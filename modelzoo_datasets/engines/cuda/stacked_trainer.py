@@ -3,7 +3,7 @@
 M models, K steps of a chunk, B images of a step, D trained numbers of a model
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 
@@ -14,7 +14,7 @@ from ...architectures import penalty_weight
 from ...images import CropFlip, FlipRotate, crop_flip, flip_rotate
 from ...weights import Layout
 from ..base import Job
-from .device import GraphedStep, StreamBranches
+from .device import GraphedStep, GraphPool, StreamBranches
 from .evaluate import DeviceImages
 from .optimizers import NUM_RATES, StackedOptimizer, tabulate_rates, tabulate_schedules
 from .rng import VIEW_FIELDS, RandomDemand, RandomStream, StepChunk, measure_demand, split_epoch
@@ -54,14 +54,17 @@ class StackedTrainer:
         self._penalty = torch.zeros((), device=device)
         self._loss = torch.zeros(len(jobs), dtype=torch.float64, device=device)
         self._correct = torch.zeros(len(jobs), dtype=torch.int64, device=device)
+        self._graph_pool = GraphPool(device)
         self._steps: dict[int, _StepBuffers] = {}
         self._pool = ThreadPoolExecutor(num_threads)
         self._streams: list[RandomStream | None] = [None] * len(jobs)
         self._chunks = self._iterate_chunks()
 
     def close(self) -> None:
-        """End the threads that draw random numbers."""
+        """End the threads that draw random numbers, and let go of the device memory of all steps."""
         self._pool.shutdown(cancel_futures=True)
+        self._chunks.close()
+        self._steps.clear()  # they refer to this trainer, which would hold its memory until the next collection
 
     def train_epoch(self, epoch: int) -> tuple[Tensor, Tensor]:
         """See `CohortTrainer.train_epoch`."""
@@ -93,7 +96,7 @@ class StackedTrainer:
         step_bytes += len(self.jobs) * batch_size * self._images.pixels["train"][0].numel()
         return split_epoch(len(self._labels), batch_size, max(1, min(_MAX_STEPS, _CHUNK_BYTES // step_bytes)))
 
-    def _iterate_chunks(self) -> Iterator[StepChunk]:
+    def _iterate_chunks(self) -> Generator[StepChunk]:
         """Yield the chunks of all epochs; while one is used, the next one is drawn."""
         pending: tuple[StepChunk, list[Future[None]]] | None = None
         for epoch in range(1, self.jobs[0].training.epochs + 1):
@@ -231,7 +234,7 @@ class _StepBuffers:
         self.labels = torch.zeros(num_models, batch_size, dtype=torch.int64, device=device)
         self.uniform = [torch.zeros(group.num_models, d.num_uniforms, device=device) for group, d in self.demands]
         self.normal = [torch.zeros(group.num_models, d.num_normals, device=device) for group, d in self.demands]
-        self.run = GraphedStep(lambda: trainer.run_step(self), device, trainer.state_tensors)
+        self.run = GraphedStep(lambda: trainer.run_step(self), trainer._graph_pool, trainer.state_tensors)
 
 
 def _finish_chunk(chunk: StepChunk, futures: Sequence[Future[None]]) -> StepChunk:

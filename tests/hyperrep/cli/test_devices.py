@@ -121,6 +121,24 @@ def test_with_half_only_the_transformers_multiply_in_bfloat16(bottleneck: str) -
     assert {p.grad.dtype for p in rep.parameters() if p.grad is not None} == {torch.float32}
 
 
+def test_networks_in_the_loss_are_computed_in_full_precision_there_and_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[str, bool]] = []
+    whole = Predictor.compute_divergence
+
+    def compute_divergence(self: Predictor, weights: Tensor, images: Tensor, target: Tensor) -> Tensor:
+        seen.append(("there", torch.backends.cudnn.allow_tf32))
+        weights.register_hook(lambda gradient: seen.append(("back", torch.backends.cudnn.allow_tf32)))
+        return whole(self, weights, images, target)
+
+    monkeypatch.setattr(Predictor, "compute_divergence", compute_divergence)
+    before = torch.backends.cudnn.allow_tf32
+    run(recipe(batch_size=14, epochs=1, functional_weight=1.0), tmp_path, engine="torch")
+    assert before and torch.backends.cudnn.allow_tf32, "the choice of the process, as before"
+    assert seen == [("there", False), ("back", False)] * 2
+
+
 def test_a_learner_is_where_its_hyper_representation_is() -> None:
     rep = fresh(recipe()).to("meta")
     learner = Learner(fresh(recipe()), recipe(), states())
