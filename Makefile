@@ -4,10 +4,10 @@ OUT = demo
 PYTEST_ARGS =
 BIN = .venv/bin
 
-.PHONY: help setup demo check test slow clean
+.PHONY: help setup demo check test slow test-minimum clean
 
 help: ## list these targets
-	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' Makefile
 
 setup: ## make .venv with everything in it; nothing to do when it is up to date
 	@sh tools/setup.sh
@@ -28,6 +28,9 @@ test: check ## check, then the tests; pytest's options in PYTEST_ARGS="..."
 slow: setup ## only the tests marked slow
 	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
 
+test-minimum: setup ## the tests with the lowest versions that pyproject.toml allows, in .venv-minimum
+	sh tools/test_minimum.sh $(PYTEST_ARGS)
+
 clean: ## remove .venv, the caches and demo/
-	rm -rf .venv demo .pytest_cache .ruff_cache .mypy_cache .import_linter_cache
+	rm -rf .venv .venv-minimum demo .pytest_cache .ruff_cache .mypy_cache .import_linter_cache
 	find . -name .git -prune -o -type d -name __pycache__ -prune -exec rm -rf {} +

@@ -7,6 +7,7 @@ import torch
 
 from modelzoo_datasets._util import format_versions, versions
 from modelzoo_datasets.engines import Engine, NetworkSpec, get_engine, make_batched_network, one_thread
+from modelzoo_datasets.extras import require_extra
 from modelzoo_datasets.images import load_images
 from modelzoo_datasets.loading import Zoo, load_zoo
 from modelzoo_datasets.progress import NO_PROGRESS, Progress
@@ -30,7 +31,6 @@ from .recipe import HyperRecipe
 from .recipe_choice import choose_recipe
 from .recipe_toml import read_hyper_recipe
 from .release import not_evaluated, representation_card
-from .report import render_report
 from .storage import check_unused, finish_folder, is_finished, start_folder, write_csv
 from .trainer import Precision, Predictor, create_representation, open_metrics_log, train_epochs
 
@@ -138,6 +138,7 @@ def evaluate(
         The content of evaluation.json.
 
     Raises:
+        MissingExtraError: the extra `learn` is not installed.
         FormatError: a folder is not what it must be, or does not belong to the recipe and the dataset.
         ModelZooError: the protocol needs something that this zoo does not have.
         FolderInUseError: `out` holds another evaluation, or other files.
@@ -159,6 +160,7 @@ def evaluate(
         >>> [population.n for population in result.populations if population.name == "normal"]
         [2]
     """
+    require_extra("evaluations", "learn")
     recipe, out = read_stored_recipe(representation) if recipe is None else _resolve_recipe(recipe), Path(out)
     runner = get_engine(engine) if isinstance(engine, str) else engine
     root = None if images_root is None else Path(images_root)
@@ -183,6 +185,8 @@ def write_report(
         result: the evaluation.
         title: heading of the page.
     """
+    from .report import render_report  # here, because training needs no figures
+
     zoos = {config: load_zoo(dataset, config) for config in configs}
     first = next(iter(zoos.values()))
     provenance = {
@@ -228,6 +232,7 @@ def probe(
         One row per property and representation.
 
     Raises:
+        MissingExtraError: the extra `learn` is not installed.
         FormatError: a folder is not what it must be, holds another architecture, or has too few models.
         FolderInUseError: `out` already contains other files.
 
@@ -245,6 +250,7 @@ def probe(
         >>> {row.representation for row in rows} >= {"W", "s(W)", "z"}
         True
     """
+    require_extra("probes", "learn")
     recipe = read_stored_recipe(representation) if recipe is None else _resolve_recipe(recipe)
     out = None if out is None else Path(out)
     if out is not None:

@@ -63,6 +63,10 @@ class DeviceError(ModelZooError):
     """This machine does not have the requested device or engine."""
 
 
+class MissingExtraError(ModelZooError, ImportError):
+    """A package of an optional extra is not installed. The message names the extra."""
+
+
 class PluginError(ModelZooError):
     """A plugin file is missing or cannot be imported."""
 

@@ -22,6 +22,7 @@ from modelzoo_datasets.cli import (
     show_progress,
 )
 from modelzoo_datasets.errors import FolderInUseError, ModelZooError, RecipeError
+from modelzoo_datasets.extras import require_extra
 from modelzoo_datasets.progress import Progress
 from modelzoo_datasets.recipes import Recipe, read_recipe
 
@@ -65,6 +66,7 @@ def run_pipeline(
     recipe: Recipe, hyper_recipe: HyperRecipe, out: Path, threads: int | None, progress: Progress
 ) -> "EvaluationResult":
     """Write zoos, dataset, hyper-representation, evaluation and report below `out`; finished parts are kept."""
+    require_extra("evaluations", "learn")
     _check_folder(out)
     _check_epochs(recipe, hyper_recipe)
     engine = engines.get_engine("auto", threads)

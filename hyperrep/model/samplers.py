@@ -16,6 +16,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from modelzoo_datasets.engines import one_thread
 from modelzoo_datasets.errors import ModelZooError, unknown
+from modelzoo_datasets.extras import translate_import_errors
 
 from ..sampler_names import SAMPLER_INFO
 
@@ -135,14 +136,9 @@ def neighbour(z: Tensor, n: int, bandwidth: float, generator: torch.Generator) -
 
 def _import_umap() -> Any:
     """Import the library, which takes seconds, only when it is needed."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ImportWarning)  # about another optional library
-            import umap
-    except ImportError:
-        raise ModelZooError(
-            "sampler neighbour needs umap-learn, which is not installed: pip install 'modelzoo-datasets[umap]'"
-        ) from None
+    with translate_import_errors("draws of the sampler neighbour", "umap"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", ImportWarning)  # about another optional library
+        import umap
     return umap
 
 

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from modelzoo_datasets.extras import translate_import_errors
+
 # The published regularization path (2110.15288 and 2209.14764, code of the ridge probe).
 PENALTIES = (1e3, 3e2, 1e2, 3e1, 1e1, 3, 1, 3e-1, 1e-1, 3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5)
 _STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # 1 / penalty of the softmax classifier
@@ -69,7 +71,8 @@ def predict_boosted(features: Mapping[str, Tensor], targets: Mapping[str, Tensor
 
     Targets that are whole numbers are classes; all others are regressed.
     """
-    from sklearn import ensemble  # takes a second to import, and most uses of this module do not need it
+    with translate_import_errors("probes", "learn"):
+        from sklearn import ensemble  # takes a second to import, and most uses of this module do not need it
 
     has_classes = not targets["train"].is_floating_point()
     kind = ensemble.HistGradientBoostingClassifier if has_classes else ensemble.HistGradientBoostingRegressor
@@ -83,7 +86,8 @@ def predict_softmax(features: Mapping[str, Tensor], targets: Mapping[str, Tensor
     The published one (one linear layer, Adam with 1e-4 for 50 epochs, features as they are) stops long before it has
     fitted features of small variance; this one is the optimum, on features standardized by the training states.
     """
-    from sklearn.linear_model import LogisticRegression
+    with translate_import_errors("probes", "learn"):
+        from sklearn.linear_model import LogisticRegression
 
     x = _rotate({split: f.double() for split, f in features.items()})
     y = {split: t.numpy() for split, t in targets.items()}

@@ -7,10 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
+from modelzoo_datasets.extras import translate_import_errors
 from modelzoo_datasets.plots import COLORS, new_figure, to_png
 
 from ..evaluation import (
@@ -23,6 +21,11 @@ from ..evaluation import (
 )
 from ..probes import Probe
 from ..trainer import ReconstructionResult
+
+with translate_import_errors("figures", "report"):
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
 _COLORS = {
     "kde": COLORS[0],

@@ -4,6 +4,7 @@ Files and row groups contain whole models. Weights are encoded as byte planes, w
 where pages are cut, so that rows that are published again among others are sent to the Hub only once.
 """
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,9 +30,11 @@ from .integrity import SubmitCheck, check_table, check_trajectory, run_checks
 from .schema import BYTE_RANGE_FIELDS, TableSchema
 from .shard_plan import split_by_model, split_into_row_groups, split_into_shards
 
+_log = logging.getLogger(__name__)
 _WRITE_BATCH_SIZE = 1 << 17  # numbers that are encoded at a time: faster than the default of 1,024, and fits the cache
 # Pages of 0.5 to 1 MB of weights: the writer also counts the two levels of each number, which are as many bytes again.
 # The smaller default pages are written a fifth slower.
+_CHUNKING_SINCE = 21  # major version of pyarrow
 _CHUNKING = {"min_chunk_size": 1 << 20, "max_chunk_size": 1 << 21, "norm_level": 2}
 
 
@@ -54,6 +57,8 @@ def write_tables(
     """
     schema = TableSchema.from_info(zoo.info)
     num_bytes = {}
+    if not _can_chunk():
+        _log.info("pyarrow %s cuts pages by size: a later push of a changed dataset sends more bytes", pa.__version__)
     with progress.start(f"building {config}", len(rows)) as task, run_checks() as submit_check:
         writer = _ConfigWriter(zoo, config, out, schema, submit_check, task)
         write = writer.write_inline if schema.weights == "inline" else writer.write_files
@@ -165,6 +170,11 @@ def _write_rows(path: Path, rows: pd.DataFrame, arrow_schema: pa.Schema) -> int:
     return int(table.nbytes)
 
 
+def _can_chunk() -> bool:
+    """Tell whether content decides where pages are cut; the rows are the same without it."""
+    return int(pa.__version__.partition(".")[0]) >= _CHUNKING_SINCE
+
+
 @contextmanager
 def _open_writer(path: Path, arrow_schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
     scalars = [field.name for field in arrow_schema if field.name != "weights"]
@@ -181,7 +191,7 @@ def _open_writer(path: Path, arrow_schema: pa.Schema) -> Iterator[pq.ParquetWrit
             write_batch_size=_WRITE_BATCH_SIZE,
             write_page_index=True,
             write_page_checksum=True,
-            use_content_defined_chunking=_CHUNKING,
+            **({"use_content_defined_chunking": _CHUNKING} if _can_chunk() else {}),
         ) as writer:
             yield writer
 

@@ -15,6 +15,8 @@ from ..plugins import use_plugin
 from ..zoo import STORAGES
 from .display import hide_information, log_lines
 
+# Base class of the errors about the words of a command line; typer has no public name for it in all of its releases.
+_USAGE_ERRORS: tuple[Any, ...] = typer.BadParameter.__mro__[1:2]
 INTERRUPTED = 130  # exit status of a command that was stopped with Ctrl-C
 
 
@@ -103,8 +105,8 @@ def run(app: typer.Typer) -> None:
     try:
         with log_lines(name):
             status = app(prog_name=name, standalone_mode=False)
-    except (ModelZooError, OSError, typer.TyperException) as error:
-        text = error.format_message() if isinstance(error, typer.TyperException) else error
+    except (ModelZooError, OSError, *_USAGE_ERRORS) as error:
+        text = error.format_message() if isinstance(error, _USAGE_ERRORS) else error
         print(f"{name}: {one_line(text)}", file=sys.stderr)
         raise SystemExit(2) from None
     except (KeyboardInterrupt, typer.Abort):

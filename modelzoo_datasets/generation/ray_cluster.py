@@ -9,6 +9,7 @@ from typing import Any
 
 from .._util import one_line
 from ..errors import DeviceError
+from ..extras import translate_import_errors
 from ..progress import Progress
 
 _CONNECT_TIMEOUT = 10.0  # seconds
@@ -25,7 +26,8 @@ def check_ray_options(address: str, cpus: int, gpus: float, cohort_size: int) ->
         cohort_size: Number of models of one task.
 
     Raises:
-        DeviceError: Ray is not installed, a number is out of range, or no cluster answers at this address.
+        MissingExtraError: Ray is not installed.
+        DeviceError: A number is out of range, or no cluster answers at this address.
     """
     import_ray()
     for option, number in (("--ray-cpus", cpus), ("--ray-cohort", cohort_size)):
@@ -42,14 +44,12 @@ def import_ray() -> Any:
     """Import Ray and return its module.
 
     Raises:
-        DeviceError: Ray is not installed.
+        MissingExtraError: Ray is not installed.
     """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # Ray must not report its usage to anybody
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")  # no lines on stdout about lost workers; read on import
-    try:
+    with translate_import_errors("clusters", "ray"):
         import ray
-    except ImportError:
-        raise DeviceError("--ray needs Ray, which is not installed: pip install 'modelzoo-datasets[ray]'") from None
     return ray
 
 

@@ -2,7 +2,6 @@ from .download import RangeReader as RangeReader
 from .download import RemoteFile as RemoteFile
 from .download import download_files as download_files
 from .download import find_cached_file as find_cached_file
-from .download import get_commit as get_commit
 from .download import is_repo_id as is_repo_id
 from .download import list_remote_files as list_remote_files
 from .download import parse_repo_id as parse_repo_id
@@ -16,3 +15,4 @@ from .push import PushResult as PushResult
 from .push import check_destination as check_destination
 from .push import check_token as check_token
 from .push import push_to_hub as push_to_hub
+from .revision import get_commit as get_commit

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from huggingface_hub import HfApi, RepoFile, ResolvedRevision, constants, hf_hub_url, try_to_load_from_cache
+from huggingface_hub import HfApi, constants, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, HFValidationError
+from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import (  # type: ignore[attr-defined]  # exported, but not declared so
     build_hf_headers,
     hf_raise_for_status,
@@ -17,9 +18,9 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # exported, b
 
 from ..errors import HubUnavailableError
 from .errors import translate_hub_errors, with_retries
+from .revision import resolve_revision
 
 _PREFIX = "hf://datasets/"
-_revisions: dict[tuple[str, str, str | None], ResolvedRevision] = {}  # by repo type, repo id and revision
 
 
 def get_client() -> HfApi:
@@ -72,7 +73,8 @@ def download_files(
         DiskFullError: The disk has no space for the files.
     """
     with translate_hub_errors(repo_id, revision, f"loading {repo_id} from the Hub"):
-        commit, api = resolve_revision(repo_id, revision, repo_type), get_client()
+        api = get_client()
+        commit = resolve_revision(api, repo_id, revision, repo_type)
         return Path(
             with_retries(
                 lambda: api.snapshot_download(
@@ -82,26 +84,6 @@ def download_files(
         )
 
 
-def resolve_revision(repo_id: str, revision: str | None, repo_type: str = "dataset") -> ResolvedRevision:
-    """Resolve a revision to its commit, once per process; errors are those of the client."""
-    key, api = (repo_type, repo_id, revision), get_client()
-    if key not in _revisions:
-        _revisions[key] = with_retries(lambda: api.resolve_revision(repo_id, repo_type=repo_type, revision=revision))
-    return _revisions[key]
-
-
-def get_commit(repo_id: str, revision: str | None = None, repo_type: str = "dataset") -> str | None:
-    """Return the commit that this process downloaded from a repo, None if it downloaded nothing."""
-    resolved = _revisions.get((repo_type, repo_id, revision))
-    return None if resolved is None else str(resolved.resolved)
-
-
-def clear_revisions(repo_id: str) -> None:
-    """Resolve the revisions of a repo again when they are next used, because the repo has changed."""
-    for key in [key for key in _revisions if key[1] == repo_id]:
-        del _revisions[key]
-
-
 def find_cached_file(repo_id: str, path: str, *, revision: str | None = None) -> Path | None:
     """Return the local path of a file of a dataset repo, None if it was not downloaded before.
 
@@ -109,7 +91,7 @@ def find_cached_file(repo_id: str, path: str, *, revision: str | None = None) ->
         HubError: See `download_files`.
     """
     with translate_hub_errors(repo_id, revision, f"loading {repo_id} from the Hub"):
-        commit = resolve_revision(repo_id, revision).resolved
+        commit = resolve_revision(get_client(), repo_id, revision)
     cached = try_to_load_from_cache(repo_id, path, repo_type="dataset", revision=commit)
     return Path(cached) if isinstance(cached, str) else None
 
@@ -133,7 +115,7 @@ class RemoteFile:
             self.repo_id,
             self.path,
             repo_type="dataset",
-            revision=resolve_revision(self.repo_id, self.revision).resolved,
+            revision=resolve_revision(get_client(), self.repo_id, self.revision),
             endpoint=constants.ENDPOINT,
         )
         with translate_hub_errors(self.repo_id, self.revision, f"reading {self.path} of {self.repo_id} from the Hub"):
@@ -146,7 +128,10 @@ class RemoteFile:
 
 def _get_range(url: str, begin: int, end: int) -> bytes:
     headers = {**build_hf_headers(), "Range": f"bytes={begin}-{end - 1}"}
-    response = http_backoff("GET", url, headers=headers, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT)
+    # The client's own retries end in another class of error before its release 1.0.
+    response = http_backoff(
+        "GET", url, headers=headers, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT, retry_on_status_codes=()
+    )
     hf_raise_for_status(response)
     content: bytes = response.content
     if len(content) != end - begin:
@@ -161,7 +146,8 @@ def list_remote_files(repo_id: str, folder: str, *, revision: str | None = None)
         HubError: See `download_files`.
     """
     with translate_hub_errors(repo_id, revision, f"loading {repo_id} from the Hub"):
-        commit, api = resolve_revision(repo_id, revision), get_client()
+        api = get_client()
+        commit = resolve_revision(api, repo_id, revision)
         try:
             entries = with_retries(
                 lambda: list(api.list_repo_tree(repo_id, folder, repo_type="dataset", revision=commit))

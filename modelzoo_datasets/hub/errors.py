@@ -3,10 +3,11 @@
 import errno
 import logging
 import re
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from huggingface_hub import constants, get_token
 from huggingface_hub.errors import (
@@ -18,7 +19,6 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # the client's own name for it
 
 from .._util import one_line
 from ..errors import DiskFullError, HubAccessError, HubError, HubUnavailableError, ModelZooError
@@ -32,6 +32,34 @@ _NOT_SERVED = (429, 503)
 _WAITS = (1.0, 2.0, 4.0, 8.0)  # seconds between attempts, unless the Hub asks for more with Retry-After
 _MAX_WAIT = 300.0  # seconds: the window of the Hub's rate limits
 _log = logging.getLogger(__name__)
+
+
+def _import_http_client() -> Any:
+    """Return the HTTP library of the Hub's client: requests before 1.0, httpx since, httpx2 since 2.0."""
+    names = [base.__module__.partition(".")[0] for base in HfHubHTTPError.__mro__]
+    return next(sys.modules[name] for name in names if name in ("requests", "httpx", "httpx2"))
+
+
+_http = _import_http_client()
+_TRANSPORT_ERRORS: tuple[type[Exception], ...]  # no answer came, or not a whole one
+if _http.__name__ == "requests":
+    _TRANSPORT_ERRORS = (_http.ConnectionError, _http.Timeout, _http.exceptions.ChunkedEncodingError)
+else:
+    _TRANSPORT_ERRORS = (_http.TransportError,)
+
+
+def is_transport_error(error: BaseException) -> bool:
+    """Tell whether a request got no answer, or not a whole one."""
+    return isinstance(error, _TRANSPORT_ERRORS)
+
+
+def _is_connected(error: BaseException) -> bool:
+    """Tell whether there was a connection before a transport error."""
+    if _http.__name__ != "requests":
+        return not isinstance(error, _http.ConnectError)
+    # requests has one class for a refused connection and for one that breaks off; the reason within tells them apart.
+    reason = type(error.args[0]).__name__ if error.args else ""
+    return not isinstance(error, _http.ConnectionError) or reason == "ProtocolError"
 
 
 def with_retries(call: Callable[[], T], *, idempotent: bool = True) -> T:
@@ -66,7 +94,7 @@ def _is_transient(error: BaseException, idempotent: bool) -> bool:
     """Tell whether the same request may be served later. Without any connection, waiting does not help."""
     if isinstance(error, HfHubHTTPError):
         return error.response.status_code in (_BUSY if idempotent else _NOT_SERVED)
-    return idempotent and isinstance(error, httpx.TransportError) and not isinstance(error, httpx.ConnectError)
+    return idempotent and is_transport_error(error) and _is_connected(error)
 
 
 def _retry_after(error: BaseException) -> float:
@@ -101,7 +129,7 @@ def translate_hub_errors(repo_id: str, revision: str | None, action: str) -> Ite
 
 def _find_cause(error: BaseException) -> BaseException:
     """Return the informative error that the client wrapped, sometimes twice, in others."""
-    while error.__cause__ is not None and not isinstance(error, (HfHubHTTPError, httpx.TransportError)):
+    while error.__cause__ is not None and not isinstance(error, (HfHubHTTPError, *_TRANSPORT_ERRORS)):
         error = error.__cause__
     return error
 
@@ -114,7 +142,7 @@ def _translate(error: BaseException, repo_id: str, revision: str, action: str) -
         )
     if isinstance(error, HfHubHTTPError):
         return _translate_status(error, repo_id, revision, action)
-    if isinstance(error, httpx.TransportError):
+    if is_transport_error(error):
         return HubUnavailableError(
             f"{action}: cannot reach the Hub at {constants.ENDPOINT} ({_without_token(error)}); check the network and "
             "HF_ENDPOINT, then run the same command again to resume"
@@ -144,7 +172,9 @@ def _error_number(error: BaseException) -> int | None:
 
 
 def _translate_status(error: HfHubHTTPError, repo_id: str, revision: str, action: str) -> HubError:
-    status, message = error.response.status_code, _without_token(error.server_message or error.response.reason_phrase)
+    status = error.response.status_code
+    phrase = "reason" if _http.__name__ == "requests" else "reason_phrase"
+    message = _without_token(error.server_message or getattr(error.response, phrase))
     if isinstance(error, GatedRepoError):
         return HubAccessError(f"{action}: {repo_id} is gated; request access at {constants.ENDPOINT}/{repo_id}")
     if isinstance(error, RevisionNotFoundError):

@@ -3,6 +3,7 @@
 The kind of a folder is found out without torch, so that an error in the name of a folder comes at once.
 """
 
+import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -14,7 +15,6 @@ from typing import Any
 
 import yaml
 from huggingface_hub import metadata_load
-from huggingface_hub.utils.sha import git_hash
 
 from .._util import file_sha256, is_config_name_on_hub, one_line
 from ..errors import FormatError
@@ -69,7 +69,8 @@ class LocalFile:
     @cached_property
     def git_oid(self) -> str:
         """SHA-1 by which git names the content."""
-        return git_hash(self.source.read_bytes())
+        data = self.source.read_bytes()
+        return hashlib.sha1(b"blob %d\0%b" % (len(data), data), usedforsecurity=False).hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,15 +5,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, RepoCard, RepoFile, get_token
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, RepoCard, get_token
 from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.hf_api import RepoFile
 
 from ..errors import ArgumentError, HubAccessError, HubError
 from ..progress import NO_PROGRESS, Progress
-from .download import clear_revisions, get_client, is_repo_id
+from .download import get_client, is_repo_id
 from .errors import CONFLICT, LOG_IN, translate_hub_errors, with_retries
 from .manifest import CARD, ZOO_INFO, LocalFile, UploadManifest, identify_folder, read_manifest
 from .repo import MAIN, Repo, commit_title
+from .revision import clear_revisions
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _FILES_PER_COMMIT = 250  # with more files, the Hub may need longer than the time limit of a request

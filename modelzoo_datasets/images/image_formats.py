@@ -10,17 +10,20 @@ from collections.abc import Callable
 from http.client import HTTPException
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from .._util import one_line
 from ..errors import MissingImagesError
+from ..extras import translate_import_errors
 from .fetch import Download, check_md5, fetch, fetch_unpacked
 from .image_data import OFFICIAL_SPLITS, Split
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 CIFAR10 = Download(
     "CIFAR-10", "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz", "c32a1d4ab5d03f1284b67883e8d87530"
@@ -31,6 +34,7 @@ CIFAR100 = Download(
 STL10 = Download(
     "STL-10", "http://ai.stanford.edu/~acoates/stl10/stl10_binary.tar.gz", "91f7769df0f17e558f3565bffb0c7dfb"
 )
+_BILINEAR = 2  # `PIL.Image.Resampling.BILINEAR`
 STL10_MD5 = {  # checksums of the files in the archive; the unlabeled images are not used
     "stl10_binary/train_X.bin": "918c2871b30a85fa023e0c44e0bee87f",
     "stl10_binary/train_y.bin": "5a34089d4802c674881badbb80307741",
@@ -67,7 +71,8 @@ def read_fashion_mnist(root: Path) -> dict[str, Split]:
 
 def _read_idx(kind: str, root: Path) -> dict[str, Split]:
     # Imported here, because it takes seconds and only these images need it.
-    from torchvision import datasets
+    with translate_import_errors(f"images of {kind}", "generate"):
+        from torchvision import datasets
 
     published: Any = getattr(datasets, kind)
     # Without this method, torchvision would prefer pickled files that its old releases left in `processed`.
@@ -92,7 +97,8 @@ def _read_idx(kind: str, root: Path) -> dict[str, Split]:
 
 def read_svhn(root: Path) -> dict[str, Split]:
     """Read the cropped digits of SVHN (N, 3, 32, 32), without `extra`, from `root/{train,test}_32x32.mat`."""
-    from torchvision.datasets import SVHN
+    with translate_import_errors("images of SVHN", "generate"):
+        from torchvision.datasets import SVHN
 
     splits = {}
     for split in OFFICIAL_SPLITS:
@@ -104,7 +110,8 @@ def read_svhn(root: Path) -> dict[str, Split]:
 
 def read_usps(root: Path) -> dict[str, Split]:
     """Read USPS (N, 1, 16, 16) from `root/usps.bz2` and `root/usps.t.bz2`, in the format of LIBSVM."""
-    from torchvision.datasets import USPS
+    with translate_import_errors("images of USPS", "generate"):
+        from torchvision.datasets import USPS
 
     splits = {}
     for split in OFFICIAL_SPLITS:
@@ -176,7 +183,7 @@ def read_stl10(root: Path) -> dict[str, Split]:
 
 def resize(pixels: Tensor, *, size: int) -> Tensor:
     """Return pixels (N, C, size, size) by bilinear interpolation, with antialiasing when images shrink."""
-    return _transform(pixels, lambda image: image.resize((size, size), Image.Resampling.BILINEAR))
+    return _transform(pixels, lambda image: image.resize((size, size), _BILINEAR))
 
 
 def crop_gray(pixels: Tensor, *, size: int) -> Tensor:
@@ -185,8 +192,11 @@ def crop_gray(pixels: Tensor, *, size: int) -> Tensor:
     return _transform(pixels, lambda image: image.convert("L").crop((x, y, x + size, y + size)))
 
 
-def _transform(pixels: Tensor, function: Callable[[Image.Image], Image.Image]) -> Tensor:
+def _transform(pixels: Tensor, function: Callable[["Image"], "Image"]) -> Tensor:
     """Apply a PIL function to each image and stack the results."""
+    with translate_import_errors("resized images", "generate"):
+        from PIL import Image
+
     arrays = pixels.squeeze(1) if pixels.shape[1] == 1 else pixels.movedim(1, 3)  # (N, H, W) or (N, H, W, C)
     results = np.stack([np.asarray(function(Image.fromarray(array))) for array in arrays.numpy()])
     stacked = torch.from_numpy(results)

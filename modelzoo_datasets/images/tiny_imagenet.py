@@ -11,10 +11,10 @@ from zlib import error as ZlibError
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from ..errors import MissingImagesError
+from ..extras import translate_import_errors
 from .fetch import Download, fetch
 from .image_data import Split
 
@@ -54,6 +54,9 @@ def read_tiny_imagenet(root: Path) -> dict[str, Split]:
     The class index is the position among the sorted WordNet ids, and images are sorted by class and name. As in
     2209.14764, the official validation images are the test split, because the official test images have no labels.
     """
+    with translate_import_errors("images of Tiny ImageNet", "generate"):
+        import PIL.Image  # noqa: F401  # before a download
+
     folder, path = root / _NAME, root / f"{_NAME}.zip"
     if folder.is_dir():
         return _read_splits(_list_folder(folder))
@@ -120,7 +123,7 @@ def _damage_error(tree: _Tree, name: str, reason: object) -> MissingImagesError:
 
 
 # Errors of damaged files, in a zip file (RuntimeError: encrypted, or an unknown compression) or in a folder.
-_UNREADABLE = (OSError, BadZipFile, ZlibError, EOFError, RuntimeError, ValueError, Image.DecompressionBombError)
+_UNREADABLE = (OSError, BadZipFile, ZlibError, EOFError, RuntimeError, ValueError)
 
 
 def _decode_all(tree: _Tree, names: Sequence[str]) -> Tensor:
@@ -139,6 +142,8 @@ def _decode_all(tree: _Tree, names: Sequence[str]) -> Tensor:
 
 def _decode(tree: _Tree, name: str) -> np.ndarray:
     """Return one image (3, 64, 64); a gray image gets three equal channels."""
+    from PIL import Image, UnidentifiedImageError
+
     try:
         with Image.open(BytesIO(tree.read(name)), formats=("JPEG",)) as image:
             if image.size != (_SIDE, _SIDE):
@@ -146,5 +151,5 @@ def _decode(tree: _Tree, name: str) -> np.ndarray:
             return np.asarray(image.convert("RGB")).transpose(2, 0, 1)
     except UnidentifiedImageError as error:
         raise _damage_error(tree, name, "it is no JPEG image") from error
-    except _UNREADABLE as error:
+    except (*_UNREADABLE, Image.DecompressionBombError) as error:
         raise _damage_error(tree, name, error) from error

@@ -176,7 +176,7 @@ def test_neighbours_need_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "umap", None)  # as if it were not installed
     with pytest.raises(ModelZooError) as caught:
         draw_embeddings("neighbour", embeddings(), 3, 0.002, keyed_generator(0, "neighbour"))
-    told = "sampler neighbour needs umap-learn, which is not installed: pip install 'modelzoo-datasets[umap]'"
+    told = "draws of the sampler neighbour need umap, which is not installed: pip install 'modelzoo-datasets[umap]'"
     assert str(caught.value) == told
 
 
