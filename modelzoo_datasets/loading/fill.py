@@ -16,8 +16,8 @@ from ..errors import FormatError
 from ..hub import RemoteFile
 from ..zoo import read_states
 from .cache import CacheWriter
-from .query import WEIGHTS
-from .shard import Selection, Shard
+from .query import Selection
+from .shard import WEIGHTS, Shard
 
 _CHUNK_BYTES = 16_000_000  # one task copies this many bytes of decoded weights
 _MIN_TASK_BYTES = 2_000_000  # fewer bytes are copied before a thread has started
@@ -54,9 +54,13 @@ def fill_weights(
             if cached is not None and cached.weights.shape[1] == out.shape[1]:
                 tasks += _copy_tasks(cached.weights, selection.rows, rows[target])
                 continue
-            writer = _open_writer(selection, out.shape[1]) if cache else None
+            groups = list(selection.iter_groups())
+            whole = len(groups) == selection.shard.metadata.num_row_groups
+            writer = _open_writer(selection.shard, out.shape[1]) if cache and whole else None
             writers += [writer] if writer is not None else []
-            tasks += _decode_tasks(selection, rows[target], writer)
+            for group, part, indices in groups:
+                decoded = rows[target][part]
+                tasks.append(partial(_decode_group, selection.shard, group, indices, decoded, writer))
     try:
         _run_tasks(tasks)
     finally:
@@ -97,13 +101,13 @@ def _read_state(file: Path | RemoteFile, offset: int, nbytes: int, out: Tensor) 
     out.numpy()[0] = np.frombuffer(file.read(offset, offset + nbytes), "<f4")
 
 
-def _open_writer(selection: Selection, num_parameters: int) -> CacheWriter | None:
-    """Return a writer for the cache, or None if not all row groups will be decoded or the cache does not take them."""
-    shard, num_groups = selection.shard, int(selection.shard.metadata.num_row_groups)
-    if shard.entry is None or len(list(selection.iter_groups())) < num_groups:
+def _open_writer(shard: Shard, num_parameters: int) -> CacheWriter | None:
+    """Return a writer for a shard that will be decoded whole, or None if the cache does not take it."""
+    if shard.entry is None:
         return None
     columns = [name for name in shard.schema.names if name != WEIGHTS]
-    return shard.entry.open_writer(shard.read(range(num_groups), columns), num_parameters)
+    table = shard.read(range(shard.metadata.num_row_groups), columns)
+    return shard.entry.open_writer(table, num_parameters)
 
 
 def _copy_tasks(weights: np.ndarray, rows: np.ndarray, target: np.ndarray) -> Iterator[_Task]:
@@ -121,11 +125,6 @@ def _copy_rows(weights: np.ndarray, rows: np.ndarray, out: np.ndarray) -> None:
         out[:] = weights[rows[0] : rows[-1] + 1]
     else:
         np.take(weights, rows, axis=0, out=out, mode="clip")  # the default mode copies into a buffer first
-
-
-def _decode_tasks(selection: Selection, target: np.ndarray, writer: CacheWriter | None) -> Iterator[_Task]:
-    for group, part, rows in selection.iter_groups():
-        yield partial(_decode_group, selection.shard, group, rows, target[part], writer)
 
 
 def _decode_group(shard: Shard, group: int, rows: np.ndarray, out: np.ndarray, writer: CacheWriter | None) -> None:

@@ -3,20 +3,19 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
 from torch import Tensor
 
-from .._util import SPLITS, prefetch
-from ..errors import ArgumentError, nearest_hint
+from .._util import prefetch
+from ..errors import ArgumentError
 from ..hub import RemoteFile
 from ..plugins import use_plugin
 from .fill import fill_weights
-from .query import WEIGHTS, Filter, Query
-from .shard import Selection, select_rows
+from .query import Filter, Query, Selection, select_rows
+from .shard import WEIGHTS
 from .source import Dataset, open_dataset
 from .zoo import Zoo
 
@@ -81,11 +80,7 @@ def load_zoo(
     if plugin is not None:
         use_plugin(Path(plugin))
     dataset = open_dataset(source, config, revision, cache=cache)
-    splits = dataset.select_splits(split)
-    query = dataset.resolve_models(splits, query)
-    selections = {name: [select_rows(shard, query) for shard in dataset.shards(name, query)] for name in splits}
-    _check_matches(dataset, selections, query)
-    parts = [(name, part) for name in splits for part in selections[name]]
+    parts = dataset.select_rows(split, query)
     num_states = sum(len(part) for _, part in parts)
     # NumPy allocates large arrays in large pages, and torch does not: without them, the page faults take longer than
     # the copy of the weights.
@@ -93,44 +88,6 @@ def load_zoo(
     files = dataset.weight_files([part for _, part in parts], download=True)
     fill_weights([part for _, part in parts], weights, files, cache=True)
     return _assemble_zoo(dataset, weights, [(name, part.table) for name, part in parts])
-
-
-def _check_matches(dataset: Dataset, selections: Mapping[str, Sequence[Selection]], query: Query) -> None:
-    """Raise ArgumentError if nothing matches, or if an epoch or model requested by name does not exist.
-
-    An epoch that only some of the models have is no error.
-    """
-    tables = [part.table for parts in selections.values() for part in parts]
-    if not tables:
-        present = ", ".join(split for split in SPLITS if dataset.shards_in_place(split))
-        raise ArgumentError(f"{dataset.name} has no split {' or '.join(selections)}; it has {present}")
-    for column, values in query.requested.items():
-        unmatched = {*values} - {value for table in tables for value in _unique(table, column)}
-        known = _read_values(dataset, selections, column) if unmatched else set()
-        if absent := sorted(unmatched - known):
-            raise ArgumentError(f"{dataset.name} has no {_describe_absent(column, absent, known)}")
-    if not sum(map(len, tables)):
-        raise ArgumentError(
-            f"no state of {dataset.name} matches the given split, epochs, models and filters; loosen one of them"
-        )
-
-
-def _describe_absent(column: str, absent: Sequence[Any], known: set[Any]) -> str:
-    names = ", ".join(map(str, absent[:5])) + (f" and {len(absent) - 5} more" if len(absent) > 5 else "")
-    if column == "epoch":
-        return f"state of epoch {names}; its epochs are {min(known)} to {max(known)}"
-    return f"model {names} in the requested split; {nearest_hint(str(absent[0]), sorted(known))}"
-
-
-def _read_values(dataset: Dataset, splits: Iterable[str], column: str) -> set[Any]:
-    """Return all values of a column in some splits."""
-    query = Query(columns=(column,))
-    tables = [select_rows(shard, query).table for split in splits for shard in dataset.index_shards(split)]
-    return {value for table in tables for value in _unique(table, column)}
-
-
-def _unique(table: pa.Table, column: str) -> list[Any]:
-    return table[column].unique().to_pylist()  # type: ignore[no-any-return]
 
 
 def stream_zoo(
@@ -210,7 +167,7 @@ class _Group:
 def _iter_groups(dataset: Dataset, splits: Iterable[str], query: Query) -> Iterator[_Group]:
     for split in splits:
         for shard in dataset.shards_in_place(split):
-            for group in shard.matching_groups(query):
+            for group in query.prune(shard.schema, shard.metadata):
                 if query.selects_every_model:  # otherwise the filters may match no row, and need no weights
                     shard.fetch_ahead([group], [*query.columns_to_read(shard.schema), WEIGHTS])
                 selection = select_rows(shard, query, group)

@@ -7,7 +7,6 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -15,7 +14,9 @@ from .._util import one_line
 from ..errors import FormatError, ModelZooError
 from ..hub import RangeReader, RemoteFile
 from .cache import CachedShard, CacheEntry
-from .query import LOCATION_COLUMNS, WEIGHTS, Query, column_ranges
+
+WEIGHTS = "weights"
+LOCATION_COLUMNS = ("weights_file", "offset", "nbytes")  # the byte range of weights that are stored in other files
 
 
 @dataclass
@@ -62,15 +63,6 @@ class Shard:
         """The index of the first row of each row group, followed by the number of rows."""
         counts = [self.metadata.row_group(i).num_rows for i in range(self.metadata.num_row_groups)]
         return np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
-
-    def matching_groups(self, query: Query) -> list[int]:
-        """Return the row groups that may have a matching row, judged by their statistics."""
-        query.check(self.schema)
-        names = [name for name, _, _ in query.filters]
-        groups = range(self.metadata.num_row_groups)
-        if not names:
-            return [*groups]
-        return [i for i in groups if query.may_match(column_ranges(self.metadata.row_group(i), names))]
 
     def read(self, groups: Sequence[int], columns: Sequence[str]) -> pa.Table:
         """Read some columns of some row groups.
@@ -149,59 +141,3 @@ class Shard:
                 f"cannot read {self.name}: expected an intact Parquet file, got {one_line(error)!r}; "
                 f"{again}, or copy the file again"
             ) from error
-
-
-@dataclass(frozen=True)
-class Selection:
-    """The selected rows of a shard."""
-
-    shard: Shard
-    rows: np.ndarray  # their indices in the file, ascending
-    table: pa.Table  # their requested columns
-    locations: pd.DataFrame | None = None  # `LOCATION_COLUMNS` of each row, if the weights are in other files
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def slice_rows(self, rows: slice) -> "Selection":
-        """Return some of these rows."""
-        begin, end, _ = rows.indices(len(self))
-        locations = None if self.locations is None else self.locations[begin:end]
-        return Selection(self.shard, self.rows[begin:end], self.table.slice(begin, end - begin), locations)
-
-    def iter_groups(self) -> Iterator[tuple[int, slice, np.ndarray]]:
-        """Iterate over the row groups with selected rows.
-
-        Yields:
-            The index of the row group, the part of the selection in it, and the indices of its rows in the row group.
-        """
-        offsets = self.shard.row_offsets
-        cuts = np.searchsorted(self.rows, offsets)
-        for group in np.flatnonzero(np.diff(cuts)).tolist():
-            part = slice(int(cuts[group]), int(cuts[group + 1]))
-            yield group, part, self.rows[part] - offsets[group]
-
-
-def select_rows(shard: Shard, query: Query, group: int | None = None) -> Selection:
-    """Select the matching rows of a shard, or of one of its row groups, without reading weights."""
-    if shard.cache_content is not None:
-        return _select_cached(shard, shard.cache_content.table, query, group)
-    groups = shard.matching_groups(query) if group is None else [group]
-    table = shard.read(groups, query.columns_to_read(shard.schema))
-    matches = query.matching_rows(table)
-    # Row i of the table that was read is row indices[i] of the file: row groups between may have been skipped.
-    counts = np.diff(shard.row_offsets)[groups]
-    table_offsets = np.concatenate([[0], np.cumsum(counts)])[:-1]
-    indices = np.arange(table.num_rows) + np.repeat(shard.row_offsets[:-1][groups] - table_offsets, counts)
-    rows = table if len(matches) == table.num_rows else table.take(matches)
-    has_locations = {*LOCATION_COLUMNS} <= {*rows.column_names}
-    locations = rows.select(LOCATION_COLUMNS).to_pandas() if has_locations else None
-    return Selection(shard, indices[matches], query.project(rows), locations)
-
-
-def _select_cached(shard: Shard, table: pa.Table, query: Query, group: int | None) -> Selection:
-    """Select rows of a table in the cache; the selection holds copies."""
-    query.check(table.schema)
-    begin, end = (0, len(table)) if group is None else shard.row_offsets[group : group + 2].tolist()
-    indices = begin + query.matching_rows(table.slice(begin, end - begin))
-    return Selection(shard, indices, query.project(table).take(indices))

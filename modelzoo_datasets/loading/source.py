@@ -4,15 +4,16 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from .._util import SPLITS
 from ..architectures import Architecture, find_architecture
-from ..errors import ArgumentError, FormatError
+from ..errors import ArgumentError, FormatError, nearest_hint
 from ..hub import RemoteFile, download_files, find_cached_file, list_remote_files, parse_repo_id
 from ..weights import Layout
 from ..zoo import DATASET_FORMAT, DatasetInfo, FormatTag, ZooInfo, read_layout
-from .query import Query
-from .shard import Selection, Shard, select_rows
+from .query import Query, Selection, select_rows
+from .shard import Shard
 
 _MIN_DOWNLOAD_FRACTION = 0.25  # if more of a file is needed, the whole file is downloaded into the cache
 _INDEX_SUFFIX = "_index"  # names the config with the same rows without weights
@@ -40,7 +41,40 @@ class Dataset:
         """The source with its config, for messages."""
         return f"{self.source}/{self.config}"
 
-    def shards(self, split: str, query: Query) -> list[Shard]:
+    def select_rows(self, split: str | None, query: Query) -> list[tuple[str, Selection]]:
+        """Select the matching rows of a split, or of all splits; files that may have some are downloaded first.
+
+        Returns:
+            (split, selection) of every file, in the order of the dataset.
+
+        Raises:
+            ArgumentError: Nothing matches, or an epoch or model requested by name does not exist. An epoch that only
+                some of the models have is no error.
+        """
+        splits = self.select_splits(split)
+        query = self.resolve_models(splits, query)
+        parts = [(name, select_rows(shard, query)) for name in splits for shard in self._download_shards(name, query)]
+        if not parts:
+            present = ", ".join(split for split in SPLITS if self.shards_in_place(split))
+            raise ArgumentError(f"{self.name} has no split {' or '.join(splits)}; it has {present}")
+        for column, values in query.requested.items():
+            unmatched = {*values} - {value for _, part in parts for value in _unique(part, column)}
+            known = self._read_values(splits, column) if unmatched else set()
+            if absent := sorted(unmatched - known):
+                raise ArgumentError(f"{self.name} has no {_describe_absent(column, absent, known)}")
+        if not any(len(part) for _, part in parts):
+            raise ArgumentError(
+                f"no state of {self.name} matches the given split, epochs, models and filters; loosen one of them"
+            )
+        return parts
+
+    def _read_values(self, splits: Iterable[str], column: str) -> set[Any]:
+        """Return all values of a column in some splits."""
+        query = Query(columns=(column,))
+        parts = [select_rows(shard, query) for split in splits for shard in self.index_shards(split)]
+        return {value for part in parts for value in _unique(part, column)}
+
+    def _download_shards(self, split: str, query: Query) -> list[Shard]:
         """Return the local Parquet files of a split; files that may have matching rows are downloaded first."""
         if self.repo_id is not None and query.selects_every_model:
             self._fetch([f"{self.config}/{split}-*.parquet"])
@@ -50,8 +84,9 @@ class Dataset:
             if sum(map(len, tables)) > num_local:
                 ids = tuple({model for table in tables for model in table["model_id"].to_pylist()})
                 model_query = Query(filters=(("model_id", "in", ids),))
-                needed = [shard for shard in self.shards_in_place(split) if shard.matching_groups(model_query)]
-                self._fetch([f"{self.config}/{Path(shard.name).name}" for shard in needed])
+                shards = self.shards_in_place(split)
+                needed = [shard.name for shard in shards if model_query.prune(shard.schema, shard.metadata)]
+                self._fetch([f"{self.config}/{Path(name).name}" for name in needed])
         return self._local_shards(self.config, split)
 
     def index_shards(self, split: str) -> list[Shard]:
@@ -140,6 +175,17 @@ class Dataset:
     def _local_shards(self, config: str, split: str) -> list[Shard]:
         folder = Path(self.source) if self.repo_id is None else self._fetch(["zoo.json"])
         return [Shard(path, str(path), self.cache) for path in sorted((folder / config).glob(f"{split}-*.parquet"))]
+
+
+def _describe_absent(column: str, absent: Sequence[Any], known: set[Any]) -> str:
+    names = ", ".join(map(str, absent[:5])) + (f" and {len(absent) - 5} more" if len(absent) > 5 else "")
+    if column == "epoch":
+        return f"state of epoch {names}; its epochs are {min(known)} to {max(known)}"
+    return f"model {names} in the requested split; {nearest_hint(str(absent[0]), sorted(known))}"
+
+
+def _unique(selection: Selection, column: str) -> list[Any]:
+    return selection.table[column].unique().to_pylist()  # type: ignore[no-any-return]
 
 
 def _count_bytes(selections: Iterable[Selection]) -> dict[str, int]:
