@@ -1,17 +1,19 @@
 """The steps of the commands: dataset -> hyper-representation folder -> evaluation folder, each resumable."""
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from modelzoo_datasets._util import format_versions, versions
+from modelzoo_datasets._util import file_sha256, format_versions, versions
 from modelzoo_datasets.engines import Engine, NetworkSpec, get_engine, make_batched_network, one_thread
 from modelzoo_datasets.extras import require_extra
 from modelzoo_datasets.images import load_images
 from modelzoo_datasets.loading import Zoo, load_zoo
 from modelzoo_datasets.progress import NO_PROGRESS, Progress
-from modelzoo_datasets.zoo import write_bytes, write_json
+from modelzoo_datasets.zoo import OutputLock, read_json, write_bytes, write_json
 
 from .data import (
     check_trained_on,
@@ -25,16 +27,18 @@ from .data import (
 )
 from .evaluation import EvaluationResult, run_protocol
 from .json_record import describe_record
-from .model import THIS_FOLDER, HyperRepresentation
+from .model import THIS_FOLDER, WEIGHTS_FILE, HyperRepresentation
 from .probes import Probe, probe_properties
 from .recipe import HyperRecipe
 from .recipe_choice import choose_recipe
 from .recipe_toml import read_hyper_recipe
 from .release import not_evaluated, representation_card
-from .storage import check_unused, finish_folder, is_finished, start_folder, write_csv
+from .storage import TrainingInfo, check_unused, finish_folder, is_finished, start_folder, write_csv
 from .trainer import Precision, Predictor, create_representation, open_metrics_log, train_epochs
 
 _CPU = torch.device("cpu")
+PROBES_FILE = "probes.json"
+_log = logging.getLogger(__name__)
 
 
 @one_thread()
@@ -71,7 +75,8 @@ def train(
 
     Raises:
         FormatError: there is no such dataset, config or epochs.
-        FolderInUseError: `out` already contains other files.
+        FolderInUseError: `out` already contains other files, another training was stopped there, or another process
+            is writing it.
 
     Example:
         >>> import dataclasses
@@ -87,8 +92,30 @@ def train(
     """
     recipe, out = choose_recipe(dataset).recipe if recipe is None else _resolve_recipe(recipe), Path(out)
     info = describe_training(dataset, recipe, with_origin=True)
-    if is_finished(out, info):
-        return HyperRepresentation.from_pretrained(out)
+    if not is_finished(out, info):
+        with OutputLock(out):
+            if not is_finished(out, info):  # another process may have written it meanwhile
+                options: dict[str, Any] = {"compiled": compiled, "precision": precision, "progress": progress}
+                _train(dataset, recipe, out, info, engine, images_root, device, **options)
+                return HyperRepresentation.from_pretrained(out)
+    _log.info("%s is finished already; nothing was trained", out)
+    return HyperRepresentation.from_pretrained(out)
+
+
+def _train(
+    dataset: str | Path,
+    recipe: HyperRecipe,
+    out: Path,
+    info: TrainingInfo,
+    engine: str | Engine,
+    images_root: str | Path | None,
+    device: torch.device,
+    *,
+    compiled: bool,
+    precision: Precision,
+    progress: Progress,
+) -> None:
+    """Train a hyper-representation and write its folder; see `train`."""
     states = {split: load_recipe_states(dataset, recipe, split) for split in ("train", "validation")}
     rep = create_representation(recipe, states["train"]).to(device)
     work, info = start_folder(out, info)
@@ -106,7 +133,6 @@ def train(
             task.update()
     card = representation_card(THIS_FOLDER, rep, info, not_evaluated(history[-1].validation_r2))
     finish_folder(out, rep, history, card)
-    return HyperRepresentation.from_pretrained(out)
 
 
 @one_thread()
@@ -141,7 +167,7 @@ def evaluate(
         MissingExtraError: the extra `learn` is not installed.
         FormatError: a folder is not what it must be, or does not belong to the recipe and the dataset.
         ModelZooError: the protocol needs something that this zoo does not have.
-        FolderInUseError: `out` holds another evaluation, or other files.
+        FolderInUseError: `out` holds another evaluation, or other files, or another process is writing it.
 
     Example:
         >>> import dataclasses
@@ -167,8 +193,9 @@ def evaluate(
     folder = locate_representation(representation)
     rep = HyperRepresentation.from_pretrained(folder)
     info = check_trained_on(folder, recipe, dataset)
-    result = run_protocol(rep, dataset, recipe, out, info, engine=runner, images_root=root, progress=progress)
-    write_report(out / "report.html", dataset, [recipe.data.config], recipe.name, result)
+    with OutputLock(out):
+        result = run_protocol(rep, dataset, recipe, out, info, engine=runner, images_root=root, progress=progress)
+        write_report(out / "report.html", dataset, [recipe.data.config], recipe.name, result)
     return result
 
 
@@ -253,23 +280,46 @@ def probe(
     require_extra("probes", "learn")
     recipe = read_stored_recipe(representation) if recipe is None else _resolve_recipe(recipe)
     out = None if out is None else Path(out)
-    if out is not None:
+    if out is not None and not (out / PROBES_FILE).is_file():
         check_unused(out)
     folder = locate_representation(representation)
     rep = HyperRepresentation.from_pretrained(folder)
     check_trained_on(folder, recipe, dataset)
+    if out is None:
+        return _probe(dataset, rep, recipe, test_on, progress)
+    inputs: dict[str, Any] = {"dataset": str(dataset), "config": recipe.data.config, "test_on": test_on}
+    inputs |= {"hyperrep_sha256": file_sha256(folder / WEIGHTS_FILE), "seed": recipe.evaluation.seed}
+    with OutputLock(out):
+        if rows := _read_probes(out, inputs):
+            _log.info("%s is finished already; nothing was probed", out)
+            return rows
+        check_unused(out)
+        rows = _probe(dataset, rep, recipe, test_on, progress)
+        write_csv(out / "probes.csv", Probe, rows)
+        write_json(out / PROBES_FILE, {**inputs, "probes": [row.to_json() for row in rows]})
+    return rows
+
+
+def _read_probes(out: Path, inputs: Mapping[str, Any]) -> list[Probe]:
+    """Return the probes that a folder holds of these inputs; none of others."""
+    if not (out / PROBES_FILE).is_file():
+        return []
+    values: Any = read_json(out / PROBES_FILE)
+    is_same = isinstance(values, dict) and all(values.get(key) == value for key, value in inputs.items())
+    return [Probe.from_json(row) for row in values["probes"]] if is_same else []
+
+
+def _probe(
+    dataset: str | Path, rep: HyperRepresentation, recipe: HyperRecipe, test_on: str | None, progress: Progress
+) -> list[Probe]:
+    """Probe a hyper-representation; see `probe`."""
     zoo = group_by_split(drop_untrained(load_zoo(dataset, recipe.data.config)))
     if test_on is not None:
         source, config = parse_source(test_on)
         other = load_zoo(source, config, split="test")
         rep.check_architecture(other.architecture, test_on)
         zoo["test"] = drop_untrained(other)
-    rows = probe_properties(rep, zoo, seed=recipe.evaluation.seed, progress=progress)
-    if out is not None:
-        write_csv(out / "probes.csv", Probe, rows)
-        inputs = {"dataset": str(dataset), "config": recipe.data.config, "test_on": test_on}
-        write_json(out / "probes.json", {**inputs, "probes": [row.to_json() for row in rows]})
-    return rows
+    return probe_properties(rep, zoo, seed=recipe.evaluation.seed, progress=progress)
 
 
 def _resolve_recipe(recipe: str | HyperRecipe) -> HyperRecipe:

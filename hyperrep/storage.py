@@ -7,7 +7,6 @@ import csv
 import dataclasses
 import io
 import logging
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,16 @@ from typing import Any, ClassVar, Self
 
 from modelzoo_datasets._util import format_versions
 from modelzoo_datasets.errors import FolderInUseError, FormatError
-from modelzoo_datasets.zoo import commit_folder, partial_path, read_json, write_bytes, write_json, write_tensors
+from modelzoo_datasets.zoo import (
+    commit_folder,
+    is_free,
+    read_json,
+    remove_partial_files,
+    working_path,
+    write_bytes,
+    write_json,
+    write_tensors,
+)
 
 from .json_record import JsonRecord
 from .model import CONFIG_FILE, WEIGHTS_FILE, HyperRepresentation
@@ -92,7 +100,7 @@ class TrainingInfo(JsonRecord):
 
 def check_unused(folder: Path) -> None:
     """Raise FolderInUseError unless an output folder does not exist or is empty."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if not is_free(folder):
         raise FolderInUseError(
             f"output folder {folder} already contains other files; pass a different --out or delete it"
         )
@@ -117,8 +125,8 @@ def is_finished(folder: Path, info: TrainingInfo) -> bool:
 def start_folder(folder: Path, info: TrainingInfo) -> tuple[Path, TrainingInfo]:
     """Make the working folder beside the final one; a run of the same training that was stopped there is resumed.
 
-    Files of another training, or unreadable ones, are removed. A checkpoint of other versions is resumed with a
-    warning, and training.json names both.
+    A checkpoint of other versions is resumed with a warning, and training.json names both. Call it with the lock of
+    the final folder.
 
     Args:
         folder: the final folder.
@@ -126,11 +134,18 @@ def start_folder(folder: Path, info: TrainingInfo) -> tuple[Path, TrainingInfo]:
 
     Returns:
         The working folder, and the content of its training.json.
+
+    Raises:
+        FolderInUseError: a stopped run of another training lies there, or other files.
     """
-    work = partial_path(folder)
+    work = working_path(folder)
     stopped = _read_same_training(work, info)
-    if stopped is None and work.is_dir():
-        shutil.rmtree(work)
+    if stopped is None and not is_free(work):
+        raise FolderInUseError(
+            f"{work} holds a stopped training of another recipe or dataset; resume that one, pass a different --out, "
+            f"or delete {work}"
+        )
+    remove_partial_files(work)
     if stopped is not None and (work / CHECKPOINT_FILE).is_file():
         first = stopped.first_versions or stopped.versions
         if first != info.versions:
@@ -162,14 +177,14 @@ def finish_folder(folder: Path, rep: HyperRepresentation, history: list[EpochMet
         history: metrics of all epochs.
         card: text of its README.md.
     """
-    work = partial_path(folder)
+    work = working_path(folder)
     write_json(work / CONFIG_FILE, rep.config.to_json())
     write_tensors(work / WEIGHTS_FILE, rep.state_dict())
     write_csv(work / METRICS_FILE, EpochMetrics, history)
     write_bytes(work / CARD_FILE, card.encode())
     for checkpoint in work.glob("checkpoint.*"):
         checkpoint.unlink()
-    commit_folder(folder)
+    commit_folder(work, folder)
 
 
 def write_csv(path: Path, kind: type[JsonRecord], records: Sequence[JsonRecord]) -> None:

@@ -25,6 +25,7 @@ from modelzoo_datasets.errors import FolderInUseError, ModelZooError, RecipeErro
 from modelzoo_datasets.extras import require_extra
 from modelzoo_datasets.progress import Progress
 from modelzoo_datasets.recipes import Recipe, read_recipe
+from modelzoo_datasets.zoo import OutputLock
 
 from .. import report
 from ..recipe import HyperRecipe
@@ -54,7 +55,8 @@ def command(
     """
     start = time.perf_counter()
     recipes = read_recipe(recipe), hyperrep.read_hyper_recipe(hyper_recipe)
-    with show_progress(quiet) as progress:
+    _check_folder(out)
+    with show_progress(quiet) as progress, OutputLock(out):
         result = run_pipeline(*recipes, out, threads, progress)
     accuracies = report.accuracy_table(result.populations, result.protocol.finetune_epochs)
     cli.print_table(accuracies, "test accuracy in percent, mean ± std")
@@ -67,7 +69,6 @@ def run_pipeline(
 ) -> "EvaluationResult":
     """Write zoos, dataset, hyper-representation, evaluation and report below `out`; finished parts are kept."""
     require_extra("evaluations", "learn")
-    _check_folder(out)
     _check_epochs(recipe, hyper_recipe)
     engine = engines.get_engine("auto", threads)
     zoos = [out / "zoo" / config for config in recipe.configs]
@@ -89,7 +90,7 @@ def run_pipeline(
 def _check_folder(out: Path) -> None:
     if out.exists() and not out.is_dir():
         raise FolderInUseError(f"{out} is a file; pass a different --out")
-    names = [path.name for path in out.iterdir() if path.suffix != ".partial"] if out.is_dir() else []
+    names = [path.name for path in out.iterdir() if path.suffix not in (".partial", ".lock")] if out.is_dir() else []
     if others := sorted({*names} - {*_OUTPUTS}):
         raise FolderInUseError(f"output folder {out} already contains {others[0]}; pass a different --out")
 

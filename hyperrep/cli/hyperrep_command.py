@@ -202,8 +202,8 @@ def sample_command(
             dataset=dataset, engine=engines.get_engine(engine, threads), images_root=images_root
         )
     with show_progress(quiet) as progress:
-        release.export_samples(representation, out, request, measurement, progress=progress)
-    print(f"{out}: {n} models")
+        is_new = release.export_samples(representation, out, request, measurement, progress=progress)
+    print(f"{out}: {n} models" if is_new else f"{out}: holds these {n} models already")
 
 
 @app.command("evaluate", epilog="Example: modelzoo-hyperrep evaluate dataset --hyperrep hyperrep --out evaluation")

@@ -9,7 +9,6 @@ import contextlib
 import hashlib
 import json
 import os
-import uuid
 from collections.abc import Callable, Mapping
 
 import torch
@@ -44,8 +43,5 @@ def read_or_measure(what: str, key: Mapping[str, str], measure: Callable[[], Ten
     result = measure()
     with contextlib.suppress(OSError, DiskFullError):
         if make_room(result.nbytes):
-            # Two processes may measure the same: each writes its own file, and the last one stays.
-            own = path.with_name(f"{path.stem}-{uuid.uuid4().hex}")
-            write_tensors(own, {"kept": result})
-            own.replace(path)
+            write_tensors(path, {"kept": result})  # two processes that measure the same write the same
     return result

@@ -5,6 +5,7 @@ n models, P weights.
 
 import contextlib
 import dataclasses
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -20,7 +21,7 @@ from modelzoo_datasets.images import Images, load_images
 from modelzoo_datasets.loading import Zoo, load_zoo
 from modelzoo_datasets.progress import NO_PROGRESS, Progress
 from modelzoo_datasets.seeds import derive_seed
-from modelzoo_datasets.zoo import read_json, write_json
+from modelzoo_datasets.zoo import read_json, remove_partial_files, write_json
 
 from ..data import drop_untrained, group_by_split, load_recipe_states
 from ..json_record import JsonRecord
@@ -45,6 +46,7 @@ from .result import (
 from .significance import compare_populations
 
 INFO_FILE = "facts.json"
+_log = logging.getLogger(__name__)
 _Record = TypeVar("_Record", bound=JsonRecord)
 
 
@@ -76,7 +78,11 @@ def run_protocol(
         ModelZooError: the protocol asks for something that this zoo does not allow.
         FolderInUseError: `out` holds another evaluation, or other files.
     """
-    zoo, protocol = load_zoo(dataset, recipe.data.config), recipe.evaluation
+    protocol = recipe.evaluation
+    if _is_claimed(out, _describe(training_info, protocol, engine)) and (out / EVALUATION_FILE).is_file():
+        _log.info("%s is finished already; nothing was evaluated", out)
+        return EvaluationResult.read(out)
+    zoo = load_zoo(dataset, recipe.data.config)
     splits = group_by_split(drop_untrained(zoo))
     states = {split: load_recipe_states(dataset, recipe, split) for split in SPLITS}
     # Everything that can be wrong with the request is checked before anything is evaluated or written.
@@ -249,10 +255,22 @@ def project_embeddings(
 
 def _claim_folder(out: Path, training_info: TrainingInfo, protocol: EvaluationRecipe, engine: Engine) -> None:
     """Write what `out` is the evaluation of; raise FolderInUseError where it holds anything else."""
+    values = _describe(training_info, protocol, engine)
+    _is_claimed(out, values)
+    remove_partial_files(out)
+    write_json(out / INFO_FILE, values)
+
+
+def _describe(training_info: TrainingInfo, protocol: EvaluationRecipe, engine: Engine) -> dict[str, Any]:
     training_info = dataclasses.replace(training_info, evaluation=None)  # the protocol counts, not the stored one
     parts = {"trained": training_info.to_json(), "protocol": protocol.to_json()}
-    values = {"format": EVALUATION_FORMAT, **parts, "engine": engine.name}
-    if (out / INFO_FILE).is_file():
+    return {"format": EVALUATION_FORMAT, **parts, "engine": engine.name}
+
+
+def _is_claimed(out: Path, values: Mapping[str, Any]) -> bool:
+    """Tell whether `out` is this evaluation, finished or not; raise FolderInUseError where it holds anything else."""
+    is_claimed = (out / INFO_FILE).is_file()
+    if is_claimed:
         # A key that an earlier release did not have means what that release did: the default.
         stored: dict[str, Any] = read_json(out / INFO_FILE)
         if stored.get("format") in READABLE_FORMATS:
@@ -265,7 +283,7 @@ def _claim_folder(out: Path, training_info: TrainingInfo, protocol: EvaluationRe
             raise FolderInUseError(f"output folder {out} holds another evaluation; pass a different --out")
     else:
         check_unused(out)
-    write_json(out / INFO_FILE, values)
+    return is_claimed
 
 
 def read_evaluated_training(evaluation: Path) -> TrainingInfo:

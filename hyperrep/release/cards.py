@@ -11,7 +11,7 @@ from huggingface_hub import DatasetCardData, EvalResult, ModelCardData
 from modelzoo_datasets._util import format_versions
 from modelzoo_datasets.builder import describe_features
 from modelzoo_datasets.errors import FormatError
-from modelzoo_datasets.zoo import write_bytes
+from modelzoo_datasets.zoo import OutputLock, write_bytes
 
 from ..evaluation import EvaluationResult, read_evaluated_training
 from ..json_record import describe_record
@@ -78,7 +78,8 @@ def write_card(folder: Path, repo_id: str, evaluation: Path | None = None) -> No
     path = folder / CARD_FILE
     if result is None and path.is_file() and path.read_text(encoding="utf-8") != _make_card(folder, THIS_FOLDER, None):
         return
-    write_bytes(path, _make_card(folder, repo_id, result).encode())
+    with OutputLock(folder):
+        write_bytes(path, _make_card(folder, repo_id, result).encode())
 
 
 def _make_card(folder: Path, name: str, evaluation: EvaluationResult | None) -> str:

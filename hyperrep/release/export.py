@@ -1,6 +1,8 @@
 """Export of embeddings and samples as Parquet, safetensors, JSON and cards, readable without this package."""
 
+import filecmp
 import json
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,19 +10,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 from torch import Tensor
 
 from modelzoo_datasets._util import file_sha256
 from modelzoo_datasets.engines import Engine, one_thread
-from modelzoo_datasets.errors import FolderInUseError, ModelZooError
+from modelzoo_datasets.errors import FolderInUseError, FormatError, ModelZooError
 from modelzoo_datasets.hub import get_commit, parse_repo_id
 from modelzoo_datasets.loading import load_zoo
 from modelzoo_datasets.progress import NO_PROGRESS, Progress
 from modelzoo_datasets.seeds import keyed_generator
 from modelzoo_datasets.zoo import (
+    OutputLock,
     atomic_folder,
     hash_weights,
+    own_partial_path,
+    read_table,
     write_bytes,
     write_json,
     write_table,
@@ -44,6 +50,8 @@ from ..storage import CARD_FILE, TrainingInfo, check_unused
 from .cards import sample_card, samples_card
 from .sampled_model import Lineage, NearestState, SampleInfo, SampleMetrics
 
+TABLE_FILE = "samples.parquet"
+_log = logging.getLogger(__name__)
 _Measures = tuple[NearestState, SampleMetrics | None]  # what is known of one sample; None: not measured
 
 
@@ -60,15 +68,30 @@ def export_embeddings(dataset: str | Path, config: str | None, rep: HyperReprese
         Number of rows.
 
     Raises:
-        FolderInUseError: `out` exists.
+        FolderInUseError: `out` exists and holds anything else, or another process is writing it.
         FormatError: the dataset holds models of another architecture.
     """
-    if out.exists():
-        raise FolderInUseError(f"{out} already exists; pass a different --out")
-    zoo = load_zoo(dataset, config)
-    rep.check_architecture(zoo.architecture, dataset)
-    write_table(out, zoo.table.assign(z=list(rep.encode(zoo.weights).numpy())))
+    with OutputLock(out):
+        zoo = load_zoo(dataset, config)
+        rep.check_architecture(zoo.architecture, dataset)
+        table = zoo.table.assign(z=list(rep.encode(zoo.weights).numpy()))
+        if out.exists():
+            if not _holds_table(out, table):
+                raise FolderInUseError(f"{out} already exists; pass a different --out")
+            _log.info("%s is finished already", out)
+        else:
+            write_table(out, table)
     return len(zoo)
+
+
+def _holds_table(path: Path, table: pd.DataFrame) -> bool:
+    """Tell whether a file is what `write_table` makes of a table."""
+    partial = own_partial_path(path)
+    try:
+        write_table(partial, table)
+        return path.is_file() and filecmp.cmp(path, partial, shallow=False)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +137,7 @@ def export_samples(
     measurement: Measurement | None = None,
     *,
     progress: Progress = NO_PROGRESS,
-) -> None:
+) -> bool:
     """Write sampled models, `<sampler>-0000/{model.safetensors,config.json,README.md}` each, and their table.
 
     Each folder is ready to be pushed as a model repo; `samples.parquet`, `samples.json` and `README.md` are a dataset.
@@ -128,23 +151,42 @@ def export_samples(
         measurement: the dataset, an engine and the images; None to measure nothing.
         progress: reports models that are fine-tuned.
 
+    Returns:
+        True if the samples were written, False if the folder held these samples already.
+
     Raises:
-        FolderInUseError: `out` is not empty.
+        FolderInUseError: `out` is not empty, or another process is writing it.
         FormatError: the hyper-representation did not learn from this dataset.
         ModelZooError: an unknown sampler, numbers out of range, or a sampler that needs the dataset.
     """
-    check_unused(out)
+    if not (out / TABLE_FILE).is_file():
+        check_unused(out)
     check_sampler(request.sampler, with_weights=measurement is not None)
     if request.epochs and measurement is None:
         raise ModelZooError("fine-tuning needs images; name the dataset that the representation learned from")
+    with OutputLock(out):
+        return _export_samples(representation, out, request, measurement, progress)
+
+
+def _export_samples(
+    representation: str | Path,
+    out: Path,
+    request: SampleRequest,
+    measurement: Measurement | None,
+    progress: Progress,
+) -> bool:
+    """Write sampled models, unless the folder holds them; see `export_samples`."""
     folder = locate_representation(representation)
+    lineage = _trace_lineage(representation, folder, request, measurement)
+    if _holds_samples(out, request, lineage, measured=measurement is not None):
+        return False
+    check_unused(out)
     rep = HyperRepresentation.from_pretrained(folder)
     zoo = None
     if measurement is not None:
         recipe = TrainingInfo.read(folder).recipe
         check_trained_on(folder, recipe, measurement.dataset)
         zoo = load_recipe_states(measurement.dataset, recipe, "train")
-    lineage = _trace_lineage(representation, folder, request, measurement)
     context = SamplingContext(rep=rep, zoo=zoo, hyperrep_sha256=lineage.hyperrep_sha256, **request.options)
     generator = keyed_generator(request.seed, "samples", request.sampler)
     weights = draw_weights(request.sampler, request.n, context, generator)
@@ -158,6 +200,20 @@ def export_samples(
         for number, (nearest, metrics) in enumerate(measures)
     ]
     _write_samples(out, weights, rep, samples)
+    return True
+
+
+def _holds_samples(out: Path, request: SampleRequest, lineage: Lineage, *, measured: bool) -> bool:
+    """Tell whether a folder holds the samples of this very request."""
+    try:
+        table = read_table(out / TABLE_FILE)
+        stored = {text: json.loads(text) for text in table["lineage"].unique()}
+    except (FormatError, OSError, ValueError, LookupError, TypeError):
+        return False
+    tuned = table["tuned_epochs"].fillna(0).astype(int).unique().tolist()
+    is_measured = bool(table["test_acc"].notna().all())
+    same = list(stored.values()) == [lineage.to_json()] and len(table) == request.n
+    return same and tuned == [request.epochs] and is_measured == measured
 
 
 def _trace_lineage(
@@ -228,7 +284,7 @@ def _write_samples(out: Path, weights: Tensor, rep: HyperRepresentation, samples
             write_json(partial / info.name / CONFIG_FILE, info.to_json())
             write_bytes(partial / info.name / CARD_FILE, sample_card(info).encode())
         table = _make_table(weights, rep.encode(weights), samples)
-        write_table(partial / "samples.parquet", table)
+        write_table(partial / TABLE_FILE, table)
         write_json(partial / "samples.json", samples[0].to_table_json(layout))
         write_bytes(partial / CARD_FILE, samples_card(samples[0], table).encode())
 

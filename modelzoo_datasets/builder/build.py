@@ -19,6 +19,7 @@ from ..zoo import (
     ZOO_FILE,
     DatasetInfo,
     FormatTag,
+    OutputLock,
     ZooFolder,
     ZooInfo,
     assign_trajectory_files,
@@ -70,7 +71,7 @@ def build_dataset(
     Raises:
         FormatError: A folder is not a complete zoo, a state is unreadable or altered, the zoos do not fit together, or
             the Hub would reject the dataset.
-        FolderInUseError: `out` already contains other files.
+        FolderInUseError: `out` already contains other files, or another process is writing it.
         RecipeError: The builder recipe does not exist or is invalid.
         DiskFullError: The disk is full.
 
@@ -90,19 +91,30 @@ def build_dataset(
     info = DatasetInfo(repo_id=repo_id, card=metadata, diverged=diverged, configs=infos)
     if _is_built(out, info):
         return False
+    with OutputLock(out):
+        if _is_built(out, info):
+            return False
+        _build(folders, metadata, info, out, progress)
+    return True
+
+
+def _build(
+    folders: Sequence[ZooFolder], metadata: CardMetadata, info: DatasetInfo, out: Path, progress: Progress
+) -> None:
+    """Write the dataset folder."""
+    keep_diverged, infos = info.diverged == KEPT, info.configs
     rows = [_select_rows(zoo, keep_diverged) for zoo in folders]
     _check_hub_limits(dict(zip(infos, rows, strict=True)), folders[0].layout.size, out)
     with atomic_folder(out) as partial:
         parts = zip(folders, infos.values(), rows, strict=True)
         configs = [_write_config(*part, partial, progress) for part in parts]
-        card = render_card(repo_id or ".", metadata, configs, keep_diverged=keep_diverged)
+        card = render_card(info.repo_id or ".", metadata, configs, keep_diverged=keep_diverged)
         write_bytes(partial / "README.md", card.encode())
         write_json(partial / "layout.json", folders[0].layout.to_json())
         write_json(partial / ZOO_FILE, info.to_json())
         write_checksums(partial)
     for config in configs:
         _warn_of_missing_states(config)
-    return True
 
 
 def _check_compatible(zoos: Sequence[ZooFolder]) -> None:

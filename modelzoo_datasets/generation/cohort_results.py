@@ -13,7 +13,6 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from uuid import uuid4
 
 import fsspec
 import safetensors.torch
@@ -102,10 +101,7 @@ class Results:
             self._files.makedirs(self._root, exist_ok=True)
             self._files.pipe_file(f"{self._root}/{name}", content)
             return
-        # A unique name, since a task that was considered lost may still be writing the same file.
-        partial = Path(self._root) / f".{name}.{uuid4().hex}"
-        write_bytes(partial, content)
-        partial.replace(partial.with_name(name))
+        write_bytes(Path(self._root) / name, content)
 
     def read(self, member: Member) -> Iterator[dict[str, Tensor]]:
         """Yield the states of a model, one file after the other.

@@ -16,7 +16,7 @@ from ..errors import FormatError
 from ..images import image_dataset_names, load_images
 from ..progress import NO_PROGRESS, Progress
 from ..recipes import Member
-from ..zoo import ZooFolder, ZooWriter
+from ..zoo import OutputLock, ZooFolder, ZooWriter, own_partial_path
 from .archives import Source, open_source
 from .base import ImportedModel, ImportedState, ModelSource, Overrides, check_source
 from .safetensors_folder import SafetensorsFolder
@@ -93,21 +93,23 @@ def import_zoo(
     check_source(Path(source), format)
     out, parent = Path(out), None if parent is None else Path(parent)
     root = user_cache_folder("images") if images_root is None else Path(images_root)
-    temporary = out.parent / f".{out.name}-unpacked"
-    try:
-        with closing(open_source(Path(source), temporary, progress)) as files:
-            originals = _OPENERS[format](files, overrides or Overrides(), progress)
-            for reason, (count, first) in files.skipped.reasons.items():
-                originals.skipped.add(f"file that {reason}", first, count)
-            return _import(originals, format, out, root, parent, storage, progress)
-    finally:
-        temporary.unlink(missing_ok=True)
+    temporary = own_partial_path(out)  # for decompressed files
+    with OutputLock(out) as lock:
+        try:
+            with closing(open_source(Path(source), temporary, progress)) as files:
+                originals = _OPENERS[format](files, overrides or Overrides(), progress)
+                for reason, (count, first) in files.skipped.reasons.items():
+                    originals.skipped.add(f"file that {reason}", first, count)
+                return _import(originals, format, out, lock, root, parent, storage, progress)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def _import(
     originals: ModelSource,
     format: str,
     out: Path,
+    lock: OutputLock,
     images_root: Path,
     parent: Path | None,
     storage: str,
@@ -121,7 +123,7 @@ def _import(
     recipe = make_recipe(identity, originals.architecture, models, parents)
     info = make_zoo_info(recipe, identity, originals, format, images_sha256, parents)
     members = recipe.members(identity.config)
-    with ZooWriter(out, info.with_storage(storage)) as writer:
+    with ZooWriter(out, info.with_storage(storage), lock) as writer:
         before = writer.list_epochs()
         stored = {m.model_id: m for m in _list_finished(writer, members, before)}
         missing = [i for i, m in enumerate(members) if _has_fewer(stored.get(m.model_id), models[i])]

@@ -16,7 +16,6 @@ import os
 import re
 import shutil
 import threading
-import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +28,10 @@ from ..errors import ArgumentError, DiskFullError
 from ..zoo import AtomicFile, SafetensorsHeader, TensorSpec, make_header
 
 _FORMAT = "table and weights"  # part of every hash, so that releases with another format do not read these files
-_FILE_NAME = re.compile(r"[0-9a-f]{32}\.safetensors|[0-9a-f]{32}-[0-9a-f]{32}|\.[0-9a-f]{32}-[0-9a-f]{32}\.partial")
+_FILE_NAME = re.compile(  # an entry, a partial file, and a partial file of an earlier release
+    r"[0-9a-f]{32}\.safetensors|\.[0-9a-f]{32}\.safetensors\.\d+-[0-9a-f]{8}\.partial"
+    r"|[0-9a-f]{32}-[0-9a-f]{32}|\.[0-9a-f]{32}-[0-9a-f]{32}\.partial"
+)
 _MIN_BYTES = 8_000_000  # smaller weights are decoded faster than a cache file is found and opened
 _DEFAULT_MAX_BYTES = 20_000_000_000
 _RESERVED_BYTES = 5_000_000_000  # left free on the disk for other programs
@@ -161,9 +163,8 @@ class CacheWriter:
             DiskFullError: The disk has no room for the head.
         """
         self._entry, self._lock, self._missing, self._weights_offset = entry, threading.Lock(), num_rows, len(head)
-        # Two processes may write the same entry: each writes its own file, and the last one to finish replaces it.
-        self._path = entry.path.with_name(f"{entry.path.stem}-{uuid.uuid4().hex}")
-        self._file: AtomicFile | None = AtomicFile(self._path)
+        # Two processes may write the same entry: each has its own partial file, and the last one to finish stays.
+        self._file: AtomicFile | None = AtomicFile(entry.path)
         self._write(0, head)
 
     def add(self, first_row: int, rows: np.ndarray) -> None:
@@ -188,7 +189,6 @@ class CacheWriter:
                 return self.discard()
             self._file.commit()
             self._file = None
-            self._path.replace(self._entry.path)
         except (OSError, DiskFullError):
             self.discard()
 
@@ -198,7 +198,6 @@ class CacheWriter:
         with contextlib.suppress(OSError):
             if file is not None:
                 file.discard()
-            self._path.unlink(missing_ok=True)
 
 
 def _identify_content(source: Path) -> str:

@@ -2,8 +2,11 @@ from .atomic_io import AtomicFile as AtomicFile
 from .atomic_io import atomic_folder as atomic_folder
 from .atomic_io import commit_folder as commit_folder
 from .atomic_io import flush_to_disk as flush_to_disk
-from .atomic_io import partial_path as partial_path
+from .atomic_io import is_partial as is_partial
+from .atomic_io import own_partial_path as own_partial_path
+from .atomic_io import remove_partial_files as remove_partial_files
 from .atomic_io import translate_disk_errors as translate_disk_errors
+from .atomic_io import working_path as working_path
 from .atomic_io import write_bytes as write_bytes
 from .info import KEPT as KEPT
 from .info import LEFT_OUT as LEFT_OUT
@@ -22,6 +25,7 @@ from .limits import memory_limit as memory_limit
 from .lineage import ImportInfo as ImportInfo
 from .lineage import ParentInfo as ParentInfo
 from .lineage import RecipeInfo as RecipeInfo
+from .lock import OutputLock as OutputLock
 from .packed import read_pack as read_pack
 from .packed import read_pack_index as read_pack_index
 from .paths import DATASET_FORMAT as DATASET_FORMAT
@@ -35,6 +39,7 @@ from .paths import STORAGES as STORAGES
 from .paths import VARIATIONAL as VARIATIONAL
 from .paths import ZOO_FILE as ZOO_FILE
 from .paths import check_zoo_folder as check_zoo_folder
+from .paths import is_free as is_free
 from .paths import pack_path as pack_path
 from .paths import require_zoo_file as require_zoo_file
 from .paths import state_path as state_path

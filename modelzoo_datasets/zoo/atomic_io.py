@@ -1,29 +1,29 @@
 """Files and folders that appear whole or not at all: written beside, flushed to disk, then renamed into place.
 
-A lock on a folder lets only one process at a time write to it.
+Every write has a partial file of its own, `.NAME.PID-RANDOM.partial`, so that no two writers share one. The lock of an
+output (`lock.py`) lets only one process at a time write it, so that its owner can remove what killed writers left.
 
 This module imports neither torch nor pyarrow, so that a command can look at a folder at next to no cost.
 """
 
 import errno
 import os
+import re
+import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..errors import DiskFullError, FolderInUseError
 
-try:
-    import fcntl
-except ImportError:  # Windows: two writers are not detected
-    fcntl = None  # type: ignore[assignment]
-
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)  # no bytes or no inodes left, or a quota used up
+_OWN_PARTIAL = re.compile(r"\.(.+)\.\d+-[0-9a-f]{8}\.partial")
+_PARTIAL = re.compile(r"\..+\.partial")  # also one of an earlier release
 
 
-def partial_path(path: Path) -> Path:
-    """Return the hidden path at which a file or folder is written before it is renamed to `path`.
+def working_path(path: Path) -> Path:
+    """Return the hidden folder beside `path` in which work lies that a later run resumes.
 
     Raises:
         FolderInUseError: `path` is the current folder, which cannot be renamed into place.
@@ -31,6 +31,39 @@ def partial_path(path: Path) -> Path:
     if path.absolute() == Path.cwd():
         raise FolderInUseError("the current folder cannot be written as a whole; name a new one with --out")
     return path.with_name(f".{path.name}.partial")
+
+
+def own_partial_path(path: Path) -> Path:
+    """Return a new hidden path beside `path`, which no other process and no other call has."""
+    return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
+
+
+def is_partial(path: Path) -> bool:
+    """Tell by its name whether a file is one in the making, or what a killed process left of it."""
+    return _PARTIAL.fullmatch(path.name) is not None
+
+
+def remove_abandoned(path: Path) -> None:
+    """Remove partial files and folders that killed writers of `path` left beside it; call it with its lock only."""
+    with suppress(OSError):
+        for other in path.parent.iterdir():
+            if (match := _OWN_PARTIAL.fullmatch(other.name)) and match[1] == path.name:
+                _remove(other)
+
+
+def remove_partial_files(folder: Path) -> None:
+    """Remove partial files that killed writers left anywhere within a folder; call it with its lock only."""
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            if name.endswith(".partial") and is_partial(path := Path(parent, name)):
+                path.unlink(missing_ok=True)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -60,7 +93,7 @@ class AtomicFile:
 
     def __init__(self, path: Path) -> None:
         """Begin an empty file beside `path`, and make the folders above it."""
-        self._path, self._partial = path, partial_path(path)
+        self._path, self._partial = path, own_partial_path(path)
         with translate_disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self._partial.open("wb", buffering=0)
@@ -108,21 +141,21 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         FolderInUseError: `path` is the current folder.
         OSError: `path` is a folder that is not empty.
     """
-    partial = partial_path(path)
-    shutil.rmtree(partial, ignore_errors=True)
+    working_path(path)  # refuses the current folder before anything is written
+    partial = own_partial_path(path)
     try:
         yield partial
-        commit_folder(path)
+        commit_folder(partial, path)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
 
 
-def commit_folder(path: Path) -> None:
-    """Rename the folder at `partial_path(path)` to `path`, where nothing or an empty folder may be."""
+def commit_folder(partial: Path, path: Path) -> None:
+    """Rename a folder to `path`, where nothing or an empty folder may be."""
     if path.is_dir():
         path.rmdir()
-    partial_path(path).replace(path)
+    partial.replace(path)
 
 
 def flush_to_disk(path: Path) -> None:
@@ -140,35 +173,3 @@ def write_bytes(path: Path, content: bytes) -> None:
     except BaseException:
         file.discard()
         raise
-
-
-class FolderLock:
-    """A lock that is held from its creation until `release`, or until the process ends in any way.
-
-    It locks the folder itself. The package `filelock` would lock a file instead, in the folder or beside it, which
-    cannot be removed safely afterwards: zoo folders would hold a file that is none of theirs.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        """Acquire the lock; raises FolderInUseError where another process holds it."""
-        self._handle: int | None = None
-        if fcntl is None:
-            return
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(handle)
-            raise FolderInUseError(
-                f"another process is writing {folder}; wait until it ends, or choose another --out"
-            ) from None
-        except OSError:  # the file system has no locks: two writers are not detected
-            os.close(handle)
-            return
-        self._handle = handle
-
-    def release(self) -> None:
-        """Let other processes write to the folder."""
-        if self._handle is not None:
-            os.close(self._handle)
-            self._handle = None

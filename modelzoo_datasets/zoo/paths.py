@@ -13,6 +13,8 @@ progress/<model_id>.safetensors                their states, until a packed zoo 
 from pathlib import Path
 
 from ..errors import FolderInUseError, FormatError
+from .atomic_io import is_partial
+from .lock import LOCK_FILE
 
 ZOO_FORMAT = "modelzoo-zoo-2"
 DATASET_FORMAT = "modelzoo-dataset-3"
@@ -49,10 +51,15 @@ def check_zoo_folder(folder: Path) -> None:
     Raises:
         FolderInUseError: There is a file of this name, or the folder contains files but no zoo.json.
     """
-    partial = f".{ZOO_FILE}.partial"  # left by a process that was killed while it began the folder
-    is_free = not folder.exists() or (folder.is_dir() and all(path.name == partial for path in folder.iterdir()))
-    if not is_free and not (folder / ZOO_FILE).is_file():
+    if not is_free(folder) and not (folder / ZOO_FILE).is_file():
         raise FolderInUseError(f"{folder} is not empty and no zoo; choose another --out")
+
+
+def is_free(folder: Path) -> bool:
+    """Tell whether there is nothing at a path, or a folder that is empty but for files of its writer."""
+    if folder.is_dir():
+        return all(path.name == LOCK_FILE or is_partial(path) for path in folder.iterdir())
+    return not folder.exists()
 
 
 def state_path(folder: Path, model_id: str, epoch: int, kind: str = "states") -> Path:

@@ -14,10 +14,11 @@ from torch import Tensor
 
 from ..errors import FolderInUseError
 from ..recipes import Member
-from .atomic_io import FolderLock, translate_disk_errors
+from .atomic_io import remove_partial_files, translate_disk_errors
 from .backends import FileStore, PackedStore, StateStore
 from .info import ZooInfo, find_difference
 from .json_files import read_json, write_json
+from .lock import OutputLock
 from .paths import MODELS_FILE, PROGRESS, STATES_FILE, ZOO_FILE, check_zoo_folder
 from .tables import (
     Row,
@@ -40,12 +41,13 @@ class ZooWriter:
     Use it as a context manager: until it ends, no other process can write to the folder. Threads write the states.
     """
 
-    def __init__(self, folder: Path, info: ZooInfo) -> None:
+    def __init__(self, folder: Path, info: ZooInfo, lock: OutputLock | None = None) -> None:
         """Create the folder, or resume one that holds the very same zoo.
 
         Args:
             folder: The zoo folder.
             info: The zoo, with its storage.
+            lock: The lock of the folder, where the caller holds it already; it is released with the writer.
 
         Raises:
             FolderInUseError: The folder holds other files or another zoo (another recipe, other images or another
@@ -54,10 +56,8 @@ class ZooWriter:
         self.folder = folder
         self._info = info
         with translate_disk_errors(folder):
-            folder.parent.mkdir(parents=True, exist_ok=True)
             check_zoo_folder(folder)
-            folder.mkdir(exist_ok=True)
-        self._lock = FolderLock(folder)
+        self._lock = lock or OutputLock(folder)
         try:
             self._claim()
             self._store: StateStore = (PackedStore if info.is_packed else FileStore)(folder, info)
@@ -70,6 +70,8 @@ class ZooWriter:
     def _claim(self) -> None:
         zoo_file = self.folder / ZOO_FILE
         check_zoo_folder(self.folder)  # again, now that no other process can write to it
+        with translate_disk_errors(self.folder):
+            self.folder.mkdir(exist_ok=True)
         if not zoo_file.is_file():
             write_json(zoo_file, self._info.to_json())
         if difference := find_difference(read_json(zoo_file), self._info):
@@ -83,6 +85,7 @@ class ZooWriter:
                 f"{self.folder} holds another zoo: its {name} is {_shorten(stored)}, not {_shorten(value)}; "
                 "choose another --out"
             )
+        remove_partial_files(self.folder)
 
     def __enter__(self) -> "ZooWriter":
         return self

@@ -38,7 +38,7 @@ def kill_at(step: int) -> None:
         return call
 
     os.fsync = counted(os.fsync)
-    atomic_io.partial_path = counted(atomic_io.partial_path)
+    atomic_io.own_partial_path = counted(atomic_io.own_partial_path)
     for name in ("replace", "unlink", "rmdir"):
         setattr(Path, name, counted(getattr(Path, name)))
 

@@ -21,7 +21,7 @@ from hyperrep.recipe import DataRecipe, EvaluationRecipe
 from hyperrep.trainer.checkpoints import EVENTS
 from hyperrep.trainer.loop import _CHECKPOINT_EVERY
 from modelzoo_datasets.errors import FolderInUseError, FormatError
-from modelzoo_datasets.zoo import partial_path
+from modelzoo_datasets.zoo import working_path
 
 COLUMNS = ("reconstruction", "contrast", "behaviour", "mixed", "statistics")
 EPOCHS = _CHECKPOINT_EVERY + 2
@@ -109,13 +109,13 @@ def test_a_killed_training_leaves_no_folder_and_goes_on_to_the_same_bytes(
     with pytest.raises(KeyboardInterrupt):
         train(tiny_dataset, RECIPE, out, progress=StepProgress(kill))
     assert not out.exists()
-    assert partial_path(out).is_dir()
+    assert working_path(out).is_dir()
     train(tiny_dataset, RECIPE, out)
     assert contents(out) == contents(finished)
-    assert not partial_path(out).exists()
+    assert not working_path(out).exists()
 
 
-def test_what_another_recipe_left_unfinished_is_not_gone_on_with(
+def test_what_another_recipe_left_unfinished_is_neither_gone_on_with_nor_removed(
     finished: Path, tiny_dataset: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "hyperrep"
@@ -127,7 +127,18 @@ def test_what_another_recipe_left_unfinished_is_not_gone_on_with(
 
     with pytest.raises(KeyboardInterrupt):
         train(tiny_dataset, other, out, progress=StepProgress(kill))
-    assert (partial_path(out) / "checkpoint.safetensors").is_file()
+    work = working_path(out)
+    assert (work / "checkpoint.safetensors").is_file()
+    before = contents(work)
+    with pytest.raises(FolderInUseError) as caught:
+        train(tiny_dataset, RECIPE, out)
+    assert str(caught.value) == (
+        f"{work} holds a stopped training of another recipe or dataset; resume that one, pass a different --out, or "
+        f"delete {work}"
+    )
+    assert contents(work) == before
+    train(tiny_dataset, other, out)
+    shutil.rmtree(out)
     train(tiny_dataset, RECIPE, out)
     assert contents(out) == contents(finished)
 

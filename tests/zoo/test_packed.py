@@ -259,7 +259,7 @@ def test_states_of_an_unfinished_model_are_on_disk_not_in_memory(tmp_path: Path)
             writer.pool.flush()
             assert kept() is None
         (partial,) = (out / "progress").iterdir()
-        assert partial.name == ".seed-00001.safetensors.partial"
+        assert partial.name.startswith(".seed-00001.safetensors.") and partial.name.endswith(".partial")
         assert partial.stat().st_size > 3 * 2464 * 4
     assert list((out / "progress").iterdir()) == [], "what is not finished is not left behind"
 

@@ -2,6 +2,8 @@
 
 import hashlib
 import itertools
+import os
+import re
 from pathlib import Path
 
 import pytest
@@ -102,10 +104,12 @@ def test_equal_states_give_equal_bytes(states: Tensor, tmp_path: Path) -> None:
 
 
 def test_states_are_taken_one_by_one(states: Tensor, tmp_path: Path) -> None:
-    partial, seen = tmp_path / ".a.safetensors.partial", []
+    seen: list[int] = []
 
     def one_by_one() -> object:
         for state in states:
+            (partial,) = tmp_path.iterdir()
+            assert re.fullmatch(rf"\.a\.safetensors\.{os.getpid()}-[0-9a-f]{{8}}\.partial", partial.name)
             seen.append(partial.stat().st_size)
             yield state
 

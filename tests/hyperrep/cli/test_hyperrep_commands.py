@@ -27,8 +27,9 @@ def test_probes_are_written_as_json_and_csv(
         table = list(csv.DictReader(file))
     assert [row["representation"] for row in table] == [row.representation for row in rows]
     assert [float(row["r2"]) for row in table] == [row.r2 for row in rows]
+    assert probe(tiny_dataset, trained, tiny_hyper, out=tmp_path / "probes") == rows
     with pytest.raises(FolderInUseError) as caught:
-        probe(tiny_dataset, trained, tiny_hyper, out=tmp_path / "probes")
+        probe(tiny_dataset, trained, tiny_hyper, test_on=f"{tiny_dataset}/hyp", out=tmp_path / "probes")
     assert str(caught.value) == (
         f"output folder {tmp_path / 'probes'} already contains other files; pass a different --out or delete it"
     )

@@ -1,0 +1,44 @@
+"""Commands that start at the same time, as real processes."""
+
+import multiprocessing
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from importlib.metadata import entry_points
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
+
+from helpers.processes import fork
+
+_FORKED = multiprocessing.get_context("forkserver")
+
+
+def race(
+    commands: Sequence[Sequence[str | Path]], delays: Sequence[float], folder: Path, patience: float = 300
+) -> list[subprocess.CompletedProcess[str]]:
+    """Run commands that meet at a barrier, and then start after these seconds; their output goes through `folder`."""
+    folder.mkdir()
+    barrier = _FORKED.Barrier(len(commands))
+    outs = [folder / str(i) for i in range(len(commands))]
+    racers = [
+        fork(_start_together, ([str(word) for word in words], barrier, delay), os.environ, out)
+        for words, delay, out in zip(commands, delays, outs, strict=True)
+    ]
+    results = []
+    for racer, words, out in zip(racers, commands, outs, strict=True):
+        racer.join(patience)
+        if racer.exitcode is None:
+            racer.kill()
+        told = Path(f"{out}-e").read_text()
+        results.append(subprocess.CompletedProcess(list(words), racer.exitcode or 0, out.read_text(), told))
+    return results
+
+
+def _start_together(words: list[str], barrier: Barrier, delay: float) -> None:
+    sys.argv = words
+    main = entry_points(group="console_scripts")[words[0]].load()
+    barrier.wait()
+    time.sleep(delay)
+    main()
