@@ -88,7 +88,8 @@ def _compute_logits(
     """Return the logits (N, B, C) of the models on the test images."""
     zoo.architecture.check_runnable()
     n, b = len(models), len(images.labels("test"))
-    engine = get_engine(engine.name, 1) if n * b < _FEW_IMAGES else engine
+    # A few images are not worth processes; a GPU stays the one that the caller has chosen.
+    engine = get_engine(engine.name, 1) if n * b < _FEW_IMAGES and engine.name != "cuda" else engine
     columns = zip(models["activation"], models["dropout"], strict=True)
     networks = [NetworkSpec(str(activation), float(dropout)) for activation, dropout in columns]
     result = torch.empty(n, b, images.classes)

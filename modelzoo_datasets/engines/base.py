@@ -69,6 +69,10 @@ class Engine(Protocol):
         """Return the engine that trains this architecture: this one, or another one and a logged line that says why."""
         ...
 
+    def environment(self, architecture: str) -> Mapping[str, str]:
+        """Return all versions and devices that can change the bits of an architecture, by name."""
+        ...
+
     def estimate_memory(self, architecture: str, images: Images, jobs: Sequence[Job]) -> int:
         """Estimate an upper bound of the bytes of memory that training needs, not counting the images themselves.
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from .._util import versions
 from ..architectures import build_module, get_architecture, penalty, penalty_weight, seed_dropout, seed_noise, sparsity
 from ..images import Images, augment
 from ..seeds import keyed_generator
@@ -82,6 +83,10 @@ class TorchEngine:
     def resolve(self, architecture: str) -> "TorchEngine":
         """See `Engine.resolve`; this engine trains any network."""
         return self
+
+    def environment(self, architecture: str) -> dict[str, str]:
+        """See `Engine.environment`."""
+        return versions()
 
     def estimate_memory(self, architecture: str, images: Images, jobs: Sequence[Job]) -> int:
         """See `Engine.estimate_memory`: normalized images, and per process torch, a model and its largest batch."""

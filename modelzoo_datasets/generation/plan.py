@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from .._util import versions
 from ..architectures import Architecture, resolve_architecture
 from ..engines import Engine, Job, variational_layout
 from ..errors import FormatError, RecipeError
@@ -84,7 +83,7 @@ class Plan:
             images_sha256=self.images.fingerprint,
             classes=self.images.classes,
             engine=engine.name,
-            versions=versions(),
+            versions=engine.environment(self.architecture.name),
             parent=None if self.parent is None else self.parent.info.to_parent(),
             variational_layout=None if self.parent is None else variational_layout(self.architecture.name),
         )

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from .._util import METRIC_PREFIX, SPLITS, versions
+from .._util import METRIC_PREFIX, SPLITS
 from ..engines import METRICS, SPARSITY, Engine, Job, NetworkSpec, SplitMetrics, States
 from ..errors import FormatError
 from ..images import Images, load_images
@@ -60,7 +60,8 @@ _LOOSE = Tolerance(3, 1e-3, "to 3 images")
 
 def _is_same_engine(target: Target, engine: Engine) -> bool:
     """Return True if results must be equal bit for bit, because engine and versions are those that made the zoo."""
-    return bool(target.info.engine == engine.name and target.info.versions == versions())
+    environment = engine.environment(target.info.architecture)
+    return target.info.engine == engine.name and dict(target.info.versions) == dict(environment)
 
 
 def check_images(target: Target, request: Request) -> tuple[Check, Images]:

@@ -21,17 +21,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..._util import versions
 from ...architectures import get_architecture
-from ...errors import DeviceError, NoCompilerError, NoKernelError
+from ...errors import DeviceError, NoCompilerError, NoKernelError, NotAChainError
 from ...images import Images
 from ...weights import Layout
 from ..base import Job, NetworkSpec, SplitMetrics, States
+from ..chain import get_chain
 from ..common import build_initial_module, collect_metrics, pack_state
-from .block_kernel import CompileKernel
+from .block_kernel import Block, CompileKernel
 from .block_trainer import BlockTrainer, CohortTrainer
 from .device import device_context
 from .evaluate import CohortEvaluator, DeviceImages, StateRecorder
-from .kernel_compiler import compile_with_cupy
+from .kernel_compiler import check_launch, compile_with_cupy, find_compiler_versions
 from .memory import choose_cohort_size, estimate_model_bytes, free_memory, is_out_of_memory, release_memory
 from .optimizers import find_runs
 from .rng import measure_demand
@@ -40,6 +42,7 @@ from .stacked_trainer import StackedTrainer
 
 _LOG = logging.getLogger(__name__)
 _MAX_UNBATCHED = 4  # networks that are called one by one, each in its own stream; not measured yet
+_USUAL_BATCH_SIZE = 10  # of the published recipes
 EvaluateStack = Callable[[CohortEvaluator, StackedWeights], Any]
 
 
@@ -84,6 +87,27 @@ class CudaEngine:
     def resolve(self, architecture: str) -> "CudaEngine":
         """See `Engine.resolve`; this engine trains any network."""
         return self
+
+    def environment(self, architecture: str) -> dict[str, str]:
+        """See `Engine.environment`: also the GPU and the path, and what compiled the kernel if there is one."""
+        major_minor = torch.cuda.get_device_capability(self.device) if self.device.type == "cuda" else ()
+        gpu = {"gpu": f"sm_{''.join(map(str, major_minor))}"} if major_minor else {}
+        if not self._has_kernel(architecture):
+            return {**versions(), **gpu, "path": "stacked"}
+        compiler = find_compiler_versions() if self.device.type == "cuda" else {}
+        return {**versions(), **gpu, **compiler, "path": "kernel"}
+
+    def _has_kernel(self, architecture: str) -> bool:
+        """Return whether the kernel trains this architecture, apart from twins and augmentation."""
+        if self._compile_kernel is None:
+            return False
+        try:
+            block = Block.from_stages(get_chain(architecture, "relu", 0.0), _USUAL_BATCH_SIZE)
+            with device_context(self.device):
+                check_launch(self._compile_kernel(block), block, self.device)
+        except (NoKernelError, NotAChainError):
+            return False
+        return True
 
     def estimate_memory(self, architecture: str, images: Images, jobs: Sequence[Job]) -> int:
         """See `Engine.estimate_memory`: memory of the device for the largest cohort."""

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..._util import versions
 from ...architectures import get_architecture
 from ...errors import ArgumentError, CompilerError, NotAChainError
 from ...images import Images
@@ -46,6 +47,10 @@ class NativeEngine:
             _warn_once(f"{architecture} is trained by the torch engine instead of the native one: {error}")
             return TorchEngine(self.num_threads)
         return self
+
+    def environment(self, architecture: str) -> dict[str, str]:
+        """See `Engine.environment`."""
+        return versions()
 
     def estimate_memory(self, architecture: str, images: Images, jobs: Sequence[Job]) -> int:
         """See `Engine.estimate_memory`."""
