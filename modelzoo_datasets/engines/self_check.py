@@ -234,7 +234,7 @@ def _compare_evaluation(engine: Engine, reference: Engine, case: CheckCase, weig
     deviations = (compute_logits(engine, weights) - exact).abs().amax(dim=(1, 2))
     if problem := _describe(case, "the largest logit", deviations / size, slack / size):
         return problem
-    found, expected = (e.evaluate(case.architecture, images, weights, networks, "test") for e in (engine, reference))
+    measured, expected = (e.evaluate(case.architecture, images, weights, networks, "test") for e in (engine, reference))
     # Where no logit moves by more than the slack, a loss moves by twice as much at most, and only images whose two
     # likeliest classes are closer than that may get another prediction.
     best, second = exact.topk(2, dim=2).values.unbind(dim=2)
@@ -242,9 +242,9 @@ def _compare_evaluation(engine: Engine, reference: Engine, case: CheckCase, weig
     counts = torch.bincount(images.labels("test"), minlength=images.classes)
     flips = torch.stack([undecided[:, images.labels("test") == c].sum(dim=1) for c in range(images.classes)], dim=1)
     columns: list[tuple[str, Callable[[], tuple[Tensor, Tensor]]]] = [
-        ("the loss", lambda: ((found.loss / expected.loss - 1).abs(), 2 * slack / expected.loss)),
-        ("the accuracy", lambda: ((found.accuracy - expected.accuracy).abs(), undecided.double().mean(dim=1))),
-        ("the recall", lambda: _largest_excess(found.recall, expected.recall, flips / counts)),
+        ("the loss", lambda: ((measured.loss / expected.loss - 1).abs(), 2 * slack / expected.loss)),
+        ("the accuracy", lambda: ((measured.accuracy - expected.accuracy).abs(), undecided.double().mean(dim=1))),
+        ("the recall", lambda: _largest_excess(measured.recall, expected.recall, flips / counts)),
     ]
     for what, compare in columns:
         deviations, slacks = compare()
@@ -253,10 +253,10 @@ def _compare_evaluation(engine: Engine, reference: Engine, case: CheckCase, weig
     return None
 
 
-def _largest_excess(found: Tensor, expected: Tensor, slack: Tensor) -> tuple[Tensor, Tensor]:
+def _largest_excess(measured: Tensor, expected: Tensor, slack: Tensor) -> tuple[Tensor, Tensor]:
     """Return deviation and slack (J,) of the class that exceeds its slack by most; NaN equals NaN."""
-    both_missing = found.isnan() & expected.isnan()
-    deviations = torch.where(both_missing, 0.0, (found - expected).abs()).nan_to_num(nan=torch.inf)
+    both_missing = measured.isnan() & expected.isnan()
+    deviations = torch.where(both_missing, 0.0, (measured - expected).abs()).nan_to_num(nan=torch.inf)
     slack = slack.nan_to_num()
     worst = (deviations - slack).argmax(dim=1, keepdim=True)
     return deviations.gather(1, worst).squeeze(1), slack.gather(1, worst).squeeze(1)

@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from .._util import format_versions, versions
+from .._util import format_versions
 from ..analysis import write_statistics
-from ..engines import get_engine
+from ..engines import Engine, get_engine
 from ..errors import DeviceError, LostWorkerError, ModelZooError
 from ..images import Images, Split
 from ..plugins import VARIABLE, load_plugins
@@ -92,7 +92,7 @@ def generate_on_ray(
     check_ray_options(address, cpus, gpus, cohort_size)
     out = Path(out)
     plan = Plan.from_recipe(recipe, config, out=out, images_root=images_root, epochs=epochs, parent=parent)
-    members, here = plan.select_members(models), get_engine(engine).resolve(plan.architecture.name)
+    members, here = plan.select_members(models), _select_engine(engine, gpus).resolve(plan.architecture.name)
     info = plan.zoo_info(here)
     store = Results(results or default_results_url(out), info.digest)
     with connect_to_ray(address, progress) as ray, ZooWriter(out, info.with_storage(storage)) as writer:
@@ -110,6 +110,17 @@ def generate_on_ray(
         writer.complete(plan.grid)
         write_statistics(ZooFolder.open(out), here, plan.images, progress=progress)
     return trained
+
+
+def _select_engine(name: str, gpus: float) -> Engine:
+    """Return the engine of all tasks; without GPUs of their own, Ray hides all GPUs from them.
+
+    Raises:
+        DeviceError: The engine needs a GPU, and the tasks have none.
+    """
+    if gpus == 0 and name == "cuda":
+        raise DeviceError("--engine cuda needs a GPU for each task: pass --ray-gpus, such as 1 or 0.5")
+    return get_engine("native" if gpus == 0 and name == "auto" else name)
 
 
 def _cohorts(plan: Plan, members: Sequence[Member], size: int, info: ZooInfo, url: str) -> Iterator[Cohort]:
@@ -165,7 +176,7 @@ class _Tasks:
 
     def _submit(self, cohort: Cohort) -> Any:
         task = self._task.options(name=f"cohort {_id_range(cohort.members)}")
-        return task.remote(cohort, self._images, self._cpus, os.environ.get(VARIABLE, ""))
+        return task.remote(cohort, self._images, self._cpus, self._gpus, os.environ.get(VARIABLE, ""))
 
     def _failure(self, task: Any) -> str | None:
         try:
@@ -201,22 +212,29 @@ def _collect_outcomes(outcomes: Iterable[Outcome], writer: ZooWriter, store: Res
         )
 
 
-def _train_on_node(cohort: Cohort, images: SharedImages, cpus: int, plugins: str) -> int:
+def _train_on_node(cohort: Cohort, images: SharedImages, cpus: int, gpus: float, plugins: str) -> int:
     """Train a cohort as the task of a node, and return the number of its trained models.
+
+    Args:
+        cohort: The models.
+        images: The images that they are trained on.
+        cpus: Number of CPU cores of the task.
+        gpus: Number of GPUs of the task, or its share of one; tasks that share a GPU share its memory.
+        plugins: Plugin files, as the variable of the environment names them.
 
     Raises:
         DeviceError: The node has other versions than the zoo, or not its engine: the weights would differ.
     """
-    if (here := versions()) != cohort.info.versions:
+    os.environ[VARIABLE] = plugins
+    load_plugins()
+    engine = get_engine(cohort.info.engine, cpus, gpu_share=min(gpus, 1) or 1).resolve(cohort.architecture)
+    if engine.name != cohort.info.engine:
+        raise DeviceError(f"node {platform.node()} cannot run the {cohort.info.engine} engine, which the zoo needs")
+    if (here := engine.environment(cohort.architecture)) != cohort.info.versions:
         raise DeviceError(
             f"node {platform.node()} has {format_versions(here)}, but the zoo is made with "
             f"{format_versions(cohort.info.versions)}; install the same versions on every node"
         )
-    os.environ[VARIABLE] = plugins
-    load_plugins()
-    engine = get_engine(cohort.info.engine, cpus).resolve(cohort.architecture)
-    if engine.name != cohort.info.engine:
-        raise DeviceError(f"node {platform.node()} cannot run the {cohort.info.engine} engine, which the zoo needs")
     return train_cohort(cohort, _restore_images(images), engine)
 
 

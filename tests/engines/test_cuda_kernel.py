@@ -39,6 +39,7 @@ from modelzoo_datasets.engines.cuda.block_kernel import (
 from modelzoo_datasets.engines.cuda.block_trainer import BlockTrainer, make_block
 from modelzoo_datasets.engines.cuda.evaluate import DeviceImages
 from modelzoo_datasets.engines.cuda.kernel_compiler import check_launch, compile_with_cupy
+from modelzoo_datasets.engines.self_check import CHAIN_CASES, find_deviation
 from modelzoo_datasets.errors import NoKernelError
 from modelzoo_datasets.images import Images, Split
 from modelzoo_datasets.seeds import keyed_generator
@@ -280,6 +281,13 @@ def test_the_first_launch_of_a_sound_kernel_passes(compile_kernel: CompileKernel
     for architecture, batch in (("cnn-s", 10), ("cnn-m", 5)):
         block = Block.from_stages(get_chain(architecture, "tanh", 0.0), batch)
         check_launch(compile_kernel(block), block, CPU)
+
+
+@BUILT
+def test_the_kernel_passes_the_self_check(kernel: CudaEngine) -> None:
+    """Compare it with the torch engine, which shares no arithmetic with it."""
+    assert find_deviation(kernel, TorchEngine(num_workers=1), CHAIN_CASES) is None
+    assert kernel.environment("cnn-s")["path"] == "kernel" and kernel.environment("res-cnn")["path"] == "stacked"
 
 
 @BUILT

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,8 +24,11 @@ from helpers.processes import BIN, hashes, run
 
 from modelzoo_datasets import read_recipe
 from modelzoo_datasets._util import versions
+from modelzoo_datasets.engines import Engine, TorchEngine
 from modelzoo_datasets.errors import DeviceError, MissingExtraError
+from modelzoo_datasets.generation import ray_cohorts
 from modelzoo_datasets.generation.ray_cohorts import generate_on_ray
+from modelzoo_datasets.plugins import VARIABLE
 
 PLUGIN = """
 from torch import nn
@@ -366,3 +370,30 @@ def test_what_cannot_be_is_refused_at_once(
 
 if __name__ == "__main__":
     serve()
+
+
+def test_tasks_without_gpus_get_an_engine_of_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    names: list[str] = []
+    monkeypatch.setattr(ray_cohorts, "get_engine", names.append)
+    for engine, gpus in (("auto", 0.0), ("auto", 0.5), ("torch", 0.0), ("cuda", 1.0)):
+        ray_cohorts._select_engine(engine, gpus)
+    assert names == ["native", "auto", "torch", "cuda"]
+    with pytest.raises(DeviceError, match="^--engine cuda needs a GPU for each task: pass --ray-gpus, such as 1 or"):
+        ray_cohorts._select_engine("cuda", 0.0)
+
+
+@pytest.mark.parametrize(("gpus", "share"), [(0.0, 1.0), (0.25, 0.25), (1.0, 1.0), (2.0, 1.0)])
+def test_tasks_that_share_a_gpu_share_its_memory(gpus: float, share: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    shares: list[float] = []
+
+    def get_engine(name: str, num_threads: int, *, gpu_share: float) -> Engine:
+        shares.append(gpu_share)
+        return TorchEngine(num_threads)
+
+    monkeypatch.setattr(ray_cohorts, "get_engine", get_engine)
+    monkeypatch.setenv(VARIABLE, "")
+    cohort: Any = SimpleNamespace(architecture="cnn-s", info=SimpleNamespace(engine="torch", versions={"torch": "1.0"}))
+    images: Any = None
+    with pytest.raises(DeviceError, match=r"^node .* has .*, but the zoo is made with torch 1\.0; install the same"):
+        ray_cohorts._train_on_node(cohort, images, 1, gpus, "")
+    assert shares == [share]

@@ -42,7 +42,7 @@ from .stacked_trainer import StackedTrainer
 
 _LOG = logging.getLogger(__name__)
 _MAX_UNBATCHED = 4  # networks that are called one by one, each in its own stream; not measured yet
-_USUAL_BATCH_SIZE = 10  # of the published recipes
+_USUAL_BATCH_SIZE = 10  # in the published recipes
 EvaluateStack = Callable[[CohortEvaluator, StackedWeights], Any]
 
 

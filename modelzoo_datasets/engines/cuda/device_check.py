@@ -1,4 +1,4 @@
-"""Whether the engine computes what it should on the GPU of this machine: checked once, and kept in the user's cache.
+"""The self-check of the engine on the GPU of this machine; its result is kept in the user's cache.
 
 A result belongs to a GPU, its driver, all libraries that compute on it, and the source of the engines: where one of
 them changes, the check runs again.
@@ -33,20 +33,20 @@ _LOG = logging.getLogger(__name__)
 _FORMAT = "modelzoo-self-check-1"
 _ENGINES = Path(__file__).parents[1]
 _SECONDS = 10  # for nvidia-smi
-_results: dict["DeviceInfo", str | None] = {}  # of this process, where the cache cannot be written
+_results: dict["DeviceInfo", str | None] = {}  # what this process has checked, where the cache cannot be written
 
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceInfo:
     """Everything that a result of the self-check depends on."""
 
-    name: str  # of the GPU
+    name: str  # name of the GPU
     capability: str  # compute capability, such as 9.0
     driver: str
-    package: str  # version of this package
-    torch: str
-    cupy: str  # "none" if CuPy or NVRTC is missing, as in the next one
-    nvrtc: str
+    package_version: str
+    torch_version: str
+    cupy_version: str  # "none" if CuPy or NVRTC is missing, as in the next one
+    nvrtc_version: str
     source: str  # SHA-256 of the source of all engines and kernels
 
     @classmethod
@@ -61,10 +61,11 @@ class DeviceInfo:
             name=torch.cuda.get_device_name(device),
             capability=".".join(map(str, torch.cuda.get_device_capability(device))),
             driver=_find_driver_version(),
-            package=own["modelzoo-datasets"],
-            torch=own["torch"],
+            package_version=own["modelzoo-datasets"],
+            torch_version=own["torch"],
+            cupy_version=compiler["cupy"],
+            nvrtc_version=compiler["nvrtc"],
             source=hash_source(),
-            **compiler,
         )
 
     @property
