@@ -36,4 +36,5 @@ for engine in native torch; do
     cmp "$work/.venv-$engine" "$work/.venv-minimum-$engine"
     echo "test_minimum: $(wc -l <"$work/.venv-$engine") files of weights of the $engine engine equal the newest versions'"
 done
-exec $minimum/python -m pytest "$@"
+# Old packages use what newer ones of their dependencies, or Python, have deprecated.
+exec $minimum/python -m pytest -W ignore::DeprecationWarning -W ignore::FutureWarning "$@"

@@ -1,12 +1,13 @@
 """Files of a repo on the Hub: downloaded into the client's shared cache, or read in ranges where they are."""
 
 import io
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from huggingface_hub import HfApi, constants, hf_hub_url, try_to_load_from_cache
+from huggingface_hub import HfApi, constants, errors, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, HFValidationError
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import (  # type: ignore[attr-defined]  # exported, but not declared so
@@ -18,9 +19,12 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # exported, b
 
 from ..errors import HubUnavailableError
 from .errors import translate_hub_errors, with_retries
-from .revision import resolve_revision
+from .revision import repo_cache, resolve_revision
 
 _PREFIX = "hf://datasets/"
+_SHARD = re.compile(r"(.+-)\d{5}(-of-(\d{5})\.[a-z]+)")
+# Other clients return what they have of a repo without a word when the Hub cannot be reached.
+_CLIENT_CHECKS_CACHE = hasattr(errors, "IncompleteSnapshotError")
 
 
 def get_client() -> HfApi:
@@ -75,13 +79,28 @@ def download_files(
     with translate_hub_errors(repo_id, revision, f"loading {repo_id} from the Hub"):
         api = get_client()
         commit = resolve_revision(api, repo_id, revision, repo_type)
-        return Path(
+        folder = repo_cache(repo_id, repo_type) / "snapshots" / commit
+        if all(_is_complete(folder, pattern) for pattern in patterns):
+            return folder
+        folder = Path(
             with_retries(
                 lambda: api.snapshot_download(
                     repo_id, repo_type=repo_type, revision=commit, allow_patterns=list(patterns)
                 )
             )
         )
+        if not _CLIENT_CHECKS_CACHE and not all(_is_complete(folder, pattern) for pattern in patterns):
+            with_retries(lambda: api.repo_info(repo_id, repo_type=repo_type, revision=commit))  # is the Hub there?
+        return folder
+
+
+def _is_complete(folder: Path, pattern: str) -> bool:
+    """Tell whether a snapshot has the file of this name, or every shard of a pattern, as far as names can tell."""
+    if "*" not in pattern:
+        return (folder / pattern).is_file()
+    names = {path.name for path in folder.glob(pattern) if path.is_file()}
+    shard = _SHARD.fullmatch(min(names, default=""))
+    return shard is not None and names == {f"{shard[1]}{i:05d}{shard[2]}" for i in range(int(shard[3]))}
 
 
 def find_cached_file(repo_id: str, path: str, *, revision: str | None = None) -> Path | None:

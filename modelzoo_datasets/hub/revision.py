@@ -61,8 +61,12 @@ def _find_record(repo_id: str, revision: str, repo_type: str) -> Path | None:
     """Return the file `refs/REVISION` of the repo's folder in the client's cache; None for no name of a revision."""
     if ".." in revision or revision.startswith("/"):
         return None
-    folder = f"{repo_type}s--{repo_id.replace('/', '--')}"
-    return Path(constants.HF_HUB_CACHE) / folder / "refs" / revision
+    return repo_cache(repo_id, repo_type) / "refs" / revision
+
+
+def repo_cache(repo_id: str, repo_type: str) -> Path:
+    """Return the folder of a repo in the client's cache: `refs/REVISION` are commits, `snapshots/COMMIT` the files."""
+    return Path(constants.HF_HUB_CACHE) / f"{repo_type}s--{repo_id.replace('/', '--')}"
 
 
 def _write_record(record: Path, commit: str) -> None:

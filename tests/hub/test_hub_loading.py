@@ -177,3 +177,22 @@ def test_of_many_files_only_those_with_wanted_models_are_downloaded(
     nothing = {"config": "seed", "split": "train", "filters": [("lr", ">", 1)]}
     assert "matches the given split, epochs, models and filters" in anyone.run(loads, "zoos/tiny", nothing).stdout
     assert not hub.asked("^GET .*/resolve/.*parquet"), "the index says so"
+
+
+def test_what_an_offline_cache_lacks_is_told(hub: HubServer, ann: Client, anyone: Client, dataset: Path) -> None:
+    """Clients of the Hub before 2.0 return the part of a repo that they have, without a word."""
+    cut(dataset, "seed", "train", shards=2)
+    assert ann.push(dataset, "zoos/tiny").returncode == 0
+    split = {"config": "seed", "split": "train"}
+    whole = anyone.run(loads, "zoos/tiny", split).stdout
+    lacking = (
+        "HubUnavailableError: loading zoos/tiny from the Hub: HF_HUB_OFFLINE is set and not all files are in the "
+        "cache; unset it to download them\n"
+    )
+    every = {"config": "seed"}  # the other splits were never downloaded
+    assert anyone.run(loads, "zoos/tiny", split, every, HF_HUB_OFFLINE="1").stdout == whole + lacking
+    shards = sorted(anyone.home.rglob("snapshots/*/seed/train-*.parquet"))
+    assert len(shards) > 1
+    shards[-1].unlink()
+    assert anyone.run(loads, "zoos/tiny", split, HF_HUB_OFFLINE="1").stdout == lacking
+    assert anyone.run(loads, "zoos/tiny", split).stdout == whole, "what lacks is downloaded again"
