@@ -3,11 +3,13 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from http import HTTPStatus
 from pathlib import Path
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, RepoCard, get_token
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, constants, get_token
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.utils import get_session, hf_raise_for_status  # type: ignore[attr-defined]  # exported
 
 from ..errors import ArgumentError, HubAccessError, HubError
 from ..progress import NO_PROGRESS, Progress
@@ -120,11 +122,19 @@ def _validate_card(manifest: UploadManifest) -> None:
     """Let the Hub check the card before hours of sending."""
     if not (path := manifest.folder / CARD).is_file():
         return
-    card = RepoCard(path.read_text(encoding="utf-8"), ignore_metadata_errors=True)
+    body = {"repoType": manifest.repo_type, "content": path.read_text(encoding="utf-8")}
+
+    def validate() -> None:
+        # Not by the client's `RepoCard.validate`, which ignores HF_ENDPOINT before release 1.0.
+        url, headers = f"{constants.ENDPOINT}/api/validate-yaml", {"Accept": "text/plain"}
+        hf_raise_for_status(get_session().post(url, json=body, headers=headers))
+
     try:
-        with_retries(lambda: card.validate(repo_type=manifest.repo_type))
-    except ValueError as error:
-        raise HubError(f"{path}: the Hub rejects its YAML header: {error}") from error
+        with_retries(validate)
+    except HfHubHTTPError as error:
+        if error.response.status_code != HTTPStatus.BAD_REQUEST:
+            raise
+        raise HubError(f"{path}: the Hub rejects its YAML header: {error.response.text}") from error
 
 
 def _create_if_missing(repo: Repo, private: bool, create_pr: bool) -> None:
