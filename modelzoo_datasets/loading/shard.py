@@ -72,8 +72,10 @@ class Shard:
             HubError: The file is on the Hub, and the Hub cannot be reached.
         """
         with self._translate_errors():
-            if len(groups):
-                self.fetch_ahead(groups, columns)
+            if not len(groups):  # pyarrow 18 cannot read no row group
+                schema = self._reader.schema_arrow.remove_metadata()
+                return schema.empty_table().select([name for name in schema.names if name in columns])
+            self.fetch_ahead(groups, columns)
             # If pyarrow's threads call into Python, they can hang the interpreter at its exit (apache/arrow#45214), so
             # remote files, which are read through Python, are read without them.
             table = self._reader.read_row_groups(list(groups), list(columns), use_threads=isinstance(self.file, Path))

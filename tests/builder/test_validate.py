@@ -86,7 +86,7 @@ def _missing(path: Path) -> str:
 
 def _truncated(path: Path) -> str:
     path.write_bytes(path.read_bytes()[:100])  # which is the beginning of its header
-    return "Error while deserializing: invalid header length"
+    return "Error while deserializing: "  # in the words of a release of safetensors
 
 
 @pytest.mark.parametrize("spoil", [_missing, _truncated])

@@ -275,9 +275,9 @@ def test_weights_that_are_not_those_of_the_layout_are_refused(dataset: Path) -> 
     values = [None, *table["weights"].to_pylist()[1:]]
     holed = pa.array(values, pa.list_(pa.float32(), 2464))
     pq.write_table(table.set_column(table.num_columns - 1, "weights", holed), path)
-    with pytest.raises(
-        FormatError, match=f"^{path}: expected weights in every row, got 1 nulls; build the dataset again$"
-    ):
+    # pyarrow before 26 cannot read such lists.
+    told = f"^{path}: expected weights in every row, got 1 nulls; build the dataset again$"
+    with pytest.raises(FormatError, match=f"{told}|^cannot read {path}: .* all lists to be of size=2464"):
         load_zoo(dataset, "hyp")
     pq.write_table(table.drop_columns("weights"), path)
     with pytest.raises(FormatError, match=f"^{path}: expected weights of 2464 .*, got no weights; build the dataset"):
