@@ -84,11 +84,13 @@ def _load_entry(entry: EntryPoint) -> None:
 
 def _import(path: Path) -> None:
     if not path.is_file():
-        raise PluginError(f"there is no plugin file {path}")
+        raise PluginError(
+            f"there is no plugin file {path}; pass the Python file that registers your architectures or images"
+        )
     name = f"modelzoo_plugin_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
-        raise PluginError(f"plugin {path} is not a Python file")
+        raise PluginError(f"plugin {path} is not a Python file; its name must end in .py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # so that its objects can be sent to other processes
     try:

@@ -236,8 +236,12 @@ def test_every_command_that_meets_architectures_takes_a_plugin(command: str, tmp
             PLUGIN.replace("tiny-NAME", "cnn-s"),
             "plugin {}: ArgumentError: architecture 'cnn-s' is already registered; choose another name",
         ),
-        ("plugin.txt", "", "plugin {} is not a Python file"),
-        ("missing.py", None, "there is no plugin file {}"),
+        ("plugin.txt", "", "plugin {} is not a Python file; its name must end in .py"),
+        (
+            "missing.py",
+            None,
+            "there is no plugin file {}; pass the Python file that registers your architectures or images",
+        ),
     ],
 )
 def test_what_is_wrong_with_a_plugin_is_said(
@@ -256,4 +260,7 @@ def test_what_is_wrong_with_a_plugin_is_said(
 def test_a_plugin_that_is_not_there_is_one_line_of_the_command(tmp_path: Path) -> None:
     result = run(["modelzoo-generate", "mine/seed", "--plugin", tmp_path / "no.py", "--out", tmp_path / "zoo"])
     assert (result.returncode, result.stdout) == (2, "")
-    assert result.stderr == f"modelzoo-generate: there is no plugin file {tmp_path / 'no.py'}\n"
+    assert result.stderr == (
+        f"modelzoo-generate: there is no plugin file {tmp_path / 'no.py'}; pass the Python file that registers your "
+        "architectures or images\n"
+    )

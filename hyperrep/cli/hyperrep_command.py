@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 import hyperrep
-from modelzoo_datasets import cli, engines
+from modelzoo_datasets import cli, engines, hub
 from modelzoo_datasets.cli import (
     DEFAULT_IMAGES_ROOT,
     Engine,
@@ -22,7 +22,6 @@ from modelzoo_datasets.cli import (
     show_progress,
 )
 from modelzoo_datasets.errors import DeviceError, FormatError
-from modelzoo_datasets.hub import parse_repo_id
 from modelzoo_datasets.recipes import recipe_names
 
 # Rooms import their modules when a name is used, so that help and errors do not wait for torch.
@@ -250,12 +249,15 @@ def evaluate_command(
 
 def _check_sources(dataset: str | None, representation: str | None = None) -> None:
     """Check, before torch is imported, that each source is a folder of its kind or looks like a repo."""
-    if dataset is not None and not (Path(dataset) / "zoo.json").is_file() and parse_repo_id(dataset) is None:
-        raise FormatError(f"{dataset} is not a dataset folder; build one with modelzoo-build")
+    if dataset is not None and not (Path(dataset) / "zoo.json").is_file() and hub.parse_repo_id(dataset) is None:
+        raise FormatError(f"{dataset} is not a dataset folder or ORG/NAME on the Hub; build one with modelzoo-build")
     if representation is None or (Path(representation) / "training.json").is_file():
         return
-    if parse_repo_id(representation) is None:
-        raise FormatError(f"{representation} is not a hyper-representation; make one with modelzoo-hyperrep train")
+    if hub.parse_repo_id(representation) is None:
+        raise FormatError(
+            f"{representation} is not a folder of a hyper-representation or ORG/NAME on the Hub; "
+            "make one with modelzoo-hyperrep train"
+        )
 
 
 def find_device(name: str) -> "torch.device":

@@ -106,14 +106,20 @@ def run(app: typer.Typer) -> None:
         with log_lines(name):
             status = app(prog_name=name, standalone_mode=False)
     except (ModelZooError, OSError, *_USAGE_ERRORS) as error:
-        text = error.format_message() if isinstance(error, _USAGE_ERRORS) else error
-        print(f"{name}: {one_line(text)}", file=sys.stderr)
+        print(f"{name}: {one_line(_describe_error(error, name))}", file=sys.stderr)
         raise SystemExit(2) from None
     except (KeyboardInterrupt, typer.Abort):
         status = INTERRUPTED
     if status == INTERRUPTED:  # typer turns Ctrl-C within a command into this status
         print(f"{name}: stopped; run the same command again to resume", file=sys.stderr)
     raise SystemExit(status if isinstance(status, int) else 0)
+
+
+def _describe_error(error: Any, name: str) -> Any:
+    if not isinstance(error, _USAGE_ERRORS):
+        return error
+    command = error.ctx.command_path if error.ctx is not None else name
+    return f"{error.format_message().rstrip('.')}; see {command} --help"
 
 
 def entry_point(app: typer.Typer) -> Callable[[], Any]:

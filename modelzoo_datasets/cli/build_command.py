@@ -32,7 +32,7 @@ def command(
 ) -> None:
     """Combine zoo folders into one dataset folder: Parquet files per config, a card, and the layout of the weights."""
     for zoo in zoos:
-        require_zoo_file(zoo, "zoo folder")
+        require_zoo_file(zoo)
     if builder is not None:
         find_recipe("builders", builder)
     from ..builder import build_dataset

@@ -40,7 +40,7 @@ def command(
 
     Exit status 0: every check passed. 1: a check failed, with its problems on stderr. 2: nothing could be checked.
     """
-    require_zoo_file(folder, "zoo folder or dataset folder")
+    require_zoo_file(folder, or_dataset=True)
     from ..engines import get_engine
 
     selected = None if engine == "auto" else get_engine(engine, threads)

@@ -116,7 +116,8 @@ def prune_vector(architecture: str, module: nn.Module, job: Job, epoch: int, vec
 
 def variational_layout(architecture: str) -> Layout:
     """Return the layout of `States.variational`: layer by layer unpruned weights, then the log sigma² of each."""
-    return Layout.from_module(make_variational(get_architecture(architecture).module("relu")))
+    with torch.device("meta"):  # shapes are enough
+        return Layout.from_module(make_variational(get_architecture(architecture).build("relu", 0.0)))
 
 
 def make_optimizer(

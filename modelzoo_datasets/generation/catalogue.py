@@ -5,11 +5,11 @@ Their costs on this machine are measured with the real engine, for seconds, on i
 
 import itertools
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
-import safetensors.torch
 import torch
 
 from ..architectures import Architecture, get_architecture, initialize_weights, resolve_architecture
@@ -19,6 +19,7 @@ from ..progress import NO_PROGRESS, Progress
 from ..recipes import Member, Recipe, Training, read_recipe, recipe_names
 from ..seeds import keyed_generator
 from ..weights import Layout
+from ..zoo import TensorSpec, make_header
 
 _TWIN_EPOCHS = 3
 _MIN_IMAGES, _MAX_IMAGES = 2, 20_000  # in one measurement
@@ -71,10 +72,10 @@ class CatalogueEntry:
     def bytes(self) -> int:
         """Size of all state files in bytes with the default storage."""
         name = self.architecture.name
+        counts = Counter((m.training.epochs + 1, m.training.dropout) for m in self.members)
         return sum(
-            (m.training.epochs + 1)
-            * (_state_bytes(name, m.training.dropout) + self.is_twins * _variational_bytes(name))
-            for m in self.members
+            models * states * (_state_bytes(name, dropout) + self.is_twins * _variational_bytes(name))
+            for (states, dropout), models in counts.items()
         )
 
     @property
@@ -120,7 +121,7 @@ def list_zoos(recipe: Recipe, config: str | None = None) -> list[CatalogueEntry]
 
 @cache
 def _state_bytes(architecture: str, dropout: float) -> int:
-    return _file_bytes(Layout.from_module(get_architecture(architecture).module("relu", dropout)))
+    return _file_bytes(get_architecture(architecture).layout_with(dropout))
 
 
 @cache
@@ -130,8 +131,10 @@ def _variational_bytes(architecture: str) -> int:
 
 def _file_bytes(layout: Layout) -> int:
     """Return the size of one state file: its numbers and its header."""
-    empty = layout.unpack(torch.zeros(layout.size))
-    return len(safetensors.torch.save({k: v.contiguous() for k, v in empty.items()}, metadata={"format": "pt"}))
+    slots = sorted(layout.slots, key=lambda slot: (-slot.dtype.itemsize, slot.name))  # the order of safetensors
+    specs = {slot.name: TensorSpec(slot.dtype, slot.shape) for slot in slots}
+    header, _ = make_header(specs, {})
+    return len(header) + sum(spec.nbytes for spec in specs.values())
 
 
 @dataclass(frozen=True)

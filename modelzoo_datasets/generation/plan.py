@@ -61,7 +61,7 @@ class Plan:
             architecture.check_dropout(dropout)
         name = recipe.config(config).parent
         if name is None and parent is not None:
-            raise RecipeError(f"recipe {recipe.name}: {config} has no parent, so --parent means nothing")
+            raise RecipeError(f"recipe {recipe.name}: {config} has no parent; leave --parent out")
         folder = out.absolute().parent / name if name is not None and parent is None else parent
         return cls(
             recipe=recipe,

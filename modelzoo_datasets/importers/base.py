@@ -36,7 +36,9 @@ def check_source(source: Path, format: str) -> None:
     if format not in _FORMATS:
         raise RecipeError(unknown("format", format, _FORMATS))
     if not (source.is_dir() or source.is_file()):
-        raise FormatError(f"there is no folder or archive {source}")
+        raise FormatError(
+            f"there is no folder or archive {source}; pass a folder, zip or tar archive of a published zoo"
+        )
 
 
 class Skipped(Exception):

@@ -144,12 +144,14 @@ def _find_files(source: Source, inside: str | None) -> dict[str, str]:
     if inside is not None:
         folders &= {inside.strip("/")}
     if len(folders) != 1:
-        result = f"in {len(folders)} folders; name one with --inside" if folders else "missing"
+        result = f"in {len(folders)} folders; name one with --inside" if folders else "missing; is --format right?"
         raise FormatError(f"{source.name} is not a zoo of format small-cnn-zoo: {_FILES[0]} is {result}")
     folder = next(iter(folders))
     paths = {name: f"{folder}/{name}".lstrip("/") for name in _FILES}
     if missing := [name for name, path in paths.items() if path not in source.sizes]:
-        raise FormatError(f"{source.name} is not a zoo of format small-cnn-zoo: {', '.join(missing)} is missing")
+        raise FormatError(
+            f"{source.name} is not a zoo of format small-cnn-zoo: {', '.join(missing)} is missing; download it again"
+        )
     return paths
 
 

@@ -71,10 +71,10 @@ def _find_table(source: Source, inside: str) -> str:
     result = [path for path in _list_files(source, inside) if path.endswith(_ENDINGS)]
     here = [path for path in result if "/" not in path.removeprefix(inside)]
     if len(here) != 1:
-        what = f"has {len(here)}: {', '.join(sorted(here)[:5])}" if here else "has none"
+        what = f"has {len(here)}: {', '.join(sorted(here)[:5])}" if here else "has none; write one"
         if not here and result:
             folders = sorted({path.rpartition("/")[0] for path in result})
-            what += f"; if it is in a folder below, name that with --inside: {', '.join(folders[:5])}"
+            what = f"has none; if it is in a folder below, name that with --inside: {', '.join(folders[:5])}"
         raise FormatError(
             f"{source.name} must have one table of its states, a .csv or .parquet with a column 'file' beside them, "
             f"but {what}"

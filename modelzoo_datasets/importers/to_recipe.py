@@ -41,7 +41,7 @@ def find_parents(identity: Identity, out: Path, parent: Path | None) -> Parents 
     """
     if identity.parent_config is None:
         if parent is not None:
-            raise RecipeError(f"{identity.recipe}/{identity.config} are no sparsified twins, so --parent means nothing")
+            raise RecipeError(f"{identity.recipe}/{identity.config} are no sparsified twins; leave --parent out")
         return None
     path = parent or out.absolute().parent / identity.parent_config
     if not path.is_dir():

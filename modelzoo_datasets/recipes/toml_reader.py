@@ -32,7 +32,7 @@ def read_recipe(name_or_path: str) -> Recipe:
     try:
         values = tomllib.loads(path.read_text())
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise RecipeError(f"cannot read recipe {path}: {error}") from error
+        raise RecipeError(f"cannot read recipe {path}: {error}; correct the file") from error
     try:
         return _recipe(path.stem, values)
     except RecipeError as error:
@@ -98,7 +98,9 @@ def find_recipe(kind: str, name_or_path: str) -> Path:
     path = Path(name_or_path)
     if path.suffix == ".toml":
         if not path.is_file():
-            raise RecipeError(f"there is no recipe file {path}")
+            raise RecipeError(
+                f"there is no recipe file {path}; pass a TOML file or one of {', '.join(recipe_names(kind))}"
+            )
         return path
     shipped = _recipe_folder(kind) / f"{name_or_path}.toml"
     if name_or_path not in recipe_names(kind):

@@ -73,7 +73,7 @@ def verify_folder(
         parent=None if parent is None else Path(parent),
         progress=progress,
     )
-    require_zoo_file(path, "zoo folder or dataset folder")
+    require_zoo_file(path, or_dataset=True)
     tag = FormatTag.read(path / ZOO_FILE)
     if tag.format == DATASET_FORMAT:
         return _verify_dataset(path, request)

@@ -31,18 +31,24 @@ _MAX_MODELS_PER_FILE = 100
 _MAX_PACK_BYTES = 1_000_000_000  # unless one model alone needs more
 
 
-def require_zoo_file(folder: Path, kind: str) -> None:
+def require_zoo_file(folder: Path, *, or_dataset: bool = False) -> None:
     """Check that a folder has a zoo.json, without reading it.
 
     Args:
-        folder: The folder of a zoo or of a dataset.
-        kind: What the folder should be, for the message: "zoo folder".
+        folder: The folder of a zoo.
+        or_dataset: Whether a dataset folder is as good.
 
     Raises:
         FormatError: The folder or the file does not exist.
     """
-    if not (folder / ZOO_FILE).is_file():
-        raise FormatError(f"{folder} is not a {kind}: it has no {ZOO_FILE}")
+    if (folder / ZOO_FILE).is_file():
+        return
+    kind = "zoo folder or dataset folder" if or_dataset else "zoo folder"
+    makers = (
+        "modelzoo-generate, modelzoo-import or modelzoo-build" if or_dataset else "modelzoo-generate or modelzoo-import"
+    )
+    found = f"it has no {ZOO_FILE}" if folder.is_dir() else "it is a file" if folder.exists() else "it does not exist"
+    raise FormatError(f"{folder} is not a {kind}: {found}; pass a folder from {makers}")
 
 
 def check_zoo_folder(folder: Path) -> None:

@@ -33,7 +33,7 @@ class ZooFolder:
     @classmethod
     def open(cls, path: Path) -> "ZooFolder":
         """Open a folder; raises FormatError unless it is a complete zoo folder of this format."""
-        require_zoo_file(path, "zoo folder")
+        require_zoo_file(path)
         folder = cls(path)
         _ = folder.info  # which checks it
         if not (path / STATES_FILE).is_file():

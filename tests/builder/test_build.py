@@ -348,7 +348,8 @@ def test_two_zoos_of_one_config_are_refused(zoo: Path, tiny_hyp_zoo: Path, tmp_p
 def test_a_folder_that_is_no_zoo_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FormatError) as caught:
         build_dataset([tmp_path], tmp_path / "out")
-    assert str(caught.value) == f"{tmp_path} is not a zoo folder: it has no zoo.json"
+    told = "it has no zoo.json; pass a folder from modelzoo-generate or modelzoo-import"
+    assert str(caught.value) == f"{tmp_path} is not a zoo folder: {told}"
 
 
 def test_progress_counts_the_states_of_every_config(tiny_hyp_zoo: Path, tmp_path: Path) -> None:

@@ -90,8 +90,90 @@ def test_a_truncated_state_file_is_named(tmp_path: Path, tiny_zoo: Path) -> None
     assert not (tmp_path / "dataset").exists()
 
 
-def test_a_wrong_option_is_one_line(tmp_path: Path) -> None:
-    _fails(["modelzoo-build", tmp_path], "Missing option '--out'.")
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("modelzoo-build nowhere", "Missing option '--out'; see modelzoo-build --help"),
+        ("modelzoo-import nowhere", "Missing option '--out'; see modelzoo-import --help"),
+        ("modelzoo-verify", "Missing argument 'DIR'; see modelzoo-verify --help"),
+        ("modelzoo-generate --nope", "No such option: --nope; see modelzoo-generate --help"),
+        ("modelzoo-hyperrep", "Missing command; see modelzoo-hyperrep --help"),
+        ("modelzoo-hyperrep nope", "No such command 'nope'; see modelzoo-hyperrep --help"),
+        ("modelzoo-hyperrep embed nowhere", "Missing option '--hyperrep'; see modelzoo-hyperrep embed --help"),
+        (
+            "modelzoo-generate mnist-cnn-s/seed --epochs x",
+            "Invalid value for '--epochs': Input should be a valid integer, unable to parse string as an integer; "
+            "see modelzoo-generate --help",
+        ),
+    ],
+)
+def test_wrong_words_are_one_line_that_names_the_help(words: str, told: str) -> None:
+    _fails([*words.split()], told)
+
+
+ZOO_SOURCES = "modelzoo-generate or modelzoo-import"
+FOLDER_SOURCES = "modelzoo-generate, modelzoo-import or modelzoo-build"
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (
+            "modelzoo-build nowhere --out out",
+            f"nowhere is not a zoo folder: it does not exist; pass a folder from {ZOO_SOURCES}",
+        ),
+        ("modelzoo-build file --out out", f"file is not a zoo folder: it is a file; pass a folder from {ZOO_SOURCES}"),
+        (
+            "modelzoo-build empty --out out",
+            f"empty is not a zoo folder: it has no zoo.json; pass a folder from {ZOO_SOURCES}",
+        ),
+        (
+            "modelzoo-import nowhere --out out --format model-zoos",
+            "there is no folder or archive nowhere; pass a folder, zip or tar archive of a published zoo",
+        ),
+        (
+            "modelzoo-import empty --out out --format safetensors",
+            "empty must have one table of its states, a .csv or .parquet with a column 'file' beside them, but has "
+            "none; write one",
+        ),
+        (
+            "modelzoo-import empty --out out --format small-cnn-zoo",
+            "empty is not a zoo of format small-cnn-zoo: weights.npy is missing; is --format right?",
+        ),
+        (
+            "modelzoo-verify nowhere",
+            f"nowhere is not a zoo folder or dataset folder: it does not exist; pass a folder from {FOLDER_SOURCES}",
+        ),
+        (
+            "modelzoo-push nowhere zoos/one",
+            "nowhere is not a dataset folder: it has no zoo.json; build one with modelzoo-build",
+        ),
+        (
+            "modelzoo-hyperrep train nowhere --out out",
+            "nowhere is not a dataset folder or ORG/NAME on the Hub; build one with modelzoo-build",
+        ),
+        (
+            "modelzoo-hyperrep sample --hyperrep nowhere --out out",
+            "nowhere is not a folder of a hyper-representation or ORG/NAME on the Hub; "
+            "make one with modelzoo-hyperrep train",
+        ),
+        (
+            "modelzoo-generate nowhere.py --out out --plugin nowhere.py",
+            "there is no plugin file HERE/nowhere.py; pass the Python file that registers your architectures or images",
+        ),
+        (
+            "modelzoo-demo --out out --hyper-recipe nowhere.toml",
+            "there is no recipe file nowhere.toml; pass a TOML file or one of demo, fashion-mnist",
+        ),
+    ],
+)
+def test_a_path_without_what_is_expected_is_one_line_with_a_remedy(words: str, told: str, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("a file")
+    result = run(words.split(), cwd=tmp_path)
+    line = f"{words.split()[0]}: {told.replace('HERE', str(tmp_path))}\n"
+    assert (result.returncode, result.stdout, result.stderr) == (2, "", line)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "file"]
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,8 @@ from modelzoo_datasets.images import image_dataset_names
 
 SCRIPTS: dict[str, str] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
 HEAVY = ("torch", "torchvision", "numpy", "pandas", "pyarrow", "scipy", "sklearn", "matplotlib", "datasets", "ray")
-REPORT = f"print(*sorted(set({HEAVY}) & set(sys.modules)), file=sys.stderr)"
+CLIENTS = ("huggingface_hub", "fsspec", "httpx")  # errors about sources may ask the Hub's client whether they are repos
+REPORT = f"print(*sorted(set({HEAVY + CLIENTS}) & set(sys.modules)), file=sys.stderr)"
 ERRORS = [
     ["modelzoo-generate", "no-such-recipe", "--out", "zoo"],
     ["modelzoo-generate", "mnist-cnn-s/no-such-config", "--out", "zoo"],
@@ -50,6 +51,12 @@ def imported_by(words: list[str], **options: Any) -> tuple[int, list[str]]:
     return result.returncode, result.stderr.splitlines()[-1].split()
 
 
+def heavy_imports(words: list[str], **options: Any) -> tuple[int, list[str]]:
+    """Exit status of a command, and what it has imported besides the Hub's client."""
+    status, packages = imported_by(words, **options)
+    return status, [name for name in packages if name not in CLIENTS]
+
+
 @pytest.mark.parametrize("name", SCRIPTS)
 @pytest.mark.parametrize("option", ["--help", "--version"])
 def test_help_and_version_import_nothing_heavy(name: str, option: str) -> None:
@@ -58,20 +65,20 @@ def test_help_and_version_import_nothing_heavy(name: str, option: str) -> None:
 
 @pytest.mark.parametrize("words", ERRORS, ids=" ".join)
 def test_errors_that_need_no_tensor_import_nothing_heavy(words: list[str]) -> None:
-    assert imported_by(words) == (2, [])
+    assert heavy_imports(words) == (2, [])
 
 
 def test_a_push_without_a_token_imports_nothing_heavy(tmp_path: Path) -> None:
     (tmp_path / "zoo.json").write_text('{"format": "modelzoo-dataset-3"}')
     words = ["modelzoo-push", str(tmp_path), "zoos/tiny"]
-    assert imported_by(words, env={**os.environ, "HF_HOME": str(tmp_path / "home"), "HF_TOKEN": ""}) == (2, [])
+    assert heavy_imports(words, env={**os.environ, "HF_HOME": str(tmp_path / "home"), "HF_TOKEN": ""}) == (2, [])
 
 
 @pytest.mark.parametrize(("old", "new"), [("cnn-s", "cnn-z"), ("fashion-mnist-5k", "fashion-mnist-5")])
 def test_unknown_names_in_a_recipe_import_nothing_heavy(old: str, new: str, tiny_recipe: Path, tmp_path: Path) -> None:
     recipe = tmp_path / "wrong.toml"
     recipe.write_text(tiny_recipe.read_text().replace(old, new))
-    assert imported_by(["modelzoo-generate", str(recipe), "--out", str(tmp_path / "zoo")]) == (2, [])
+    assert heavy_imports(["modelzoo-generate", str(recipe), "--out", str(tmp_path / "zoo")]) == (2, [])
 
 
 def test_the_names_that_are_known_without_torch_are_all_that_are_built_in() -> None:
@@ -91,4 +98,4 @@ def test_the_names_that_are_known_without_torch_are_all_that_are_built_in() -> N
 def test_front_doors_import_what_they_need(statement: str, allowed: set[str]) -> None:
     result = run(["python", "-c", f"import sys\n{statement}\n{REPORT}"])
     assert result.returncode == 0
-    assert {*result.stderr.split()} <= allowed
+    assert {*result.stderr.split()} - {*CLIENTS} <= allowed

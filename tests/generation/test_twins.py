@@ -269,7 +269,7 @@ def test_parents_that_are_not_complete_are_refused(zoos: Path, engine: Engine, t
 def test_a_parent_means_nothing_to_models_that_have_none(zoos: Path, engine: Engine, tmp_path: Path) -> None:
     with pytest.raises(RecipeError) as caught:
         make("seed", tmp_path / "out", engine, parent=zoos / "seed")
-    assert str(caught.value) == "recipe twins: seed has no parent, so --parent means nothing"
+    assert str(caught.value) == "recipe twins: seed has no parent; leave --parent out"
 
 
 def test_the_folder_of_twins_says_whose_they_are(zoos: Path, twins: ZooFolder) -> None:

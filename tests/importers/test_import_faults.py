@@ -193,7 +193,10 @@ def test_what_is_no_such_original(zoo: Path, tmp_path: Path) -> None:
             imported(source, tmp_path / "zoo")
 
     (tmp_path / "note.txt").write_text("no archive")
-    fails(tmp_path / "nothing", "there is no folder or archive")
+    fails(
+        tmp_path / "nothing",
+        "there is no folder or archive .*/nothing; pass a folder, zip or tar archive of a published zoo$",
+    )
     fails(tmp_path / "note.txt", "is no folder, zip or tar archive that can be read")
     fails(checkpoint(zoo, 1, 1).parents[1], "it is a single trial; name the folder above it")
     fails(checkpoint(zoo, 1, 1).parent, "holds no trial folders: no checkpoint_.*; is --format right")

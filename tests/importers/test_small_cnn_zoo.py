@@ -253,7 +253,9 @@ def test_what_does_not_go_together(original: Path, tmp_path: Path) -> None:
     fails("layout.csv", layout.replace(layout.split("\n")[1].split(",")[0], "", 1).encode(), "varname of row 0 must be")
     (tmp_path / "split.csv").write_text("0\n1\n")
     fails("", b"", "is not a permutation of 18 rows", splits=tmp_path / "split.csv")
-    with pytest.raises(FormatError, match="is not a zoo of format small-cnn-zoo: weights.npy is missing"):
+    with pytest.raises(
+        FormatError, match="is not a zoo of format small-cnn-zoo: weights.npy is missing; is --format right"
+    ):
         imported(tmp_path, tmp_path / "zoo", claims={"inside": "nowhere"})
 
 

@@ -103,7 +103,9 @@ def test_a_name_with_folders_in_it_is_not_looked_up_on_disk() -> None:
 def test_a_recipe_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(RecipeError) as caught:
         read_recipe(str(tmp_path / "none.toml"))
-    assert str(caught.value) == f"there is no recipe file {tmp_path / 'none.toml'}"
+    told, _, known = str(caught.value).partition(" or one of ")
+    assert told == f"there is no recipe file {tmp_path / 'none.toml'}; pass a TOML file"
+    assert {"mnist-cnn-s", "svhn-cnn-s"} < {*known.split(", ")}
 
 
 @pytest.mark.parametrize("content", [b"seed = = 3", b"\xff\xfe"])
@@ -112,7 +114,7 @@ def test_a_file_that_is_no_toml_is_named_with_the_cause(tmp_path: Path, content:
     path.write_bytes(content)
     with pytest.raises(RecipeError) as caught:
         read_recipe(str(path))
-    assert str(caught.value) == f"cannot read recipe {path}: {caught.value.__cause__}"
+    assert str(caught.value) == f"cannot read recipe {path}: {caught.value.__cause__}; correct the file"
 
 
 def test_an_unknown_config_is_answered_with_the_nearest_one() -> None:

@@ -757,7 +757,10 @@ def test_a_folder_that_is_none_is_an_error(
 ) -> None:
     assert _status(monkeypatch, tmp_path) == 2
     printed = capsys.readouterr()
-    told = f"{tmp_path} is not a zoo folder or dataset folder: it has no zoo.json"
+    told = (
+        f"{tmp_path} is not a zoo folder or dataset folder: it has no zoo.json; pass a folder from modelzoo-generate, "
+        "modelzoo-import or modelzoo-build"
+    )
     assert (printed.out, printed.err) == ("", f"modelzoo-verify: {told}\n")
 
 

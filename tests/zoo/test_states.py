@@ -295,7 +295,8 @@ def test_a_state_of_another_network_is_refused(zoo: Path, state: dict[str, Tenso
 def test_a_folder_that_is_no_zoo_is_named(tmp_path: Path) -> None:
     with pytest.raises(FormatError) as caught:
         ZooFolder.open(tmp_path)
-    assert str(caught.value) == f"{tmp_path} is not a zoo folder: it has no zoo.json"
+    told = "it has no zoo.json; pass a folder from modelzoo-generate or modelzoo-import"
+    assert str(caught.value) == f"{tmp_path} is not a zoo folder: {told}"
 
 
 def test_a_zoo_of_another_format_is_named_with_the_remedy(zoo: Path) -> None:
