@@ -188,7 +188,7 @@ def evaluate(
     """
     require_extra("evaluations", "learn")
     recipe, out = read_stored_recipe(representation) if recipe is None else _resolve_recipe(recipe), Path(out)
-    runner = get_engine(engine) if isinstance(engine, str) else engine
+    runner = get_engine(engine)
     root = None if images_root is None else Path(images_root)
     folder = locate_representation(representation)
     rep = HyperRepresentation.from_pretrained(folder)
@@ -330,7 +330,7 @@ def _make_predictor(zoo: Zoo, engine: str | Engine, images_root: str | Path | No
     """Return the networks of a zoo as functions of their weights, with their training images."""
     zoo.architecture.check_runnable()
     training = zoo.hyperparameters(0)
-    runner = get_engine(engine) if isinstance(engine, str) else engine
+    runner = get_engine(engine)
     spec = NetworkSpec(training.activation, training.dropout)
     images = load_images(zoo.images, None if images_root is None else Path(images_root))
     return Predictor(make_batched_network(runner, zoo.architecture.name, spec), images.inputs("train"))

@@ -17,6 +17,7 @@ from .app import (
     Engine,
     ImagesRoot,
     Layout,
+    Parent,
     Plugin,
     Quiet,
     Storage,
@@ -41,42 +42,22 @@ app = new_app("Train the zoos of a recipe.")
 
 RecipeName = Annotated[
     str | None,
-    typer.Argument(
-        metavar="RECIPE[/CONFIG]",
-        help=f"A TOML file or one of {', '.join(recipe_names('generation'))}.",
-        show_default=False,
-    ),
+    typer.Argument(metavar="RECIPE[/CONFIG]", help=f"A TOML file or one of {', '.join(recipe_names('generation'))}."),
 ]
-OutFolder = Annotated[Path | None, typer.Option("--out", help="Folder to write.", show_default=False)]
-Models = Annotated[
-    str | None, typer.Option(help="Train only these models of the grid, e.g. 1-100.", show_default=False)
-]
-Epochs = Annotated[int | None, typer.Option(help="Number of epochs instead of the recipe's.", show_default=False)]
-ParentFolder = Annotated[
-    Path | None,
-    typer.Option(
-        "--parent",
-        help="For sparsified twins: the zoo folder of their parents; the one beside --out by default.",
-        show_default=False,
-    ),
-]
+OutFolder = Annotated[Path | None, typer.Option("--out", help="Folder to write.")]
+Models = Annotated[str | None, typer.Option(help="Train only these models of the grid, e.g. 1-100.")]
+Epochs = Annotated[int | None, typer.Option(help="Number of epochs instead of the recipe's.")]
 CohortPart = Annotated[
     str | None,
-    typer.Option(
-        "--cohort", help="I/N: train only the I-th of N parts, into --results. For job arrays.", show_default=False
-    ),
+    typer.Option("--cohort", help="I/N: train only the I-th of N parts, into --results. For job arrays."),
 ]
 ResultsUrl = Annotated[
     str | None,
-    typer.Option(
-        "--results",
-        help="Shared folder or fsspec URL for the results of cohorts; OUT.cohorts by default.",
-        show_default=False,
-    ),
+    typer.Option("--results", help="Shared folder or fsspec URL for the results of cohorts; OUT.cohorts by default."),
 ]
 RayAddress = Annotated[
     str | None,
-    typer.Option("--ray", help="Train on a Ray cluster: HOST:PORT of its head, auto or local.", show_default=False),
+    typer.Option("--ray", help="Train on a Ray cluster: HOST:PORT of its head, auto or local."),
 ]
 RayCpus = Annotated[int, typer.Option(help="Number of CPU cores of one Ray task.")]
 RayGpus = Annotated[float, typer.Option(help="Number of GPUs of one Ray task, or its share of one GPU.")]
@@ -101,7 +82,7 @@ def command(
     images_root: ImagesRoot = DEFAULT_IMAGES_ROOT,
     storage: Storage = None,
     layout: Layout = None,
-    parent: ParentFolder = None,
+    parent: Parent = None,
     cohort: CohortPart = None,
     results: ResultsUrl = None,
     ray: RayAddress = None,

@@ -13,12 +13,12 @@ ENGINES = ("auto", "torch", "native", "cuda")
 _LOG = logging.getLogger(__name__)
 
 
-def get_engine(name: str = "auto", num_threads: int | None = None, *, gpu_share: float = 1.0) -> "Engine":
+def get_engine(name: "str | Engine" = "auto", num_threads: int | None = None, *, gpu_share: float = 1.0) -> "Engine":
     """Return an engine by its name.
 
     Args:
         name: "torch", "native" or "cuda"; "auto" is "cuda" where torch sees a GPU on which that engine passes its
-            self-check, and "native" otherwise.
+            self-check, and "native" otherwise. An engine is returned as it is.
         num_threads: Number of CPU cores to use; by default all that this process may use.
         gpu_share: Share of the memory of the GPU that belongs to this process.
 
@@ -29,6 +29,8 @@ def get_engine(name: str = "auto", num_threads: int | None = None, *, gpu_share:
         >>> get_engine("torch", num_threads=1).name
         'torch'
     """
+    if not isinstance(name, str):
+        return name
     if name not in ENGINES:
         raise DeviceError(f"unknown engine {name!r}; this release has {', '.join(ENGINES)}")
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

@@ -67,7 +67,7 @@ def generate_zoo(
     out = Path(out)
     plan = Plan.from_recipe(recipe, config, out=out, images_root=images_root, epochs=epochs, parent=parent)
     members = plan.select_members(models)
-    engine = (get_engine(engine) if isinstance(engine, str) else engine).resolve(plan.architecture.name)
+    engine = get_engine(engine).resolve(plan.architecture.name)
     info = plan.zoo_info(engine)
     with ZooWriter(out, info.with_storage(storage)) as writer:
         collect(writer, members, results or default_results_url(out), info, progress=progress)
@@ -120,7 +120,7 @@ def generate_cohort(
     out = Path(out)
     plan = Plan.from_recipe(recipe, config, out=out, images_root=images_root, epochs=epochs, parent=parent)
     members = select_part(plan.select_members(models), *part)
-    engine = (get_engine(engine) if isinstance(engine, str) else engine).resolve(plan.architecture.name)
+    engine = get_engine(engine).resolve(plan.architecture.name)
     cohorts = iterate_cohorts(plan, members, plan.zoo_info(engine), results or default_results_url(out))
     return sum(train_cohort(cohort, plan.images, engine, progress=progress) for cohort in cohorts)
 

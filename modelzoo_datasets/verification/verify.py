@@ -64,7 +64,7 @@ def verify_folder(
         raise ArgumentError(f"states and retrain must not be negative, got {states} and {retrain}")
     path = Path(path)
     request = Request(
-        engine=get_engine(engine, num_threads) if isinstance(engine, str) else engine,
+        engine=None if engine is None else get_engine(engine, num_threads),
         threads=num_threads,
         images_root=user_cache_folder("images") if images_root is None else Path(images_root),
         states=states,

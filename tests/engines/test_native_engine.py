@@ -278,6 +278,7 @@ def test_nothing_to_do_is_done(native: NativeEngine, few_images: Images) -> None
 def test_auto_is_native_on_a_cpu() -> None:
     for name in ("auto", "native"):
         found = get_engine(name, num_threads=2)
+        assert get_engine(found) is found
         assert isinstance(found, NativeEngine) and found.num_threads == 2
 
 
