@@ -1,12 +1,12 @@
-from .significance import Comparison as Comparison
-from .significance import compare_means as compare_means
 from .similarity import agreement as agreement
 from .similarity import cka as cka
 from .similarity import find_error_overlap as find_error_overlap
 from .similarity import find_nearest as find_nearest
 from .similarity import summarize_pairs as summarize_pairs
 from .similarity import weight_distances as weight_distances
+from .statistics import Comparison as Comparison
 from .statistics import accuracy_spread as accuracy_spread
+from .statistics import compare_means as compare_means
 from .statistics import ensemble_curve as ensemble_curve
 from .statistics import fine_tune as fine_tune
 from .statistics import layer_statistics as layer_statistics
