@@ -9,7 +9,6 @@ from .hyperparameters import Training as Training
 from .hyperparameters import check_keys as check_keys
 from .hyperparameters import check_type as check_type
 from .hyperparameters import parse_range as parse_range
-from .json_schema import recipe_schema as recipe_schema
 from .recipe import Config as Config
 from .recipe import ExternalModels as ExternalModels
 from .recipe import Member as Member
@@ -20,5 +19,6 @@ from .recipe import select_members as select_members
 from .toml_reader import find_recipe as find_recipe
 from .toml_reader import read_recipe as read_recipe
 from .toml_reader import recipe_names as recipe_names
+from .toml_reader import recipe_schema as recipe_schema
 from .toml_reader import select_config as select_config
 from .toml_reader import split_recipe_name as split_recipe_name
