@@ -5,7 +5,8 @@ model.safetensors, and so does the model repo that either is pushed to.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.resources import files
@@ -13,7 +14,9 @@ from pathlib import Path
 from typing import Any, ClassVar, Self, cast
 
 import jinja2
+import torch
 from huggingface_hub import DatasetCardData, ModelCard, ModelCardData, PyTorchModelHubMixin
+from torch import nn
 
 from modelzoo_datasets._util import one_line
 from modelzoo_datasets.errors import FormatError
@@ -21,8 +24,8 @@ from modelzoo_datasets.hub import download_files, parse_repo_id
 from modelzoo_datasets.zoo import SafetensorsHeader, read_json, read_tensors
 
 from ..json_record import JsonRecord
-from .size_check import check_sizes
 
+_BLOCK = re.compile(r"encoder\.layers\.(\d+)\..*")
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 THIS_FOLDER = "."  # name on a card whose example runs in the folder of the card
 LIBRARY, _TAGS = "modelzoo-datasets", ["hyper-representation", "neural-network-weights", "weight-space-learning"]
@@ -107,7 +110,7 @@ class HubMixin(PyTorchModelHubMixin):
             config = RepresentationConfig.from_json(read_json(folder / CONFIG_FILE))
             config.check_numbers()
             build: Any = partial(cls, config)
-            check_sizes(config.blocks, SafetensorsHeader.read(folder / WEIGHTS_FILE), build, strict=strict)
+            _check_sizes(config.blocks, SafetensorsHeader.read(folder / WEIGHTS_FILE), build, strict=strict)
             rep = build()
             rep.load_state_dict(read_tensors(folder / WEIGHTS_FILE), strict=strict)
         except (FormatError, RuntimeError, TypeError, AssertionError) as error:
@@ -183,3 +186,39 @@ def render_template(package: str, file: str, /, **values: Any) -> str:
 def make_card(data: ModelCardData | DatasetCardData, text: str) -> ModelCard:
     """Return a card for the Hub: metadata, and the text below."""
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text.rstrip()}\n")
+
+
+def _check_sizes(
+    num_blocks: int, header: SafetensorsHeader, build: Callable[[], nn.Module], *, strict: bool = True
+) -> None:
+    """Check that the tensors of a configuration are those of a file, before memory is taken for them.
+
+    A network of a billion blocks, or of a width of 20,000, must not take memory because a small text file says so.
+
+    Args:
+        num_blocks: The blocks of the configuration.
+        header: The header of the file.
+        build: Builds the module of the configuration; it is called on the meta device, which has no memory.
+        strict: Refuse tensors that are missing or superfluous.
+
+    Raises:
+        FormatError: The file has other blocks, or a tensor of another shape.
+    """
+    blocks = len({match[1] for name in header.tensors if (match := _BLOCK.fullmatch(name))})
+    if num_blocks != blocks:  # first, because even modules without memory take time
+        raise FormatError(f"config.json says {num_blocks:,} blocks, but the weights have {blocks:,}")
+    with torch.device("meta"):
+        expected = {name: tuple(tensor.shape) for name, tensor in build().state_dict().items()}
+    _compare_shapes(expected, {name: entry.shape for name, entry in header.tensors.items()}, strict=strict)
+
+
+def _compare_shapes(
+    expected: Mapping[str, tuple[int, ...]], shapes: Mapping[str, tuple[int, ...]], *, strict: bool
+) -> None:
+    for name, shape in expected.items():
+        if name not in shapes and strict:
+            raise FormatError(f"the weights have no tensor {name}, which config.json asks for")
+        if shapes.get(name, shape) != shape:
+            raise FormatError(f"config.json asks for {name} of shape {shape}, but the weights have {shapes[name]}")
+    if strict and (extra := next((name for name in shapes if name not in expected), None)) is not None:
+        raise FormatError(f"the weights have a tensor {extra}, which config.json does not ask for")
