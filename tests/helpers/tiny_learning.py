@@ -14,6 +14,24 @@ from hyperrep.trainer.initialize import create_representation
 from hyperrep.trainer.loop import train_epochs
 from modelzoo_datasets.loading import Zoo
 
+TINY_TOML = """\
+[data]
+config = "seed"
+epochs = [1, 2]
+[model]
+width = 16
+blocks = 1
+heads = 2
+feedforward = 32
+bottleneck = "tokens"
+latent = 0.4
+[learning]
+epochs = 3
+batch_size = 8
+lr = 1e-3
+weight_decay = 1e-2
+"""
+
 
 def recipe(*, data: dict[str, Any] | None = None, model: dict[str, Any] | None = None, **learning: Any) -> HyperRecipe:
     """A tiny recipe; what is given replaces its values."""

@@ -5,29 +5,12 @@ import re
 from pathlib import Path
 
 import pytest
+from helpers.tiny_learning import TINY_TOML
 
 from hyperrep import HyperRepresentation, RepresentationConfig, read_hyper_recipe
 from hyperrep.recipe import HyperRecipe, LearningRecipe
 from modelzoo_datasets.errors import FormatError, RecipeError
 from modelzoo_datasets.recipes import recipe_names
-
-TINY = """\
-[data]
-config = "seed"
-epochs = [1, 2]
-[model]
-width = 16
-blocks = 1
-heads = 2
-feedforward = 32
-bottleneck = "tokens"
-latent = 0.4
-[learning]
-epochs = 3
-batch_size = 8
-lr = 1e-3
-weight_decay = 1e-2
-"""
 
 
 @pytest.mark.parametrize("name", recipe_names("hyperrep"))
@@ -66,7 +49,7 @@ def written(folder: Path, text: str) -> str:
 
 
 def test_what_a_file_does_not_say_has_its_default(tmp_path: Path) -> None:
-    recipe = read_hyper_recipe(written(tmp_path, TINY + "layer_weights = [1, 2, 1, 1, 3]\n"))
+    recipe = read_hyper_recipe(written(tmp_path, TINY_TOML + "layer_weights = [1, 2, 1, 1, 3]\n"))
     expected = LearningRecipe(epochs=3, batch_size=8, lr=1e-3, weight_decay=1e-2, layer_weights=(1, 2, 1, 1, 3))
     assert recipe.name == "tiny"
     assert recipe.learning == expected
@@ -76,35 +59,35 @@ def test_what_a_file_does_not_say_has_its_default(tmp_path: Path) -> None:
 
 MISTAKES = {
     "a section that is not known": (
-        TINY + "[learn]\nlr = 1\n",
+        TINY_TOML + "[learn]\nlr = 1\n",
         "a hyper-representation recipe has no key 'learn'; did you mean 'learning'?",
     ),
     "a key that is nearly known": (
-        TINY.replace("batch_size", "batchsize"),
+        TINY_TOML.replace("batch_size", "batchsize"),
         "[learning] has no key 'batchsize'; did you mean 'batch_size'?",
     ),
     "a key of nowhere": (
-        TINY.replace("config =", "zzz = 1\nconfig ="),
+        TINY_TOML.replace("config =", "zzz = 1\nconfig ="),
         "[data] has no key 'zzz'; known: config, epochs, align, signs",
     ),
     "missing keys": (
-        TINY.replace("width = 16\n", "").replace("heads = 2\n", ""),
+        TINY_TOML.replace("width = 16\n", "").replace("heads = 2\n", ""),
         "[model] misses width, heads",
     ),
     "a missing section": (
-        TINY.replace('[data]\nconfig = "seed"\nepochs = [1, 2]\n', ""),
+        TINY_TOML.replace('[data]\nconfig = "seed"\nepochs = [1, 2]\n', ""),
         "[data] misses config, epochs",
     ),
     "a bottleneck of nowhere": (
-        TINY.replace('"tokens"', '"token"'),
+        TINY_TOML.replace('"tokens"', '"token"'),
         "[model] bottleneck: choose from tokens, dense, got 'token'",
     ),
     "a view of nowhere": (
-        TINY + 'permute = "all"\n',
+        TINY_TOML + 'permute = "all"\n',
         "[learning] permute: choose from none, second, both, got 'all'",
     ),
     "decoding of nowhere": (
-        TINY + 'reconstruct = "second"\n',
+        TINY_TOML + 'reconstruct = "second"\n',
         "[learning] reconstruct: choose from first, both, got 'second'",
     ),
 }
@@ -118,8 +101,8 @@ def test_a_mistake_is_answered_word_by_word(mistake: str, tmp_path: Path) -> Non
 
 
 def test_what_a_recipe_may_leave_out_it_may_also_say(tmp_path: Path) -> None:
-    said = TINY.replace("blocks = 1", "blocks = 1\npooled = 0")
-    assert read_hyper_recipe(written(tmp_path, said)) == read_hyper_recipe(written(tmp_path, TINY))
+    said = TINY_TOML.replace("blocks = 1", "blocks = 1\npooled = 0")
+    assert read_hyper_recipe(written(tmp_path, said)) == read_hyper_recipe(written(tmp_path, TINY_TOML))
 
 
 def test_keys_of_the_first_release_mean_the_fields_of_today(tmp_path: Path) -> None:
@@ -145,7 +128,7 @@ def test_keys_of_the_first_release_mean_the_fields_of_today(tmp_path: Path) -> N
         ),
     )
     first, second = (
-        read_hyper_recipe(written(tmp_path, TINY.replace("blocks = 1", model) + learning + judged))
+        read_hyper_recipe(written(tmp_path, TINY_TOML.replace("blocks = 1", model) + learning + judged))
         for model, learning, judged in parts
     )
     assert first == second
@@ -153,11 +136,11 @@ def test_keys_of_the_first_release_mean_the_fields_of_today(tmp_path: Path) -> N
     with pytest.raises(
         RecipeError, match="has contrast and contrastive_weight, two keys of one thing; leave out contrast"
     ):
-        read_hyper_recipe(written(tmp_path, TINY + "contrast = 0.1\ncontrastive_weight = 0.1\n"))
+        read_hyper_recipe(written(tmp_path, TINY_TOML + "contrast = 0.1\ncontrastive_weight = 0.1\n"))
 
 
 def test_files_keep_the_keys_of_the_first_release(tmp_path: Path) -> None:
-    recipe = read_hyper_recipe(written(tmp_path, TINY + "mixup = 0.5\nlayer_weights = [1, 2]\n"))
+    recipe = read_hyper_recipe(written(tmp_path, TINY_TOML + "mixup = 0.5\nlayer_weights = [1, 2]\n"))
     values = recipe.to_json()
     assert (values["learning"]["mix"], values["learning"]["layer_weights"]) == (0.5, [1, 2])
     assert [*values["model"]][-2:] == ["unit", "pooled"] and values["evaluation"] is None
@@ -220,7 +203,7 @@ def test_a_recipe_of_no_known_name_or_path_is_refused(tmp_path: Path) -> None:
 def test_what_cannot_be_learned_is_refused_before_anything_is_done(
     tmp_path: Path, old: str, new: str, told: str
 ) -> None:
-    assert old in TINY
+    assert old in TINY_TOML
     with pytest.raises(RecipeError) as caught:
-        read_hyper_recipe(written(tmp_path, TINY.replace(old, new)))
+        read_hyper_recipe(written(tmp_path, TINY_TOML.replace(old, new)))
     assert str(caught.value).endswith(told)

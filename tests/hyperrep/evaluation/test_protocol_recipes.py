@@ -3,36 +3,18 @@
 from pathlib import Path
 
 import pytest
+from helpers.tiny_learning import TINY_TOML
 
 from hyperrep import read_hyper_recipe
 from hyperrep.recipe import EvaluationRecipe
 from hyperrep.recipe_toml import read_protocol
 from modelzoo_datasets.errors import RecipeError
 
-LEARNED = """\
-[data]
-config = "seed"
-epochs = [1, 2]
-[model]
-width = 16
-blocks = 1
-heads = 2
-feedforward = 32
-bottleneck = "tokens"
-latent = 0.4
-[learning]
-epochs = 3
-batch_size = 8
-lr = 1e-3
-weight_decay = 1e-2
-[evaluation]
-"""
-
 
 def read(tmp_path: Path, text: str) -> EvaluationRecipe:
     """The section as it is read."""
     path = tmp_path / "tiny.toml"
-    path.write_text(LEARNED + text)
+    path.write_text(f"{TINY_TOML}[evaluation]\n{text}")
     return read_hyper_recipe(str(path)).evaluation
 
 
