@@ -521,7 +521,7 @@ def test_there_must_be_one_table(folder: Path, tmp_path: Path) -> None:
         f"{what} none; if it is in a folder below, name that with --inside: weights"
     )
     (folder / "weights" / "states.csv").unlink()
-    assert refused(folder, tmp_path / "zoo") == f"{what} none"
+    assert refused(folder, tmp_path / "zoo") == f"{what} none; write one"
 
 
 @pytest.mark.parametrize(

@@ -86,7 +86,8 @@ def test_an_unknown_device_or_precision_is_answered_with_the_known_ones(option: 
     words = [sys.executable, "-c", program, "train", "dataset", "--out", "hyperrep", option, value]
     done = subprocess.run(words, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
-    assert re.fullmatch(rf"\S+: Invalid value for '{option}': .*'{value}' is not one of {choices}\.\n", done.stderr)
+    told = rf"\S+: Invalid value for '{option}': .*'{value}' is not one of {choices}; see \S+ train --help\n"
+    assert re.fullmatch(told, done.stderr)
 
 
 @NO_GPU
