@@ -47,8 +47,8 @@ def require_zoo_file(folder: Path, *, or_dataset: bool = False) -> None:
     makers = (
         "modelzoo-generate, modelzoo-import or modelzoo-build" if or_dataset else "modelzoo-generate or modelzoo-import"
     )
-    found = f"it has no {ZOO_FILE}" if folder.is_dir() else "it is a file" if folder.exists() else "it does not exist"
-    raise FormatError(f"{folder} is not a {kind}: {found}; pass a folder from {makers}")
+    reason = f"it has no {ZOO_FILE}" if folder.is_dir() else "it is a file" if folder.exists() else "it does not exist"
+    raise FormatError(f"{folder} is not a {kind}: {reason}; pass a folder from {makers}")
 
 
 def check_zoo_folder(folder: Path) -> None:
