@@ -4,6 +4,7 @@ P weights of a model, Q numbers of a variational one, C classes.
 """
 
 import contextlib
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,6 +21,7 @@ from ..seeds import keyed_generator
 from ..weights import Layout
 from .base import METRICS, Job, SplitMetrics, States
 
+_BETA1 = 0.9  # torch's default for Adam
 Metric = TypeVar("Metric", float, Tensor)  # a number for one model, a tensor for several
 
 
@@ -148,21 +150,35 @@ def make_optimizer(
 
 @lru_cache(maxsize=64)
 def tabulate_learning_rates(training: Training, num_images: int) -> Tensor:
-    """Return learning rate and momentum (the first beta of Adam) of every step, as torch's own scheduler gives them.
+    """Return learning rate and momentum (the first beta of Adam) of every step, with the bits of torch's scheduler.
 
     Returns:
         (steps, 2) float64; a single row if both are constant.
     """
-    optimizer, scheduler = make_optimizer([nn.Parameter(torch.zeros(1))], training, num_images)
-    group = optimizer.param_groups[0]
-    num_steps = training.epochs * -(-num_images // training.batch_size) if scheduler is not None else 1
-    rows = []
-    for step in range(num_steps):
-        if scheduler is not None and step > 0:
-            optimizer.step()
-            scheduler.step()
-        rows.append((group["lr"], group["betas"][0] if "betas" in group else group["momentum"]))
-    return torch.tensor(rows, dtype=torch.float64)
+    if training.schedule == "constant":
+        momentum = training.momentum if training.optimizer == "sgd" else _BETA1
+        return torch.tensor([(training.lr, momentum)], dtype=torch.float64)
+    steps = training.epochs * -(-num_images // training.batch_size)
+    return torch.tensor(_list_one_cycle(training.lr, steps), dtype=torch.float64)
+
+
+def _list_one_cycle(max_lr: float, steps: int) -> list[tuple[float, float]]:
+    """Return learning rate and momentum of every step of `OneCycleLR`, by its arithmetic and with its defaults.
+
+    Both follow half a cosine up, over 30 % of the steps, and another one down. Stepping torch's own scheduler takes 30
+    times as long, which matters for a thousand rates of 250,000 steps.
+    """
+    initial_lr = max_lr / 25.0
+    rows, peak = [], float(0.3 * steps) - 1
+    for step in range(steps):
+        if step <= peak:
+            share, lrs, momenta = step / peak, (initial_lr, max_lr), (0.95, 0.85)
+        else:
+            share, lrs, momenta = (step - peak) / (steps - 1 - peak), (max_lr, initial_lr / 1e4), (0.85, 0.95)
+        cosine = math.cos(math.pi * share) + 1
+        lr, momentum = (end + (start - end) / 2.0 * cosine for start, end in (lrs, momenta))
+        rows.append((lr, momentum))
+    return rows
 
 
 def evaluate_splits(

@@ -61,13 +61,13 @@ def test_all_limits_together_are_less_than_ten_minutes(gpu: Any) -> None:
 
 def test_a_part_that_fails_or_hangs_is_told_and_ended(gpu: Any, tmp_path: Path) -> None:
     mark = tmp_path / "alive"
+    child = f"import time; time.sleep(6); open({str(mark)!r}, 'w')"
     programs = {
         "sound": (30, f"print('hello'); print('{gpu.RESULT}{{\"a\": 1}}')"),
         "broken": (30, "raise RuntimeError('CUDA error: no kernel image | here')"),
         "hanging": (
             3,
-            "import subprocess, sys, time; print('begun', flush=True);"
-            f"subprocess.run([sys.executable, '-c', 'import time; time.sleep(6); open({str(mark)!r}, \"w\")'])",
+            f"import subprocess, sys; print('begun', flush=True); subprocess.run([sys.executable, '-c', {child!r}])",
         ),
     }
     start = time.monotonic()

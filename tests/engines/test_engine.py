@@ -23,6 +23,7 @@ from torch import nn
 
 from modelzoo_datasets.architectures import get_architecture, initialize_weights
 from modelzoo_datasets.engines import ENGINES, Job, NetworkSpec, TorchEngine, get_engine, one_thread
+from modelzoo_datasets.engines.common import make_optimizer, tabulate_learning_rates
 from modelzoo_datasets.engines.torch_engine import ModelInputs, train_model
 from modelzoo_datasets.errors import DeviceError
 from modelzoo_datasets.images import Images, Split
@@ -302,3 +303,19 @@ def test_fewer_than_one_thread_is_refused() -> None:
     with pytest.raises(DeviceError) as caught:
         get_engine("torch", num_threads=0)
     assert str(caught.value) == "threads must be at least 1, got 0"
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
+@pytest.mark.parametrize("schedule", ["constant", "onecycle"])
+def test_tables_of_rates_have_the_bits_of_torchs_own_steps(optimizer: str, schedule: str) -> None:
+    for lr, steps in ((3e-4, 1), (0.05, 2), (1 / 3, 3), (7e-3, 4), (3e-4, 7), (0.1, 10), (0.05, 335)):
+        base = dataclasses.replace(TRAINING, optimizer=optimizer, schedule=schedule, lr=lr, momentum=0.8)
+        training = dataclasses.replace(base, epochs=1, batch_size=10)
+        stepped, scheduler = make_optimizer([nn.Parameter(torch.zeros(1))], training, 10 * steps)
+        group, rows = stepped.param_groups[0], []
+        for step in range(steps if scheduler is not None else 1):
+            if scheduler is not None and step > 0:
+                stepped.step()
+                scheduler.step()
+            rows.append((group["lr"], group["betas"][0] if "betas" in group else group["momentum"]))
+        assert torch.equal(tabulate_learning_rates(training, 10 * steps), torch.tensor(rows, dtype=torch.float64))
