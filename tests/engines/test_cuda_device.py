@@ -315,6 +315,8 @@ CHOICES: dict[str, Callable[[], None]] = {
 @pytest.mark.parametrize("choice", CHOICES)
 @pytest.mark.usefixtures("switches")
 def test_full_precision_is_for_within_only_and_can_be_read_there(choice: str) -> None:
+    if choice == "mixed" and not hasattr(torch.backends.cudnn, "conv"):
+        pytest.skip("this torch has one switch for all")
     CHOICES[choice]()
     before = read_switches()
     with pytest.raises(RuntimeError, match="stop"), full_precision():
