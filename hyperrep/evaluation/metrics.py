@@ -32,7 +32,6 @@ from modelzoo_datasets.seeds import derive_seed, keyed_generator
 from ..json_record import replace_nan
 from ..model import HyperRepresentation
 from ..recipe import EvaluationRecipe
-from ..zoo_values import complete_training, find_network, read_numbers
 from .baselines import SamplingContext
 from .cache import read_or_measure
 from .populations import SCRATCH, Population, measure_novelty
@@ -67,14 +66,14 @@ class Evaluator:
             images_root: folder of the image datasets; the user's cache by default.
         """
         train = context.states
-        network = find_network(train)
+        train.architecture.check_runnable()
         return cls(
             rep=context.rep,
             train=train,
             aligned=context.train_weights,
             engine=engine,
             images=load_images(train.images, images_root),
-            training=dataclasses.replace(complete_training(train), activation=network.activation),
+            training=train.hyperparameters(0),
             recipe=recipe,
             key=context.key,
         )
@@ -226,8 +225,7 @@ def has_all_orders(result: PopulationResult) -> bool:
 
 def evaluate_scratch(zoo: Zoo) -> PopulationResult:
     """Return training from scratch as a population: the models of the zoo, over all of their epochs."""
-    recorded = zoo.table.assign(test_acc=read_numbers(zoo.table, "test_acc").numpy())
-    table = recorded.pivot(index="model_id", columns="epoch", values="test_acc")
+    table = zoo.table.pivot(index="model_id", columns="epoch", values="test_acc")
     curves = table.reindex(columns=range(int(table.columns.max()) + 1)).astype(object)
     rows: Sequence[Sequence[float | None]] = curves.where(curves.notna(), None).to_numpy().tolist()
     return PopulationResult(
@@ -236,5 +234,5 @@ def evaluate_scratch(zoo: Zoo) -> PopulationResult:
         is_sample=False,
         n=len(rows),
         zero_shot=[row[0] for row in rows if row[0] is not None],
-        curves=rows if curves.notna().any(axis=None) else [],  # nothing was recorded
+        curves=rows,
     )

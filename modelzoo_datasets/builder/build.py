@@ -26,6 +26,7 @@ from ..zoo import (
     atomic_folder,
     read_json,
     write_bytes,
+    write_footers,
     write_json,
 )
 from .card import ConfigSummary, render_card
@@ -79,7 +80,7 @@ def build_dataset(
         >>> build_dataset(zoo_folder, out / "dataset", repo_id="modelzoos/tiny")
         True
         >>> sorted(path.name for path in (out / "dataset").iterdir())
-        ['README.md', 'assets', 'checksums.sha256', 'layout.json', 'seed', 'seed_index', 'zoo.json']
+        ['README.md', 'assets', 'checksums.sha256', 'footers.json', 'layout.json', 'seed', 'seed_index', 'zoo.json']
     """
     out = Path(out)
     folders = [ZooFolder.open(Path(zoo)) for zoo in ([zoos] if isinstance(zoos, str | Path) else zoos)]
@@ -112,6 +113,7 @@ def _build(
         write_bytes(partial / "README.md", card.encode())
         write_json(partial / "layout.json", folders[0].layout.to_json())
         write_json(partial / ZOO_FILE, info.to_json())
+        write_footers(partial)
         write_checksums(partial)
     for config in configs:
         _warn_of_missing_states(config)

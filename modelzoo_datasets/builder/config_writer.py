@@ -55,7 +55,7 @@ def write_tables(
     Returns:
         The columns, and the bytes of each uncompressed table by `<folder>/<split>`.
     """
-    schema = TableSchema.from_info(zoo.info)
+    schema = TableSchema.from_info(zoo.info).without_empty(rows)
     num_bytes = {}
     if not _can_chunk():
         _log.info("pyarrow %s cuts pages by size: a later push of a changed dataset sends more bytes", pa.__version__)

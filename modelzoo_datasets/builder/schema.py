@@ -1,7 +1,7 @@
 """The columns of a dataset: one row per state, scalars first, then the weights or the place of the weights."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import pandas as pd
@@ -43,10 +43,12 @@ class TableSchema:
     weights: WeightsLocation = "inline"
     extra_columns: Mapping[str, str] = field(default_factory=dict)  # more columns of imported models -> their type
     extra_metrics: Sequence[str] = ()  # more metrics of imported states
+    absent: frozenset[str] = frozenset()  # columns that are left out, because nothing recorded them
+    has_fixed_recall: bool = False  # up to format 3, which PyArrow < 26 cannot read without any value
 
     @classmethod
     def from_info(cls, info: ZooInfo) -> "TableSchema":
-        """Return the columns of a zoo."""
+        """Return all columns that a zoo can have."""
         return cls(
             info.layout.size,
             info.classes,
@@ -57,10 +59,26 @@ class TableSchema:
         )
 
     @property
+    def optional(self) -> tuple[str, ...]:
+        """The columns that are left out where no state has a value."""
+        recall = ("test_recall",) if self.num_classes else ()
+        return (*Training.__annotations__, *self.extra_columns, *_METRICS, *self.extra_metrics, *recall)
+
+    def without_empty(self, rows: pd.DataFrame) -> "TableSchema":
+        """Return the columns without those that have no value in any row, one row per state."""
+        return replace(self, absent=frozenset(name for name in self.optional if rows[name].isna().all()))
+
+    def as_stored(self, stored: pa.Schema) -> "TableSchema":
+        """Return the columns as a file of an allowed form has them: optional ones may be absent."""
+        recall = stored.field("test_recall").type if "test_recall" in stored.names else None
+        absent = frozenset(name for name in self.optional if name not in stored.names)
+        return replace(self, absent=absent, has_fixed_recall=recall is not None and pa.types.is_fixed_size_list(recall))
+
+    @property
     def index(self) -> pa.Schema:
         """All columns without the weights and their place."""
-        recall = pa.list_(pa.field("element", pa.float64()), self.num_classes or -1)
-        return pa.schema(
+        recall = pa.list_(pa.field("element", pa.float64()), self.num_classes if self.has_fixed_recall else -1)
+        columns = pa.schema(
             [
                 *_KEYS,
                 *([pa.field("parent_id", pa.string())] if self.twins else []),
@@ -73,6 +91,7 @@ class TableSchema:
                 pa.field("sha256", pa.string()),
             ]
         )
+        return pa.schema([column for column in columns if column.name not in self.absent])
 
     @property
     def full(self) -> pa.Schema:
@@ -108,6 +127,8 @@ def describe_features(schema: pa.Schema) -> list[dict[str, Any]]:
         if pa.types.is_fixed_size_list(column.type):
             dtype, length = _name_dtype(column.type.value_type), column.type.list_size
             features.append({"name": column.name, "list": dtype, "length": length})
+        elif pa.types.is_list(column.type):
+            features.append({"name": column.name, "list": _name_dtype(column.type.value_type)})
         else:
             features.append({"name": column.name, "dtype": _name_dtype(column.type)})
     return features

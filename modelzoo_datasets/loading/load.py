@@ -167,7 +167,7 @@ class _Group:
 def _iter_groups(dataset: Dataset, splits: Iterable[str], query: Query) -> Iterator[_Group]:
     for split in splits:
         for shard in dataset.shards_in_place(split):
-            for group in query.prune(shard.schema, shard.metadata):
+            for group in query.prune(shard.schema, shard.metadata, shard.has_checksum):
                 if query.selects_every_model:  # otherwise the filters may match no row, and need no weights
                     shard.fetch_ahead([group], [*query.columns_to_read(shard.schema), WEIGHTS])
                 selection = select_rows(shard, query, group)

@@ -83,14 +83,20 @@ class Query:
         """True if no filter but that of the epochs can exclude a model."""
         return all(name == "epoch" for name, _, _ in self.filters)
 
-    def prune(self, schema: pa.Schema, metadata: pq.FileMetaData) -> list[int]:
+    def prune(self, schema: pa.Schema, metadata: pq.FileMetaData, has_checksum: bool) -> list[int]:
         """Return the row groups of a Parquet file that may have a matching row, judged by their statistics.
+
+        Args:
+            schema: The columns of the file.
+            metadata: Its footer.
+            has_checksum: Whether the footer was compared with a checksum; the statistics of others are not decoded,
+                because damage would end the process, so all row groups are returned.
 
         Raises:
             ArgumentError: The schema lacks a column, or has a column that a filter cannot be applied to.
         """
         self._check(schema)
-        names = [name for name, _, _ in self.filters]
+        names = [name for name, _, _ in self.filters] if has_checksum else []
         groups = range(metadata.num_row_groups)
         return [i for i in groups if not names or self._may_match(_column_ranges(metadata.row_group(i), names))]
 
@@ -169,7 +175,7 @@ def select_rows(shard: Shard, query: Query, group: int | None = None) -> Selecti
     """Select the matching rows of a shard, or of one of its row groups, without reading weights."""
     if shard.cache_content is not None:
         return _select_cached(shard, shard.cache_content.table, query, group)
-    groups = query.prune(shard.schema, shard.metadata) if group is None else [group]
+    groups = [group] if group is not None else query.prune(shard.schema, shard.metadata, shard.has_checksum)
     columns = query.columns_to_read(shard.schema)
     table = shard.read(groups, columns)
     matches, rows = query.select(table)

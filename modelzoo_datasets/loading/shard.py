@@ -11,8 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from .._util import one_line
-from ..errors import FormatError, ModelZooError
+from ..errors import FormatError, HubError
 from ..hub import RangeReader, RemoteFile
+from ..zoo import Footer
 from .cache import CachedShard, CacheEntry
 
 WEIGHTS = "weights"
@@ -26,12 +27,18 @@ class Shard:
     file: Path | RemoteFile
     name: str  # to name the file in messages
     cache: bool = False  # whether to read the decoded file from the cache, and to add it
+    footer: Footer | None = None  # the footer that the dataset lists; of older formats None
+
+    @property
+    def has_checksum(self) -> bool:
+        """True if the footer is compared with a checksum, so that its statistics can be used."""
+        return self.footer is not None
 
     def clone(self) -> "Shard":
         """Return the same file, opened again without reading its footer; a file on the Hub is returned itself."""
         if not isinstance(self.file, Path):
             return self
-        other = Shard(self.file, self.name)
+        other = Shard(self.file, self.name, footer=self.footer)
         other.__dict__["metadata"] = self.metadata
         return other
 
@@ -47,11 +54,17 @@ class Shard:
 
     @cached_property
     def metadata(self) -> pq.FileMetaData:
-        """The footer: offsets and statistics of every column of every row group."""
+        """The footer: offsets and statistics of every column of every row group.
+
+        `column` and `statistics` of a footer without checksum must not be used: damage would end the process.
+        """
         with self._translate_errors():
-            if isinstance(self.file, Path):
-                return pq.read_metadata(self.file)
-            return pq.ParquetFile(self._source).metadata
+            if self.footer is None:
+                return pq.ParquetFile(self._source).metadata
+            if isinstance(self._source, RangeReader):
+                return self.footer.read(self._source)
+            with self._source.open("rb") as file:
+                return self.footer.read(file)
 
     @cached_property
     def schema(self) -> pa.Schema:
@@ -123,6 +136,8 @@ class Shard:
 
     def _byte_range(self, groups: Sequence[int], columns: Sequence[str]) -> tuple[int, int]:
         """Return the smallest range [begin, end) of bytes that holds these columns of these row groups."""
+        if self.footer is None:
+            return 0, self.file.size if isinstance(self.file, RemoteFile) else self.file.stat().st_size
         ranges = []
         for group in (self.metadata.row_group(i) for i in groups):
             for column in (group.column(i) for i in range(group.num_columns)):
@@ -135,9 +150,9 @@ class Shard:
     def _translate_errors(self) -> Iterator[None]:
         try:
             yield
-        except ModelZooError:
+        except HubError:
             raise
-        except (OSError, pa.ArrowException) as error:
+        except (OSError, pa.ArrowException, FormatError) as error:
             again = "build the dataset again" if isinstance(self.file, Path) else "load it again"
             raise FormatError(
                 f"cannot read {self.name}: expected an intact Parquet file, got {one_line(error)!r}; "

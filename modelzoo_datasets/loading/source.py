@@ -1,7 +1,7 @@
 """The source of a dataset, a folder or a repo on the Hub: the info of one config, its layout and its files."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,22 @@ from ..architectures import Architecture, find_architecture
 from ..errors import ArgumentError, FormatError, nearest_hint
 from ..hub import RemoteFile, download_files, find_cached_file, list_remote_files, parse_repo_id
 from ..weights import Layout
-from ..zoo import DATASET_FORMAT, DatasetInfo, FormatTag, ZooInfo, read_layout
+from ..zoo import (
+    DATASET_FORMAT,
+    FOOTERS_FILE,
+    OLDER_DATASET_FORMATS,
+    DatasetInfo,
+    Footer,
+    FormatTag,
+    ZooInfo,
+    read_footers,
+    read_layout,
+)
 from .query import Query, Selection, select_rows
 from .shard import Shard
 
 _MIN_DOWNLOAD_FRACTION = 0.25  # if more of a file is needed, the whole file is downloaded into the cache
+_INFO_FILES = ("zoo.json", "layout.json", FOOTERS_FILE)
 _INDEX_SUFFIX = "_index"  # names the config with the same rows without weights
 
 
@@ -30,6 +41,7 @@ class Dataset:
     info: ZooInfo  # what zoo.json says about the config
     layout: Layout
     cache: bool  # whether to read decoded files from the cache, and to add them
+    footers: Mapping[str, Footer]  # by path in the dataset; of older formats none
 
     @property
     def architecture(self) -> Architecture:
@@ -85,7 +97,11 @@ class Dataset:
                 ids = tuple({model for table in tables for model in table["model_id"].to_pylist()})
                 model_query = Query(filters=(("model_id", "in", ids),))
                 shards = self.shards_in_place(split)
-                needed = [shard.name for shard in shards if model_query.prune(shard.schema, shard.metadata)]
+                needed = [
+                    shard.name
+                    for shard in shards
+                    if model_query.prune(shard.schema, shard.metadata, shard.has_checksum)
+                ]
                 self._fetch([f"{self.config}/{Path(name).name}" for name in needed])
         return self._local_shards(self.config, split)
 
@@ -103,7 +119,7 @@ class Dataset:
             return local
         files = list_remote_files(self.repo_id, self.config, revision=self.revision)
         shards = [f for f in files if f.path.startswith(f"{self.config}/{split}-") and f.path.endswith(".parquet")]
-        return [Shard(self._cache_path(f.path) or f, f"{self.source}/{f.path}", self.cache) for f in shards]
+        return [self._make_shard(self._cache_path(f.path) or f, f"{self.source}/{f.path}", f.path) for f in shards]
 
     def resolve_models(self, splits: Sequence[str], query: Query) -> Query:
         """Replace a number of models in a query by the names of the first models that have matching rows."""
@@ -174,7 +190,13 @@ class Dataset:
 
     def _local_shards(self, config: str, split: str) -> list[Shard]:
         folder = Path(self.source) if self.repo_id is None else self._fetch(["zoo.json"])
-        return [Shard(path, str(path), self.cache) for path in sorted((folder / config).glob(f"{split}-*.parquet"))]
+        paths = sorted((folder / config).glob(f"{split}-*.parquet"))
+        return [self._make_shard(path, str(path), f"{config}/{path.name}") for path in paths]
+
+    def _make_shard(self, file: Path | RemoteFile, name: str, path: str) -> Shard:
+        if self.footers and path not in self.footers:
+            raise FormatError(f"{name} is not listed in {FOOTERS_FILE} of its dataset; remove it, or build it again")
+        return Shard(file, name, self.cache, self.footers.get(path))
 
 
 def _describe_absent(column: str, absent: Sequence[Any], known: set[Any]) -> str:
@@ -214,9 +236,7 @@ def open_dataset(source: str | Path, config: str | None, revision: str | None, *
     repo_id = parse_repo_id(source)
     if repo_id is None and revision is not None:
         raise ArgumentError(f"revision must be None for a folder; got {revision!r} for {source}")
-    folder = (
-        Path(source) if repo_id is None else download_files(repo_id, ["zoo.json", "layout.json"], revision=revision)
-    )
+    folder = Path(source) if repo_id is None else download_files(repo_id, _INFO_FILES, revision=revision)
     configs = _read_info(folder, source, is_repo=repo_id is not None).configs
     config = config if config is not None else next(iter(configs), "")
     if config not in configs:
@@ -236,6 +256,7 @@ def open_dataset(source: str | Path, config: str | None, revision: str | None, *
         info=configs[config],
         layout=layout,
         cache=cache,
+        footers=read_footers(folder),
     )
 
 
@@ -244,7 +265,7 @@ def _read_info(folder: Path, source: str | Path, *, is_repo: bool) -> DatasetInf
     if not (folder / "zoo.json").is_file():
         raise FormatError(f"{source} is not a dataset folder: it has no zoo.json; build one with modelzoo-build")
     tag = FormatTag.read(folder / "zoo.json").format
-    if tag not in (None, DATASET_FORMAT):
+    if tag not in (None, DATASET_FORMAT, *OLDER_DATASET_FORMATS):
         raise FormatError(
             f"{source} has format {tag!r}, but load_zoo reads {DATASET_FORMAT!r}; "
             + _suggest_format(tag or "", is_repo=is_repo)
@@ -258,8 +279,6 @@ def _suggest_format(tag: str, *, is_repo: bool) -> str:
     number = re.fullmatch(rf"{kind}-(\d+)", tag)
     if is_repo:  # every repo has a tag for each format that it was published in
         return f"try revision={DATASET_FORMAT!r}"
-    if number is None:
-        return "modelzoo-build makes one from zoo folders"
-    if int(number[1]) > int(version):
+    if number is not None and int(number[1]) > int(version):
         return "a later release built it: update modelzoo-datasets"
-    return "an earlier release built it: build it again from its zoo folders with modelzoo-build"
+    return "modelzoo-build makes one from zoo folders"

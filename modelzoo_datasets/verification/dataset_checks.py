@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from .._util import file_sha256, one_line
 from ..builder import CHECKSUMS_FILE, describe_features, list_data_files, read_checksums
 from ..errors import FormatError
 from ..hub import read_card_header
-from ..zoo import LEFT_OUT, read_json
+from ..zoo import FOOTERS_FILE, LEFT_OUT, open_parquet, read_footers, read_json
 from .base import Check
 from .dataset_target import REMEDY, DatasetConfig
 from .table_checks import compare_with_recipe, find_wrong_epochs, find_wrong_metrics, model_columns
@@ -55,6 +54,24 @@ def check_checksums(path: Path) -> Check:
     return Check("checksums", len(checksums), sorted(problems))
 
 
+def check_footers(path: Path) -> Check:
+    """Check that the footer of every Parquet file is the one that the dataset lists."""
+    try:
+        footers = read_footers(path)
+    except FormatError as error:
+        return Check("footers", 0, [str(error)])
+    if not footers:
+        return Check("footers", 0, [f"{path / FOOTERS_FILE} is missing; {REMEDY}"])
+    present = {file.relative_to(path).as_posix() for file in path.rglob("*.parquet")}
+    problems = [f"{path / name} is not listed in {FOOTERS_FILE}; {REMEDY}" for name in present - footers.keys()]
+    for name, footer in footers.items():
+        try:
+            open_parquet(path / name, footer).close()
+        except (OSError, pa.ArrowException, FormatError) as error:
+            problems.append(f"cannot read {path / name}: {one_line(error)}; {REMEDY}")
+    return Check("footers", len(footers), sorted(problems))
+
+
 def check_rows(config: DatasetConfig, diverged: str) -> Check:
     """Check that the rows, and their splits, are those that the recipe in zoo.json gives.
 
@@ -90,8 +107,9 @@ def check_index(config: DatasetConfig) -> Check:
     for split, table in config.scalars.items():
         path = folder / f"{split}-00000-of-00001.parquet"
         try:
-            index = pq.read_table(path, partitioning=None)
-        except (OSError, pa.ArrowException) as error:
+            with open_parquet(path, config.footers.get(f"{folder.name}/{path.name}")) as file:
+                index = file.read()
+        except (OSError, pa.ArrowException, FormatError) as error:
             problems.append(f"cannot read {path}: {one_line(error)}; {REMEDY}")
             continue
         if difference := _describe_difference(index, table):

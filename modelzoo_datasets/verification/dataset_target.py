@@ -3,10 +3,12 @@
 P numbers of a state, K states of a row group.
 """
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -23,9 +25,12 @@ from ..zoo import (
     ZOO_FILE,
     ByteRange,
     DatasetInfo,
+    Footer,
     ZooInfo,
     assign_trajectory_files,
     make_trajectory_header,
+    open_parquet,
+    read_footers,
     read_state,
 )
 from .base import Check, Key, StoredState, Target
@@ -44,6 +49,7 @@ class DatasetConfig:
     target: Target
     scalars: Mapping[str, pa.Table]  # split -> its rows without weights
     files: Check  # that the files exist, can be read and have the columns of this format
+    footers: Mapping[str, Footer]  # by path in the dataset folder; of older formats none
 
 
 def open_dataset(path: Path) -> tuple[DatasetInfo, list[DatasetConfig]]:
@@ -65,7 +71,8 @@ def _open_config(path: Path, name: str, info: ZooInfo) -> DatasetConfig:
         raise FormatError(f"{malformed}: config {name!r} holds the values of {info.recipe.config!r}; {REMEDY}")
     if info.weights is None:
         raise FormatError(f"{malformed}: 'weights' of {name} must be inline or files, got None; {REMEDY}")
-    columns, shards = TableSchema.from_info(info), _Shards()
+    shards = _Shards(path, read_footers(path))
+    columns = shards.find_columns(path / name, TableSchema.from_info(info))
     for split in SPLITS:
         shards.open_split(path / name, split, columns)
     scalars = shards.concat_tables(columns.index.names)
@@ -79,13 +86,22 @@ def _open_config(path: Path, name: str, info: ZooInfo) -> DatasetConfig:
     target = Target(
         info=info,
         members=info.members(path / ZOO_FILE),
-        table=pd.concat([t.to_pandas().assign(split=split) for split, t in tables.items()], ignore_index=True),
+        table=pd.concat([_to_frame(table, split, columns) for split, table in tables.items()], ignore_index=True),
         readers=weights.readers(),
         read_weights=weights.read_weights,
         find_path=weights.find_path,
         suggest_repair=lambda model_id: REMEDY,
     )
-    return DatasetConfig(path=path, name=name, columns=columns, target=target, scalars=scalars, files=files)
+    return DatasetConfig(
+        path=path, name=name, columns=columns, target=target, scalars=scalars, files=files, footers=shards.footers
+    )
+
+
+def _to_frame(table: pa.Table, split: str, columns: TableSchema) -> pd.DataFrame:
+    """Return the rows of a split; columns that nothing recorded have no values."""
+    empty: dict[str, Any] = dict.fromkeys(columns.absent)
+    frame: pd.DataFrame = table.to_pandas().assign(split=split, **empty)
+    return frame
 
 
 @dataclass(frozen=True)
@@ -95,6 +111,7 @@ class _RowGroup:
     split: str
     table: pa.Table  # all columns but the weights
     num_parameters: int  # P
+    footer: Footer | None
 
     @property
     def keys(self) -> list[Key]:
@@ -113,17 +130,33 @@ class _RowGroup:
 
     def read_weights(self) -> Tensor:
         """Read the weights (K, P) of the row group; raises FormatError."""
-        return torch.tensor(Shard(self.path, str(self.path)).read_weights(self.number, self.num_parameters))
+        shard = Shard(self.path, str(self.path), footer=self.footer)
+        return torch.tensor(shard.read_weights(self.number, self.num_parameters))
 
 
 @dataclass
 class _Shards:
     """The Parquet files of one config."""
 
+    folder: Path  # the dataset folder
+    footers: Mapping[str, Footer]
     num_files: int = 0
     groups: list[_RowGroup] = field(default_factory=list)
     places: dict[Key, _RowGroup] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
+
+    def find_columns(self, config: Path, columns: TableSchema) -> TableSchema:
+        """Return the columns as the first file of a config that can be read has them."""
+        for path in sorted(config.glob("*.parquet")):
+            with contextlib.suppress(OSError, pa.ArrowException, FormatError), self._open(path) as file:
+                return columns.as_stored(file.schema_arrow)
+        return columns
+
+    def _open(self, path: Path) -> pq.ParquetFile:
+        return open_parquet(path, self._find_footer(path))
+
+    def _find_footer(self, path: Path) -> Footer | None:
+        return self.footers.get(path.relative_to(self.folder).as_posix())
 
     def open_split(self, folder: Path, split: str, columns: TableSchema) -> None:
         """Read the tables of all files of a split, and report files that cannot be read."""
@@ -135,12 +168,12 @@ class _Shards:
             self.num_files += 1
             try:
                 self._open_file(path, split, columns)
-            except (OSError, pa.ArrowException) as error:
+            except (OSError, pa.ArrowException, FormatError) as error:
                 self.problems.append(f"cannot read {path}: {one_line(error)}; {REMEDY}")
 
     def _open_file(self, path: Path, split: str, columns: TableSchema) -> None:
         extra = [column.name for column in BYTE_RANGE_FIELDS] if columns.weights == "files" else []
-        with pq.ParquetFile(path) as file:
+        with self._open(path) as file:
             if not (schema := file.schema_arrow).equals(columns.full):
                 difference = describe_difference(schema, columns.full)
                 difference = difference or f"its columns must be {_describe(columns.full)}"
@@ -152,7 +185,8 @@ class _Shards:
             self.problems.append(f"{path}: column {empty[0]!r} must have a value in every row; {REMEDY}")
             return
         for number, table in enumerate(tables):
-            self.groups.append(_RowGroup(path, number, split, table, columns.num_parameters))
+            footer = self._find_footer(path)
+            self.groups.append(_RowGroup(path, number, split, table, columns.num_parameters, footer))
             self.places |= dict.fromkeys(self.groups[-1].keys, self.groups[-1])
 
     def concat_tables(self, columns: Sequence[str]) -> dict[str, pa.Table]:

@@ -9,14 +9,17 @@ from ..engines import Engine, get_engine
 from ..errors import ArgumentError, FormatError
 from ..images import Images
 from ..progress import NO_PROGRESS, Progress
-from ..zoo import DATASET_FORMAT, ZOO_FILE, FormatTag, require_zoo_file
+from ..zoo import DATASET_FORMAT, OLDER_DATASET_FORMATS, ZOO_FILE, FormatTag, require_zoo_file
 from .base import Check, Key, Request, Target
-from .dataset_checks import check_card, check_checksums, check_index, check_layouts, check_rows
+from .dataset_checks import check_card, check_checksums, check_footers, check_index, check_layouts, check_rows
 from .dataset_target import DatasetConfig, open_dataset
 from .reproduction import check_images, check_metrics, check_retrained, skip_metrics
 from .state_checks import check_states
 from .viewer import check_viewer
 from .zoo_checks import check_complete, check_layout, check_recipe, find_wrong_divergence, open_zoo
+
+_OLDER_WITH_CHECKSUMS = OLDER_DATASET_FORMATS[-1]
+_UPGRADE = "build it again from its zoo folders with modelzoo-build"
 
 
 def verify_folder(
@@ -76,11 +79,18 @@ def verify_folder(
     require_zoo_file(path, or_dataset=True)
     tag = FormatTag.read(path / ZOO_FILE)
     if tag.format == DATASET_FORMAT:
-        return _verify_dataset(path, request)
+        footers = check_footers(path)
+        return [footers, *(_verify_dataset(path, request) if footers.n else [])]
+    if tag.format == _OLDER_WITH_CHECKSUMS:
+        return [_note_older_format(tag.format), *_verify_dataset(path, request)]
+    if tag.format in OLDER_DATASET_FORMATS:
+        raise FormatError(
+            f"{path} has dataset format {tag.format!r}, which load_zoo reads, but which has no checksums to verify; "
+            f"{_UPGRADE}"
+        )
     if tag.is_dataset:
         raise FormatError(
-            f"{path} has dataset format {tag.format!r}, but this release reads {DATASET_FORMAT!r}; "
-            "build it again from its zoo folders with modelzoo-build"
+            f"{path} has dataset format {tag.format!r}, but this release reads {DATASET_FORMAT!r}; {_UPGRADE}"
         )
     return _verify_zoo(path, request)
 
@@ -151,6 +161,10 @@ def _is_parent(twins: Target, other: Target) -> bool:
 
 def _wrong_parent(path: Path, name: str) -> ArgumentError:
     return ArgumentError(f"{path} is not the zoo of the parents of {name}; pass its folder by --parent")
+
+
+def _note_older_format(name: str) -> Check:
+    return Check("format", 1, [], [f"{name} is older than {DATASET_FORMAT}; {_UPGRADE}"])
 
 
 def _verify_dataset(path: Path, request: Request) -> list[Check]:

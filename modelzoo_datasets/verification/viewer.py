@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from .._util import is_config_name_on_hub, one_line
 from ..errors import FormatError
 from ..hub import read_card_header
+from ..zoo import Footer, open_parquet, read_footers
 from .base import Check
 from .dataset_target import REMEDY, describe_difference
 
@@ -62,7 +63,8 @@ def check_viewer(path: Path, repo_id: str | None = None, limits: Limits = LIMITS
     if header.get("viewer") is False:
         problems.append("README.md says `viewer: false`, which turns the viewer off; remove it")
     problems += _check_configs(header["configs"], limits)
-    checks = [_check_files(path, entry, limits) for entry in header["configs"]]
+    footers = read_footers(path)
+    checks = [_check_files(path, entry, footers, limits) for entry in header["configs"]]
     problems += [line for check in checks for line in check.problems]
     return Check(
         "viewer", sum(check.n for check in checks), problems, [line for check in checks for line in check.notes]
@@ -118,7 +120,7 @@ def _check_configs(entries: Sequence[Mapping[str, Any]], limits: Limits) -> Iter
             yield f"the {which} {name!r} must consist of Parquet files, it has {others[0]}; convert them"
 
 
-def _check_files(path: Path, entry: Mapping[str, Any], limits: Limits) -> Check:
+def _check_files(path: Path, entry: Mapping[str, Any], footers: Mapping[str, Footer], limits: Limits) -> Check:
     """Check the Parquet files of a config."""
     problems, notes, count = list[str](), list[str](), 0
     first, shown = None, list[str]()  # the first file and its schema; notes on the first pages, which are much alike
@@ -131,10 +133,12 @@ def _check_files(path: Path, entry: Mapping[str, Any], limits: Limits) -> Check:
         for file in files:
             where, count = file.relative_to(path).as_posix(), count + 1
             try:
-                first = first or (where, pq.read_schema(file))
-                problems += _check_file(file, where, first, limits)
-                page_problems, page_notes = _check_first_page(file, where, limits) if file == files[0] else ([], [])
-            except (OSError, pa.ArrowException) as error:
+                with open_parquet(file, footers.get(where)) as parquet:
+                    first = first or (where, parquet.schema_arrow)
+                    problems += _check_file(parquet, where, first, where in footers, limits)
+                    shows_page = file == files[0]
+                    page_problems, page_notes = _check_first_page(parquet, where, limits) if shows_page else ([], [])
+            except (OSError, pa.ArrowException, FormatError) as error:
                 problems.append(f"cannot read {where}: {one_line(error)}; {REMEDY}")
                 continue
             problems += page_problems
@@ -157,11 +161,13 @@ def _find_files(path: Path, pattern: str) -> list[Path]:
     return files
 
 
-def _check_file(file: Path, where: str, first: tuple[str, pa.Schema], limits: Limits) -> Iterator[str]:
+def _check_file(
+    file: pq.ParquetFile, where: str, first: tuple[str, pa.Schema], has_checksum: bool, limits: Limits
+) -> Iterator[str]:
     """Find problems of a file; those of its columns only if it is the first one, because all have the same."""
-    metadata = pq.read_metadata(file)
-    names = metadata.schema.to_arrow_schema().names
-    if difference := describe_difference(metadata.schema.to_arrow_schema(), first[1]):
+    metadata = file.metadata
+    names = file.schema_arrow.names
+    if difference := describe_difference(file.schema_arrow, first[1]):
         yield f"{where} is not like {first[0]}: {difference}; give all files one schema"
     if where == first[0] and len(names) > limits.columns:
         yield f"{where} has {len(names):,} columns, the viewer shows {limits.columns:,} at most; leave some out"
@@ -171,7 +177,7 @@ def _check_file(file: Path, where: str, first: tuple[str, pa.Schema], limits: Li
             f"{limits.column_name} at most; shorten it"
         )
     for number in range(metadata.num_row_groups):
-        nbytes, reason = _estimate_page(metadata.row_group(number), limits)
+        nbytes, reason = _estimate_page(metadata.row_group(number), has_checksum, limits)
         if nbytes > limits.scan:
             yield (
                 f"{where}: {limits.page_rows} rows of row group {number} take {nbytes:,.0f} bytes ({reason}), the "
@@ -179,11 +185,14 @@ def _check_file(file: Path, where: str, first: tuple[str, pa.Schema], limits: Li
             )
 
 
-def _estimate_page(group: pq.RowGroupMetaData, limits: Limits) -> tuple[float, str]:
+def _estimate_page(group: pq.RowGroupMetaData, has_checksum: bool, limits: Limits) -> tuple[float, str]:
     """Return the bytes that the viewer reads for a page of rows, and the reason.
 
-    pyarrow does not show the sizes of pages, so with a page index a page of rows has its share of the row group.
+    pyarrow does not show the sizes of pages, so with a page index a page of rows has its share of the row group. The
+    column chunks of a footer without checksum are not looked at, because damage would end the process.
     """
+    if not has_checksum:
+        return group.total_byte_size, "decoded, because the dataset lists no checksum of its footer"
     chunks = [group.column(i) for i in range(group.num_columns)]
     nbytes = sum(chunk.total_compressed_size for chunk in chunks)
     if all(chunk.has_offset_index for chunk in chunks):
@@ -191,16 +200,15 @@ def _estimate_page(group: pq.RowGroupMetaData, limits: Limits) -> tuple[float, s
     return nbytes, "there is no page index"
 
 
-def measure_rows(path: Path, count: int) -> list[int]:
+def measure_rows(file: pq.ParquetFile, count: int) -> list[int]:
     """Return the size in bytes of each of the first rows of a file as JSON, as the viewer decodes them."""
-    with pq.ParquetFile(path) as file:
-        batch = next(file.iter_batches(batch_size=count), None)
+    batch = next(file.iter_batches(batch_size=count), None)
     return [len(json.dumps(row, default=str).encode()) for row in batch.to_pylist()] if batch is not None else []
 
 
-def _check_first_page(path: Path, where: str, limits: Limits) -> tuple[list[str], list[str]]:
+def _check_first_page(file: pq.ParquetFile, where: str, limits: Limits) -> tuple[list[str], list[str]]:
     """Return (problems, notes): rows that are too large to be shown, and how much of the first page is shown."""
-    sizes = measure_rows(path, limits.min_rows)
+    sizes = measure_rows(file, limits.min_rows)
     if not sizes:
         return [], []
     if (largest := max(sizes)) > limits.row:

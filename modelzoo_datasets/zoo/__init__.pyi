@@ -8,6 +8,11 @@ from .atomic_io import remove_partial_files as remove_partial_files
 from .atomic_io import translate_disk_errors as translate_disk_errors
 from .atomic_io import working_path as working_path
 from .atomic_io import write_bytes as write_bytes
+from .footers import FOOTERS_FILE as FOOTERS_FILE
+from .footers import Footer as Footer
+from .footers import open_parquet as open_parquet
+from .footers import read_footers as read_footers
+from .footers import write_footers as write_footers
 from .info import KEPT as KEPT
 from .info import LEFT_OUT as LEFT_OUT
 from .info import CardInfo as CardInfo
@@ -30,6 +35,7 @@ from .packed import read_pack as read_pack
 from .packed import read_pack_index as read_pack_index
 from .paths import DATASET_FORMAT as DATASET_FORMAT
 from .paths import MODELS_FILE as MODELS_FILE
+from .paths import OLDER_DATASET_FORMATS as OLDER_DATASET_FORMATS
 from .paths import PACKED as PACKED
 from .paths import PAIRS_FILE as PAIRS_FILE
 from .paths import PROGRESS as PROGRESS

@@ -17,7 +17,7 @@ from ..recipes import Member, Recipe
 from ..weights import Layout
 from .json_files import ZooRecord, check_kind, explain_malformed, read_json
 from .lineage import ImportInfo, ParentInfo, RecipeInfo
-from .paths import DATASET_FORMAT, STORAGES, ZOO_FILE, ZOO_FORMAT, models_per_file
+from .paths import DATASET_FORMAT, OLDER_DATASET_FORMATS, STORAGES, ZOO_FILE, ZOO_FORMAT, models_per_file
 
 KEPT, LEFT_OUT = "kept", "left out"
 _REMEDY = "build the dataset again"
@@ -246,17 +246,27 @@ class DatasetInfo(ZooRecord):
 
     @classmethod
     def from_json(cls, values: Any, path: Path, where: str = "") -> "DatasetInfo":
-        """See `ZooRecord.from_json`; the values must be of the format of this release."""
+        """See `ZooRecord.from_json`; the values may be of an older format."""
         if not isinstance(values, dict):
             raise FormatError(f"{path} is not what modelzoo-build writes; {_REMEDY}")
-        if (tag := values.get("format")) != DATASET_FORMAT:
+        tag = values.get("format")
+        if tag not in (DATASET_FORMAT, *OLDER_DATASET_FORMATS):
             raise FormatError(f"{path.parent} has format {tag!r}, but this release reads {DATASET_FORMAT!r}; {_REMEDY}")
+        if tag == OLDER_DATASET_FORMATS[0]:  # it had no choice, and named neither
+            values = {"diverged": KEPT, **values}
         if not values.get("configs") or values.get("diverged") not in (KEPT, LEFT_OUT):
             raise FormatError(
                 f"{path} is not what modelzoo-build writes: it must have 'configs' and 'diverged'; {_REMEDY}"
             )
+        if tag in OLDER_DATASET_FORMATS and isinstance(values["configs"], dict):
+            values = {**values, "configs": {name: _upgrade_config(zoo) for name, zoo in values["configs"].items()}}
         return super().from_json(values, path, where)
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of zoo.json, keys in their order there."""
         return {"format": DATASET_FORMAT, **super().to_json()}
+
+
+def _upgrade_config(values: Any) -> Any:
+    """Add to a config of an older format what it did not note: its weights were in its tables."""
+    return {"classes": 0, "weights": "inline", **values} if isinstance(values, dict) else values

@@ -17,7 +17,8 @@ from .atomic_io import is_partial
 from .lock import LOCK_FILE
 
 ZOO_FORMAT = "modelzoo-zoo-2"
-DATASET_FORMAT = "modelzoo-dataset-3"
+DATASET_FORMAT = "modelzoo-dataset-4"
+OLDER_DATASET_FORMATS = ("modelzoo-dataset-1", "modelzoo-dataset-2", "modelzoo-dataset-3")
 ZOO_FILE = "zoo.json"
 MODELS_FILE = "models.parquet"
 STATES_FILE = "states.parquet"

@@ -152,6 +152,7 @@ def test_a_dataset_in_shards_passes_every_check(sharded: Path) -> None:
     }
     names = ("files", "recipe", "index", "states", "hashes", "finite")
     files = {
+        "footers": 13,
         "checksums": len(hashes(sharded)) - 2,
         "viewer": 13,
     }  # all but the card and the list; 10 shards and an index

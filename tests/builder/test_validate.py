@@ -119,13 +119,13 @@ def test_a_dataset_of_an_older_format_is_neither_overwritten_nor_verified(zoo: P
         build_dataset([zoo], tmp_path / "out")
     assert str(building.value) == (
         f"output folder {tmp_path / 'out'} contains a dataset of format 'modelzoo-dataset-2', but this release writes "
-        "'modelzoo-dataset-3'; pass a different --out or delete it"
+        "'modelzoo-dataset-4'; pass a different --out or delete it"
     )
     with pytest.raises(FormatError) as verifying:
         verify_folder(tmp_path / "out", images_root=tmp_path)
     assert str(verifying.value) == (
-        f"{tmp_path / 'out'} has dataset format 'modelzoo-dataset-2', but this release reads 'modelzoo-dataset-3'; "
-        "build it again from its zoo folders with modelzoo-build"
+        f"{tmp_path / 'out'} has dataset format 'modelzoo-dataset-2', which load_zoo reads, but which has no checksums "
+        "to verify; build it again from its zoo folders with modelzoo-build"
     )
 
 

@@ -69,7 +69,7 @@ def test_errors_that_need_no_tensor_import_nothing_heavy(words: list[str]) -> No
 
 
 def test_a_push_without_a_token_imports_nothing_heavy(tmp_path: Path) -> None:
-    (tmp_path / "zoo.json").write_text('{"format": "modelzoo-dataset-3"}')
+    (tmp_path / "zoo.json").write_text('{"format": "modelzoo-dataset-4"}')
     words = ["modelzoo-push", str(tmp_path), "zoos/tiny"]
     assert heavy_imports(words, env={**os.environ, "HF_HOME": str(tmp_path / "home"), "HF_TOKEN": ""}) == (2, [])
 

@@ -315,8 +315,6 @@ CHOICES: dict[str, Callable[[], None]] = {
 @pytest.mark.parametrize("choice", CHOICES)
 @pytest.mark.usefixtures("switches")
 def test_full_precision_is_for_within_only_and_can_be_read_there(choice: str) -> None:
-    if choice == "mixed" and not hasattr(torch.backends.cudnn, "conv"):
-        pytest.skip("this torch has one switch for all")
     CHOICES[choice]()
     before = read_switches()
     with pytest.raises(RuntimeError, match="stop"), full_precision():
@@ -348,9 +346,9 @@ class FakeCupy(types.ModuleType):
 
     __version__ = "14.2.0"
 
-    def __init__(self, shared_bytes: int = 232_448, error: str | None = None) -> None:
+    def __init__(self, error: str | None = None) -> None:
         super().__init__("cupy")
-        self.shared_bytes, self.error = shared_bytes, error
+        self.error = error
         self.here: list[int] = [0]  # devices, the innermost last
         self.log: list[Any] = []
         self.cuda = types.SimpleNamespace(
@@ -365,8 +363,6 @@ class FakeCupy(types.ModuleType):
         fake = self
 
         class Device:
-            attributes = {"MaxSharedMemoryPerBlockOptin": fake.shared_bytes}  # noqa: RUF012
-
             def __enter__(self) -> None:
                 fake.here.append(index)
 
@@ -403,8 +399,10 @@ def block() -> Block:
 
 @pytest.fixture
 def use_cupy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., FakeCupy]]:
-    def use(**options: Any) -> FakeCupy:
-        fake = FakeCupy(**options)
+    def use(shared_bytes: int = 232_448, error: str | None = None) -> FakeCupy:
+        fake = FakeCupy(error)
+        properties = types.SimpleNamespace(shared_memory_per_block_optin=shared_bytes)
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
         monkeypatch.setitem(sys.modules, "cupy", fake)
         return fake
 

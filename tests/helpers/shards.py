@@ -1,9 +1,12 @@
 """Parquet files of a dataset cut anew: several files and small row groups, as large zoos have them."""
 
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from modelzoo_datasets.zoo import write_footers
 
 
 def cut(dataset: Path, config: str, split: str, *, shards: int, models_per_group: int = 1) -> list[Path]:
@@ -20,6 +23,7 @@ def cut(dataset: Path, config: str, split: str, *, shards: int, models_per_group
             for begin in range(0, len(mine), models_per_group):
                 group = pa.array(mine[begin : begin + models_per_group])
                 writer.write_table(table.filter(pa.compute.is_in(table["model_id"], group)))
+    write_footers(dataset)
     return paths
 
 
@@ -32,3 +36,10 @@ def spoil(path: Path, groups: list[int], columns: str = "") -> None:
                 begin = min(column.data_page_offset, column.dictionary_page_offset or column.data_page_offset)
                 content[begin : begin + column.total_compressed_size] = b"\xff" * column.total_compressed_size
     path.write_bytes(content)
+
+
+def rewrite(path: Path, table: pa.Table, **options: Any) -> None:
+    """Write a table of a dataset anew, and list its footer."""
+    path.unlink(missing_ok=True)  # it may be a hard link
+    pq.write_table(table, path, **options)
+    write_footers(path.parents[1])

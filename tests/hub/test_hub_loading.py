@@ -13,7 +13,7 @@ from helpers.shards import cut
 from modelzoo_datasets import load_zoo
 from modelzoo_datasets.errors import ArgumentError
 
-FORMAT = "modelzoo-dataset-3"
+FORMAT = "modelzoo-dataset-4"
 
 
 PLAIN = """
@@ -28,7 +28,7 @@ print(json.dumps({
     "default": load_dataset(repo, split="test")["weights"][0],
     "index": sorted(load_dataset(repo, "hyp_index", split="train").column_names)[:3],
     "streamed": [row["weights"] for row in streamed],
-    "revision": load_dataset(repo, "hyp", split="test", revision="modelzoo-dataset-3")["weights"][0],
+    "revision": load_dataset(repo, "hyp", split="test", revision="modelzoo-dataset-4")["weights"][0],
     "ours": [name for name in sys.modules if name.startswith(("modelzoo", "hyperrep"))],
 }))
 """
@@ -88,7 +88,7 @@ def test_only_the_files_that_are_asked_for_are_loaded_and_only_once(
     loaded = anyone.run(loads, "zoos/tiny", request)
     assert loaded.stdout == shown(tiny_dataset, **request)
     got = {request.path.split("/", 6)[-1] for request in hub.asked("^GET .*/resolve/")}
-    assert got == {"zoo.json", "layout.json", "hyp/test-00000-of-00001.parquet"}
+    assert got == {"zoo.json", "layout.json", "footers.json", "hyp/test-00000-of-00001.parquet"}
     hub.requests.clear()
     assert anyone.run(loads, "zoos/tiny", request, request).stdout == 2 * loaded.stdout
     assert [(r.method, r.path) for r in hub.requests] == [("GET", "/api/datasets/zoos/tiny")], "where main is, once"
@@ -117,12 +117,12 @@ def test_what_cannot_be_loaded_is_told(hub: HubServer, ann: Client, anyone: Clie
         "HubUnavailableError: loading zoos/tiny from the Hub: HF_HUB_OFFLINE is set and not all files are in the "
         "cache; unset it to download them\n"
     ), "offline without a copy"
-    newer = tiny(hub).commit("main").files | {"zoo.json": hub.put(b'{"format": "modelzoo-dataset-4"}')}
+    newer = tiny(hub).commit("main").files | {"zoo.json": hub.put(b'{"format": "modelzoo-dataset-99"}')}
     tiny(hub).branches["main"] = tiny(hub).add("a later release", newer).oid
     told = anyone.run(loads, "zoos/tiny", {}, {"config": "hyp", "revision": FORMAT}).stdout.splitlines()
     assert told[0] == (
-        "FormatError: zoos/tiny has format 'modelzoo-dataset-4', but load_zoo reads 'modelzoo-dataset-3'; "
-        "try revision='modelzoo-dataset-3'"
+        "FormatError: zoos/tiny has format 'modelzoo-dataset-99', but load_zoo reads 'modelzoo-dataset-4'; "
+        "try revision='modelzoo-dataset-4'"
     )
     assert told[1:] == shown(tiny_dataset, config="hyp").splitlines()
     hub.create("datasets", "zoos/other")

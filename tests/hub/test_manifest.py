@@ -48,7 +48,7 @@ def _of_an_older_format(folder: Path) -> str:
     facts = json.loads((folder / "zoo.json").read_text())
     (folder / "zoo.json").write_text(json.dumps(facts | {"format": "modelzoo-dataset-1"}))
     return (
-        f"{folder} has format 'modelzoo-dataset-1', but modelzoo-push expects 'modelzoo-dataset-3'; "
+        f"{folder} has format 'modelzoo-dataset-1', but modelzoo-push expects 'modelzoo-dataset-4'; "
         "build it from its zoo folders with modelzoo-build"
     )
 

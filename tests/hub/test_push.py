@@ -14,8 +14,9 @@ from helpers.hub_state import Fault, Pull
 from helpers.hub_xet import XetStorage
 
 from modelzoo_datasets import build_dataset
+from modelzoo_datasets.zoo import write_footers
 
-FORMAT = "modelzoo-dataset-3"
+FORMAT = "modelzoo-dataset-4"
 TITLE = "Upload dataset with modelzoo-push"
 SENDING = "^(PUT|DELETE)|^POST .*/(preupload|batch|commit|tag|branch|create)"
 SECRETS = ("hf_writer", "hf_reader", "hf_forged")
@@ -189,6 +190,7 @@ def test_a_branch_is_made_and_main_is_left_alone(
     assert ann.push(tiny_dataset, "zoos/tiny").returncode == 0
     main = tiny(hub).branches["main"]
     shutil.copy(dataset / "hyp" / "test-00000-of-00001.parquet", dataset / "hyp" / "validation-00000-of-00001.parquet")
+    write_footers(dataset)
     result = ann.push(dataset, "zoos/tiny", "--revision", "draft/two")
     assert result.stdout.endswith(f"{hub.url}/datasets/zoos/tiny/tree/draft/two: pushed\n")
     assert holds(hub, dataset, "draft/two") and holds(hub, tiny_dataset)

@@ -12,12 +12,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from helpers.shards import cut, spoil
+from helpers.shards import cut, rewrite, spoil
 from safetensors.torch import load_file
 
 from modelzoo_datasets import load_zoo
 from modelzoo_datasets.errors import ArgumentError, FormatError
 from modelzoo_datasets.loading import cache, stream_zoo
+from modelzoo_datasets.zoo import write_footers
 
 SPLIT = 14 * 3 * 2464 * 4  # bytes of the weights of the training models
 
@@ -79,7 +80,7 @@ def test_tables_from_the_cache_have_the_types_and_the_missing_values_of_those_th
     table, times = pq.read_table(path), 0
     table = table.set_column(table.column_names.index("lr"), "lr", pa.array([None, 0.5, *[math.nan] * 40]))
     table = table.add_column(0, "kind", pa.array([None, "a"] * 21))
-    pq.write_table(table, path, row_group_size=3)
+    rewrite(path, table, row_group_size=3)
     for options in ({}, {"epochs": [0, 1]}, {"filters": [("kind", "not in", ["b"])]}, {"filters": [("lr", "<", 1)]}):
         read = load_zoo(dataset, "seed", split="train", cache=False, **options)  # type: ignore[arg-type]
         for _ in range(2):
@@ -100,6 +101,7 @@ def test_a_dataset_that_was_built_anew_is_decoded_anew(kept: Path, dataset: Path
     column = pa.FixedSizeListArray.from_arrays(pa.array(other), type=table.schema.field("weights").type)
     with path.open("wb") as file:
         pq.write_table(table.set_column(table.num_columns - 1, table.schema.field("weights"), column), file)
+    write_footers(dataset)
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
     assert torch.equal(load_zoo(dataset, "hyp", split="test").weights, before.weights.flip(0))
     assert len(files(kept)) == 2

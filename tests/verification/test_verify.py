@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from helpers.processes import hashes, run
+from helpers.shards import rewrite
 from helpers.steps import StepProgress
 
 from modelzoo_datasets import build_dataset, generate_zoo, read_recipe
@@ -27,6 +28,7 @@ from modelzoo_datasets.zoo import (
     read_json,
     read_table,
     read_tensors,
+    write_footers,
     write_json,
     write_tensors,
 )
@@ -163,8 +165,8 @@ def test_an_intact_dataset_passes_every_check(tiny_dataset: Path) -> None:
     found = checked(tiny_dataset, states=3, retrain=1)
     names = ["files", "recipe", "index", "states", "hashes", "finite", "metrics, equal", "retrained, bit for bit"]
     assert [replace(check, notes=[]) for check in found] == [
-        *(Check("layout", 2, []), Check("card", 4, []), Check("checksums", 21, []), Check("viewer", 12, [])),
-        Check("images", 1, []),
+        *(Check("footers", 12, []), Check("layout", 2, []), Check("card", 4, []), Check("checksums", 22, [])),
+        *(Check("viewer", 12, []), Check("images", 1, [])),
         *(Check(f"seed: {name}", n, []) for name, n in zip(names, (3, 20, 60, 60, 60, 60, 3, 1), strict=True)),
         *(Check(f"hyp: {name}", n, []) for name, n in zip(names, (3, 8, 16, 16, 16, 16, 3, 1), strict=True)),
     ]
@@ -622,7 +624,7 @@ def test_folders_that_are_no_parents_are_refused(tiny_zoo: Path, tiny_hyp_zoo: P
 
 
 def _rewrite(path: Path, change: Callable[[pa.Table], pa.Table]) -> None:
-    pq.write_table(change(pq.read_table(path)), path)
+    rewrite(path, change(pq.read_table(path)))
 
 
 def _row(table: pa.Table, row: int, **values: object) -> pa.Table:
@@ -667,6 +669,7 @@ def test_models_in_the_split_of_others_are_named(dataset: Path) -> None:
         validation.rename(dataset / "kept")
         test.rename(validation)
         (dataset / "kept").rename(test)
+    write_footers(dataset)
     files = {split: dataset / "hyp" / f"{split}-00000-of-00001.parquet" for split in ("validation", "test")}
     found = {split: pq.read_table(path)["model_id"].unique().to_pylist() for split, path in files.items()}
     assert wrong(dataset) == {
@@ -680,11 +683,14 @@ def test_models_in_the_split_of_others_are_named(dataset: Path) -> None:
 
 def test_damaged_and_missing_files_are_named(dataset: Path) -> None:
     train, validation = (dataset / "hyp" / f"{split}-00000-of-00001.parquet" for split in ("train", "validation"))
-    train.write_bytes(train.read_bytes()[:-7])
     _rewrite(validation, lambda table: table.drop_columns("lr"))
+    train.write_bytes(train.read_bytes()[:-7])
     found = wrong(dataset)
-    assert set(found) == {"card", "hyp: files", "hyp: index"}
-    assert found["hyp: files"][0].startswith(f"cannot read {train}: ")
+    assert set(found) == {"footers", "card", "hyp: files", "hyp: index"}
+    assert (
+        found["hyp: files"][0]
+        == f"cannot read {train}: its footer is not the one that footers.json lists; build the dataset again"
+    )
     assert found["hyp: files"][1] == f"{validation}: it has no column 'lr'; build the dataset again"
     train.unlink()
     validation.rename(validation.with_name("validation-00001-of-00002.parquet"))
