@@ -5,6 +5,7 @@ import json
 import logging
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -32,7 +33,8 @@ from modelzoo_datasets.engines.self_check import CHAIN_CASES, OTHER_CASES, Check
 from modelzoo_datasets.errors import DeviceError, FolderInUseError
 from modelzoo_datasets.recipes import Training
 from modelzoo_datasets.seeds import keyed_generator
-from modelzoo_datasets.verification.reproduction import _is_same_engine
+from modelzoo_datasets.verification.reproduction import _repeats_bits
+from modelzoo_datasets.zoo import ZooFolder
 
 CPU = torch.device("cpu")
 GRADIENTS, EPOCH = (dataclasses.replace(case, trainings=case.trainings[:2]) for case in CHAIN_CASES)
@@ -404,10 +406,11 @@ def test_a_zoo_of_another_path_is_not_resumed_nor_held_to_the_bit(tiny_recipe: P
     train(CudaEngine(CPU), range(1, 2))
     with pytest.raises(FolderInUseError, match="holds another zoo: its path is 'stacked', not 'kernel'; "):
         train(OtherPath(CPU), range(1, 3))
-    from modelzoo_datasets.zoo import ZooFolder
-
-    target: Any = type("Target", (), {"info": ZooFolder.open(tmp_path / "zoo").info})
-    assert _is_same_engine(target, CudaEngine(CPU)) and not _is_same_engine(target, OtherPath(CPU))
+    info = ZooFolder.open(tmp_path / "zoo").info
+    target: Any = SimpleNamespace(info=info)
+    assert info.versions == {**versions(), "path": "stacked"} and not _repeats_bits(target, CudaEngine(CPU))
+    target.info = dataclasses.replace(info, engine="native", versions=versions())
+    assert _repeats_bits(target, NativeEngine(1)) and not _repeats_bits(target, TorchEngine(1))
 
 
 def test_a_job_of_the_check_has_weights_of_its_own() -> None:
