@@ -1,5 +1,6 @@
 """The steps of the commands: dataset -> hyper-representation folder -> evaluation folder, each resumable."""
 
+import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,10 +9,9 @@ from typing import Any
 import torch
 
 from modelzoo_datasets._util import file_sha256, format_versions, versions
-from modelzoo_datasets.engines import Engine, NetworkSpec, get_engine, make_batched_network, one_thread
+from modelzoo_datasets.engines import Engine, get_engine, one_thread
 from modelzoo_datasets.extras import require_extra
-from modelzoo_datasets.images import load_images
-from modelzoo_datasets.loading import Zoo, load_zoo
+from modelzoo_datasets.loading import load_zoo
 from modelzoo_datasets.progress import NO_PROGRESS, Progress
 from modelzoo_datasets.zoo import OutputLock, read_json, write_bytes, write_json
 
@@ -23,6 +23,7 @@ from .data import (
     load_recipe_states,
     locate_representation,
     parse_source,
+    read_dataset_info,
     read_stored_recipe,
 )
 from .evaluation import EvaluationResult, run_protocol
@@ -34,7 +35,9 @@ from .recipe_choice import choose_recipe
 from .recipe_toml import read_hyper_recipe
 from .release import not_evaluated, representation_card
 from .storage import TrainingInfo, check_unused, finish_folder, is_finished, start_folder, write_csv
-from .trainer import Precision, Predictor, create_representation, open_metrics_log, train_epochs
+from .trainer import Precision, check_trainable, create_representation, open_metrics_log, train_epochs
+from .training_inputs import prepare_training
+from .zoo_values import read_numbers
 
 _CPU = torch.device("cpu")
 PROBES_FILE = "probes.json"
@@ -117,11 +120,21 @@ def _train(
 ) -> None:
     """Train a hyper-representation and write its folder; see `train`."""
     states = {split: load_recipe_states(dataset, recipe, split) for split in ("train", "validation")}
-    rep = create_representation(recipe, states["train"]).to(device)
-    work, info = start_folder(out, info)
-    predictor = _make_predictor(states["train"], engine, images_root) if recipe.learning.needs_images else None
+    check_trainable(recipe, states["train"])
+    inputs = prepare_training(
+        states["train"],
+        recipe,
+        get_engine(engine),
+        None if images_root is None else Path(images_root),
+        images_sha256=read_dataset_info(dataset).configs[recipe.data.config].images_sha256,
+        progress=progress,
+    )
+    rep = create_representation(recipe, inputs.states).to(device)
+    work, info = start_folder(out, dataclasses.replace(info, notes=inputs.notes))
     weights, validation = states["train"].weights, states["validation"].weights
-    epochs = train_epochs(rep, weights, validation, recipe, work, predictor, compiled=compiled, precision=precision)
+    epochs = train_epochs(
+        rep, weights, validation, inputs.recipe, work, inputs.predictor, compiled=compiled, precision=precision
+    )
     history = []
     with (
         open_metrics_log(work) as write_metrics,
@@ -227,7 +240,7 @@ def write_report(
     }
     page = render_report(
         title or f"Hyper-representation {recipe}",
-        {config: zoo.table for config, zoo in zoos.items()},
+        {name: zoo.table.assign(test_acc=read_numbers(zoo.table, "test_acc").numpy()) for name, zoo in zoos.items()},
         ["×".join(map(str, layer.weight.shape)) for layer in first.layout.layers],
         result,
         provenance,
@@ -324,13 +337,3 @@ def _probe(
 
 def _resolve_recipe(recipe: str | HyperRecipe) -> HyperRecipe:
     return read_hyper_recipe(recipe) if isinstance(recipe, str) else recipe
-
-
-def _make_predictor(zoo: Zoo, engine: str | Engine, images_root: str | Path | None) -> Predictor:
-    """Return the networks of a zoo as functions of their weights, with their training images."""
-    zoo.architecture.check_runnable()
-    training = zoo.hyperparameters(0)
-    runner = get_engine(engine)
-    spec = NetworkSpec(training.activation, training.dropout)
-    images = load_images(zoo.images, None if images_root is None else Path(images_root))
-    return Predictor(make_batched_network(runner, zoo.architecture.name, spec), images.inputs("train"))

@@ -58,6 +58,7 @@ class TrainingInfo(JsonRecord):
     origin: DatasetOrigin | None = None  # earlier releases did not note it
     versions: Mapping[str, str] | None = None  # this package and torch
     first_versions: Mapping[str, str] | None = None  # versions of the stopped run, if others resumed it
+    notes: tuple[str, ...] = ()  # a line for everything that the zoo does not record or that was not there
 
     @classmethod
     def read(cls, folder: Path) -> Self:
@@ -90,6 +91,8 @@ class TrainingInfo(JsonRecord):
         values = {"format": HYPERREP_FORMAT, **super().to_json()}
         if self.first_versions is None:
             del values["begun_with"]
+        if not self.notes:
+            del values["notes"]
         return values
 
     def is_same_training(self, other: "TrainingInfo") -> bool:
@@ -146,6 +149,10 @@ def start_folder(folder: Path, info: TrainingInfo) -> tuple[Path, TrainingInfo]:
             f"or delete {work}"
         )
     remove_partial_files(work)
+    if stopped is not None and stopped.notes != info.notes:  # such as images that are there by now
+        _log.warning("%s was stopped when other inputs were there: it is trained from the beginning", folder)
+        for checkpoint in work.glob("checkpoint.*"):
+            checkpoint.unlink()
     if stopped is not None and (work / CHECKPOINT_FILE).is_file():
         first = stopped.first_versions or stopped.versions
         if first != info.versions:

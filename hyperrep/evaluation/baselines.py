@@ -21,7 +21,8 @@ from modelzoo_datasets.loading import Zoo
 from modelzoo_datasets.seeds import keyed_generator
 
 from ..model import HyperRepresentation, draw_embeddings, select_best_states
-from ..sampler_names import DEFAULT_TOP_FRACTION, check_sampler
+from ..sampler_names import DEFAULT_TOP_FRACTION, SAMPLER_INFO, check_sampler
+from ..zoo_values import complete_training
 from .cache import read_or_measure
 
 _MAX_PAIRED = 1000  # states; all of their pairs are listed
@@ -140,7 +141,8 @@ def move(context: SamplingContext, n: int, generator: torch.Generator) -> Tensor
     """
     rep, donors = context.rep, _draw_indices(context.best, n, generator)
     z = rep.embeddings[donors]
-    target = draw_embeddings("normal", rep.embeddings[context.best], n, context.bandwidth, generator)
+    best = select_best_states(rep.accuracy, context.top_fraction, SAMPLER_INFO["normal"].min_states)
+    target = draw_embeddings("normal", rep.embeddings[best], n, context.bandwidth, generator)
     step = rep.decode(z + context.share * (target - z)) - rep.decode(z)
     return context.train_weights[donors] + step
 
@@ -161,7 +163,8 @@ def kde_weights(context: SamplingContext, n: int, generator: torch.Generator) ->
 
 def fresh(context: SamplingContext, n: int, generator: torch.Generator) -> Tensor:
     """Draw (n, P) untrained models, initialized as the models of the zoo were."""
-    init = context.states.hyperparameters(0).init
+    context.states.architecture.check_runnable()
+    init = complete_training(context.states).init
     seeds = torch.randint(2**62, (n,), generator=generator).tolist()
     return initialize_models(context.rep.architecture.name, context.rep.activation, init, seeds)
 

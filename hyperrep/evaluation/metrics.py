@@ -32,6 +32,7 @@ from modelzoo_datasets.seeds import derive_seed, keyed_generator
 from ..json_record import replace_nan
 from ..model import HyperRepresentation
 from ..recipe import EvaluationRecipe
+from ..zoo_values import complete_training, find_network, read_numbers
 from .baselines import SamplingContext
 from .cache import read_or_measure
 from .populations import SCRATCH, Population, measure_novelty
@@ -66,14 +67,14 @@ class Evaluator:
             images_root: folder of the image datasets; the user's cache by default.
         """
         train = context.states
-        train.architecture.check_runnable()
+        network = find_network(train)
         return cls(
             rep=context.rep,
             train=train,
             aligned=context.train_weights,
             engine=engine,
             images=load_images(train.images, images_root),
-            training=train.hyperparameters(0),
+            training=dataclasses.replace(complete_training(train), activation=network.activation),
             recipe=recipe,
             key=context.key,
         )
@@ -225,7 +226,8 @@ def has_all_orders(result: PopulationResult) -> bool:
 
 def evaluate_scratch(zoo: Zoo) -> PopulationResult:
     """Return training from scratch as a population: the models of the zoo, over all of their epochs."""
-    table = zoo.table.pivot(index="model_id", columns="epoch", values="test_acc")
+    recorded = zoo.table.assign(test_acc=read_numbers(zoo.table, "test_acc").numpy())
+    table = recorded.pivot(index="model_id", columns="epoch", values="test_acc")
     curves = table.reindex(columns=range(int(table.columns.max()) + 1)).astype(object)
     rows: Sequence[Sequence[float | None]] = curves.where(curves.notna(), None).to_numpy().tolist()
     return PopulationResult(
@@ -234,5 +236,5 @@ def evaluate_scratch(zoo: Zoo) -> PopulationResult:
         is_sample=False,
         n=len(rows),
         zero_shot=[row[0] for row in rows if row[0] is not None],
-        curves=rows,
+        curves=rows if curves.notna().any(axis=None) else [],  # nothing was recorded
     )

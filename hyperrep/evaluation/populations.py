@@ -74,7 +74,8 @@ def make_populations(context: SamplingContext, zoo: Mapping[str, Zoo], recipe: E
 
 
 def _draw_samples(entry: str, name: str, context: SamplingContext, recipe: EvaluationRecipe) -> Population:
-    share = f"best {context.top_fraction:.0%}" if context.top_fraction < 1 else "all"
+    is_ranked = context.top_fraction < 1 and not context.rep.accuracy.isnan().all()
+    share = f"best {context.top_fraction:.0%}" if is_ranked else "all"
     return Population(
         name=entry,
         description=f"{SAMPLER_INFO[name].description}; from {share} of the training states",

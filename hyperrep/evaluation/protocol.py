@@ -6,6 +6,7 @@ n models, P weights.
 import contextlib
 import dataclasses
 import logging
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -30,6 +31,7 @@ from ..probes import probe_properties, select_probed_states
 from ..recipe import EvaluationRecipe, HyperRecipe
 from ..storage import TrainingInfo, check_unused
 from ..trainer import measure_reconstruction
+from ..zoo_values import read_numbers
 from .baselines import SamplingContext, initialize_models
 from .metrics import Evaluator, evaluate_population, evaluate_scratch, has_all_orders
 from .populations import MEMBERS, RANDOM, SCRATCH, Population, make_populations
@@ -79,7 +81,7 @@ def run_protocol(
         FolderInUseError: `out` holds another evaluation, or other files.
     """
     protocol = recipe.evaluation
-    if _is_claimed(out, _describe(training_info, protocol, engine)) and _is_finished(out):
+    if _is_claimed(out, _describe(training_info, protocol, engine)) and (out / EVALUATION_FILE).is_file():
         _log.info("%s is finished already; nothing was evaluated", out)
         return EvaluationResult.read(out)
     zoo = load_zoo(dataset, recipe.data.config)
@@ -246,11 +248,20 @@ def project_embeddings(
         return points
 
     points = {
-        split: EmbeddingPoints(z=project(zoo[split].weights), test_acc=zoo[split].table["test_acc"].tolist())
+        split: EmbeddingPoints(z=project(zoo[split].weights), test_acc=_list_accuracies(zoo[split]))
         for split in ("train", "test")
     }
     samples = {p.name: EmbeddingPoints(z=project(p.weights)) for p in populations if p.is_sample}
     return points | samples
+
+
+def _list_accuracies(zoo: Zoo) -> list[float | None] | None:
+    """Return the recorded test accuracies; None if there are none, which a line says."""
+    accuracy = read_numbers(zoo.table, "test_acc")
+    if accuracy.isnan().all():
+        _log.warning("column test_acc of %s is empty: its states are drawn without colors", zoo.config or "the zoo")
+        return None
+    return [None if math.isnan(value) else value for value in accuracy.tolist()]
 
 
 def _claim_folder(out: Path, training_info: TrainingInfo, protocol: EvaluationRecipe, engine: Engine) -> None:
@@ -265,12 +276,6 @@ def _describe(training_info: TrainingInfo, protocol: EvaluationRecipe, engine: E
     training_info = dataclasses.replace(training_info, evaluation=None)  # the protocol counts, not the stored one
     parts = {"trained": training_info.to_json(), "protocol": protocol.to_json()}
     return {"format": EVALUATION_FORMAT, **parts, "engine": engine.name}
-
-
-def _is_finished(out: Path) -> bool:
-    """Tell whether the result is there, in the format of this release: others are measured again where they differ."""
-    path = out / EVALUATION_FILE
-    return path.is_file() and read_json(path).get("format") == EVALUATION_FORMAT
 
 
 def _is_claimed(out: Path, values: Mapping[str, Any]) -> bool:

@@ -133,7 +133,7 @@ class EmbeddingPoints(JsonRecord):
     """States or samples in the plane of the two widest principal axes of z."""
 
     z: Sequence[Sequence[float]]  # (n, 2)
-    test_acc: Sequence[float] | None = None  # (n,) of zoo states
+    test_acc: Sequence[float | None] | None = None  # (n,) of zoo states; None: not recorded
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values, without accuracies where there are none."""

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from modelzoo_datasets.architectures import Architecture, build_module, get_architecture
-from modelzoo_datasets.errors import FormatError, ModelZooError
+from modelzoo_datasets.errors import FormatError, ModelZooError, RecipeError
 from modelzoo_datasets.seeds import choose_generator
 from modelzoo_datasets.weights import align_weights, apply_permutations
 
-from ..sampler_names import DEFAULT_SAMPLER, DEFAULT_TOP_FRACTION
+from ..sampler_names import DEFAULT_SAMPLER, DEFAULT_TOP_FRACTION, SAMPLER_INFO
 from .bottlenecks import DenseBottleneck, LinearPath, PooledPart, StatisticsPart, TokenBottleneck
 from .hub_mixin import HubMixin, RepresentationConfig
 from .samplers import SAMPLERS, draw_embeddings, select_best_states
@@ -46,7 +46,7 @@ class HyperRepresentation(nn.Module, HubMixin):
     scale: Tensor  # (P,) standard deviation of each weight's layer over the training states
     reference: Tensor  # (P,) that models are aligned to
     embeddings: Tensor  # (S, D) of the training states; samplers draw from them
-    accuracy: Tensor  # (S,) validation accuracy of the training states, a fraction
+    accuracy: Tensor  # (S,) of the training states, a fraction, as `config.ranked_by` says; NaN if not recorded
 
     def __init__(self, config: RepresentationConfig) -> None:
         """Build the module with zero buffers and parameters as torch initializes them; see `init_parameters`."""
@@ -117,11 +117,15 @@ class HyperRepresentation(nn.Module, HubMixin):
                 f"  networks: {self.architecture.name}, activation {self.activation}, {self.layout.size:,} weights",
                 f"  latent vector: {self.latent_dim:,} numbers ({', '.join(parts)})",
                 f"  auto-encoder: {sum(p.numel() for p in self.parameters()):,} parameters, on {self.device}",
-                f"  trained on: {len(self.accuracy):,} states, validation accuracy up to {self.accuracy.max():.1%}",
+                f"  trained on: {len(self.accuracy):,} states, {self._describe_accuracy()}",
                 f"  samplers: {', '.join(SAMPLERS)}; default {DEFAULT_SAMPLER}, best {DEFAULT_TOP_FRACTION:.0%}",
                 ")",
             )
         )
+
+    def _describe_accuracy(self) -> str:
+        kind = {"validation": "validation", "train": "training"}.get(self.config.ranked_by)
+        return f"{kind} accuracy up to {self.accuracy.nan_to_num(0).max():.1%}" if kind else "accuracy not recorded"
 
     def init_parameters(self, generator: torch.Generator | None = None, *, seed: int | None = None) -> None:
         """Draw all trained parameters from a generator or a seed, 0 by default; see the function of this name.
@@ -196,7 +200,8 @@ class HyperRepresentation(nn.Module, HubMixin):
         # Samplers see the token part of z without its factor, so that one bandwidth fits all parts.
         factors = torch.ones(self.latent_dim)
         factors[: self.bottleneck.latent_dim] = self.config.token_scale
-        z = self.embeddings.cpu()[select_best_states(self.accuracy.cpu(), top_fraction)] / factors
+        min_states = SAMPLER_INFO[sampler].min_states if sampler in SAMPLER_INFO else 1
+        z = self.embeddings.cpu()[select_best_states(self.accuracy.cpu(), top_fraction, min_states)] / factors
         generator = choose_generator(generator, seed, "samples", sampler)
         return self.decode((draw_embeddings(sampler, z, n, bandwidth, generator) * factors).to(self.device))
 
@@ -204,9 +209,17 @@ class HyperRepresentation(nn.Module, HubMixin):
         """Return a network in eval mode with these weights (P,), such as a row of `sample`.
 
         Raises:
-            RecipeError: the architecture is not registered.
+            RecipeError: the architecture is not registered, or needs an activation that is not recorded.
         """
-        return build_module(self.architecture, weights.cpu(), activation=self.activation, dropout=self.dropout)
+        try:
+            return build_module(self.architecture, weights.cpu(), activation=self.activation, dropout=self.dropout)
+        except KeyError as error:
+            if self.activation:
+                raise
+            raise RecipeError(
+                f"the activation of the networks is not recorded: fill your own {self.architecture.name}, "
+                "module.load_state_dict(rep.layout.unpack(weights))"
+            ) from error
 
     def align(self, weights: Tensor) -> Tensor:
         """Reorder the units of each model (N, P) to match the reference; the functions stay the same."""

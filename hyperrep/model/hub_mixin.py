@@ -64,6 +64,7 @@ class RepresentationConfig(JsonRecord):
     pooled_dim: int = 0  # latent numbers from mean and standard deviation of each layer's tokens
     statistics: bool = False  # append s(W), the statistics of the layers, to the latent vector
     token_scale: float = 1.0  # factor of the token part of z
+    ranked_by: str = "validation"  # accuracy that the best states are chosen by: validation, train or nothing
 
     def check_numbers(self) -> None:
         """Check that a configuration from a file has numbers where sizes must be; raises FormatError."""

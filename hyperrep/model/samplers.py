@@ -5,6 +5,7 @@ All randomness comes from the generator, so equal seeds draw equal samples.
 N training embeddings, n samples, D latent dimensions.
 """
 
+import logging
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -20,6 +21,7 @@ from modelzoo_datasets.extras import translate_import_errors
 
 from ..sampler_names import SAMPLER_INFO
 
+_log = logging.getLogger(__name__)
 _NEIGHBOURS, _MIN_DISTANCE, _COMPONENTS = 15, 0.01, 3  # published settings of UMAP
 # The GAN.
 _MAX_AXES = 32  # beyond the widest principal axes there is noise that no critic can judge from few states
@@ -28,24 +30,29 @@ _DECAY = 0.99  # decay of the running mean of the generator network's weights, w
 _PENALTY = 0.5  # on the critic's gradient at training embeddings (R1, 1801.04406), without which it only memorizes
 
 
-def select_best_states(accuracy: Tensor, top_fraction: float) -> Tensor:
+def select_best_states(accuracy: Tensor, top_fraction: float, min_states: int = 1) -> Tensor:
     """Return the indices of the best states: S_KDE30 of 2209.14733 draws from a top fraction of 0.3.
+
+    A line says where the share is too small for the sampler, or where no accuracy is known, so that all are drawn from.
 
     Args:
         accuracy: validation accuracy of all states (N,); NaN, unknown, counts only where all states are drawn from.
         top_fraction: share of the states; those at or above the (1 - top_fraction) quantile are returned.
-
-    Raises:
-        ModelZooError: no state has an accuracy.
+        min_states: fewest states that the sampler needs, as far as there are so many.
     """
-    if top_fraction == 1:
+    if top_fraction == 1 or accuracy.isnan().all():
+        if top_fraction < 1:
+            _log.warning("no accuracy of the %s training states is known: drawing from all of them", len(accuracy))
         return torch.arange(len(accuracy))
-    if accuracy.isnan().all():
-        raise ModelZooError(
-            f"cannot select the best {top_fraction:.0%} of the training states: none of the {len(accuracy)} has a "
-            "validation accuracy; draw from all of them with top_fraction 1"
-        )
-    return (accuracy >= torch.nanquantile(accuracy, 1 - top_fraction)).nonzero().squeeze(1)
+    best = (accuracy >= torch.nanquantile(accuracy, 1 - top_fraction)).nonzero().squeeze(1)
+    if len(best) >= min_states:
+        return best
+    order = accuracy.nan_to_num(-1).argsort(descending=True, stable=True)
+    _log.warning(
+        "the best %.0f %% of the %s training states are too few for the sampler: drawing from the best %s",
+        *(100 * top_fraction, len(accuracy), len(order[:min_states])),
+    )
+    return order[:min_states].sort().values
 
 
 def uniform(z: Tensor, n: int, bandwidth: float, generator: torch.Generator) -> Tensor:

@@ -1,5 +1,6 @@
 """Export of embeddings and samples as Parquet, safetensors, JSON and cards, readable without this package."""
 
+import dataclasses
 import filecmp
 import json
 import logging
@@ -177,11 +178,13 @@ def _export_samples(
 ) -> bool:
     """Write sampled models, unless the folder holds them; see `export_samples`."""
     folder = locate_representation(representation)
+    rep = HyperRepresentation.from_pretrained(folder)
+    if rep.accuracy.isnan().all():
+        request = dataclasses.replace(request, top_fraction=1.0)  # no state is known to be better than another
     lineage = _trace_lineage(representation, folder, request, measurement)
     if _holds_samples(out, request, lineage, measured=measurement is not None):
         return False
     check_unused(out)
-    rep = HyperRepresentation.from_pretrained(folder)
     zoo = None
     if measurement is not None:
         recipe = TrainingInfo.read(folder).recipe

@@ -134,18 +134,28 @@ def plot_embeddings(embeddings: Mapping[str, EmbeddingPoints]) -> bytes:
     """Plot the two widest axes of the latent space: zoo states colored by accuracy, samples as in the other figures."""
     figure, (ax,) = new_figure(1, width=9.0)
     zoo = {"train": ("o", "training states"), "test": ("^", "unseen states")}
-    accuracy = np.concatenate([np.asarray(embeddings[split].test_acc) for split in zoo])
-    scale: dict[str, Any] = {"vmin": accuracy.min(), "vmax": accuracy.max(), "s": 10, "alpha": 0.4, "linewidths": 0}
+    accuracy = {split: _read_accuracies(embeddings[split]) for split in zoo}
+    known = np.concatenate(list(accuracy.values()))
+    known = known[np.isfinite(known)]
+    style: dict[str, Any] = {"s": 10, "alpha": 0.4, "linewidths": 0, "plotnonfinite": True}
+    scale = {"vmin": known.min(), "vmax": known.max()} if len(known) else {}
     for split, (marker, label) in zoo.items():
         z = np.asarray(embeddings[split].z)
-        dots = ax.scatter(z[:, 0], z[:, 1], c=embeddings[split].test_acc, marker=marker, label=label, **scale)
-    figure.colorbar(dots, ax=ax, label="test accuracy")
+        shade: dict[str, Any] = {"c": accuracy[split]} if len(known) else {"color": "#999999"}
+        dots = ax.scatter(z[:, 0], z[:, 1], marker=marker, label=label, **shade, **scale, **style)
+    if len(known):
+        figure.colorbar(dots, ax=ax, label="test accuracy")
     for name in (name for name in embeddings if name not in zoo):
         z, (color, marker) = np.asarray(embeddings[name].z), choose_style(name)
-        style: dict[str, Any] = {"color": color, "marker": marker, "edgecolors": "black", "linewidths": 0.3}
+        style = {"color": color, "marker": marker, "edgecolors": "black", "linewidths": 0.3}
         ax.scatter(z[:, 0], z[:, 1], s=22, label=f"samples: {name}", **style)
     ax.set(xlabel="first principal axis of z", ylabel="second principal axis of z")
     return _save(figure, ax)
+
+
+def _read_accuracies(points: EmbeddingPoints) -> np.ndarray:
+    """Return the test accuracy of each point, NaN where it is not recorded."""
+    return np.array(points.test_acc or [np.nan] * len(points.z), dtype=float)
 
 
 def plot_finetuning(populations: Sequence[PopulationResult], epochs: int) -> bytes:
@@ -155,6 +165,7 @@ def plot_finetuning(populations: Sequence[PopulationResult], epochs: int) -> byt
     for population in populations:
         ends.append(_draw_mean(whole, population.name, population.curves, epochs))
         _draw_mean(enlarged, population.name, population.curves, epochs)
+    ends = [end for end in ends if np.isfinite(end)]
     whole.set(xlabel="epochs of training", ylabel="test accuracy", ylim=(0, 1))
     enlarged.set(xlabel="epochs of training", ylim=(min(ends, default=0) - 0.05, max(ends, default=1) + 0.03))
     return _save(figure, whole)
@@ -172,9 +183,11 @@ def plot_transfer(places: Places, epochs: int) -> bytes:
 
 
 def _draw_mean(ax: Axes, name: str, curves: Curves, epochs: int) -> float:
-    """Draw the mean curve of a population; return its last value."""
+    """Draw the mean curve of a population; return its last value, NaN where these epochs are not recorded."""
     values = np.asarray(curves, dtype=float)[:, : epochs + 1]  # None becomes NaN
     known = np.flatnonzero(~np.isnan(values).all(axis=0))  # a zoo need not have all epochs
+    if not len(known):
+        return np.nan
     mean, spread = np.nanmean(values[:, known], axis=0), np.nanstd(values[:, known], axis=0)
     color, marker = choose_style(name)
     style = {"x": "--", "+": ":"}.get(marker, "-")

@@ -2,6 +2,7 @@ from .checkpoints import CHECKPOINT_FILE as CHECKPOINT_FILE
 from .checkpoints import EpochMetrics as EpochMetrics
 from .checkpoints import open_metrics_log as open_metrics_log
 from .functional_loss import Predictor as Predictor
+from .initialize import check_trainable as check_trainable
 from .initialize import create_representation as create_representation
 from .loop import Precision as Precision
 from .loop import ReconstructionResult as ReconstructionResult

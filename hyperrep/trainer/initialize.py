@@ -15,6 +15,7 @@ from modelzoo_datasets.seeds import keyed_generator
 
 from ..model import HyperRepresentation, RepresentationConfig
 from ..recipe import HyperRecipe
+from ..zoo_values import Ranking, read_column, read_first, read_network
 
 _MAX_ALIGNMENT_ROUNDS = 8
 _MIN_SCALE = 1e-4  # floor of a layer's standard deviation, as published
@@ -32,11 +33,11 @@ def create_representation(recipe: HyperRecipe, zoo: Zoo) -> HyperRepresentation:
             where an activation is not odd.
         RecipeError: the number of layer weights is not the number of layers.
     """
-    _check_trainable(recipe, zoo)
+    check_trainable(recipe, zoo)
     rep = HyperRepresentation(_make_config(recipe, zoo))
     rep.check_architecture(zoo.architecture, f"config {recipe.data.config}")
     rep.init_parameters(keyed_generator(recipe.learning.seed, "auto-encoder"))
-    rep.accuracy.copy_(torch.from_numpy(zoo.table["val_acc"].to_numpy(copy=True)))
+    rep.accuracy.copy_(Ranking.from_table(zoo.table).accuracy)
     rep.scale.copy_(compute_layer_scales(zoo.weights, rep))
     if recipe.data.align:
         fit_reference(rep, zoo.weights)
@@ -49,14 +50,15 @@ def create_representation(recipe: HyperRecipe, zoo: Zoo) -> HyperRepresentation:
     return rep
 
 
-def _check_trainable(recipe: HyperRecipe, zoo: Zoo) -> None:
-    activations, layers = zoo.table["activation"].unique(), len(zoo.layout.layers)
-    if recipe.data.signs and list(activations) != ["tanh"]:
+def check_trainable(recipe: HyperRecipe, zoo: Zoo) -> None:
+    """Check that a recipe fits the training states; raises as `create_representation` does."""
+    activations, layers = read_column(zoo.table, "activation").dropna().unique(), len(zoo.layout.layers)
+    if recipe.data.signs and list(activations) not in (["tanh"], []):
         raise FormatError(
             f"recipe {recipe.name}: signs = true needs networks with tanh alone, the zoo has {', '.join(activations)}"
         )
     for field in dataclasses.fields(Training):
-        if zoo.table[field.name].nunique() > 1:
+        if read_column(zoo.table, field.name).nunique() > 1:
             raise FormatError(
                 f"recipe {recipe.name} needs models that were trained alike; config {recipe.data.config} has several "
                 f"values of {field.name}"
@@ -69,14 +71,16 @@ def _check_trainable(recipe: HyperRecipe, zoo: Zoo) -> None:
 
 
 def _make_config(recipe: HyperRecipe, zoo: Zoo) -> RepresentationConfig:
+    network = read_network(zoo)
     sizes = {name: value for name, value in vars(recipe.model).items() if name != "projection"}
     return RepresentationConfig(
         architecture=zoo.architecture.name,
-        activation=str(zoo.table["activation"].iloc[0]),
-        dropout=float(zoo.table["dropout"].iloc[0]),
+        activation=network.activation,
+        dropout=network.dropout,
         num_states=len(zoo.weights),
         aligned=recipe.data.align,
-        signs=recipe.data.signs,
+        signs=recipe.data.signs and read_first(zoo.table, "activation") is not None,
+        ranked_by=Ranking.from_table(zoo.table).split,
         **sizes,
     )
 

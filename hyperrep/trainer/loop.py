@@ -104,7 +104,7 @@ def _train_epoch(
             group["lr"] = recipe.lr * _compute_lr_factor((step + 1) / (recipe.epochs * len(batches)))
         losses = compute_losses(learner, weights[index], recipe, predictor, generators)
         optimizer.zero_grad()
-        sum_losses(losses, recipe).backward()
+        sum_losses(losses, learner.loss_factors).backward()
         nn.utils.clip_grad_norm_(learner.parameters(), _MAX_GRADIENT_NORM)
         optimizer.step()
         sums += losses.detach()

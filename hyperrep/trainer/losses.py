@@ -95,6 +95,7 @@ class Learner(nn.Module):
 
     statistics: Tensor  # (2, F) mean and standard deviation of s(W) over the training states
     error_scale: Tensor  # (P,) divisor of the errors of normalized weights
+    loss_factors: Tensor  # (5,) factors of `LOSSES`
 
     def __init__(
         self,
@@ -140,6 +141,7 @@ class Learner(nn.Module):
         std = statistics.std(dim=0).clamp_min(_MIN_STD)
         self.register_buffer("statistics", torch.stack([statistics.mean(dim=0), std]), persistent=False)
         self.register_buffer("error_scale", 1 / compute_error_weights(rep, recipe.learning), persistent=False)
+        self.register_buffer("loss_factors", torch.tensor(list_loss_factors(recipe.learning)), persistent=False)
         self.to(rep.device)
 
 
@@ -202,17 +204,15 @@ def compute_losses(
     return torch.stack([reconstruction, contrastive, functional, mixed_functional, statistics])
 
 
-def sum_losses(losses: Tensor, recipe: LearningRecipe) -> Tensor:
-    """Weight and add the losses (5,): (1 - w) L_rec + w L_c as published, and the others on top."""
+def sum_losses(losses: Tensor, factors: Tensor) -> Tensor:
+    """Weight and add the losses (5,) by their factors (5,), see `list_loss_factors`."""
+    return (losses * factors).sum()
+
+
+def list_loss_factors(recipe: LearningRecipe) -> list[float]:
+    """Return the factor of each of `LOSSES`: (1 - w) L_rec + w L_c as published, and the others on top."""
     share = recipe.contrastive_weight
-    factors = [
-        1 - share,
-        share,
-        recipe.functional_weight,
-        recipe.mixed_functional_weight,
-        recipe.statistics_weight,
-    ]
-    return (losses * losses.new_tensor(factors)).sum()
+    return [1 - share, share, recipe.functional_weight, recipe.mixed_functional_weight, recipe.statistics_weight]
 
 
 def _make_view(

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..errors import RecipeError
 from ..weights import Layout, Symmetry, no_symmetry
-from .modules import find_uninitialized, make_dropout_seedable
+from .modules import ACTIVATION_MODULES, find_uninitialized, make_dropout_seedable
 
 _ANY_DROPOUT = 0.5  # a probability for which layers of dropout exist
 
@@ -147,6 +147,21 @@ class Architecture:
         """False if only the tensors of the stored weights are known."""
         return not isinstance(self.build, _NoModule)
 
+    @property
+    def takes_activation(self) -> bool:
+        """False if modules are the same for all activations, so that an unknown one does no harm."""
+        tanh, relu = (_describe_modules(self._meta_module(activation, 0.0)) for activation in ("tanh", "relu"))
+        return tanh != relu
+
+    def check_activation(self, activation: str) -> None:
+        """Raise RecipeError if modules need an activation, and this is none; an empty one was not recorded."""
+        if activation not in ACTIVATION_MODULES and self.takes_activation:
+            value = f"recorded as {activation!r}" if activation else "not recorded"
+            raise RecipeError(
+                f"the activation of the models is {value}, but architecture {self.name!r} needs one of "
+                f"{', '.join(ACTIVATION_MODULES)}; add a column `activation` to the table and import them again"
+            )
+
     def check_runnable(self) -> None:
         """Raise RecipeError unless engines can run stored weights as they are: modules exist, in the same order."""
         if isinstance(self.build, _NoModule):
@@ -196,6 +211,14 @@ def _find_difference(own: Layout, stored: Layout) -> str | None:
 
 def _describe_tensor(kind: Sequence[object]) -> str:
     return f"{str(kind[1]).removeprefix('torch.')} {kind[0]}"
+
+
+def _describe_modules(module: nn.Module) -> list[tuple[type[nn.Module], list[tuple[str, str]]]]:
+    """Return type and public attributes of every layer, which a different activation changes."""
+    return [
+        (type(layer), [(name, repr(value)) for name, value in vars(layer).items() if not name.startswith("_")])
+        for layer in module.modules()
+    ]
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,11 @@ def find_known_issues(
     ]
     if info.import_info is not None and (names := info.import_info.incomparable_metrics):
         issues.append(f"recorded on other data than the column names say: {', '.join(names)}")
+    if info.import_info is not None and (names := info.import_info.measured_here):
+        issues.append(
+            f"not recorded by the original, but measured on {info.images} when it was imported: "
+            + ", ".join(f"`{name}`" for name in names)
+        )
     return issues
 
 

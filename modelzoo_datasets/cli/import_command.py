@@ -52,6 +52,9 @@ def command(
     splits: Annotated[
         Path | None, typer.Option(help="For small-cnn-zoo: CSV file of the splits of 2302.14040.")
     ] = None,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Measure losses and accuracies that the originals did not record.")
+    ] = False,
     parent: Parent = None,
     storage: Storage = None,
     layout: Layout = None,
@@ -79,6 +82,7 @@ def command(
             overrides=Overrides(name=name, images=images, architecture=architecture, inside=inside, splits=splits),
             parent=parent,
             storage=storage,
+            measure=measure,
             progress=progress,
         )
     _warn(imported)

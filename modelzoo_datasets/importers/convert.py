@@ -1,6 +1,7 @@
 """Conversion of published originals into a zoo folder; a second run resumes the first."""
 
 import dataclasses
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -9,21 +10,23 @@ from pathlib import Path
 
 import torch
 
-from .._util import user_cache_folder
+from .._util import one_line, user_cache_folder
 from ..architectures import ANY_FORMAT
-from ..engines import METRICS, SPARSITY
-from ..errors import FormatError
+from ..engines import METRICS, SPARSITY, get_engine
+from ..errors import FormatError, MissingImagesError
 from ..images import image_dataset_names, load_images
 from ..progress import NO_PROGRESS, Progress
 from ..recipes import Member
-from ..zoo import OutputLock, ZooFolder, ZooWriter, own_partial_path
+from ..zoo import ZOO_FILE, OutputLock, ZooFolder, ZooInfo, ZooWriter, own_partial_path
 from .archives import Source, open_source
 from .base import ImportedModel, ImportedState, ModelSource, Overrides, check_source
+from .measure import measure_zoo
 from .safetensors_folder import SafetensorsFolder
 from .small_cnn_zoo import SmallCnnZoo
 from .to_recipe import Parents, find_parents, make_recipe, make_zoo_info
 from .trial_zoo import MODEL_ZOOS, WEIGHTCLIP, TrialZoo
 
+_log = logging.getLogger(__name__)
 _OPENERS: dict[str, Callable[[Source, Overrides, Progress], ModelSource]] = {
     "model-zoos": partial(TrialZoo, dialect=MODEL_ZOOS),
     "small-cnn-zoo": SmallCnnZoo,
@@ -54,6 +57,7 @@ def import_zoo(
     overrides: Overrides | None = None,
     parent: Path | str | None = None,
     storage: str = "states",
+    measure: bool = False,
     progress: Progress = NO_PROGRESS,
 ) -> Imported:
     """Convert a published zoo into a zoo folder.
@@ -64,10 +68,12 @@ def import_zoo(
         source: Folder, zip or tar archive of the originals.
         out: The zoo folder to write.
         format: "model-zoos", "small-cnn-zoo", "weightclip" or "safetensors".
-        images_root: Folder of the image datasets, which are downloaded if missing; the user's cache by default.
+        images_root: Folder of the image datasets, which are downloaded if missing; the user's cache by default. Where
+            they are not to be had, their hash is not recorded.
         overrides: Names, images and architecture to use instead of those in the files of the zoo.
         parent: For sparsified twins, the imported zoo folder of their parents; by default the one beside `out`.
         storage: "states" for one file per state, "packed" for one file per 100 models.
+        measure: Measure losses and accuracies that the originals did not record, where the images are there.
         progress: Display of the number of imported states.
 
     Returns:
@@ -77,7 +83,6 @@ def import_zoo(
         FormatError: `source` holds nothing of this format, or no model that can be imported.
         RecipeError: The format, images or architecture is unknown, or a name is not valid.
         FolderInUseError: `out` holds another zoo or other files, or another process is writing to it.
-        MissingImagesError: The images are neither in `images_root` nor can they be downloaded.
 
     Example:
         >>> import torch
@@ -100,7 +105,10 @@ def import_zoo(
                 originals = _OPENERS[format](files, overrides or Overrides(), progress)
                 for reason, (count, first) in files.skipped.reasons.items():
                     originals.skipped.add(f"file that {reason}", first, count)
-                return _import(originals, format, out, lock, root, parent, storage, progress)
+                result = _import(originals, format, out, lock, root, parent, storage, progress)
+            if measure:
+                measure_zoo(out, get_engine("auto"), root, progress)
+            return result
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -117,11 +125,12 @@ def _import(
 ) -> Imported:
     identity = originals.identity
     parents = find_parents(identity, out, parent)
-    images_sha256 = _hash_images(identity.images, images_root)
+    earlier = _read_earlier(out)
+    images_sha256 = _hash_images(identity.images, images_root, earlier)
     indices = [i for i, model in enumerate(originals.models) if _has_parent(originals, model, parents)]
     models = [originals.models[i] for i in indices]
     recipe = make_recipe(identity, originals.architecture, models, parents)
-    info = make_zoo_info(recipe, identity, originals, format, images_sha256, parents)
+    info = _keep_measured(make_zoo_info(recipe, identity, originals, format, images_sha256, parents), earlier)
     members = recipe.members(identity.config)
     with ZooWriter(out, info.with_storage(storage), lock) as writer:
         before = writer.list_epochs()
@@ -147,9 +156,40 @@ def _import(
     )
 
 
-def _hash_images(images: str, root: Path) -> str:
-    """Return the fingerprint of the images; empty for unknown images, which cannot be compared."""
-    return load_images(images, root).fingerprint if images in image_dataset_names() else ""
+def _read_earlier(out: Path) -> ZooInfo | None:
+    """Return the zoo.json of an earlier import into a folder; the writer reports other files."""
+    try:
+        return ZooInfo.read(out) if (out / ZOO_FILE).is_file() else None
+    except FormatError:
+        return None
+
+
+def _keep_measured(info: ZooInfo, earlier: ZooInfo | None) -> ZooInfo:
+    """Return the info with the names of the metrics that an earlier import into the same folder measured."""
+    if info.import_info is None or earlier is None or earlier.import_info is None:
+        return info
+    measured = earlier.import_info.measured_here
+    return dataclasses.replace(info, import_info=dataclasses.replace(info.import_info, measured_here=measured))
+
+
+def _hash_images(images: str, root: Path, earlier: ZooInfo | None) -> str:
+    """Return the fingerprint of the images; empty for images that are unknown or not there, as a line says.
+
+    An earlier import into the same folder may have had them.
+    """
+    if images not in image_dataset_names():
+        return ""
+    try:
+        return load_images(images, root).fingerprint
+    except MissingImagesError as error:
+        stored = "" if earlier is None else earlier.images_sha256
+        if not stored:
+            _log.warning(
+                "imported without its images, whose hash is not recorded (%s); run the command again when they are "
+                "there",
+                one_line(error),
+            )
+        return stored
 
 
 def _has_parent(originals: ModelSource, model: ImportedModel, parents: Parents | None) -> bool:

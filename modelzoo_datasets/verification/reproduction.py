@@ -20,7 +20,7 @@ import torch
 from .._util import METRIC_PREFIX, SPLITS
 from ..engines import METRICS, SPARSITY, Engine, Job, NetworkSpec, SplitMetrics, States
 from ..errors import FormatError
-from ..images import Images, load_images
+from ..images import Images, image_dataset_names, load_images
 from ..zoo import hash_weights
 from .base import Check, Key, Request, Target, shorten_hash, to_number
 
@@ -90,10 +90,15 @@ def check_images(target: Target, request: Request) -> tuple[Check, Images]:
 
 def skip_metrics(target: Target) -> Check:
     """Return the check of a population that cannot be measured, with a note that says why."""
-    reason = "its architecture or the images that it was trained on are not registered here"
-    architecture = target.info.find_architecture()
-    if architecture.has_module and architecture.stored_layout is not None:
+    architecture, images = target.info.find_architecture(), target.info.images
+    if not architecture.has_module:
+        reason = f"architecture {architecture.name!r} is not registered here; --plugin FILE names a file that does"
+    elif architecture.stored_layout is not None:
         reason = "its tensors are stored in another order than those of the registered module"
+    elif images not in image_dataset_names():
+        reason = f"images {images!r} are not registered here"
+    else:
+        reason = f"images {images} were not there when it was imported; import it again, and pass --images-root"
     return Check("metrics", 0, [], [f"{target.name} is not measured again: {reason}"])
 
 

@@ -124,6 +124,11 @@ class ImportInfo(ZooRecord):
     format: str  # as `modelzoo-import` names it
     source: str  # name of the folder or archive, without its path
     incomparable_metrics: tuple[str, ...] = ()  # splits and metrics that were recorded on other data than here
+    measured_here: tuple[str, ...] = ()  # metrics that the originals lack, at least for some states
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the values that zoo.json keeps; most zoos have no measured metrics."""
+        return {key: value for key, value in super().to_json().items() if key != "measured_here" or value}
 
     @property
     def is_any_architecture(self) -> bool:

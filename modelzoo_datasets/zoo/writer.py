@@ -74,7 +74,12 @@ class ZooWriter:
             self.folder.mkdir(exist_ok=True)
         if not zoo_file.is_file():
             write_json(zoo_file, self._info.to_json())
-        if difference := find_difference(read_json(zoo_file), self._info):
+        stored = read_json(zoo_file)
+        if isinstance(stored, dict) and stored.get("images_sha256") == "" and self._info.images_sha256:
+            known = stored | {"images_sha256": self._info.images_sha256}
+            if find_difference(known, self._info) is None:  # the images were not there when it was begun
+                write_json(zoo_file, stored := known)
+        if difference := find_difference(stored, self._info):
             name, stored, value = difference
             if name == "storage":
                 raise FolderInUseError(

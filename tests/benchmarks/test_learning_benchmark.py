@@ -44,7 +44,7 @@ def test_floating_point_operations_are_those_that_torch_counts(learning: Any, bl
     learner = Learner(rep, case.recipe, states)
     with FlopCounterMode(display=False) as counter:
         parts = compute_losses(learner, states[: case.batch], how, None, EpochGenerators.from_epoch(0, 1))
-        sum_losses(parts, how).backward()
+        sum_losses(parts, learner.loss_factors).backward()
     tokens = 48
     again = 2 * 2 * 2 * blocks * tokens**2 * case.width  # attention computes its scores anew on the way back
     assert counter.get_total_flops() == case.batch * (learning.flops_of_a_state(case) + again)

@@ -15,7 +15,7 @@ from helpers.processes import hashes, run
 
 from modelzoo_datasets import build_dataset, load_zoo
 from modelzoo_datasets.engines.torch_engine import TorchEngine
-from modelzoo_datasets.errors import ArgumentError, FormatError, ModelZooError
+from modelzoo_datasets.errors import ArgumentError, FormatError, MissingImagesError, ModelZooError
 from modelzoo_datasets.generation import generate_zoo
 from modelzoo_datasets.images import Images
 from modelzoo_datasets.importers import Imported, import_zoo
@@ -227,3 +227,51 @@ def test_the_command(originals: Path, tmp_path: Path) -> None:
     name = f"{tmp_path / 'zoo'}: fashion-mnist-5k-cnn-s/seed, 20 models, 60 states"
     assert run(words).stdout == f"{name}; 20 added\n"
     assert len(pd.read_parquet(tmp_path / "zoo" / "states.parquet")) == 60
+
+
+@pytest.mark.parametrize("storage", ["states", "packed"])
+def test_what_the_originals_did_not_record_is_measured(
+    storage: str, originals: Path, tiny_zoo: Path, tmp_path: Path, engine: TorchEngine
+) -> None:
+    imported(originals, tmp_path / "zoo", storage=storage)
+    assert ZooFolder.open(tmp_path / "zoo").states["val_acc"].isna().all()
+    found = imported(originals, tmp_path / "zoo", storage=storage, measure=True)
+    assert found.added == 0, "the states were there"
+    ours, theirs = ZooFolder.open(tiny_zoo), ZooFolder.open(tmp_path / "zoo")
+    for name in ("val_acc", "train_acc", "test_acc"):
+        assert theirs.states[name].tolist() == pytest.approx(ours.states[name].tolist(), abs=3e-3), name
+    for name in ("val_loss", "train_loss"):
+        assert theirs.states[name].tolist() == pytest.approx(ours.states[name].tolist(), rel=1e-3), name
+    trained = ours.states["epoch"] > 0
+    assert theirs.states.loc[trained, METRICS].equals(ours.states.loc[trained, METRICS]), "what is recorded stays"
+    assert theirs.states["ggap"].tolist() == pytest.approx(ours.states["ggap"].tolist(), abs=6e-3)
+    names = theirs.info.import_info.measured_here if theirs.info.import_info is not None else ()
+    assert names == ("train_loss", "train_acc", "val_loss", "val_acc")
+    assert measured(tmp_path / "zoo", engine, 20) == 20
+    before = hashes(tmp_path / "zoo")
+    for measure in (True, False):  # again nothing is missing, and an import without it keeps what was measured
+        imported(originals, tmp_path / "zoo", storage=storage, measure=measure)
+        assert hashes(tmp_path / "zoo") == before
+    build_dataset([tmp_path / "zoo"], tmp_path / "dataset")
+    card = (tmp_path / "dataset" / "README.md").read_text()
+    assert (
+        f"not recorded by the original, but measured on {IMAGES} when it was imported: "
+        "`train_loss`, `train_acc`, `val_loss`, `val_acc`" in card
+    )
+
+
+def test_what_cannot_be_measured_is_a_line_and_the_import_stands(
+    originals: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    claims = Overrides(images=IMAGES)
+    with pytest.MonkeyPatch.context() as patch:
+
+        def missing(name: str, root: Path) -> Images:
+            raise MissingImagesError(f"images {name} are not there")
+
+        patch.setattr("modelzoo_datasets.importers.convert.load_images", missing)
+        patch.setattr("modelzoo_datasets.importers.measure.load_images", missing)
+        imported(originals, tmp_path / "zoo", claims=claims, measure=True)
+    told = [record.getMessage() for record in caplog.records]
+    assert told[-1] == f"nothing was measured: images {IMAGES} are not there"
+    assert ZooFolder.open(tmp_path / "zoo").states["val_acc"].isna().all()

@@ -250,13 +250,27 @@ def test_ties_at_the_quantile_are_all_kept() -> None:
     assert select_best_states(torch.tensor([0.5, 0.9, 0.5, 0.5]), 0.9).tolist() == [0, 1, 2, 3]
 
 
-def test_states_without_an_accuracy_are_left_out_and_without_any_there_is_no_best() -> None:
+def test_states_without_an_accuracy_are_left_out_and_without_any_all_are_drawn_from(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     nan = float("nan")
     assert select_best_states(torch.tensor([nan, 0.9, 0.1, nan, 0.8]), 0.5).tolist() == [1, 4]
     assert select_best_states(torch.tensor([nan, 0.9]), 1).tolist() == [0, 1]
-    with pytest.raises(ModelZooError) as caught:
-        select_best_states(torch.tensor([nan, nan]), 0.3)
-    assert str(caught.value) == (
-        "cannot select the best 30% of the training states: none of the 2 has a validation accuracy; draw from all of "
-        "them with top_fraction 1"
-    )
+    assert not caplog.records
+    assert select_best_states(torch.tensor([nan, nan]), 0.3).tolist() == [0, 1]
+    told = [record.getMessage() for record in caplog.records]
+    assert told == ["no accuracy of the 2 training states is known: drawing from all of them"]
+
+
+def test_a_share_that_is_too_small_for_the_sampler_is_filled_up_with_the_next_best(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    accuracy = torch.tensor([0.1, float("nan"), 0.9, 0.8, 0.5])
+    assert select_best_states(accuracy, 0.3).tolist() == [2]
+    assert not caplog.records
+    assert select_best_states(accuracy, 0.3, min_states=3).tolist() == [2, 3, 4]
+    assert select_best_states(accuracy, 0.3, min_states=9).tolist() == [0, 1, 2, 3, 4]
+    told = [record.getMessage() for record in caplog.records]
+    assert told == [
+        f"the best 30 % of the 5 training states are too few for the sampler: drawing from the best {n}" for n in (3, 5)
+    ]

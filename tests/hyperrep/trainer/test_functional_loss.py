@@ -121,7 +121,7 @@ def test_every_loss_is_measured_and_weighted_as_the_recipe_says(states: Zoo, que
     wanted = queries.compute_divergence(decoded, asked, queries.predict(aligned, asked))
     torch.testing.assert_close(found["functional"], wanted)
     assert all(float(value) > 0 for value in found.values())
-    total = sum_losses(torch.stack(list(found.values())), how)
+    total = sum_losses(torch.stack(list(found.values())), learner.loss_factors)
     parts = [0.75, 0.25, 2.0, 3.0, 0.5]
     assert float(total) == pytest.approx(sum(p * float(v) for p, v in zip(parts, found.values(), strict=True)))
     nothing = dataclasses.replace(
