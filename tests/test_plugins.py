@@ -192,6 +192,13 @@ def test_a_zoo_of_a_plugin_is_loaded_without_it_and_built_with_it(tmp_path: Path
     assert run([*generate, "--plugin", plugin]).returncode == 0
     build = run(["modelzoo-build", zoo, "--out", dataset, "--quiet"])
     assert (build.returncode, build.stderr) == (0, "")
+    again = run(["modelzoo-build", zoo, "--out", tmp_path / "again", "--quiet", "--plugin", plugin])
+    assert (again.returncode, again.stderr) == (0, "")
+    for folder in (dataset, tmp_path / "again"):
+        card = (folder / "README.md").read_text()
+        assert "`modelzoo-datasets` does not have the architecture `tiny-apart`.\n" in card
+        assert "`load_zoo(..., plugin=FILE)` runs a Python file that you name" in card
+        assert "zoo.model(0)  #" not in card, "it would fail for whoever has no plugin"
     loaded = load_zoo(dataset)
     assert loaded.weights.shape[1] == loaded.layout.size == 154
     assert loaded.tokens().values.shape[0] == len(loaded)

@@ -23,6 +23,7 @@ from modelzoo_datasets.seeds import keyed_generator
 from ..data import drop_diverged
 from ..json_record import JsonRecord, replace_nan
 from ..model import HyperRepresentation, compute_layer_statistics
+from ..zoo_values import read_column, read_numbers
 from .bootstrap import Score, score_hits, score_numbers
 from .linear import Decomposition, predict_boosted, predict_ridge, predict_softmax
 
@@ -163,18 +164,26 @@ def _make_weight_free_features(name: str, tables: Mapping[str, pd.DataFrame]) ->
 
 
 def _make_hyperparameter_features(name: str, tables: Mapping[str, pd.DataFrame]) -> dict[str, Tensor]:
-    """Return split -> (N, F): categories one-hot over the training states' values, positive numbers as logarithms."""
+    """Return split -> (N, F): categories one-hot over the training states' values, positive numbers as logarithms.
+
+    A number that is not recorded counts as the mean of the training states, and a category as none of theirs.
+    """
     columns: dict[str, list[Tensor]] = {split: [] for split in tables}
     for column in _HYPERPARAMETERS:
-        if column == name or column not in tables["train"] or tables["train"][column].nunique() < 2:
+        train = read_column(tables["train"], column).dropna()
+        if column == name or train.nunique() < 2:
             continue
-        values = sorted(tables["train"][column].unique())
-        for split, table in tables.items():
+        values = sorted(train.unique())
+        mean = 0.0
+        for split, table in tables.items():  # the training states come first
             if column in CATEGORIES:
-                columns[split] += [torch.tensor((table[column] == v).to_numpy(float)) for v in values]
-            else:
-                numbers = torch.tensor(table[column].to_numpy(float))
-                columns[split].append(numbers.clamp_min(1e-12).log10() if min(values) > 0 else numbers)
+                cells = read_column(table, column)
+                columns[split] += [torch.tensor((cells == v).to_numpy(float)) for v in values]
+                continue
+            numbers = read_numbers(table, column)
+            numbers = numbers.clamp_min(1e-12).log10() if min(values) > 0 else numbers
+            mean = float(numbers.nanmean()) if split == "train" else mean
+            columns[split].append(torch.where(numbers.isnan(), mean, numbers))
     return {
         s: torch.stack(parts, 1) if parts else torch.zeros(len(tables[s]), 1, dtype=torch.float64)
         for s, parts in columns.items()

@@ -11,6 +11,7 @@ from .registry import architecture_names as architecture_names
 from .registry import find_architecture as find_architecture
 from .registry import find_registered as find_registered
 from .registry import get_architecture as get_architecture
+from .registry import is_own as is_own
 from .registry import register_architecture as register_architecture
 from .registry import resolve_architecture as resolve_architecture
 from .registry import variants_for_classes as variants_for_classes

@@ -10,6 +10,7 @@ from .architecture import Architecture, architecture_from_layout, format_images
 
 ANY_FORMAT = "safetensors"  # import format of populations of any architecture
 _ARCHITECTURES: dict[str, Architecture] = {}
+_OWN: set[str] = set()  # names that users registered
 _FOR_CLASSES: dict[str, Callable[[str, int], Architecture]] = {}  # name -> function that builds variants
 _MAX_CLASSES = 10_000
 
@@ -48,7 +49,14 @@ def register_architecture(architecture: Architecture) -> Architecture:
     """
     for name in _BUILTIN:  # first, so that no plugin takes one of their names
         import_module(f".{name}", __package__)
-    return add_architecture(architecture)
+    added = add_architecture(architecture)
+    _OWN.add(added.name)
+    return added
+
+
+def is_own(name: str) -> bool:
+    """Return True for an architecture of a user, which this package does not have, registered or not."""
+    return name in _OWN or find_registered(name) is None
 
 
 def add_architecture(architecture: Architecture) -> Architecture:

@@ -11,7 +11,7 @@ import pandas as pd
 from huggingface_hub import DatasetCard, DatasetCardData
 
 from .._util import SPLITS
-from ..architectures import ACTIVATION_MODULES, Architecture
+from ..architectures import ACTIVATION_MODULES, Architecture, is_own
 from ..engines import METRICS
 from ..images import get_image_dataset, image_dataset_names
 from ..zoo import CardInfo, ZooInfo
@@ -80,6 +80,7 @@ def render_card(
         extra_columns={**first.schema.extra_columns, **dict.fromkeys(first.schema.extra_metrics, "float")},
         inline=inline,
         layout=first.info.layout,
+        is_own=is_own(first.info.architecture),
         module=_write_module(first.info.find_architecture(), configs),
         activations={name: kind.__name__ for name, kind in ACTIVATION_MODULES.items()},
         queries=_write_queries(repo_id, configs, inline=inline),

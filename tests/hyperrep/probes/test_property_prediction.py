@@ -12,7 +12,7 @@ from helpers.tiny_learning import ridge_r2
 from hyperrep import HyperRepresentation
 from hyperrep.data import drop_untrained
 from hyperrep.probes.linear import predict_boosted, predict_softmax
-from hyperrep.probes.property_prediction import Probe, probe_properties
+from hyperrep.probes.property_prediction import Probe, _make_hyperparameter_features, probe_properties
 from modelzoo_datasets.errors import FormatError
 from modelzoo_datasets.loading import Zoo, load_zoo
 from modelzoo_datasets.seeds import keyed_generator
@@ -167,3 +167,12 @@ def test_the_table_of_a_zoo_is_not_changed(rep: HyperRepresentation, learned: di
     for split, part in learned.items():
         pd.testing.assert_frame_equal(part.table, before[split])
     assert np.isfinite(learned["train"].weights.numpy()).all()
+
+
+def test_hyperparameters_may_be_recorded_for_some_models_or_for_none() -> None:
+    frame = pd.DataFrame({"lr": [0.1, None, 0.001], "optimizer": ["adam", "sgd", None]})
+    tables = {"train": frame, "test": frame[["lr"]].iloc[:2]}
+    features = _make_hyperparameter_features("epoch", tables)
+    lr = [-1.0, -2.0, -3.0]  # the missing one is the mean of the others
+    assert features["train"].tolist() == [[lr[0], 1, 0], [lr[1], 0, 1], [lr[2], 0, 0]]
+    assert features["test"].tolist() == [[lr[0], 0, 0], [lr[1], 0, 0]]
