@@ -115,6 +115,7 @@ def _build(
         write_json(partial / ZOO_FILE, info.to_json())
         write_footers(partial)
         write_checksums(partial)
+    _warn_of_missing_module(folders[0].info)
     for config in configs:
         _warn_of_missing_states(config)
 
@@ -209,6 +210,16 @@ def _write_config(zoo: ZooFolder, info: ZooInfo, rows: pd.DataFrame, out: Path, 
         figures=titles,
         missing=find_missing_epochs(rows),
     )
+
+
+def _warn_of_missing_module(info: ZooInfo) -> None:
+    """Name the plugin where a zoo was generated with one; imported populations often have no module here."""
+    if info.import_info is None and not info.find_architecture().has_module:
+        _log.warning(
+            "architecture %r is not registered, so that the card has no code of its module; build again with --plugin "
+            "FILE to add it",
+            info.architecture,
+        )
 
 
 def _warn_of_missing_states(config: ConfigSummary) -> None:
