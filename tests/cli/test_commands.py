@@ -85,8 +85,9 @@ def test_a_truncated_state_file_is_named(tmp_path: Path, tiny_zoo: Path) -> None
     state.write_bytes(state.read_bytes()[:-7])
     result = run(["modelzoo-build", zoo, "--out", tmp_path / "dataset"])
     assert result.returncode == 2
-    assert result.stderr.startswith(f"modelzoo-build: cannot read state file {state}: ")
-    assert result.stderr.count("\n") == 1
+    *notes, line = result.stderr.splitlines()
+    assert line.startswith(f"modelzoo-build: cannot read state file {state}: ")
+    assert all(note.startswith("pyarrow ") for note in notes), "an old one, which cuts pages by size"
     assert not (tmp_path / "dataset").exists()
 
 
