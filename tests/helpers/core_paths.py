@@ -97,7 +97,12 @@ def _describe_error(call: Callable[[], Any]) -> str:
 
 
 def run_commands(zoo: str, dataset: str, representation: str) -> dict[str, Any]:
-    """Run every command for its help, and those that need an extra."""
+    """Run every command for its help, those that need nothing else, and those that need an extra."""
+    able = (
+        ["modelzoo-verify", dataset],
+        ["modelzoo-hyperrep", "sample", "--hyperrep", representation, "-n", "3", "--out", "samples"],
+        ["modelzoo-hyperrep", "embed", dataset, "--hyperrep", representation, "--config", "seed", "--out", "z.parquet"],
+    )
     needy = (
         ["modelzoo-build", zoo, "--out", "built"],
         ["modelzoo-generate", "mnist-cnn-s/seed", "--out", "zoo", "--ray", "local"],
@@ -105,8 +110,9 @@ def run_commands(zoo: str, dataset: str, representation: str) -> dict[str, Any]:
         ["modelzoo-demo", "--out", "demo"],
     )
     points = {p.name: p for p in importlib.metadata.distribution("modelzoo-datasets").entry_points}
-    helps = {name: _call([name, "--help"], points[name])[0] for name in points}
-    return {"help": helps, **{words[0]: _call(words, points[words[0]])[1] for words in needy}}
+    results = {" ".join(words[:2]): _call(words, points[words[0]]) for words in able}
+    results |= {f"{name} --help": _call([name, "--help"], points[name]) for name in points}
+    return {"commands": results, **{words[0]: _call(words, points[words[0]])[1] for words in needy}}
 
 
 def _call(words: Sequence[str], point: Any) -> tuple[int, str]:
@@ -125,6 +131,6 @@ if __name__ == "__main__":
         hide_optional_packages()
     commands = run_commands(*folders)
     result = {"core": run_core(*folders[1:]), "missing": {**ask_for_extras(*folders[1:]), **commands}}
-    result["help"] = result["missing"].pop("help")
+    result["commands"] = result["missing"].pop("commands")
     result["modules"] = sorted({*OPTIONAL} & {*sys.modules})
     print(json.dumps(result))
