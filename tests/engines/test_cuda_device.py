@@ -308,8 +308,9 @@ CHOICES: dict[str, Callable[[], None]] = {
     "default": lambda: None,
     "high": lambda: torch.set_float32_matmul_precision("high"),
     "no tf32": lambda: setattr(torch.backends.cudnn, "allow_tf32", False),
-    "mixed": lambda: setattr(torch.backends.cudnn.conv, "fp32_precision", "ieee"),  # type: ignore[attr-defined]
 }
+if hasattr(torch.backends.cudnn, "conv"):  # since torch 2.9
+    CHOICES["mixed"] = lambda: setattr(torch.backends.cudnn.conv, "fp32_precision", "ieee")  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("choice", CHOICES)
