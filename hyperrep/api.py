@@ -28,7 +28,7 @@ from .data import (
 )
 from .evaluation import EvaluationResult, run_protocol
 from .json_record import describe_record
-from .model import THIS_FOLDER, WEIGHTS_FILE, HyperRepresentation
+from .model import WEIGHTS_FILE, HyperRepresentation
 from .probes import Probe, probe_properties
 from .recipe import HyperRecipe
 from .recipe_choice import choose_recipe
@@ -144,7 +144,7 @@ def _train(
             history.append(row)
             write_metrics(row)
             task.update()
-    card = representation_card(THIS_FOLDER, rep, info, not_evaluated(history[-1].validation_r2))
+    card = representation_card(rep, info, not_evaluated(history[-1].validation_r2))
     finish_folder(out, rep, history, card)
 
 

@@ -42,8 +42,8 @@ def command(
     evaluation: Annotated[
         Path | None,
         typer.Option(
-            help="For a hyper-representation: folder from modelzoo-hyperrep evaluate. The model card is written again, "
-            "with its results."
+            help="For a hyper-representation: folder from modelzoo-hyperrep evaluate, whose results its card in the "
+            "repo has."
         ),
     ] = None,
     dry_run: Annotated[
@@ -56,7 +56,7 @@ def command(
     """Push a folder to a repo on the Hub; files that the repo already has are not sent again.
 
     Datasets and tables of sampled models become dataset repos; hyper-representations and sampled models become model
-    repos. The card of a hyper-representation is written first, unless you have edited it.
+    repos. The examples of the card name the repo; the folder itself stays as it is.
 
     You can stop the command at any time; running it again resumes it. Log in with `hf auth login` or set HF_TOKEN.
     """
@@ -64,19 +64,20 @@ def command(
     kind, _ = hub.identify_folder(folder)
     if not dry_run:
         hub.check_token(repo_id)
+    card = None
     if kind.name == "hyper-representation":
         hub.read_manifest(folder, repo_id)  # checks the folder before its card is written
-        release.write_card(folder, repo_id, evaluation)
+        card = release.render_card(folder, evaluation)
     elif evaluation is not None:
         raise ArgumentError(f"--evaluation is for a hyper-representation, but {folder} is a {kind.name}; omit it")
     if dry_run:
-        manifest = hub.read_manifest(folder, repo_id)
+        manifest = hub.read_manifest(folder, repo_id, card)
         _print_rows([{"file": file.path, "bytes": f"{file.size:,}"} for file in manifest.files])
         print(f"nothing was sent: {len(manifest.files):,} files, {manifest.size:,} bytes for {repo_id}")
         return
     with show_progress(quiet) as progress:
         result = hub.push_to_hub(
-            folder, repo_id, private=private, revision=revision, create_pr=create_pr, progress=progress
+            folder, repo_id, private=private, revision=revision, create_pr=create_pr, card=card, progress=progress
         )
     _print_result(result)
     print(f"{result.url}: {'pushed' if result.sent or result.deleted else f'is already this {kind.name}'}")

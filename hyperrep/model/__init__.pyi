@@ -3,7 +3,7 @@ from .autoencoder import init_parameters as init_parameters
 from .bottlenecks import compute_layer_statistics as compute_layer_statistics
 from .hub_mixin import CONFIG_FILE as CONFIG_FILE
 from .hub_mixin import LIBRARY as LIBRARY
-from .hub_mixin import THIS_FOLDER as THIS_FOLDER
+from .hub_mixin import UNKNOWN as UNKNOWN
 from .hub_mixin import WEIGHTS_FILE as WEIGHTS_FILE
 from .hub_mixin import RepresentationConfig as RepresentationConfig
 from .hub_mixin import locate_files as locate_files

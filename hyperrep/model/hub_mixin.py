@@ -20,16 +20,15 @@ from torch import nn
 
 from modelzoo_datasets._util import one_line
 from modelzoo_datasets.errors import FormatError
-from modelzoo_datasets.hub import download_files, parse_repo_id
+from modelzoo_datasets.hub import download_files, name_repo, parse_repo_id
 from modelzoo_datasets.zoo import SafetensorsHeader, read_json, read_tensors
 
 from ..json_record import JsonRecord
 
 _BLOCK = re.compile(r"encoder\.layers\.(\d+)\..*")
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
-THIS_FOLDER = "."  # name on a card whose example runs in the folder of the card
 LIBRARY, _TAGS = "modelzoo-datasets", ["hyper-representation", "neural-network-weights", "weight-space-learning"]
-_UNKNOWN = "unknown"  # the Hub's word for a licence that nobody named
+UNKNOWN = "unknown"  # the Hub's word for a licence that nobody named
 _COUNTS = ("width", "blocks", "heads", "feedforward", "num_states")  # each is 1 or more
 _MAX_SIZE = 2**31  # no dimension of a network is larger
 
@@ -128,7 +127,7 @@ class HubMixin(PyTorchModelHubMixin):
     def generate_model_card(
         self,
         *,
-        name: str = THIS_FOLDER,
+        repo_id: str | None = None,
         text: str | None = None,
         license: str | None = None,
         datasets: Sequence[str] = (),
@@ -136,17 +135,29 @@ class HubMixin(PyTorchModelHubMixin):
         """Return the README.md of this hyper-representation.
 
         Args:
-            name: ORG/NAME, or "." for an example that runs in the folder itself.
+            repo_id: ORG/NAME for the example; None for an example that runs in the folder itself.
             text: Markdown below the example: origin and results; by default only what the model itself knows.
             license: license of the training data, in the Hub's words.
             datasets: repos of the Hub that it was trained on.
         """
         rep: Any = self
-        data = ModelCardData(
-            license=license or _UNKNOWN, library_name=LIBRARY, tags=_TAGS, datasets=[*datasets] or None
-        )
-        values = {"rep": rep, "name": name, "text": text, "sizes": rep.describe_sizes()}
-        return make_card(data, render_template("hyperrep.model", "representation.md.j2", **values))
+        data = ModelCardData(license=license or UNKNOWN, library_name=LIBRARY, tags=_TAGS, datasets=[*datasets] or None)
+        values = {"rep": rep, "text": text, "sizes": rep.describe_sizes()}
+        card = make_card(data, render_template("hyperrep.model", "representation.md.j2", **values))
+        return card if repo_id is None else ModelCard(name_repo(str(card), repo_id, "model"))
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Push config, weights and a card whose example names the repo.
+
+        Args:
+            repo_id: ORG/NAME of the model repo.
+            **options: those of `huggingface_hub.PyTorchModelHubMixin.push_to_hub`.
+
+        Returns:
+            The URL of the commit.
+        """
+        card = {"repo_id": repo_id, **(options.pop("model_card_kwargs", None) or {})}
+        return str(super().push_to_hub(repo_id, model_card_kwargs=card, **options))
 
 
 def locate_files(

@@ -1,6 +1,6 @@
 from .cards import not_evaluated as not_evaluated
+from .cards import render_card as render_card
 from .cards import representation_card as representation_card
-from .cards import write_card as write_card
 from .export import Measurement as Measurement
 from .export import SampleRequest as SampleRequest
 from .export import export_embeddings as export_embeddings

@@ -48,7 +48,7 @@ from ..model import CONFIG_FILE, WEIGHTS_FILE, HyperRepresentation
 from ..recipe import EvaluationRecipe
 from ..sampler_names import DEFAULT_SAMPLER, DEFAULT_TOP_FRACTION, SAMPLER_INFO, check_sampler
 from ..storage import CARD_FILE, TrainingInfo, check_unused
-from .cards import sample_card, samples_card
+from .cards import sample_card, samples_card, write_sample_code
 from .sampled_model import Lineage, NearestState, SampleInfo, SampleMetrics
 
 TABLE_FILE = "samples.parquet"
@@ -233,6 +233,7 @@ def _trace_lineage(
         zoo_repo=origin.dataset if origin else None,
         zoo_config=config,
         zoo_revision=origin.revision if origin else None,
+        license=origin.license if origin else None,
         states_sha256=info.states_sha256,
         hyperrep_repo=hyperrep_repo,
         hyperrep_revision=None if hyperrep_repo is None else get_commit(hyperrep_repo, repo_type="model"),
@@ -280,16 +281,16 @@ def _measure_samples(
 
 def _write_samples(out: Path, weights: Tensor, rep: HyperRepresentation, samples: Sequence[SampleInfo]) -> None:
     """Write all files; the folder appears whole."""
-    layout = rep.architecture.layout_with(rep.dropout)
+    layout, code = rep.architecture.layout_with(rep.dropout), write_sample_code(rep)
     with atomic_folder(out) as partial:
         for vector, info in zip(weights, samples, strict=True):
             write_tensors(partial / info.name / WEIGHTS_FILE, layout.unpack(vector))
             write_json(partial / info.name / CONFIG_FILE, info.to_json())
-            write_bytes(partial / info.name / CARD_FILE, sample_card(info).encode())
+            write_bytes(partial / info.name / CARD_FILE, sample_card(info, code).encode())
         table = _make_table(weights, rep.encode(weights), samples)
         write_table(partial / TABLE_FILE, table)
         write_json(partial / "samples.json", samples[0].to_table_json(layout))
-        write_bytes(partial / CARD_FILE, samples_card(samples[0], table).encode())
+        write_bytes(partial / CARD_FILE, samples_card(samples[0], table, code).encode())
 
 
 def _make_table(weights: Tensor, z: Tensor, samples: Sequence[SampleInfo]) -> pa.Table:

@@ -42,6 +42,7 @@ class Lineage(JsonRecord):
     zoo_repo: str | None = None
     zoo_config: str
     zoo_revision: str | None = None
+    license: str | None = None  # that of the zoo, in the Hub's words
     states_sha256: str  # hash of all states of the zoo
     hyperrep_repo: str | None = None
     hyperrep_revision: str | None = None
@@ -157,6 +158,7 @@ def load_sample(source: str | Path, *, revision: str | None = None) -> nn.Module
         >>> data = dataclasses.replace(recipe.data, epochs=(1, 2))
         >>> rep = train(dataset, dataclasses.replace(recipe, data=data, learning=short), out / "hyperrep")
         >>> export_samples(out / "hyperrep", out / "samples", SampleRequest(n=1, sampler="normal"))
+        True
         >>> network = load_sample(out / "samples" / "normal-0000")
         >>> network(torch.zeros(5, 1, 28, 28)).shape
         torch.Size([5, 10])

@@ -1,4 +1,8 @@
 from .build import build_dataset as build_dataset
+from .card_examples import UNPACKING as UNPACKING
+from .card_examples import ModuleCode as ModuleCode
+from .card_examples import write_module_code as write_module_code
+from .dictionary import format_type as format_type
 from .integrity import CHECKSUMS_FILE as CHECKSUMS_FILE
 from .integrity import list_data_files as list_data_files
 from .integrity import read_checksums as read_checksums

@@ -109,7 +109,7 @@ def _build(
     with atomic_folder(out) as partial:
         parts = zip(folders, infos.values(), rows, strict=True)
         configs = [_write_config(*part, partial, progress) for part in parts]
-        card = render_card(info.repo_id or ".", metadata, configs, keep_diverged=keep_diverged)
+        card = render_card(info.repo_id, metadata, configs, keep_diverged=keep_diverged)
         write_bytes(partial / "README.md", card.encode())
         write_json(partial / "layout.json", folders[0].layout.to_json())
         write_json(partial / ZOO_FILE, info.to_json())
@@ -207,6 +207,7 @@ def _write_config(zoo: ZooFolder, info: ZooInfo, rows: pd.DataFrame, out: Path, 
         num_diverged=int(zoo.models["diverged"].sum()),
         num_bytes=num_bytes,
         statistics=statistics,
+        pairs=pairs,
         figures=titles,
         missing=find_missing_epochs(rows),
     )

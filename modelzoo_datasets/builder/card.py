@@ -11,12 +11,16 @@ import pandas as pd
 from huggingface_hub import DatasetCard, DatasetCardData
 
 from .._util import SPLITS
+from ..analysis import MEASURES
 from ..architectures import ACTIVATION_MODULES, Architecture, is_own
 from ..engines import METRICS
+from ..hub import name_repo
 from ..images import get_image_dataset, image_dataset_names
 from ..zoo import CardInfo, ZooInfo
-from .card_examples import ModuleCode, write_module_code, write_queries
+from .card_examples import UNPACKING, ModuleCode, write_module_code, write_queries
 from .card_figures import ORIGIN, find_varied_columns, select_last_states
+from .card_links import list_links
+from .dictionary import list_absent, list_columns
 from .integrity import CHECKSUMS_FILE
 from .known_issues import find_known_issues
 from .schema import TableSchema, describe_features
@@ -37,6 +41,7 @@ class ConfigSummary:
     num_diverged: int  # models with weights that are not finite
     num_bytes: Mapping[str, int]  # "<config>/<split>" -> bytes of the uncompressed table
     statistics: Mapping[str, Any]  # from the zoo folder; empty if they were not computed
+    pairs: pd.DataFrame  # similarities of pairs of models, empty if they were not computed
     figures: Mapping[str, str]  # path in the dataset folder -> title
     missing: Mapping[str, Sequence[int]]  # model -> epochs that only other models have
 
@@ -52,12 +57,12 @@ class ConfigSummary:
 
 
 def render_card(
-    repo_id: str, metadata: CardInfo, configs: Sequence[ConfigSummary], *, keep_diverged: bool = False
+    repo_id: str | None, metadata: CardInfo, configs: Sequence[ConfigSummary], *, keep_diverged: bool = False
 ) -> str:
     """Return README.md of a dataset folder.
 
     Args:
-        repo_id: ORG/NAME for the examples, or `.` for examples that run in the folder itself.
+        repo_id: ORG/NAME for the examples; None for examples that run in the folder itself.
         metadata: Title, license, text and citation.
         configs: The configs in their order; the first one is the default of `datasets`.
         keep_diverged: Whether models that diverged are published.
@@ -68,8 +73,6 @@ def render_card(
     first = configs[0]
     inline = first.schema.weights == "inline"
     body = template.render(
-        repo_id=repo_id,
-        source="str(Path.cwd())" if repo_id == "." else f'"{repo_id}"',  # `datasets` does not accept "." as a folder
         metadata=metadata,
         license=metadata.license or _UNKNOWN,
         configs=[_summarize(config, keep_diverged=keep_diverged) for config in configs],
@@ -77,17 +80,20 @@ def render_card(
         zoo=first.info,
         images=get_image_dataset(first.info.images) if first.info.images in image_dataset_names() else None,
         keep_diverged=keep_diverged,
-        extra_columns={**first.schema.extra_columns, **dict.fromkeys(first.schema.extra_metrics, "float")},
+        columns=list_columns([config.schema for config in configs]),
+        absent=list_absent((TableSchema.from_info(c.info) for c in configs), (c.schema for c in configs)),
         inline=inline,
         layout=first.info.layout,
         is_own=is_own(first.info.architecture),
         module=_write_module(first.info.find_architecture(), configs),
-        activations={name: kind.__name__ for name, kind in ACTIVATION_MODULES.items()},
-        queries=_write_queries(repo_id, configs, inline=inline),
+        unpacking=UNPACKING,
+        queries=_write_queries(configs, inline=inline),
+        links=list_links(None if first.info.import_info is None else first.info.import_info.format),
         checksums=CHECKSUMS_FILE,
     )
     header = DatasetCardData(**_make_header(metadata, configs)).to_yaml(line_break="\n")
-    return str(DatasetCard(f"---\n{header}\n---\n\n{body}"))
+    card = str(DatasetCard(f"---\n{header}\n---\n\n{body}"))
+    return card if repo_id is None else name_repo(card, repo_id)
 
 
 def _write_module(architecture: Architecture, configs: Sequence[ConfigSummary]) -> ModuleCode | None:
@@ -97,11 +103,13 @@ def _write_module(architecture: Architecture, configs: Sequence[ConfigSummary]) 
     return None if code is not None and code.uses_activation and not activations <= {*ACTIVATION_MODULES} else code
 
 
-def _write_queries(repo_id: str, configs: Sequence[ConfigSummary], *, inline: bool) -> dict[str, str]:
+def _write_queries(configs: Sequence[ConfigSummary], *, inline: bool) -> dict[str, str]:
     """Return examples for the first config that varies a hyperparameter, or else for the first one."""
     varied = [find_varied_columns(select_last_states(config.rows), config.setting_columns) for config in configs]
     index = next((i for i, names in enumerate(varied) if names), 0)
-    return write_queries(repo_id, configs[index].name, varied[index][:3], inline=inline)
+    config = configs[index]
+    has_accuracy = bool(config.rows["test_acc"].notna().any())
+    return write_queries(config.name, varied[index][:3], inline=inline, has_accuracy=has_accuracy)
 
 
 def _make_header(metadata: CardInfo, configs: Sequence[ConfigSummary]) -> dict[str, Any]:
@@ -138,11 +146,12 @@ def _size_category(num_rows: int) -> str:
     return f"n>{_SIZES[-1]}"
 
 
-def _format_spread(summary: Mapping[str, Any] | None) -> str:
-    """Return "mean ± standard deviation", without what is missing."""
-    if not summary or pd.isna(summary["mean"]):
+def _format_spread(quartiles: Sequence[float] | None) -> str:
+    """Return "median (25 % to 75 %)": the losses of a few models that fail can be larger than all others together."""
+    if quartiles is None or math.isnan(quartiles[1]):
         return "-"
-    return f"{summary['mean']:.3f}" + ("" if pd.isna(summary["std"]) else f" ± {summary['std']:.3f}")
+    low, median, high = (f"{value:.3f}" for value in quartiles)
+    return f"{median} ({low} to {high})"
 
 
 def _format_number(value: float) -> str:
@@ -158,9 +167,10 @@ def _shorten(values: Sequence[Any]) -> list[Any]:
     return [*present, *missing]
 
 
-def _mean_and_std(values: pd.Series) -> dict[str, float]:
+def _compute_quartiles(values: pd.Series) -> list[float]:
+    """Return the quartiles of the values that are recorded."""
     numbers = pd.to_numeric(values, errors="coerce").astype("float64")
-    return {"mean": float(numbers.mean()), "std": float(numbers.std(ddof=0))}
+    return [float(value) for value in numbers.quantile([0.25, 0.5, 0.75])]
 
 
 def _summarize(config: ConfigSummary, *, keep_diverged: bool) -> dict[str, Any]:
@@ -177,14 +187,15 @@ def _summarize(config: ConfigSummary, *, keep_diverged: bool) -> dict[str, Any]:
         "num_diverged": config.num_diverged,
         "splits": {split: last.loc[last["split"] == split, "model_id"].nunique() for split in SPLITS},
         "accuracy": accuracy.quantile([0, 0.25, 0.5, 0.75, 1]).tolist(),
-        "metrics": {name: _mean_and_std(last[name]) for name in METRICS},
+        "metrics": {name: _compute_quartiles(last[name]) for name in METRICS},
         "fixed": {name: axis[0] for name, axis in axes.items() if len(axis) == 1 and axis[0] is not None},
         "varied": {name: _shorten(axis) for name, axis in axes.items() if len(axis) > 1} | extra,
         "epochs": int(rows["epoch"].max()),
         "parent": info.recipe.parent,
-        "sparsity": _mean_and_std(last["sparsity"]) if "sparsity" in last else None,
-        "ggap": _mean_and_std(last["ggap"]),
+        "sparsity": _compute_quartiles(last["sparsity"]) if "sparsity" in last else None,
+        "ggap": _compute_quartiles(last["ggap"]),
         "statistics": config.statistics,
+        "pairs": {name: _compute_quartiles(config.pairs[name]) for name in MEASURES if len(config.pairs)},
         "figures": config.figures,
         "issues": issues,
     }

@@ -10,6 +10,12 @@ from torch import nn
 
 from ..architectures import ACTIVATION_MODULES, Architecture, ModuleListCNN
 
+UNPACKING = """\
+state = {}
+for slot in layout:
+    tensor = weights[slot["start"] : slot["start"] + math.prod(slot["shape"])].reshape(slot["shape"])
+    state[slot["name"]] = tensor.to(getattr(torch, slot.get("dtype", "float32")))"""
+
 _RESNET18 = """\
 from torchvision.models.resnet import BasicBlock, ResNet
 
@@ -18,20 +24,20 @@ module.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
 module.maxpool = nn.Identity()"""
 
 _BY_EPOCH = """\
-SELECT epoch, count(*) AS states, avg(test_acc) AS mean_acc, max(test_acc) AS best_acc
+SELECT epoch, count(*) AS states, median(test_acc) AS median_acc, max(test_acc) AS best_acc
 FROM {files}
 GROUP BY epoch
 ORDER BY epoch;"""
 
 _BEST = """\
-SELECT {names}, count(*) AS models, avg(last_acc) AS mean_acc
+SELECT {names}, count(*) AS models, median(last_acc) AS median_acc
 FROM (
   SELECT model_id, {names}, arg_max(test_acc, epoch) AS last_acc
   FROM {files}
   GROUP BY model_id, {names}
 )
 GROUP BY {names}
-ORDER BY mean_acc DESC NULLS LAST
+ORDER BY median_acc DESC NULLS LAST
 LIMIT 10;"""
 
 _NORMS = """\
@@ -53,12 +59,34 @@ class ModuleCode:
         """True if the code uses `activation`."""
         return "activation()" in self.code
 
+    def write_loading(self, activation: str | None = None) -> str:
+        """Return the code that makes `module` of a state dict `state`, or of a row with the name of its activation.
 
-def write_module_code(architecture: Architecture) -> ModuleCode | None:
-    """Return the code of ResNet-18 and of chains of torch's own layers, None for other architectures."""
+        Args:
+            activation: Name of the activation; by default that of `row["activation"]`.
+        """
+        lines = []
+        if self.uses_activation and activation is not None:
+            lines.append(f"activation = {_name_class(activation)}")
+        elif self.uses_activation:
+            names = ", ".join(f'"{name}": {_name_class(name)}' for name in ACTIVATION_MODULES)
+            lines.append(f'activation = {{{names}}}[row["activation"]]')
+        lines.append(self.code.rstrip("\n"))
+        if self.prefix:
+            lines.append(f'state = {{name.removeprefix("{self.prefix}"): tensor for name, tensor in state.items()}}')
+        return "\n".join([*lines, "module.load_state_dict(state)", "module.eval()"])
+
+
+def write_module_code(architecture: Architecture, dropout: float = 0.0) -> ModuleCode | None:
+    """Return the code of ResNet-18 and of chains of torch's own layers, None for other architectures.
+
+    Args:
+        architecture: The architecture.
+        dropout: The probability of dropout, whose layers may shift the numbers in the names of tensors.
+    """
     if architecture.family == "resnet18":
         return ModuleCode(_RESNET18.format(classes=architecture.classes))
-    tanh, relu = (architecture.module(activation) for activation in ("tanh", "relu"))
+    tanh, relu = (architecture.module(activation, dropout) for activation in ("tanh", "relu"))
     tanh_layers, relu_layers = _list_layers(tanh), _list_layers(relu)
     if tanh_layers is None or relu_layers is None:
         return None
@@ -67,6 +95,10 @@ def write_module_code(architecture: Architecture) -> ModuleCode | None:
         return None
     body = "".join(f"    {line},\n" for line in lines)
     return ModuleCode(f"module = nn.Sequential(\n{body})", "module_list." if isinstance(tanh, ModuleListCNN) else "")
+
+
+def _name_class(activation: str) -> str:
+    return f"nn.{ACTIVATION_MODULES[activation].__name__}"
 
 
 def _list_layers(module: nn.Module) -> Sequence[nn.Module] | None:
@@ -92,21 +124,20 @@ def _write_layer(tanh: nn.Module, relu: nn.Module) -> str | None:
     return f"nn.{torch_class.__name__}({tanh.extra_repr()})"
 
 
-def write_queries(repo_id: str, config: str, varied: Sequence[str], *, inline: bool) -> dict[str, str]:
-    """Return example queries of one config: heading -> SQL.
+def write_queries(config: str, varied: Sequence[str], *, inline: bool, has_accuracy: bool = True) -> dict[str, str]:
+    """Return example queries of one config, of files below the current folder: heading -> SQL.
 
     Args:
-        repo_id: ORG/NAME, or `.` for files below the current folder.
         config: Name of the config.
         varied: Columns of hyperparameters that have more than one value.
         inline: Whether the weights are in the table.
+        has_accuracy: Whether the table has test accuracies.
     """
-    prefix = "" if repo_id == "." else f"hf://datasets/{repo_id}/"
-    index, full = (f"'{prefix}{name}/*.parquet'" for name in (f"{config}_index", config))
-    queries = {"Test accuracy by epoch": _BY_EPOCH.format(files=index)}
-    if varied:
+    index, full = (f"'{name}/*.parquet'" for name in (f"{config}_index", config))
+    queries = {"Test accuracy by epoch": _BY_EPOCH.format(files=index)} if has_accuracy else {}
+    if varied and has_accuracy:
         names = ", ".join(f'"{name}"' for name in varied)
-        queries["The best hyperparameters by mean accuracy"] = _BEST.format(names=names, files=index)
+        queries["The best hyperparameters by median accuracy"] = _BEST.format(names=names, files=index)
     if inline:
         queries["The norm of the weights"] = _NORMS.format(files=full)
     return queries

@@ -16,3 +16,4 @@ from .push import check_destination as check_destination
 from .push import check_token as check_token
 from .push import push_to_hub as push_to_hub
 from .revision import get_commit as get_commit
+from .snippets import name_repo as name_repo

@@ -18,7 +18,8 @@ from huggingface_hub import metadata_load
 
 from .._util import file_sha256, is_config_name_on_hub, one_line
 from ..errors import FormatError
-from ..zoo import DATASET_FORMAT, FormatTag
+from ..zoo import DATASET_FORMAT, FormatTag, read_json
+from .snippets import name_repo
 
 CARD = "README.md"
 ZOO_INFO = "zoo.json"
@@ -58,18 +59,18 @@ class LocalFile:
     """A local file and its path in the repo."""
 
     path: str  # in the repo, with forward slashes
-    source: Path
+    source: Path | bytes  # a file, or the content of a card that is written for the repo alone
     size: int  # bytes
 
     @cached_property
     def sha256(self) -> str:
         """SHA-256 of the content, by which the Hub's large file storage names it."""
-        return file_sha256(self.source)
+        return file_sha256(self.source) if isinstance(self.source, Path) else hashlib.sha256(self.source).hexdigest()
 
     @cached_property
     def git_oid(self) -> str:
         """SHA-1 by which git names the content."""
-        data = self.source.read_bytes()
+        data = self.source.read_bytes() if isinstance(self.source, Path) else self.source
         return hashlib.sha1(b"blob %d\0%b" % (len(data), data), usedforsecurity=False).hexdigest()
 
 
@@ -83,6 +84,7 @@ class UploadManifest:
     configs: tuple[str, ...]  # each a folder of shards
     files: tuple[LocalFile, ...]  # sorted by path
     kind: str = "dataset"  # as messages call the folder
+    card: str | None = None  # text of the card in the repo, if there is one
 
     @property
     def size(self) -> int:
@@ -128,15 +130,16 @@ def identify_folder(folder: Path) -> tuple[FolderKind, str]:
     return _DATASET, DATASET_FORMAT
 
 
-def read_manifest(folder: str | Path, repo_id: str) -> UploadManifest:
+def read_manifest(folder: str | Path, repo_id: str, card: str | None = None) -> UploadManifest:
     """Check a folder that modelzoo-build or modelzoo-hyperrep wrote, and list what a push of it would send.
 
     A dataset folder and a table of sampled models become dataset repos. A hyper-representation and a sampled model
-    become model repos.
+    become model repos. The examples of the card name the repo; the folder itself stays as it is.
 
     Args:
         folder: The folder.
         repo_id: ORG/NAME of the repo.
+        card: Text to publish as the card; by default that of the folder.
 
     Returns:
         The files, and the type of their repo.
@@ -146,7 +149,7 @@ def read_manifest(folder: str | Path, repo_id: str) -> UploadManifest:
     """
     folder = Path(folder)
     kind, format_name = identify_folder(folder)
-    files = _list_files(folder)
+    files, card = _place_card(_list_files(folder), _write_card(folder, kind, repo_id, card))
     if kind is not _DATASET:  # models in folders of their own are repos of their own
         files = tuple(file for file in files if "/" not in file.path)
     paths = [file.path for file in files]
@@ -155,8 +158,36 @@ def read_manifest(folder: str | Path, repo_id: str) -> UploadManifest:
     configs = _read_configs(folder, paths) if kind is _DATASET else ()
     _check_accepted(paths, repo_id, folder)
     return UploadManifest(
-        folder=folder, repo_type=kind.repo_type, format=format_name, configs=configs, files=files, kind=kind.name
+        folder=folder,
+        repo_type=kind.repo_type,
+        format=format_name,
+        configs=configs,
+        files=files,
+        kind=kind.name,
+        card=card,
     )
+
+
+def _write_card(folder: Path, kind: FolderKind, repo_id: str, text: str | None) -> str | None:
+    """Return the card for a repo, whose examples name the repo; None for a folder without a card."""
+    if text is None and not (folder / CARD).is_file():
+        return None
+    try:
+        text = (folder / CARD).read_text(encoding="utf-8") if text is None else text
+    except UnicodeDecodeError as error:
+        raise FormatError(f"{folder / CARD} is not UTF-8 text ({error}); {kind.repair}") from error
+    info = read_json(folder / kind.info_file) if kind is _DATASET else {}
+    former = info.get("repo_id") if isinstance(info, dict) else None
+    return name_repo(text, repo_id, kind.repo_type, former if isinstance(former, str) else None)
+
+
+def _place_card(files: Sequence[LocalFile], card: str | None) -> tuple[tuple[LocalFile, ...], str | None]:
+    """Return the files with this card, and the card."""
+    if card is None:
+        return tuple(files), None
+    content = card.encode()
+    others = [file for file in files if file.path != CARD]
+    return tuple(sorted([*others, LocalFile(CARD, content, len(content))], key=lambda file: file.path)), card
 
 
 def _list_files(folder: Path) -> tuple[LocalFile, ...]:

@@ -66,13 +66,14 @@ def push_to_hub(
     private: bool = False,
     revision: str | None = None,
     create_pr: bool = False,
+    card: str | None = None,
     progress: Progress = NO_PROGRESS,
 ) -> PushResult:
     """Make a repo of the Hub hold the files of a folder, and tag it with the format of the folder.
 
     The repo and the branch are created if they do not exist. Up to 250 changed files are one commit; of more files,
-    the card comes with the last commit. Files that the Hub has from an earlier push are not sent again, even if that
-    push was interrupted before its commit.
+    the card comes with the last commit. Its examples name the repo, and the folder itself stays as it is. Files that
+    the Hub has from an earlier push are not sent again, even if that push was interrupted before its commit.
 
     Args:
         folder: A dataset folder, or a folder with a card that modelzoo-hyperrep wrote.
@@ -81,6 +82,7 @@ def push_to_hub(
         revision: Branch to push to; main by default. Only main is tagged.
         create_pr: Open a pull request instead of changing main. If an earlier push with the same token opened one
             that is still open, it is updated.
+        card: Text to publish as the card; by default that of the folder.
         progress: Display for the number of files that are compared and sent.
 
     Returns:
@@ -104,7 +106,7 @@ def push_to_hub(
     check_destination(repo_id, revision, create_pr)
     identify_folder(Path(folder))
     check_token(repo_id)
-    manifest = read_manifest(folder, repo_id)
+    manifest = read_manifest(folder, repo_id, card)
     repo = Repo(api=get_client(), repo_id=repo_id, repo_type=manifest.repo_type, revision=revision or MAIN)
     with translate_hub_errors(repo_id, revision, f"pushing to {repo_id}"):
         _validate_card(manifest)
@@ -120,9 +122,9 @@ def push_to_hub(
 
 def _validate_card(manifest: UploadManifest) -> None:
     """Let the Hub check the card before hours of sending."""
-    if not (path := manifest.folder / CARD).is_file():
+    if manifest.card is None:
         return
-    body = {"repoType": manifest.repo_type, "content": path.read_text(encoding="utf-8")}
+    body = {"repoType": manifest.repo_type, "content": manifest.card}
 
     def validate() -> None:
         # Not by the client's `RepoCard.validate`, which ignores HF_ENDPOINT before release 1.0.
@@ -134,7 +136,8 @@ def _validate_card(manifest: UploadManifest) -> None:
     except HfHubHTTPError as error:
         if error.response.status_code != HTTPStatus.BAD_REQUEST:
             raise
-        raise HubError(f"{path}: the Hub rejects its YAML header: {error.response.text}") from error
+        text = error.response.text
+        raise HubError(f"{manifest.folder / CARD}: the Hub rejects its YAML header: {text}") from error
 
 
 def _create_if_missing(repo: Repo, private: bool, create_pr: bool) -> None:

@@ -38,6 +38,7 @@ class ImageDataset:
         classes: The number of classes.
         size: Height and width of the images after `prepare`.
         prepare: A function of pixels (N, C, H, W), uint8, that returns pixels (N, C', H', W'), uint8.
+        class_names: The names of the classes in the order of their labels; empty if they are unknown.
 
     Example:
         >>> import torch
@@ -57,6 +58,7 @@ class ImageDataset:
     classes: int = 10
     size: tuple[int, int] = (28, 28)
     prepare: Callable[[Tensor], Tensor] = lambda pixels: pixels
+    class_names: tuple[str, ...] = ()
 
     @property
     def input_shape(self) -> tuple[int, int, int]:

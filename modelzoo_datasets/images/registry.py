@@ -8,6 +8,7 @@ import torch
 from .._util import user_cache_folder
 from ..errors import ArgumentError, MissingImagesError, RecipeError
 from ..plugins import explain_unknown, load_plugins
+from .class_names import CIFAR10, CIFAR100, DIGITS, FASHION, STL10
 from .image_data import OFFICIAL_SPLITS, ImageDataset, Images, Split, split_train
 from .image_formats import (
     crop_gray,
@@ -35,20 +36,30 @@ _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _28, _32 = partial(resize, size=28), partial(resize, size=32)
 
 _PUBLISHED = (
-    ImageDataset("mnist", read_mnist, (50_000, 10_000, 10_000), *_MNIST),
-    ImageDataset("fashion-mnist", read_fashion_mnist, (50_000, 10_000, 10_000), *_GRAY),
-    ImageDataset("fashion-mnist-5k", read_fashion_mnist_5k, (4_200, 800, 1_000), *_GRAY),
+    ImageDataset("mnist", read_mnist, (50_000, 10_000, 10_000), *_MNIST, class_names=DIGITS),
+    ImageDataset("fashion-mnist", read_fashion_mnist, (50_000, 10_000, 10_000), *_GRAY, class_names=FASHION),
+    ImageDataset("fashion-mnist-5k", read_fashion_mnist_5k, (4_200, 800, 1_000), *_GRAY, class_names=FASHION),
     # As in the Small CNN Zoo (2002.11448), whose network averages the channels of color images.
-    ImageDataset("mnist-centred", read_mnist, (50_000, 10_000, 10_000), *_GRAY),
-    ImageDataset("svhn-32", read_svhn, (60_000, 13_257, 26_032), *_COLOR, size=(32, 32)),
-    ImageDataset("svhn", read_svhn, (60_000, 13_257, 26_032), *_GRAY, prepare=partial(crop_gray, size=28)),
-    ImageDataset("usps", read_usps, (6_000, 1_291, 2_007), *_MNIST, prepare=_28),
-    ImageDataset("cifar10-28", read_cifar10, (42_000, 8_000, 10_000), *_COLOR, prepare=_28),
-    ImageDataset("cifar10", read_cifar10, (42_000, 8_000, 10_000), *_COLOR, size=(32, 32)),
-    ImageDataset("cifar10-40k", read_cifar10, (40_000, 10_000, 10_000), *_CIFAR10, size=(32, 32)),
-    ImageDataset("cifar100", read_cifar100, (40_000, 10_000, 10_000), *_CIFAR100, classes=100, size=(32, 32)),
-    ImageDataset("stl10-28", read_stl10, (4_200, 800, 8_000), *_COLOR, prepare=_28),
-    ImageDataset("stl10", read_stl10, (4_200, 800, 8_000), *_COLOR, size=(32, 32), prepare=_32),
+    ImageDataset("mnist-centred", read_mnist, (50_000, 10_000, 10_000), *_GRAY, class_names=DIGITS),
+    ImageDataset("svhn-32", read_svhn, (60_000, 13_257, 26_032), *_COLOR, size=(32, 32), class_names=DIGITS),
+    ImageDataset(
+        "svhn", read_svhn, (60_000, 13_257, 26_032), *_GRAY, prepare=partial(crop_gray, size=28), class_names=DIGITS
+    ),
+    ImageDataset("usps", read_usps, (6_000, 1_291, 2_007), *_MNIST, prepare=_28, class_names=DIGITS),
+    ImageDataset("cifar10-28", read_cifar10, (42_000, 8_000, 10_000), *_COLOR, prepare=_28, class_names=CIFAR10),
+    ImageDataset("cifar10", read_cifar10, (42_000, 8_000, 10_000), *_COLOR, size=(32, 32), class_names=CIFAR10),
+    ImageDataset("cifar10-40k", read_cifar10, (40_000, 10_000, 10_000), *_CIFAR10, size=(32, 32), class_names=CIFAR10),
+    ImageDataset(
+        "cifar100",
+        read_cifar100,
+        (40_000, 10_000, 10_000),
+        *_CIFAR100,
+        classes=100,
+        size=(32, 32),
+        class_names=CIFAR100,
+    ),
+    ImageDataset("stl10-28", read_stl10, (4_200, 800, 8_000), *_COLOR, prepare=_28, class_names=STL10),
+    ImageDataset("stl10", read_stl10, (4_200, 800, 8_000), *_COLOR, size=(32, 32), prepare=_32, class_names=STL10),
     ImageDataset("tiny-imagenet", read_tiny_imagenet, (100_000, 0, 10_000), *_IMAGENET, classes=200, size=(64, 64)),
 )
 _DATASETS = {dataset.name: dataset for dataset in _PUBLISHED}

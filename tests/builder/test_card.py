@@ -24,11 +24,14 @@ from modelzoo_datasets import build_dataset, load_zoo, read_recipe
 from modelzoo_datasets.architectures import architecture_names, build_module, get_architecture
 from modelzoo_datasets.builder import schema
 from modelzoo_datasets.builder.card_examples import write_module_code
+from modelzoo_datasets.builder.card_links import list_links
 from modelzoo_datasets.builder.card_metadata import CardMetadata
+from modelzoo_datasets.builder.dictionary import list_absent, list_columns
 from modelzoo_datasets.builder.integrity import read_checksums
 from modelzoo_datasets.builder.known_issues import find_known_issues
+from modelzoo_datasets.builder.schema import TableSchema
 from modelzoo_datasets.errors import FormatError, RecipeError
-from modelzoo_datasets.images.registry import image_dataset_names
+from modelzoo_datasets.images.registry import get_image_dataset, image_dataset_names
 from modelzoo_datasets.recipes import ExternalModels, find_recipe, recipe_names
 from modelzoo_datasets.verification import Check
 from modelzoo_datasets.verification.dataset_checks import check_checksums
@@ -44,6 +47,9 @@ assert states["sha256"][:] == found.table["sha256"].tolist()
 assert zoo.weights.equal(found.weights)
 images = torch.rand(5, 1, 28, 28)
 assert module(images).equal(found.model(0)(images))
+last = found[found.table["epoch"] == found.table["epoch"].max()]
+assert trained["model_id"][:] == last.table["model_id"].tolist() and 0 < len(trained) < len(found)
+assert torch.tensor(trained["weights"][:]).equal(last.weights)
 print("the same")
 """
 
@@ -67,11 +73,6 @@ def output_of(program: str, folder: Path, client: Client, **environment: str) ->
 
 def test_every_python_example_runs_in_the_folder(tiny_dataset: Path, offline: Client) -> None:
     python = blocks((tiny_dataset / "README.md").read_text(), "python")
-    assert [block.splitlines()[0] for block in python] == [
-        "from pathlib import Path",
-        "from modelzoo_datasets import load_zoo",
-        "import json",
-    ]
     program = "\n".join([*python, SAME.format(source=str(tiny_dataset))])
     assert output_of(program, tiny_dataset, offline, HF_HUB_OFFLINE="1") == "the same\n"
 
@@ -93,14 +94,15 @@ def test_the_examples_of_a_zoo_with_weights_in_files_run(
     monkeypatch.setattr(schema, "MAX_INLINE_PARAMETERS", 1000)
     build_dataset([tiny_zoo], tmp_path / "dataset")
     card = (tmp_path / "dataset" / "README.md").read_text()
-    plain, _, module = blocks(card, "python")
+    plain, part, _, module = blocks(card, "python")
     check = """
 import hashlib
 assert row["sha256"] == hashlib.sha256(weights.numpy().tobytes()).hexdigest()
 assert "weights" not in states.column_names
+assert trained.column_names == ["model_id", "epoch", "weights_file", "offset", "nbytes"] and {*trained["epoch"]} == {2}
 print(row["model_id"], row["epoch"], module(torch.ones(1, 1, 28, 28)).tolist())
 """
-    printed = output_of(f"{plain}\n{module}\n{check}", tmp_path / "dataset", offline, HF_HUB_OFFLINE="1")
+    printed = output_of(f"{plain}\n{part}\n{module}\n{check}", tmp_path / "dataset", offline, HF_HUB_OFFLINE="1")
     model, epoch, *_ = printed.split()
     weights = ZooFolder.open(tiny_zoo).weights(model, int(epoch))
     wanted = build_module(get_architecture("cnn-s"), weights, activation="tanh")
@@ -116,11 +118,11 @@ def test_the_sql_of_the_card_runs_as_in_the_console_of_the_viewer(
     monkeypatch.chdir(tiny_dataset)
     zoo = load_zoo(tiny_dataset, "hyp")
     accuracy = zoo.table.groupby("epoch")["test_acc"]
-    expected = zip(accuracy.mean().index, accuracy.count(), accuracy.mean(), accuracy.max(), strict=True)
+    expected = zip(accuracy.median().index, accuracy.count(), accuracy.median(), accuracy.max(), strict=True)
     assert duckdb.sql(by_epoch).fetchall() == [pytest.approx(row, rel=1e-12) for row in expected]
     last = zoo.table[zoo.table["epoch"] == 1]
-    means = last.groupby(["activation", "dropout"])["test_acc"].agg(["count", "mean"])
-    wanted = [(*key, *row) for key, row in zip(means.index, means.itertuples(index=False), strict=True)]
+    medians = last.groupby(["activation", "dropout"])["test_acc"].agg(["count", "median"])
+    wanted = [(*key, *row) for key, row in zip(medians.index, medians.itertuples(index=False), strict=True)]
     wanted.sort(key=lambda row: -row[3])
     assert [row[:3] for row in duckdb.sql(best).fetchall()] == [row[:3] for row in wanted]
     largest = zoo.weights.double().norm(dim=1).sort(descending=True).values[:10]
@@ -191,8 +193,73 @@ def test_twins_and_zoos_without_accuracies_have_cards_too(tmp_path: Path) -> Non
     build_dataset([tmp_path / "seed", tmp_path / "seed-sparse"], tmp_path / "dataset")
     card = (tmp_path / "dataset" / "README.md").read_text()
     assert "The models of `seed-sparse` are sparsified twins of those of `seed`" in card
-    assert "their share after the last epoch is 0.062 ± 0.000." in card
+    assert "their share after the last epoch, median (25 % to 75 %), is 0.062 (0.062 to 0.062)." in card
+    listed = {row["column"]: row for row in table_of(card, "column")}
+    assert listed["`sparsity`"]["unit"] == "fraction" and "`parent_id`" in listed
     assert (tmp_path / "dataset" / "assets" / "seed-sparse-sparsity.png").is_file()
+
+
+def table_of(card: str, first: str) -> list[dict[str, str]]:
+    """The Markdown table whose first column has this name."""
+    lines = card[card.index(f"| {first} |") :].split("\n\n")[0].splitlines()
+    header, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return [dict(zip(header, row, strict=True)) for row in rows]
+
+
+def test_the_dictionary_explains_every_column_of_the_tables(tiny_dataset: Path) -> None:
+    card = (tiny_dataset / "README.md").read_text()
+    listed = table_of(card, "column")
+    features = DatasetCard.load(tiny_dataset / "README.md").data.to_dict()["dataset_info"][0]["features"]
+    assert [row["column"] for row in listed] == [f"`{feature['name']}`" for feature in features]
+    assert all(row["meaning"] and "publication says" not in row["meaning"] for row in listed)
+    assert listed[-1] == {
+        "column": "`weights`",
+        "type": "list of 2,464 float32",
+        "unit": "-",
+        "meaning": "All numbers of the state, in the order of the layout below",
+    }
+
+
+def test_every_column_that_a_dataset_can_have_is_explained() -> None:
+    schemas = [
+        TableSchema(10, 3, twins=twins, weights=place) for twins in (True, False) for place in ("inline", "files")
+    ]
+    for column in list_columns(schemas):
+        assert "publication says" not in column["meaning"], column
+    extra = TableSchema(10, 3, twins=False, extra_columns={"origin": "str", "depth": "int"}, extra_metrics=("bleu",))
+    explained = {column["name"]: column for column in list_columns([extra])}
+    assert explained["origin"]["meaning"] == "Name of the model in the original"
+    assert explained["depth"]["type"] == "int64" and "publication says" in explained["bleu"]["meaning"]
+    assert list_absent([schemas[0]], [extra]) == ["parent_id", "sparsity"]
+
+
+def test_medians_stand_where_means_would_follow_one_model(tiny_dataset: Path) -> None:
+    card, last = (tiny_dataset / "README.md").read_text(), load_zoo(tiny_dataset, "seed", epochs=[2]).table
+    (row,) = (row for row in table_of(card, "config") if row["config"] == "`seed`")
+    quartiles = last["test_acc"].quantile([0.25, 0.5, 0.75])
+    assert row["quartiles"] == " / ".join(f"{value:.3f}" for value in quartiles)
+    losses = last["test_loss"].quantile([0.25, 0.5, 0.75]).tolist()
+    assert f"{losses[1]:.3f} ({losses[0]:.3f} to {losses[2]:.3f})" in card
+    assert " ± " not in card
+
+
+def test_classes_paper_project_and_code_are_named(tiny_dataset: Path) -> None:
+    card = (tiny_dataset / "README.md").read_text()
+    assert "0 T-shirt/top, 1 trouser, 2 pullover," in card and "9 ankle boot." in card
+    for url in ("https://arxiv.org/abs/2209.14764", "https://www.modelzoos.cc", "ModelZoos/ModelZooDataset"):
+        assert url in card.split("## Links")[1].split("\n## ")[0]
+    assert (
+        "2002.11448" in str(list_links("small-cnn-zoo")) and list_links("safetensors").keys() < list_links(None).keys()
+    )
+
+
+@pytest.mark.parametrize("name", image_dataset_names())
+def test_every_class_of_a_published_image_dataset_has_one_name(name: str) -> None:
+    images = get_image_dataset(name)
+    if name == "tiny-imagenet":  # its classes are WordNet ids, which are in its archive
+        assert images.class_names == ()
+    else:
+        assert len({*images.class_names}) == len(images.class_names) == images.classes
 
 
 # Networks as code.

@@ -497,8 +497,13 @@ def tiny(hub: HubServer) -> Repo:
 
 
 def holds(hub: HubServer, folder: Path, revision: str = "main") -> bool:
-    """Return True if the repo has exactly the files of a folder, byte for byte."""
+    """Return True if the repo has exactly the files of a folder, byte for byte, and a card that names the repo."""
+    from modelzoo_datasets.hub import name_repo  # not before processes are forked
+
     commit = tiny(hub).commit(revision)
     assert commit is not None
     local = {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    card = name_repo(local["README.md"].decode(), "zoos/tiny")
+    assert '"zoos/tiny"' in card and "Path.cwd()" not in card
+    local["README.md"] = card.encode()
     return local == {p: hub.content(tiny(hub), p, revision) for p in commit.files if p != ".gitattributes"}

@@ -14,6 +14,7 @@ from helpers.hub_state import Fault, Pull
 from helpers.hub_xet import XetStorage
 
 from modelzoo_datasets import build_dataset
+from modelzoo_datasets.hub import name_repo
 from modelzoo_datasets.zoo import write_footers
 
 FORMAT = "modelzoo-dataset-4"
@@ -291,6 +292,7 @@ def test_a_dry_run_lists_files_and_bytes_and_asks_nobody(hub: HubServer, anyone:
     result = anyone.push(tiny_dataset, "zoos/tiny", "--dry-run")
     assert (result.returncode, result.stderr, hub.requests) == (0, "", [])
     files = {str(p.relative_to(tiny_dataset)): p.stat().st_size for p in tiny_dataset.rglob("*") if p.is_file()}
+    files["README.md"] = len(name_repo((tiny_dataset / "README.md").read_text(), "zoos/tiny").encode())
     for path, size in files.items():
         assert re.search(rf"{re.escape(path)} +│ +{size:,} *│", result.stdout)
     assert f"nothing was sent: {len(files)} files, {sum(files.values()):,} bytes for zoos/tiny\n" in result.stdout

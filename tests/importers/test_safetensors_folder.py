@@ -17,7 +17,7 @@ import pytest
 import torch
 from helpers.hub_commands import Client, commands
 from helpers.paths import ROOT
-from helpers.processes import execute, hashes, run
+from helpers.processes import execute, hashes, run, run_code
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -159,7 +159,14 @@ def test_columns_of_its_own_have_types_in_the_dataset(original: Path, tmp_path: 
     assert recipe["columns"] == {"origin": "str", "width": "int", "even": "bool", "note": "str"}
     assert recipe["measured"] == ["norm"]
     card = (tmp_path / "dataset" / "README.md").read_text()
-    assert "`origin` (str), `width` (int), `even` (bool), `note` (str), `norm` (float)." in card
+    for name, kind in {
+        "origin": "string",
+        "width": "int64",
+        "even": "bool",
+        "note": "string",
+        "norm": "float64",
+    }.items():
+        assert f"| `{name}` | {kind} | - |" in card
     assert "No license is given: ask the publisher of this dataset before you use it." in card
     assert (tmp_path / "dataset" / "assets" / "zoo-hyper-parameters.png").is_file()
 
@@ -308,6 +315,12 @@ def test_one_file_per_model_needs_no_more_than_its_name(folder: Path, tmp_path: 
     assert "not recorded: `train_loss`, `train_acc`, `val_loss`, `val_acc`, `test_loss`, `test_acc`" in card
     told = "## Population\n\nSimilarity of models and weights by tensor were not measured for `zoo`.\n"
     assert told in card and not list((tmp_path / "dataset").glob("assets/*"))
+    assert "FROM 'zoo" in card and "test_acc)" not in card, "SQL of columns that nothing recorded"
+    python = "\n".join(re.findall(r"```python\n(.*?)```", card, re.DOTALL))
+    environment = {**os.environ, "HF_HOME": str(tmp_path / "caches"), "HF_HUB_OFFLINE": "1"}
+    check = "print(len(states) == len(trained) == len(zoo) > 0, sorted(state))"
+    ran = run_code(f"{python}\n{check}", cwd=tmp_path / "dataset", env=environment)
+    assert ran.stdout == f"True {sorted(Perceptron().state_dict())}\n", ran.stderr
 
 
 def test_a_zip_and_a_parquet_table_give_the_same_zoo(original: Path, folder: Path, tmp_path: Path) -> None:

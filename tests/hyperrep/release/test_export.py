@@ -181,7 +181,7 @@ def test_the_card_of_a_sample_is_a_card_of_the_hub(measured: tuple[Path, Measure
     folder = tmp_path / "noise-0001"
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(told | {"lineage": lineage}))
-    known = ModelCard(sample_card(SampleInfo.read(folder, folder)))
+    known = ModelCard(sample_card(SampleInfo.read(folder, folder), None))
     assert (known.data.datasets, known.data.base_model) == (["zoos/tiny"], "zoos/tiny-hyperrep")
     assert "| parent zoo | `zoos/tiny`, config `seed`, revision `abc` |" in known.text
 
