@@ -72,7 +72,9 @@ class Architecture:
         """
         empty = self._meta_module(activation, dropout)
         if not find_uninitialized(empty):
-            return empty.to_empty(device="cpu")
+            # `to_empty` does the same, but the import of sympy, which it needs for a meta device, takes 0.4 s.
+            module: nn.Module = empty._apply(lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype))
+            return module
         # Constants of the module need a real build, which may consume global random numbers on the way.
         with torch.random.fork_rng(devices=[]):
             return make_dropout_seedable(self.build(activation, dropout))

@@ -34,7 +34,7 @@ class _Variational(nn.Module):
         """Add a log sigma² of the same shape to every noisy parameter; a missing bias gets none."""
         for name, log_sigma2 in self.variances.items():
             value = getattr(self, name)
-            initial = None if value is None else nn.Parameter(torch.full_like(value, _INITIAL_LOG_SIGMA2))
+            initial = None if value is None else nn.Parameter(torch.full(value.shape, _INITIAL_LOG_SIGMA2).to(value))
             self.register_parameter(log_sigma2, initial)
 
     def log_alphas(self) -> dict[str, Tensor]:

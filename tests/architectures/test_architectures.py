@@ -1,8 +1,11 @@
 """Architectures: every published network is, layer by layer, as its table has it."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from helpers.networks import ALL, KINDS, SMALL
+from helpers.processes import run
 from torch import Tensor, nn
 
 from modelzoo_datasets.architectures import get_architecture, initialize_weights
@@ -210,3 +213,16 @@ def test_an_architecture_maps_its_input_shape_to_its_classes(name: str) -> None:
     logits = module(torch.zeros(2, *architecture.input_shape))
     assert logits.shape == (2, architecture.classes)
     assert logits.isfinite().all()
+
+
+def test_networks_and_their_twins_are_built_without_sympy(tmp_path: Path) -> None:
+    code = (
+        "import sys, torch\n"
+        "before = 'sympy' in sys.modules\n"
+        "from modelzoo_datasets.architectures import get_architecture\n"
+        "from modelzoo_datasets.engines import variational_layout\n"
+        "get_architecture('cnn-s').module('relu')\n"
+        "variational_layout('cnn-s')\n"
+        "print(('sympy' in sys.modules) - before)"
+    )
+    assert run(["python", "-c", code], cwd=tmp_path).stdout == "0\n"
