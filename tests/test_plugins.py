@@ -212,6 +212,14 @@ def test_a_zoo_of_a_plugin_is_loaded_without_it_and_built_with_it(tmp_path: Path
         "architecture 'tiny-apart' is not registered, so that only its tensors are known: pass your own module, "
         "zoo.model(i, module), or name a file that registers it, load_zoo(..., plugin=FILE) or --plugin FILE"
     )
+    (dataset / "code").mkdir(exist_ok=True)
+    (dataset / "code" / "tiny-apart.py").write_text("raise ValueError('never run by itself')")
+    with pytest.raises(RecipeError) as caught:
+        loaded.model(0)
+    assert str(caught.value) == (
+        "architecture 'tiny-apart' is not registered here, and no dataset runs code by itself: pass your own module, "
+        f"zoo.model(i, module), or read {dataset / 'code' / 'tiny-apart.py'} and name it, load_zoo(..., plugin=FILE)"
+    )
     with pytest.raises(PluginError, match="^there is no plugin file"):
         load_zoo(dataset, plugin=tmp_path / "nowhere.py")
     streamed = next(stream_zoo(dataset, batch_size=2, plugin=plugin))

@@ -211,4 +211,5 @@ def _assemble_zoo(dataset: Dataset, weights: Tensor, tables: Sequence[tuple[str,
         images=dataset.info.images,
         dataset=dataset.source,
         config=dataset.config,
+        unrecorded=frozenset(n for n, values in dataset.info.recipe.axes.items() if all(v is None for v in values)),
     )

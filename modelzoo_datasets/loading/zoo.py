@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from .._util import one_line
 from ..architectures import ACTIVATION_MODULES, Architecture, build_module
-from ..errors import ArgumentError
+from ..errors import ArgumentError, RecipeError
 from ..recipes import Training
 from ..weights import Layers, Layout, Tokens
 
@@ -38,6 +39,7 @@ class Zoo:
         images: The name of the image dataset that the models were trained on.
         dataset: The folder or repo that the states were loaded from, if any.
         config: The config of the dataset.
+        unrecorded: Hyperparameters that nobody recorded of any state, so that the table has no column of them.
 
     Example:
         >>> zoo = load_zoo(dataset)
@@ -57,6 +59,7 @@ class Zoo:
     images: str
     dataset: str = ""
     config: str = ""
+    unrecorded: frozenset[str] = frozenset()
 
     def __len__(self) -> int:
         return len(self.weights)
@@ -154,6 +157,13 @@ class Zoo:
         return module.eval()
 
     def _build_module(self, i: int) -> nn.Module:
+        name = self.architecture.name
+        source = Path(self.dataset, "code", f"{name}.py")
+        if not self.architecture.has_module and Path(name).name == name and self.dataset and source.is_file():
+            raise RecipeError(
+                f"architecture {name!r} is not registered here, and no dataset runs code by itself: pass your own "
+                f"module, zoo.model(i, module), or read {source} and name it, load_zoo(..., plugin=FILE)"
+            )
         row = self._read_row(i, ("activation", "dropout"), "zoo.model(i)")
         activation, dropout = (None if pd.isna(row[name]) else row[name] for name in ("activation", "dropout"))
         try:
@@ -179,6 +189,8 @@ class Zoo:
         names = tuple(field.name for field in dataclasses.fields(Training))
         row = self._read_row(i, names, "zoo.hyperparameters(i)")
         values = {name: row[name] for name in names}
+        if unknown := [name for name, value in values.items() if pd.isna(value)]:
+            raise RecipeError(f"{', '.join(unknown)} of state {i} {'is' if len(unknown) == 1 else 'are'} not recorded")
         plain = {name: value.item() if hasattr(value, "item") else value for name, value in values.items()}
         return Training(**plain)
 
@@ -200,12 +212,14 @@ class Zoo:
         return Layers.from_weights(self.layout, self.weights)
 
     def _read_row(self, i: int, columns: tuple[str, ...], caller: str) -> pd.Series:
-        if missing := [name for name in columns if name not in self.table]:
+        """Return some values of a state; None for what nobody recorded."""
+        if missing := [name for name in columns if name not in self.table and name not in self.unrecorded]:
             raise ArgumentError(
                 f"{caller} needs the columns {', '.join(missing)}, which were not loaded; add them to "
                 "load_zoo(columns=...)"
             )
-        return self.table.iloc[i]
+        row = self.table.iloc[i]
+        return pd.Series({name: row.get(name) for name in columns}, dtype=object)
 
 
 def _count_states(table: pd.DataFrame) -> str:
