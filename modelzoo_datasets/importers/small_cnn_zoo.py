@@ -157,6 +157,7 @@ def _find_files(source: Source, inside: str | None) -> dict[str, str]:
 
 def _read_csv(source: Source, path: str, **options: Any) -> pd.DataFrame:
     try:
+        options = {"float_precision": "round_trip", **options}  # the default of pandas 2 misses the last bit
         table: pd.DataFrame = pd.read_csv(io.BytesIO(source.read(path)), **options)
         return table
     except (Skipped, *DAMAGED, ValueError) as error:

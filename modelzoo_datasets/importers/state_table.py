@@ -89,7 +89,9 @@ def _list_files(source: Source, inside: str) -> list[str]:
 def _read_table(source: Source, path: str) -> pd.DataFrame:
     try:
         content = io.BytesIO(source.read(path))
-        table: pd.DataFrame = pd.read_csv(content) if path.endswith(".csv") else pd.read_parquet(content)
+        # Before pandas 3, numbers are by default read to the last bit but one.
+        exact: dict[str, Any] = {"float_precision": "round_trip"}
+        table: pd.DataFrame = pd.read_csv(content, **exact) if path.endswith(".csv") else pd.read_parquet(content)
     except (Skipped, *DAMAGED, ValueError) as error:
         raise FormatError(f"cannot read table {path} of {source.name}: {one_line(error)}") from error
     return table

@@ -662,7 +662,8 @@ def test_the_document_is_true(tmp_path: Path) -> None:
     lines = shell.replace("\\\n", " ").splitlines()
     machine = Client(tmp_path / "machine", "http://127.0.0.1:9")
     done = machine.run(commands, str(tmp_path), lines)
-    assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    told = [line for line in done.stderr.splitlines() if not line.startswith("pyarrow ")]  # before release 21
+    assert (done.returncode, told) == (0, []), done.stdout
     assert "zoo: majority-gru/all, 12 models, 48 states; 12 added" in done.stdout
     assert "nothing was sent: 12 files" in done.stdout
     program = f"import sys\nsys.path.insert(0, '')\n{use}\nprint(len(states), tuple(zoo.weights.shape))"
