@@ -81,7 +81,7 @@ def run_protocol(
         FolderInUseError: `out` holds another evaluation, or other files.
     """
     protocol = recipe.evaluation
-    if _is_claimed(out, _describe(training_info, protocol, engine)) and (out / EVALUATION_FILE).is_file():
+    if _is_claimed(out, _describe(training_info, protocol, engine)) and _is_finished(out):
         _log.info("%s is finished already; nothing was evaluated", out)
         return EvaluationResult.read(out)
     zoo = load_zoo(dataset, recipe.data.config)
@@ -276,6 +276,12 @@ def _describe(training_info: TrainingInfo, protocol: EvaluationRecipe, engine: E
     training_info = dataclasses.replace(training_info, evaluation=None)  # the protocol counts, not the stored one
     parts = {"trained": training_info.to_json(), "protocol": protocol.to_json()}
     return {"format": EVALUATION_FORMAT, **parts, "engine": engine.name}
+
+
+def _is_finished(out: Path) -> bool:
+    """Tell whether the result is there, in the format of this release: others are measured again where they differ."""
+    path = out / EVALUATION_FILE
+    return path.is_file() and read_json(path).get("format") == EVALUATION_FORMAT
 
 
 def _is_claimed(out: Path, values: Mapping[str, Any]) -> bool:

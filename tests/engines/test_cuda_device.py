@@ -349,9 +349,9 @@ class FakeCupy(types.ModuleType):
 
     __version__ = "14.2.0"
 
-    def __init__(self, shared_bytes: int = 232_448, error: str | None = None) -> None:
+    def __init__(self, error: str | None = None) -> None:
         super().__init__("cupy")
-        self.shared_bytes, self.error = shared_bytes, error
+        self.error = error
         self.here: list[int] = [0]  # devices, the innermost last
         self.log: list[Any] = []
         self.cuda = types.SimpleNamespace(
@@ -366,8 +366,6 @@ class FakeCupy(types.ModuleType):
         fake = self
 
         class Device:
-            attributes = {"MaxSharedMemoryPerBlockOptin": fake.shared_bytes}  # noqa: RUF012
-
             def __enter__(self) -> None:
                 fake.here.append(index)
 
@@ -404,8 +402,10 @@ def block() -> Block:
 
 @pytest.fixture
 def use_cupy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., FakeCupy]]:
-    def use(**options: Any) -> FakeCupy:
-        fake = FakeCupy(**options)
+    def use(shared_bytes: int = 232_448, error: str | None = None) -> FakeCupy:
+        fake = FakeCupy(error)
+        properties = types.SimpleNamespace(shared_memory_per_block_optin=shared_bytes)
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
         monkeypatch.setitem(sys.modules, "cupy", fake)
         return fake
 

@@ -33,7 +33,7 @@ _LOG = logging.getLogger(__name__)
 _FORMAT = "modelzoo-self-check-1"
 _ENGINES = Path(__file__).parents[1]
 _SECONDS = 10  # for nvidia-smi
-_results: dict["DeviceInfo", str | None] = {}  # what this process has checked, where the cache cannot be written
+_reasons: dict["DeviceInfo", str | None] = {}  # what this process has found out
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,19 +107,22 @@ def explain_unsound(engine: CudaEngine, info: DeviceInfo | None = None, folder: 
         folder: Folder that keeps results; by default in the user's cache.
     """
     info = DeviceInfo.from_device(engine.device) if info is None else info
-    path = (user_cache_folder("cuda") if folder is None else folder) / f"self-check-{info.digest}.json"
-    is_known, problem = (True, _results[info]) if info in _results else _read_result(path, info)
-    if is_known:
-        return problem and f"failed its self-check on {info.name}: {problem}"
-    _LOG.info("engine 'cuda': first use on %s, comparing it with other engines; this takes a minute", info.name)
-    try:
-        problem = run_self_check(engine)
-    except Exception as error:  # an engine that never ran here may raise anything
-        _results.pop(info, None)
-        return f"cannot run its self-check on {info.name}: {type(error).__name__}: {one_line(error)}"
-    _results[info] = problem
-    with contextlib.suppress(OSError, DiskFullError):
-        write_bytes(path, _encode_result(info, problem))
+    if info not in _reasons:
+        folder = user_cache_folder("cuda") if folder is None else folder
+        _reasons[info] = _check_or_read(engine, info, folder / f"self-check-{info.digest}.json")
+    return _reasons[info]
+
+
+def _check_or_read(engine: CudaEngine, info: DeviceInfo, path: Path) -> str | None:
+    is_known, problem = _read_result(path, info)
+    if not is_known:
+        _LOG.info("engine 'cuda': first use on %s, comparing it with other engines; this takes a minute", info.name)
+        try:
+            problem = run_self_check(engine)
+        except Exception as error:  # an engine that never ran here may raise anything
+            return f"cannot run its self-check on {info.name}: {type(error).__name__}: {one_line(error)}"
+        with contextlib.suppress(OSError, DiskFullError):
+            write_bytes(path, _encode_result(info, problem))
     return problem and f"failed its self-check on {info.name}: {problem}"
 
 

@@ -57,10 +57,10 @@ def compile_with_cupy(block: Block, device_index: int) -> LaunchKernel:
         NoCompilerError: CuPy is not installed or cannot compile.
     """
     cupy = import_cupy()
-    device = cupy.cuda.Device(device_index)
+    properties = torch.cuda.get_device_properties(device_index)
+    check_shared_memory(block, getattr(properties, "shared_memory_per_block_optin", block.memory_bytes))
     try:
-        check_shared_memory(block, int(device.attributes["MaxSharedMemoryPerBlockOptin"]))
-        with device:
+        with cupy.cuda.Device(device_index):
             kernel = cupy.RawKernel(kernel_source(block), "train_epoch", options=GPU_OPTIONS, backend="nvrtc")
             kernel.max_dynamic_shared_size_bytes = block.memory_bytes  # compiles it
     except (cupy.cuda.compiler.CompileException, RuntimeError) as error:  # RuntimeError if a library is missing

@@ -165,6 +165,7 @@ def test_only_what_is_missing_is_judged_again_and_gives_the_same_bytes(
 ) -> None:
     out, report = evaluated
     before = contents(out)
+    (out / "evaluation.json").unlink()
     (out / "populations" / "average-of-all.json").unlink()
     (out / "transfer" / "fashion-mnist-5k" / "scratch.json").unlink()
     judged: list[str] = []
