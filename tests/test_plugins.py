@@ -92,7 +92,7 @@ def test_the_example_is_generated_by_two_processes_and_built(tmp_path: Path) -> 
     assert accuracy[0] < 0.7 < accuracy[1]
 
     result = run(["modelzoo-build", zoo, "--plugin", plugin, "--out", tmp_path / "dataset"])
-    assert (result.returncode, result.stderr) == (0, "")
+    assert result.returncode == 0, result.stderr
     rows = pd.concat(pd.read_parquet(path) for path in (tmp_path / "dataset" / "seed").glob("*.parquet"))
     assert sorted(rows["sha256"]) == sorted(states["sha256"])
     assert {len(weights) for weights in rows["weights"]} == {64 * 16 + 16 + 16 * 2 + 2}

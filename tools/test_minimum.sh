@@ -12,7 +12,7 @@ trap 'rm -rf "$work"' EXIT
 # Tools of the tests, as old as they can be, because newer ones need newer packages beside them.
 cat >"$work/tools.in" <<'END'
 duckdb>=1.0
-hatchling>=1.25
+hatchling>=1.27
 jsonschema>=4.20
 pytest>=8.2
 pytest-timeout>=2.3
