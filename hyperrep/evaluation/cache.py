@@ -2,7 +2,8 @@
 
 Cached files lie beside decoded weights, in the folder that MODELZOO_CACHE names and within MODELZOO_CACHE_BYTES. The
 key is a hash of everything that decides the result: states, images, hyper-representation, engine, vector instructions
-of this machine, and library versions. A cached result equals a new measurement to the bit.
+of this machine, and library versions. A cached result equals a new measurement to the bit. Its bytes have a hash, and a
+damaged file is measured again with a line.
 """
 
 import contextlib
@@ -15,9 +16,16 @@ import torch
 from torch import Tensor
 
 from modelzoo_datasets._util import versions
-from modelzoo_datasets.errors import DiskFullError, FormatError
-from modelzoo_datasets.loading import cache_folder, make_room, max_cache_bytes
-from modelzoo_datasets.zoo import read_tensors, write_tensors
+from modelzoo_datasets.errors import DiskFullError
+from modelzoo_datasets.loading import (
+    DamagedEntryError,
+    cache_folder,
+    is_cache_used,
+    make_room,
+    read_cached_tensor,
+    remove_damaged,
+    write_cached_tensor,
+)
 
 
 def read_or_measure(what: str, key: Mapping[str, str], measure: Callable[[], Tensor]) -> Tensor:
@@ -31,17 +39,21 @@ def read_or_measure(what: str, key: Mapping[str, str], measure: Callable[[], Ten
     Raises:
         ArgumentError: MODELZOO_CACHE_BYTES is not a number of bytes.
     """
-    if not key or not max_cache_bytes():
+    if not key or not is_cache_used():
         return measure()
     environment = {**versions(), "instructions": torch.backends.cpu.get_cpu_capability()}
-    text = json.dumps({"what": what, **key, **environment}, sort_keys=True)
+    text = json.dumps({"what": what, "format": "tensor and hash", **key, **environment}, sort_keys=True)
     path = cache_folder() / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.safetensors"
-    with contextlib.suppress(FormatError, LookupError, OSError):
-        cached = read_tensors(path)["kept"]
+    try:
+        cached = read_cached_tensor(path)
         os.utime(path)  # the least recently used file is removed first
         return cached
+    except DamagedEntryError as error:
+        remove_damaged(path, error)
+    except OSError:
+        pass
     result = measure()
     with contextlib.suppress(OSError, DiskFullError):
         if make_room(result.nbytes):
-            write_tensors(path, {"kept": result})  # two processes that measure the same write the same
+            write_cached_tensor(path, result)
     return result

@@ -11,6 +11,7 @@ from .cuda.cuda_engine import CudaEngine as CudaEngine
 from .cuda.device import full_precision as full_precision
 from .functional import BatchedNetwork as BatchedNetwork
 from .functional import make_batched_network as make_batched_network
+from .native.compiler import check_library as check_library
 from .native.native_engine import NativeEngine as NativeEngine
 from .registry import ENGINES as ENGINES
 from .registry import get_engine as get_engine

@@ -1,6 +1,13 @@
 from .cache import cache_folder as cache_folder
+from .cache import is_cache_used as is_cache_used
 from .cache import make_room as make_room
-from .cache import max_cache_bytes as max_cache_bytes
+from .cache import remove_damaged as remove_damaged
+from .cache_check import check_cache_file as check_cache_file
+from .cache_check import list_cache_files as list_cache_files
+from .cached_shard import CachedShard as CachedShard
+from .cached_shard import DamagedEntryError as DamagedEntryError
+from .cached_tensor import read_cached_tensor as read_cached_tensor
+from .cached_tensor import write_cached_tensor as write_cached_tensor
 from .load import load_zoo as load_zoo
 from .load import stream_zoo as stream_zoo
 from .shard import Shard as Shard

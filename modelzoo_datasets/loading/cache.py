@@ -1,9 +1,10 @@
 """The cache of decoded Parquet files: decoding a file costs many times a copy of its numbers, so it is done once.
 
 Every Parquet file that was read whole has one safetensors file in the cache folder, named by a hash of the path, size
-and times of its source. The file holds two memory-mapped tensors: `table`, an Arrow stream of all columns except the
-weights, and `weights`. A changed source hashes to another name, so a stale entry is never read; when the cache is full,
-the least recently used entries are deleted.
+and times of its source. The file holds three memory-mapped tensors: `table`, an Arrow stream of all columns except the
+weights, `weights`, and `hashes`: of everything up to the weights, then of every block of weights. A changed source
+hashes to another name, so a stale entry is never read. A damaged entry is deleted with a line, and its source decoded
+again. When the cache is full, the least recently used entries are deleted.
 
 MODELZOO_CACHE         the folder; `modelzoo-datasets/weights` in the user's cache folder by default
 MODELZOO_CACHE_BYTES   the maximum size of the cache in bytes; 20 GB by default, and 0 turns the cache off
@@ -11,7 +12,7 @@ MODELZOO_CACHE_BYTES   the maximum size of the cache in bytes; 20 GB by default,
 
 import contextlib
 import hashlib
-import mmap
+import logging
 import os
 import re
 import shutil
@@ -21,13 +22,15 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import torch
 
 from .._util import user_cache_folder
 from ..errors import ArgumentError, DiskFullError
-from ..zoo import AtomicFile, SafetensorsHeader, TensorSpec, make_header
+from ..zoo import AtomicFile, is_private
+from .block_hashes import hash_blocks, rows_per_block
+from .cached_shard import CachedShard, DamagedEntryError, encode_head
 
-_FORMAT = "table and weights"  # part of every hash, so that releases with another format do not read these files
+_log = logging.getLogger(__name__)
+_FORMAT = "table, weights and hashes"  # part of every hash: releases with another format read other files
 _FILE_NAME = re.compile(  # an entry, a partial file, and a partial file of an earlier release
     r"[0-9a-f]{32}\.safetensors|\.[0-9a-f]{32}\.safetensors\.\d+-[0-9a-f]{8}\.partial"
     r"|[0-9a-f]{32}-[0-9a-f]{32}|\.[0-9a-f]{32}-[0-9a-f]{32}\.partial"
@@ -41,6 +44,27 @@ _ABANDONED_SECONDS = 24 * 3600.0  # an unfinished file of this age belongs to a 
 def cache_folder() -> Path:
     """Return the folder of the cache, which may not exist yet."""
     return Path(os.environ.get("MODELZOO_CACHE") or user_cache_folder("weights"))
+
+
+def is_cache_used() -> bool:
+    """Tell whether the cache is turned on, and its folder private; why it is not private is logged.
+
+    Raises:
+        ArgumentError: MODELZOO_CACHE_BYTES is not a number of bytes.
+    """
+    return max_cache_bytes() > 0 and is_private(cache_folder())
+
+
+def remove_damaged(path: Path, reason: object) -> None:
+    """Delete an entry that is damaged, with a line."""
+    _log.warning("%s in the cache is damaged (%s); it is removed and made again", path, reason)
+    with contextlib.suppress(OSError):
+        path.unlink(missing_ok=True)
+
+
+def is_cache_file(path: Path) -> bool:
+    """Tell by its name whether a file belongs to the cache; the user may have chosen a folder that holds others."""
+    return _FILE_NAME.fullmatch(path.name) is not None
 
 
 def max_cache_bytes() -> int:
@@ -73,14 +97,6 @@ def make_room(nbytes: int) -> bool:
 
 
 @dataclass(frozen=True)
-class CachedShard:
-    """A decoded Parquet file, memory-mapped; copy rows out of it, because other processes may delete the file."""
-
-    table: pa.Table  # all columns but the weights
-    weights: np.ndarray  # (n, P) float32
-
-
-@dataclass(frozen=True)
 class CacheEntry:
     """The place of a Parquet file in the cache, whether or not its entry exists."""
 
@@ -90,7 +106,7 @@ class CacheEntry:
     @classmethod
     def from_file(cls, source: Path) -> "CacheEntry | None":
         """Return the entry of a file as it is now, or None if the cache is turned off."""
-        return cls(source, _identify_content(source)) if max_cache_bytes() else None
+        return cls(source, _identify_content(source)) if is_cache_used() else None
 
     @property
     def path(self) -> Path:
@@ -98,19 +114,19 @@ class CacheEntry:
         return cache_folder() / f"{hashlib.sha256(f'{_FORMAT} {self.identity}'.encode()).hexdigest()[:32]}.safetensors"
 
     def read(self) -> CachedShard | None:
-        """Map the entry and mark it as recently used; return None if it is missing or not intact."""
+        """Map the entry and mark it as recently used; return None if it is missing or damaged.
+
+        Its weights are checked when they are copied.
+        """
         try:
-            with self.path.open("rb") as file:
-                content = pa.py_buffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-            tensors = SafetensorsHeader.parse(memoryview(content)).tensors
-            table, weights = tensors["table"], tensors["weights"]
-            numbers = np.frombuffer(content[weights.start : weights.stop], "<f4").reshape(weights.shape)
-            rows = pa.ipc.open_stream(content[table.start : table.stop]).read_all()
-            rows.validate()
+            shard = CachedShard.open(self.path)
             os.utime(self.path)
-        except (OSError, ValueError, LookupError, TypeError, pa.ArrowException):
+        except OSError:
             return None
-        return CachedShard(rows, numbers) if len(rows) == len(numbers) and weights.stop == len(content) else None
+        except DamagedEntryError as error:
+            remove_damaged(self.path, error)
+            return None
+        return shard
 
     def open_writer(self, table: pa.Table, num_parameters: int) -> "CacheWriter | None":
         """Create the entry of a table, to which all weights (n, P) are added later.
@@ -126,43 +142,31 @@ class CacheEntry:
         if nbytes < _MIN_BYTES:
             return None
         try:
-            head = _encode_head(self.identity, table, num_parameters)
-            return CacheWriter(self, head, len(table)) if make_room(len(head) + nbytes) else None
+            head = encode_head(self.identity, table, num_parameters)
+            return CacheWriter(self, head, len(table), num_parameters) if make_room(len(head) + nbytes) else None
         except (OSError, DiskFullError):
             return None
-
-
-def _encode_head(identity: str, table: pa.Table, num_parameters: int) -> bytes:
-    """Return the safetensors file up to the weights; the table and the weights begin at multiples of 64 bytes."""
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as stream:
-        stream.write_table(table.combine_chunks())
-    rows = sink.getvalue().to_pybytes()
-    rows += bytes(-len(rows) % 64)  # readers of the stream stop at its end mark
-    specs = {
-        "table": TensorSpec(torch.uint8, (len(rows),)),
-        "weights": TensorSpec(torch.float32, (len(table), num_parameters)),
-    }
-    header, _ = make_header(specs, {"decoded from": identity}, alignment=64)
-    return header + bytes(rows)
 
 
 class CacheWriter:
     """Writes an entry of the cache, visible to readers once all rows are there; its errors never fail a load."""
 
-    def __init__(self, entry: CacheEntry, head: bytes, num_rows: int) -> None:
+    def __init__(self, entry: CacheEntry, head: bytes, num_rows: int, num_parameters: int) -> None:
         """Begin the file of an entry.
 
         Args:
             entry: The entry to write.
             head: The file up to the weights.
             num_rows: The number of rows of weights to come.
+            num_parameters: P, the numbers of a row.
 
         Raises:
             OSError: The file cannot be created.
             DiskFullError: The disk has no room for the head.
         """
         self._entry, self._lock, self._missing, self._weights_offset = entry, threading.Lock(), num_rows, len(head)
+        self._end = len(head) + 4 * num_rows * num_parameters
+        self._block_bytes = 4 * num_parameters * rows_per_block(4 * num_parameters)
         # Two processes may write the same entry: each has its own partial file, and the last one to finish stays.
         self._file: AtomicFile | None = AtomicFile(entry.path)
         self._write(0, head)
@@ -187,10 +191,20 @@ class CacheWriter:
         try:
             if self._file is None or _identify_content(self._entry.source) != self._entry.identity:
                 return self.discard()
+            self._file.write(self._hash_content(self._file), self._end)
             self._file.commit()
             self._file = None
         except (OSError, DiskFullError):
             self.discard()
+
+    def _hash_content(self, file: AtomicFile) -> bytes:
+        """Return the tensor `hashes` of the file as it is now."""
+        with file.map() as content:
+            head, weights = content[: self._weights_offset], content[self._weights_offset : self._end]
+            hashes = hash_blocks(head, len(head)), hash_blocks(weights, self._block_bytes)
+            head.release()
+            weights.release()
+        return np.concatenate(hashes).tobytes()
 
     def discard(self) -> None:
         """Delete everything that was not published."""
@@ -213,7 +227,7 @@ def _evict_entries(folder: Path, nbytes: int) -> bool:
 
     Only files with a name of this cache are deleted: the user may have chosen a folder that holds other files.
     """
-    own = (path for path in folder.iterdir() if _FILE_NAME.fullmatch(path.name))
+    own = (path for path in folder.iterdir() if is_cache_file(path))
     entries = sorted(((path.stat(), path) for path in own), key=lambda entry: entry[0].st_mtime)
     room = max_cache_bytes() - nbytes
     if room < 0:

@@ -15,7 +15,8 @@ from torch import Tensor
 from ..errors import FormatError
 from ..hub import RemoteFile
 from ..zoo import read_states
-from .cache import CacheWriter
+from .cache import CacheWriter, remove_damaged
+from .cached_shard import CachedShard, DamagedEntryError
 from .query import Selection
 from .shard import WEIGHTS, Shard
 
@@ -41,9 +42,39 @@ def fill_weights(
         FormatError: A file is damaged.
         HubError: A file is on the Hub, and the Hub cannot be reached.
     """
+    while (damaged := _try_fill(selections, out, files, cache)) is not None:
+        for selection in selections:
+            if selection.shard.cache_content is damaged:
+                selection.shard.forget_cache()
+
+
+def _try_fill(
+    selections: Sequence[Selection], out: Tensor, files: Mapping[str, Path | RemoteFile], cache: bool
+) -> CachedShard | None:
+    """Fill a tensor as `fill_weights` does, or return an entry of the cache that turned out to be damaged."""
+    writers: list[CacheWriter] = []
+    try:
+        _run_tasks(_list_tasks(selections, out, files, cache, writers))
+    except DamagedEntryError as error:
+        assert error.shard is not None
+        remove_damaged(error.shard.path, error)
+        return error.shard
+    finally:
+        for writer in writers:
+            writer.discard()
+    return None
+
+
+def _list_tasks(
+    selections: Sequence[Selection],
+    out: Tensor,
+    files: Mapping[str, Path | RemoteFile],
+    cache: bool,
+    writers: list[CacheWriter],
+) -> list[_Task]:
+    """Return the work of `fill_weights`, and append the writers of new entries of the cache."""
     rows, begin = out.numpy(), 0
     tasks: list[_Task] = []
-    writers: list[CacheWriter] = []
     for selection in selections:
         target = slice(begin, begin + len(selection))
         begin = target.stop
@@ -52,7 +83,7 @@ def fill_weights(
         elif len(selection):
             cached = selection.shard.cache_content
             if cached is not None and cached.weights.shape[1] == out.shape[1]:
-                tasks += _copy_tasks(cached.weights, selection.rows, rows[target])
+                tasks += _copy_tasks(cached, selection.rows, rows[target])
                 continue
             groups = list(selection.iter_groups())
             whole = len(groups) == selection.shard.metadata.num_row_groups
@@ -61,11 +92,7 @@ def fill_weights(
             for group, part, indices in groups:
                 decoded = rows[target][part]
                 tasks.append(partial(_decode_group, selection.shard, group, indices, decoded, writer))
-    try:
-        _run_tasks(tasks)
-    finally:
-        for writer in writers:
-            writer.discard()
+    return tasks
 
 
 def _run_tasks(tasks: Sequence[_Task]) -> None:
@@ -110,13 +137,19 @@ def _open_writer(shard: Shard, num_parameters: int) -> CacheWriter | None:
     return shard.entry.open_writer(table, num_parameters)
 
 
-def _copy_tasks(weights: np.ndarray, rows: np.ndarray, target: np.ndarray) -> Iterator[_Task]:
+def _copy_tasks(shard: CachedShard, rows: np.ndarray, target: np.ndarray) -> Iterator[_Task]:
     if target.nbytes < _MIN_TASK_BYTES:
-        return _copy_rows(weights, rows, target)
+        return _copy_checked_rows(shard, rows, target)
     step = max(1, _CHUNK_BYTES // target[0].nbytes)
     for begin in range(0, len(rows), step):
         chunk = slice(begin, begin + step)
-        yield partial(_copy_rows, weights, rows[chunk], target[chunk])
+        yield partial(_copy_checked_rows, shard, rows[chunk], target[chunk])
+
+
+def _copy_checked_rows(shard: CachedShard, rows: np.ndarray, out: np.ndarray) -> None:
+    """Do as `_copy_rows` from the cache; raises DamagedEntryError."""
+    shard.check_rows(rows)  # at once, because hashing many blocks in a row switches threads less often
+    _copy_rows(shard.weights, rows, out)
 
 
 def _copy_rows(weights: np.ndarray, rows: np.ndarray, out: np.ndarray) -> None:

@@ -14,7 +14,8 @@ from .._util import one_line
 from ..errors import FormatError, HubError
 from ..hub import RangeReader, RemoteFile
 from ..zoo import Footer
-from .cache import CachedShard, CacheEntry
+from .cache import CacheEntry
+from .cached_shard import CachedShard
 
 WEIGHTS = "weights"
 LOCATION_COLUMNS = ("weights_file", "offset", "nbytes")  # the byte range of weights that are stored in other files
@@ -51,6 +52,10 @@ class Shard:
     def cache_content(self) -> CachedShard | None:
         """The decoded file in the cache, if it is there."""
         return self.entry.read() if self.entry is not None else None
+
+    def forget_cache(self) -> None:
+        """Read the file itself from now on, because its entry in the cache is damaged."""
+        self.__dict__["cache_content"] = None
 
     @cached_property
     def metadata(self) -> pq.FileMetaData:

@@ -52,6 +52,7 @@ from .paths import state_path as state_path
 from .plain_files import check_plain_file as check_plain_file
 from .plain_files import is_inside as is_inside
 from .plain_files import read_plain_file as read_plain_file
+from .private_folder import is_private as is_private
 from .reader import ZooFolder as ZooFolder
 from .safetensors_io import SafetensorsHeader as SafetensorsHeader
 from .safetensors_io import TensorSpec as TensorSpec

@@ -7,6 +7,7 @@ This module imports neither torch nor pyarrow, so that a command can look at a f
 """
 
 import errno
+import mmap
 import os
 import re
 import secrets
@@ -107,6 +108,16 @@ class AtomicFile:
                 self._file.seek(offset)
             while rest:
                 rest = rest[self._file.write(rest) or 0 :]
+
+    @contextmanager
+    def map(self) -> Iterator[memoryview]:
+        """Give the bytes that were written so far; release all slices of them before the end."""
+        with (
+            self._partial.open("rb") as file,
+            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
+            memoryview(content) as view,
+        ):
+            yield view
 
     def suspend(self) -> None:
         """Close the file until the next write, which must name its offset: many files may be in the making."""

@@ -7,14 +7,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from helpers.mounts import in_mounts_of_our_own
 
 from modelzoo_datasets.engines import TorchEngine
-from modelzoo_datasets.engines.native import compiler
+from modelzoo_datasets.engines.native import compiler, native_engine
 from modelzoo_datasets.engines.native.bindings import load_library
 from modelzoo_datasets.engines.native.compiler import AVX2, AVX512, PORTABLE, compile_library, detect_instruction_set
 from modelzoo_datasets.engines.native.native_engine import NativeEngine
 from modelzoo_datasets.engines.native.native_trainer import get_compiled_network
 from modelzoo_datasets.errors import CompilerError
+from modelzoo_datasets.zoo import private_folder
 
 SOURCE = 'extern "C" int answer() { return 42; }\n'
 
@@ -61,12 +63,69 @@ def test_processes_that_compile_at_the_same_time_do_not_meet(cache: Path) -> Non
 
 
 @pytest.mark.parametrize("mode", [0o770, 0o707])
-def test_a_folder_that_others_can_write_to_is_not_trusted(cache: Path, mode: int) -> None:
+def test_a_folder_that_others_can_write_to_is_not_trusted(
+    cache: Path, mode: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(private_folder, "_is_own_group", lambda group: False)
     cache.mkdir(parents=True)
     cache.chmod(mode)
     library = build()
     assert library.parent != cache and not list(cache.iterdir())
     assert library.parent.stat().st_mode & 0o777 == 0o700
+    assert [record.getMessage() for record in caplog.records] == [
+        f"the cache folder {cache} is not used: other users can write to {cache}; run chmod go-w {cache}, or set "
+        "another cache folder"
+    ]
+
+
+def damage(library: Path, kind: str) -> None:
+    content = library.read_bytes()
+    if kind == "truncated":
+        library.write_bytes(content[: len(content) // 2])
+    elif kind == "bit":
+        library.write_bytes(content[:500] + bytes([content[500] ^ 1]) + content[501:])
+    else:
+        library.write_bytes(b"")
+
+
+@pytest.mark.parametrize("kind", ["truncated", "bit", "empty"])
+def test_a_damaged_library_is_compiled_again_and_never_loaded(
+    kind: str, cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Half of a library would end the process with SIGBUS, with or without a line."""
+    library = build()
+    whole = library.read_bytes()
+    damage(library, kind)
+    assert build() == library and library.read_bytes() == whole
+    assert [record.getMessage() for record in caplog.records] == [
+        f"the compiled kernel {library} is damaged; it is compiled again"
+    ]
+
+
+def test_on_a_disk_that_damages_every_library_the_torch_engine_serves(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    native_engine._warnings.clear()
+    monkeypatch.setattr(compiler, "file_sha256", lambda path: "0" * 64 if path.name == "network.so" else "1" * 64)
+    assert isinstance(NativeEngine(num_threads=1).resolve("cnn-s"), TorchEngine)
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line.startswith("cnn-s is trained by the torch engine instead of the native one: the compiled kernel ")
+    assert line.endswith(f"is damaged again; is the disk of {cache} sound?")
+
+
+def test_where_no_program_may_be_run_from_the_cache_the_torch_engine_serves(tmp_path: Path) -> None:
+    code = (
+        "from modelzoo_datasets import get_engine\nprint(get_engine('native', num_threads=1).resolve('cnn-s').name)\n"
+    )
+    result = in_mounts_of_our_own(
+        f"mkdir {tmp_path}/cache && mount -t tmpfs -o noexec tmpfs {tmp_path}/cache || exit 9\n"
+        f'XDG_CACHE_HOME={tmp_path}/cache {sys.executable} -c "{code}"'
+    )
+    assert result.stdout == "torch\n", result.stderr
+    assert "cnn-s is trained by the torch engine instead of the native one: the compiled kernel cannot be loaded: " in (
+        result.stderr
+    )
+    assert result.stderr.rstrip().endswith("; set XDG_CACHE_HOME to another folder")
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can give a folder away")
@@ -92,8 +151,6 @@ def test_without_a_compiler_the_torch_engine_serves(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
-    from modelzoo_datasets.engines.native import native_engine
-
     native_engine._warnings.clear()
     assert isinstance(NativeEngine(num_threads=1).resolve("cnn-s"), TorchEngine)
     said = "CXX is 'no-such-compiler', which is not installed"

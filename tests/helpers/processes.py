@@ -7,19 +7,23 @@ fraction of a second. `tests/cli/test_startup.py` and those that kill commands s
 
 import contextlib
 import hashlib
+import importlib
 import multiprocessing
 import os
 import subprocess
 import sys
 import tempfile
 import time
+import tomllib
 from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import entry_points
 from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
+from helpers.paths import ROOT
+
 BIN = Path(sys.executable).parent
+SCRIPTS: dict[str, str] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
 _PRELOADED = [
     "typer",
     "pandas",
@@ -60,7 +64,14 @@ def call_command(folder: str, words: Sequence[str]) -> None:
     """Call the entry point of a command in a folder."""
     os.chdir(folder)
     sys.argv = list(words)
-    entry_points(group="console_scripts")[words[0]].load()()
+    find_command(words[0])()
+
+
+def find_command(name: str) -> Callable[[], None]:
+    """The function that the script of a command calls, as pyproject.toml names it."""
+    module, _, function = SCRIPTS[name].partition(":")
+    command: Callable[[], None] = getattr(importlib.import_module(module), function)
+    return command
 
 
 def execute(folder: str, code: str) -> None:

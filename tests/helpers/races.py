@@ -6,11 +6,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from importlib.metadata import entry_points
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
-from helpers.processes import fork
+from helpers.processes import find_command, fork
 
 _FORKED = multiprocessing.get_context("forkserver")
 
@@ -38,7 +37,7 @@ def race(
 
 def _start_together(words: list[str], barrier: Barrier, delay: float) -> None:
     sys.argv = words
-    main = entry_points(group="console_scripts")[words[0]].load()
+    main = find_command(words[0])
     barrier.wait()
     time.sleep(delay)
     main()

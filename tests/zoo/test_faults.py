@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.full_disk import files_no_larger_than
+from helpers.mounts import in_mounts_of_our_own
 from helpers.paths import TESTS
 from helpers.processes import BIN, hashes, run
 from helpers.random_zoos import add_model, recipe, write_zoo, zoo_info
@@ -45,19 +46,6 @@ def until(reached: Callable[[], bool]) -> None:
     while not reached():
         assert time.monotonic() < end
         time.sleep(0.001)
-
-
-def in_mounts_of_our_own(script: str) -> subprocess.CompletedProcess[str]:
-    """Run a shell script that may mount things, which end with it; skips where this system allows nobody to."""
-    words = ["unshare", "--mount"] if os.geteuid() == 0 else ["unshare", "--mount", "--user", "--map-root-user"]
-    if shutil.which("unshare") is None:
-        pytest.skip("needs unshare(1) to mount a small disk")
-    probe = subprocess.run(
-        [*words, "mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", "/mnt"], capture_output=True, text=True
-    )
-    if probe.returncode:
-        pytest.skip(f"a small disk cannot be mounted here: {probe.stderr.strip()}")
-    return subprocess.run([*words, "sh", "-c", script], capture_output=True, text=True, timeout=300)
 
 
 def test_a_zoo_killed_at_any_step_on_the_disk_ends_with_the_same_bytes_and_repeats_nothing(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from weakref import finalize
 import torch
 from torch import Tensor
 
+from ...errors import CompilerError
 from ...recipes import Training
 from ...weights import Layout
 from ..chain import Stage
@@ -96,10 +97,15 @@ def load_library(stages: tuple[Stage, ...], target: InstructionSet) -> ctypes.CD
     """Compile the network of these stages, unless it is in the cache, and load it.
 
     Raises:
-        CompilerError: There is no compiler, or it failed.
+        CompilerError: There is no compiler, it failed, or this system does not load the library.
     """
     source = network_source(stages, input_pitches(stages, target.widest))
-    library = ctypes.CDLL(str(compile_library(source, kernel_text(), KERNEL, target)))
+    path = compile_library(source, kernel_text(), KERNEL, target)
+    try:
+        library = ctypes.CDLL(str(path))
+    except OSError as error:  # for example, no program may be run from the disk of the cache (noexec)
+        advice = "set XDG_CACHE_HOME to another folder"
+        raise CompilerError(f"the compiled kernel cannot be loaded: {error}; {advice}") from error
     library.zoo_open.restype = ctypes.c_void_p
     library.zoo_evaluate.restype = ctypes.c_double
     library.zoo_gradient.restype = ctypes.c_double

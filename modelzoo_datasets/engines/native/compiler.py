@@ -1,15 +1,16 @@
 """Generate the C++ source of a network and compile it once: a cache folder keeps libraries by a hash of their inputs.
 
 The source names the stages of the network as template arguments of the kernel beside this file. The cache folder
-belongs to the user. A folder that others can write to is not trusted, since its code would run in this process.
+belongs to the user. A folder that others can write to is not trusted, since its code would run in this process. The
+name of a library holds the hash of its bytes, because loading a truncated library would end the process.
 """
 
 import atexit
 import hashlib
+import logging
 import os
 import platform
 import shutil
-import stat
 import subprocess
 import tempfile
 from collections.abc import Sequence
@@ -17,12 +18,15 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from ..._util import user_cache_folder
+from ..._util import file_sha256, user_cache_folder
 from ...errors import CompilerError
+from ...zoo import flush_to_disk, is_private
 from ..chain import Stage
 
 KERNEL = Path(__file__).parent / "kernel"
 SHARED_HEADER = Path(__file__).parents[1] / "kernel" / "mt19937.hpp"
+_log = logging.getLogger(__name__)
+_HASH_DIGITS = 32  # so many of the SHA-256 of a library are in its name
 _COMPILERS = ("c++", "g++", "clang++")
 # Contraction to fused multiply-adds makes the arithmetic fast; no flag may reorder sums.
 _FLAGS = ("-O3", "-std=c++17", "-fPIC", "-shared", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math")
@@ -106,7 +110,7 @@ def _stage_type(stage: Stage, pitch: int) -> str:
 
 
 def compile_library(source: str, depends_on: str, include: Path, target: InstructionSet) -> Path:
-    """Return the shared library of a source text; compile it unless it is in the cache.
+    """Return the shared library of a source text; compile it unless it is in the cache, intact.
 
     Args:
         source: Text of the source.
@@ -115,28 +119,58 @@ def compile_library(source: str, depends_on: str, include: Path, target: Instruc
         target: Instruction set to compile for.
 
     Raises:
-        CompilerError: There is no compiler, or it failed.
+        CompilerError: There is no compiler, it failed, or the library could not be written.
     """
     compiler = _find_compiler()
     parts = (source, depends_on, *_FLAGS, target.name, *target.flags, _compiler_version(compiler))
     digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
-    library = _cache_folder() / f"{digest}.so"
-    if not library.is_file():
-        _run_compiler(compiler, source, include, target, library)
+    folder = _cache_folder()
+    for library in sorted(folder.glob(f"{digest}-*.so")):
+        if is_intact(library):
+            return library
+        _log.warning("the compiled kernel %s is damaged; it is compiled again", library)
+        library.unlink(missing_ok=True)
+    try:
+        library = _run_compiler(compiler, source, include, target, folder / digest)
+    except OSError as error:
+        raise CompilerError(f"the compiled kernel cannot be written to {folder}: {error}") from error
+    if not is_intact(library):
+        raise CompilerError(f"the compiled kernel {library} is damaged again; is the disk of {folder} sound?")
     return library
 
 
-def _run_compiler(compiler: str, source: str, include: Path, target: InstructionSet, library: Path) -> None:
-    """Compile to a temporary file and rename it, so that processes that compile the same never see half a library."""
-    with tempfile.TemporaryDirectory(dir=library.parent, prefix=".building-") as folder:
-        text, out = Path(folder) / "network.cpp", Path(folder) / library.name
+def check_library(path: Path) -> str:
+    """Return "intact", "damaged" or "unused" for a file of the cache folder; earlier releases wrote other names."""
+    if path.suffix != ".so" or "-" not in path.stem:
+        return "unused"
+    return "intact" if is_intact(path) else "damaged"
+
+
+def is_intact(library: Path) -> bool:
+    """Tell whether a library in the cache has the bytes that the compiler wrote."""
+    try:
+        return library.stem.rpartition("-")[2] == file_sha256(library)[:_HASH_DIGITS]
+    except OSError:
+        return False
+
+
+def _run_compiler(compiler: str, source: str, include: Path, target: InstructionSet, stem: Path) -> Path:
+    """Compile to a temporary file, and rename it to the stem and its hash: other processes never see half a library.
+
+    Raises:
+        CompilerError: The compiler failed.
+        OSError: The library cannot be written.
+    """
+    with tempfile.TemporaryDirectory(dir=stem.parent, prefix=".building-") as folder:
+        text, out = Path(folder) / "network.cpp", Path(folder) / "network.so"
         text.write_text(source)
         command = [compiler, *_FLAGS, *target.flags, "-Wno-psabi", f"-I{include}", str(text), "-o", str(out)]
         result = subprocess.run(command, capture_output=True, text=True, check=False)
         if result.returncode != 0:
             first = next((line for line in result.stderr.splitlines() if "error" in line), result.stderr[:200])
             raise CompilerError(f"{compiler} cannot compile the kernel: {first.strip()}")
-        out.replace(library)
+        flush_to_disk(out)
+        return out.replace(stem.with_name(f"{stem.name}-{file_sha256(out)[:_HASH_DIGITS]}.so"))
 
 
 @cache
@@ -163,16 +197,10 @@ def _cache_folder() -> Path:
     folder = user_cache_folder("native")
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if _is_private(folder) and os.access(folder, os.W_OK):
+        if is_private(folder) and os.access(folder, os.W_OK):
             return folder
     except OSError:
         pass
     temporary = Path(tempfile.mkdtemp(prefix="modelzoo-native-"))
     atexit.register(shutil.rmtree, temporary, ignore_errors=True)
     return temporary
-
-
-def _is_private(folder: Path) -> bool:
-    """Return whether nobody else can have put a file there."""
-    status = folder.stat()
-    return status.st_uid == os.getuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
