@@ -25,7 +25,7 @@ import pyarrow as pa
 
 from .._util import user_cache_folder
 from ..errors import ArgumentError, DiskFullError
-from ..zoo import AtomicFile, is_private
+from ..zoo import AtomicFile, SafetensorsHeader, is_private
 from .block_hashes import hash_blocks, rows_per_block
 from .cached_shard import CachedShard, DamagedEntryError, encode_head
 
@@ -143,7 +143,8 @@ class CacheEntry:
             return None
         try:
             head = encode_head(self.identity, table, num_parameters)
-            return CacheWriter(self, head, len(table), num_parameters) if make_room(len(head) + nbytes) else None
+            size = SafetensorsHeader.parse(head).file_size
+            return CacheWriter(self, head, len(table), num_parameters) if make_room(size) else None
         except (OSError, DiskFullError):
             return None
 
