@@ -174,5 +174,5 @@ def test_of_two_writers_one_writes_and_the_other_says_so(name: str, writers: dic
 @pytest.mark.parametrize("name", WRITERS)
 def test_many_rounds(name: str, writers: dict[str, Writer], tmp_path: Path) -> None:
     generator = random.Random(f"many {name}")
-    for number in range(6 if name in ("evaluate", "demo") else 30):
+    for number in range(4 if name in ("evaluate", "demo") else 16):
         run_round(writers[name], number, tmp_path, generator)
