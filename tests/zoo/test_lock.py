@@ -167,6 +167,27 @@ def test_a_folder_whose_parent_cannot_be_written_has_its_lock_within() -> None:
         assert in_child(as_another) == 0
 
 
+@pytest.mark.skipif(os.getuid() != 0, reason="needs another user, whom only root can become")
+def test_another_user_is_told_who_writes_and_takes_over_what_is_left() -> None:
+    with tempfile.TemporaryDirectory() as parent:
+        Path(parent).chmod(0o777)
+        out = Path(parent) / "zoo"
+
+        def as_another() -> None:
+            os.setuid(12345)
+            assert re.search(THIS_PROCESS, refused(out))
+
+        def after_it() -> None:
+            os.setuid(12345)
+            OutputLock(out).release()
+
+        with OutputLock(out):
+            assert in_child(as_another) == 0
+        write_owner(out)
+        assert in_child(after_it) == 0
+        assert not list(Path(parent).iterdir())
+
+
 needs_refusal = pytest.mark.skipif(not can_refuse(), reason="needs filters of system calls")
 
 
