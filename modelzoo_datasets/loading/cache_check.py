@@ -15,7 +15,7 @@ class EntryState(StrEnum):
 
     INTACT = "intact"
     DAMAGED = "damaged"
-    UNUSED = "unused"  # of an earlier release, or never finished
+    UNUSED = "unused"  # an earlier release wrote it, or it was never finished
 
 
 def list_cache_files() -> list[Path]:
