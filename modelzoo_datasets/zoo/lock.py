@@ -206,7 +206,7 @@ def _open_file(path: Path) -> tuple[int, bool]:
             handle = os.open(path, flags)
         except FileNotFoundError:  # removed meanwhile
             continue
-        except PermissionError:  # of another user: it can be locked and read, though not written
+        except PermissionError:  # another user made it: it can be locked and read, though not written
             handle = os.open(path, flags ^ os.O_RDWR)
         if not stat.S_ISREG(os.fstat(handle).st_mode):
             os.close(handle)
