@@ -121,7 +121,14 @@ def identify_folder(folder: Path) -> tuple[FolderKind, str]:
             if name.startswith(kind.format_prefix):
                 return kind, name
     if not (folder / ZOO_INFO).is_file():
-        raise FormatError(f"{folder} is not a dataset folder: it has no {ZOO_INFO}; build one with modelzoo-build")
+        reason = (
+            f"it has no {ZOO_INFO}"
+            if folder.is_dir()
+            else "it is no folder"
+            if folder.exists()
+            else "it does not exist"
+        )
+        raise FormatError(f"{folder} is not a dataset folder: {reason}; build one with modelzoo-build")
     if (tag := FormatTag.read(folder / ZOO_INFO).format) != DATASET_FORMAT:
         raise FormatError(
             f"{folder} has format {tag!r}, but modelzoo-push expects {DATASET_FORMAT!r}; build it from its zoo "

@@ -303,4 +303,6 @@ def open_source(path: Path, temporary: Path, progress: Progress) -> Source:
     try:
         return (ZipSource if is_zip else TarSource)(path, temporary, progress)
     except tarfile.TarError as error:
-        raise FormatError(f"{path} is no folder, zip or tar archive that can be read: {error}") from error
+        raise FormatError(
+            f"{path} is no folder, zip or tar archive that can be read: {error}; download it again"
+        ) from error

@@ -147,7 +147,7 @@ FOLDER_SOURCES = "modelzoo-generate, modelzoo-import or modelzoo-build"
         ),
         (
             "modelzoo-push nowhere zoos/one",
-            "nowhere is not a dataset folder: it has no zoo.json; build one with modelzoo-build",
+            "nowhere is not a dataset folder: it does not exist; build one with modelzoo-build",
         ),
         (
             "modelzoo-hyperrep train nowhere --out out",

@@ -197,7 +197,7 @@ def test_what_is_no_such_original(zoo: Path, tmp_path: Path) -> None:
         tmp_path / "nothing",
         "there is no folder or archive .*/nothing; pass a folder, zip or tar archive of a published zoo$",
     )
-    fails(tmp_path / "note.txt", "is no folder, zip or tar archive that can be read")
+    fails(tmp_path / "note.txt", "is no folder, zip or tar archive that can be read: .*; download it again$")
     fails(checkpoint(zoo, 1, 1).parents[1], "it is a single trial; name the folder above it")
     fails(checkpoint(zoo, 1, 1).parent, "holds no trial folders: no checkpoint_.*; is --format right")
     shutil.copytree(zoo, tmp_path / "two" / "a")
