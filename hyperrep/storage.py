@@ -26,11 +26,11 @@ from modelzoo_datasets.zoo import (
 )
 
 from .json_record import JsonRecord
-from .model import CONFIG_FILE, WEIGHTS_FILE, HyperRepresentation
+from .model import CONFIG_FILE, HYPERREP_FORMAT, OLD_FORMAT, WEIGHTS_FILE, HyperRepresentation
 from .recipe import EvaluationRecipe, HyperRecipe
 from .trainer import CHECKPOINT_FILE, EpochMetrics
 
-HYPERREP_FORMAT, TRAINING_FILE = "modelzoo-hyperrep-1", "training.json"
+TRAINING_FILE = "training.json"
 CARD_FILE, METRICS_FILE = "README.md", "metrics.csv"
 _log = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ class TrainingInfo(JsonRecord):
     @classmethod
     def from_json(cls, values: Any) -> Self:
         """Read the result of `to_json` of any release; raises FormatError."""
-        if not isinstance(values, Mapping) or values.get("format") != HYPERREP_FORMAT:
+        if not isinstance(values, Mapping) or values.get("format") not in (HYPERREP_FORMAT, OLD_FORMAT):
             raise FormatError(f"expected format {HYPERREP_FORMAT!r}; train it again with this release")
         if not isinstance(values.get("states_sha256"), str):
             raise FormatError(f"'states_sha256' must be text, got {values.get('states_sha256')!r}")

@@ -2,7 +2,9 @@ from .autoencoder import HyperRepresentation as HyperRepresentation
 from .autoencoder import init_parameters as init_parameters
 from .bottlenecks import compute_layer_statistics as compute_layer_statistics
 from .hub_mixin import CONFIG_FILE as CONFIG_FILE
+from .hub_mixin import HYPERREP_FORMAT as HYPERREP_FORMAT
 from .hub_mixin import LIBRARY as LIBRARY
+from .hub_mixin import OLD_FORMAT as OLD_FORMAT
 from .hub_mixin import UNKNOWN as UNKNOWN
 from .hub_mixin import WEIGHTS_FILE as WEIGHTS_FILE
 from .hub_mixin import RepresentationConfig as RepresentationConfig

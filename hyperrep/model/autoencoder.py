@@ -5,15 +5,17 @@ N models, P weights, T tokens (units of all layers), D latent dimensions, S trai
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from modelzoo_datasets.architectures import Architecture, build_module, get_architecture
-from modelzoo_datasets.errors import FormatError, ModelZooError, RecipeError
+from modelzoo_datasets._util import one_line
+from modelzoo_datasets.architectures import Architecture, build_module, find_architecture, get_architecture
+from modelzoo_datasets.errors import ArgumentError, FormatError, ModelZooError, RecipeError
 from modelzoo_datasets.seeds import choose_generator
-from modelzoo_datasets.weights import align_weights, apply_permutations
+from modelzoo_datasets.weights import Layout, Symmetry, align_weights, apply_permutations
 
 from ..sampler_names import DEFAULT_SAMPLER, DEFAULT_TOP_FRACTION, SAMPLER_INFO
 from .bottlenecks import DenseBottleneck, LinearPath, PooledPart, StatisticsPart, TokenBottleneck
@@ -51,9 +53,9 @@ class HyperRepresentation(nn.Module, HubMixin):
     def __init__(self, config: RepresentationConfig) -> None:
         """Build the module with zero buffers and parameters as torch initializes them; see `init_parameters`."""
         super().__init__()
-        self.config = config
-        self.architecture = get_architecture(config.architecture)
-        self.layout = self.architecture.layout
+        self.layout, self.symmetry = _find_layout(config)
+        self.config = replace(config, layout=self.layout, symmetry=self.symmetry)
+        self.architecture = find_architecture(config.architecture, self.layout)
         self.activation, self.dropout = config.activation, config.dropout
         layers = self.layout.layers
         self.units = [layer.units for layer in layers]
@@ -205,14 +207,36 @@ class HyperRepresentation(nn.Module, HubMixin):
         generator = choose_generator(generator, seed, "samples", sampler)
         return self.decode((draw_embeddings(sampler, z, n, bandwidth, generator) * factors).to(self.device))
 
-    def model(self, weights: Tensor) -> nn.Module:
+    def model(self, weights: Tensor, module: nn.Module | None = None) -> nn.Module:
         """Return a network in eval mode with these weights (P,), such as a row of `sample`.
 
+        Args:
+            weights: the weights.
+            module: module to load them into; built by the registered architecture if None.
+
         Raises:
-            RecipeError: the architecture is not registered, or needs an activation that is not recorded.
+            ArgumentError: the module has other tensors than the layout.
+            RecipeError: no module was passed, and the architecture is not registered, has other tensors, or needs an
+                activation that is not recorded.
         """
+        if module is None:
+            return self._build_model(weights.cpu())
         try:
-            return build_module(self.architecture, weights.cpu(), activation=self.activation, dropout=self.dropout)
+            module.load_state_dict(self.layout.unpack(weights.cpu().clone()))
+        except RuntimeError as error:
+            name = self.architecture.name
+            raise ArgumentError(f"the module must have the tensors of {name!r}; {one_line(error)}") from error
+        return module.eval()
+
+    def _build_model(self, vector: Tensor) -> nn.Module:
+        if not self.architecture.has_module:
+            raise RecipeError(
+                f"architecture {self.architecture.name!r} is not registered with the tensors of this "
+                "hyper-representation: pass your own module, rep.model(weights, module), or register it, in a file "
+                "that --plugin FILE names"
+            )
+        try:
+            return build_module(self.architecture, vector, activation=self.activation, dropout=self.dropout)
         except KeyError as error:
             if self.activation:
                 raise
@@ -226,9 +250,8 @@ class HyperRepresentation(nn.Module, HubMixin):
         self._check_rows(weights, self.layout.size, "weights per model")
         if not self.config.aligned:
             return weights
-        symmetry = self.architecture.symmetry
-        moves = align_weights(weights, self.reference, symmetry, scale=self.scale, signs=self.config.signs)
-        return apply_permutations(weights, symmetry, moves)
+        moves = align_weights(weights, self.reference, self.symmetry, scale=self.scale, signs=self.config.signs)
+        return apply_permutations(weights, self.symmetry, moves)
 
     def check_architecture(self, other: Architecture, source: object) -> None:
         """Raise FormatError unless this encodes the weights of an architecture in the layout that it has.
@@ -240,10 +263,10 @@ class HyperRepresentation(nn.Module, HubMixin):
         name = self.architecture.name
         if name != other.name:
             raise FormatError(f"this hyper-representation is of {name}, {source} holds models of {other.name}")
-        if self.layout != other.layout:
+        if not _is_same_order(self.layout, other.layout):
             raise FormatError(
                 f"this hyper-representation is of {name}, but the models of {source} have other tensors, or in another "
-                "order, under that name; register the architecture before the models are imported"
+                "order, under that name; import and build them as those were that it learned from"
             )
 
     # The pair that training uses: normalized weights, with gradients, without alignment.
@@ -313,6 +336,20 @@ class HyperRepresentation(nn.Module, HubMixin):
             raise FormatError(
                 f"expected finite {what}, got NaN or infinity in {bad} of {len(rows)} rows; leave these rows out"
             )
+
+
+def _find_layout(config: RepresentationConfig) -> tuple[Layout, Symmetry]:
+    """Return layout and symmetry of a configuration, by default those of the registered architecture."""
+    if config.layout is not None and config.symmetry is not None:
+        return config.layout, config.symmetry
+    architecture = get_architecture(config.architecture)
+    return architecture.layout, architecture.symmetry
+
+
+def _is_same_order(layout: Layout, other: Layout) -> bool:
+    """Tell whether the weights of two layouts mean the same: dropout may shift the numbers in the names of tensors."""
+    matched = layout.match_keys(slot.name for slot in other.slots)
+    return matched is not None and all(replace(matched[slot.name], name=slot.name) == slot for slot in other.slots)
 
 
 def init_parameters(module: nn.Module, generator: torch.Generator, zeros: tuple[str, ...] = ()) -> None:

@@ -1,13 +1,14 @@
 """Hyper-representations in and out: config.json, `from_pretrained`, `save_pretrained` and `push_to_hub`, with a card.
 
 Both a folder that `modelzoo-hyperrep train` wrote and one that `save_pretrained` wrote hold config.json and
-model.safetensors, and so does the model repo that either is pushed to.
+model.safetensors, and so does the model repo that either is pushed to. config.json has the layout and the symmetry of
+the networks' weights, so that nobody needs to have registered their architecture.
 """
 
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
@@ -21,15 +22,19 @@ from torch import nn
 from modelzoo_datasets._util import one_line
 from modelzoo_datasets.errors import FormatError
 from modelzoo_datasets.hub import download_files, name_repo, parse_repo_id
+from modelzoo_datasets.weights import Layout, Symmetry, symmetry_from_json, symmetry_to_json
 from modelzoo_datasets.zoo import SafetensorsHeader, read_json, read_tensors
 
 from ..json_record import JsonRecord
 
 _BLOCK = re.compile(r"encoder\.layers\.(\d+)\..*")
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+HYPERREP_FORMAT = "modelzoo-hyperrep-2"
+OLD_FORMAT = "modelzoo-hyperrep-1"  # without layout and symmetry, which are those of the registered architecture
 LIBRARY, _TAGS = "modelzoo-datasets", ["hyper-representation", "neural-network-weights", "weight-space-learning"]
 UNKNOWN = "unknown"  # the Hub's word for a licence that nobody named
 _COUNTS = ("width", "blocks", "heads", "feedforward", "num_states")  # each is 1 or more
+_NOT_SIZES = ("format", "layout", "symmetry")  # keys of config.json since format 2
 _MAX_SIZE = 2**31  # no dimension of a network is larger
 
 
@@ -64,6 +69,30 @@ class RepresentationConfig(JsonRecord):
     statistics: bool = False  # append s(W), the statistics of the layers, to the latent vector
     token_scale: float = 1.0  # factor of the token part of z
     ranked_by: str = "validation"  # accuracy that the best states are chosen by: validation, train or nothing
+    layout: Layout | None = None  # how the networks' weights lie; None for that of the registered architecture
+    symmetry: Symmetry | None = None  # that weights are aligned by; None for that of the registered architecture
+
+    @classmethod
+    def from_json(cls, values: Any) -> Self:
+        """Read config.json of this format, or of the one before it, which has neither layout nor symmetry."""
+        if not isinstance(values, Mapping) or values.keys().isdisjoint(_NOT_SIZES):
+            return super().from_json(values)
+        sizes = {key: value for key, value in values.items() if key not in _NOT_SIZES}
+        if (name := values.get("format")) != HYPERREP_FORMAT:
+            raise FormatError(
+                f"config.json: expected format {HYPERREP_FORMAT!r}, got {str(name)[:80]!r}; a later release may have "
+                "written it: pip install -U modelzoo-datasets"
+            )
+        layout = Layout.from_json(values.get("layout", []))
+        symmetry = symmetry_from_json(values.get("symmetry"), layout)
+        return replace(super().from_json(sizes), layout=layout, symmetry=symmetry)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the content of config.json."""
+        values = {**super().to_json(), "layout": None, "symmetry": None}
+        if self.layout is not None and self.symmetry is not None:
+            values |= {"layout": self.layout.to_json(), "symmetry": symmetry_to_json(self.symmetry)}
+        return {"format": HYPERREP_FORMAT, **values}
 
     def check_numbers(self) -> None:
         """Check that a configuration from a file has numbers where sizes must be; raises FormatError."""
@@ -74,6 +103,8 @@ class RepresentationConfig(JsonRecord):
             raise FormatError(f"config.json: pooled must be a whole number from 0, got {self.pooled_dim!r}")
         if type(self.latent) not in (int, float) or not 0 < self.latent < _MAX_SIZE:
             raise FormatError(f"config.json: latent must be a number above 0, got {self.latent!r}")
+        if not isinstance(self.architecture, str):
+            raise FormatError(f"config.json: architecture must be a name, got {self.architecture!r}")
         if not isinstance(self.activation, str) or isinstance(self.dropout, bool | str):
             values = f"{self.activation!r} and {self.dropout!r}"
             raise FormatError(f"config.json: activation must be a name and dropout a number, got {values}")
@@ -109,8 +140,11 @@ class HubMixin(PyTorchModelHubMixin):
         try:
             config = RepresentationConfig.from_json(read_json(folder / CONFIG_FILE))
             config.check_numbers()
+            header = SafetensorsHeader.read(folder / WEIGHTS_FILE)
+            if config.layout is not None:
+                _check_layout(config.layout, header)
             build: Any = partial(cls, config)
-            _check_sizes(config.blocks, SafetensorsHeader.read(folder / WEIGHTS_FILE), build, strict=strict)
+            _check_sizes(config.blocks, header, build, strict=strict)
             rep = build()
             rep.load_state_dict(read_tensors(folder / WEIGHTS_FILE), strict=strict)
         except (FormatError, RuntimeError, TypeError, AssertionError) as error:
@@ -198,6 +232,13 @@ def render_template(package: str, file: str, /, **values: Any) -> str:
 def make_card(data: ModelCardData | DatasetCardData, text: str) -> ModelCard:
     """Return a card for the Hub: metadata, and the text below."""
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text.rstrip()}\n")
+
+
+def _check_layout(layout: Layout, header: SafetensorsHeader) -> None:
+    """Raise FormatError unless a layout has as many numbers as the mean of the training states in a file."""
+    shape = header.tensors["mean"].shape if "mean" in header.tensors else None
+    if shape != (layout.size,):
+        raise FormatError(f"config.json has a layout of {layout.size:,} weights, but their mean has the shape {shape}")
 
 
 def _check_sizes(

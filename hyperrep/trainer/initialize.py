@@ -4,6 +4,7 @@ N states, P weights.
 """
 
 import dataclasses
+import logging
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from ..model import HyperRepresentation, RepresentationConfig
 from ..recipe import HyperRecipe
 from ..zoo_values import Ranking, read_column, read_first, read_network
 
+_log = logging.getLogger(__name__)
 _MAX_ALIGNMENT_ROUNDS = 8
 _MIN_SCALE = 1e-4  # floor of a layer's standard deviation, as published
 
@@ -34,8 +36,9 @@ def create_representation(recipe: HyperRecipe, zoo: Zoo) -> HyperRepresentation:
         RecipeError: the number of layer weights is not the number of layers.
     """
     check_trainable(recipe, zoo)
+    if recipe.data.align and not zoo.architecture.symmetry:
+        _log.info("no unit of %s is known to be permutable: weights are learned as they are", zoo.architecture.name)
     rep = HyperRepresentation(_make_config(recipe, zoo))
-    rep.check_architecture(zoo.architecture, f"config {recipe.data.config}")
     rep.init_parameters(keyed_generator(recipe.learning.seed, "auto-encoder"))
     rep.accuracy.copy_(Ranking.from_table(zoo.table).accuracy)
     rep.scale.copy_(compute_layer_scales(zoo.weights, rep))
@@ -75,6 +78,8 @@ def _make_config(recipe: HyperRecipe, zoo: Zoo) -> RepresentationConfig:
     sizes = {name: value for name, value in vars(recipe.model).items() if name != "projection"}
     return RepresentationConfig(
         architecture=zoo.architecture.name,
+        layout=zoo.architecture.layout,
+        symmetry=zoo.architecture.symmetry,
         activation=network.activation,
         dropout=network.dropout,
         num_states=len(zoo.weights),

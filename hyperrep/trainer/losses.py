@@ -219,7 +219,7 @@ def _make_view(
     rep: HyperRepresentation, weights: Tensor, recipe: LearningRecipe, generator: torch.Generator, *, permute: bool
 ) -> Tensor:
     """Return normalized weights (B, P), augmented anew."""
-    view = permute_randomly(weights, rep.architecture.symmetry, generator) if permute else weights
+    view = permute_randomly(weights, rep.symmetry, generator) if permute else weights
     noisy = add_noise(rep._normalize(view), recipe.noise_std, generator)
     return erase_blocks(noisy, recipe.erase_prob, generator)
 

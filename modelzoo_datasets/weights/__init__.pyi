@@ -8,5 +8,7 @@ from .symmetry import no_symmetry as no_symmetry
 from .symmetry import permute_units as permute_units
 from .symmetry import sample_permutations as sample_permutations
 from .symmetry import unit_group as unit_group
+from .symmetry_json import symmetry_from_json as symmetry_from_json
+from .symmetry_json import symmetry_to_json as symmetry_to_json
 from .tokens import Layers as Layers
 from .tokens import Tokens as Tokens

@@ -9,6 +9,7 @@ from helpers.tiny_learning import recipe as tiny_recipe
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from hyperrep import HyperRepresentation
 from hyperrep.trainer.initialize import create_representation
 from modelzoo_datasets import build_dataset, load_zoo
 from modelzoo_datasets.architectures import (
@@ -129,15 +130,31 @@ def test_layouts_of_unregistered_architectures_can_be_compared(dataset: Path) ->
     assert first == second
 
 
-def test_a_hyper_representation_is_not_trained_on_tensors_in_another_order(dataset: Path) -> None:
+def test_a_hyper_representation_is_trained_on_tensors_in_their_stored_order(
+    dataset: Path, readers: list[Reader], tmp_path: Path
+) -> None:
+    recipe = tiny_recipe(data={"config": "zoo"}, model={"statistics": False})
+    zoo = load_zoo(dataset)
+    create_representation(recipe, zoo).save_pretrained(tmp_path / "unregistered")
     register()
     zoo = load_zoo(dataset)
-    recipe = tiny_recipe(data={"config": "zoo", "align": False}, model={"statistics": False})
+    create_representation(recipe, zoo).save_pretrained(tmp_path / "registered")
+    for name in ("unregistered", "registered"):
+        rep = HyperRepresentation.from_pretrained(tmp_path / name)
+        rep.check_architecture(zoo.architecture, "the zoo")
+        assert [slot.name for slot in rep.layout.slots][:2] == ["gru.weight_hh_l0", "gru.weight_ih_l0"]
+        for i in range(len(zoo)):
+            assert torch.equal(rep.model(zoo.weights[i])(SIGNS), readers[number_of(zoo, i)](SIGNS))
+
+
+def test_another_order_under_the_same_name_is_refused(dataset: Path) -> None:
+    zoo = load_zoo(dataset)
+    rep = create_representation(tiny_recipe(data={"config": "zoo"}), zoo)
     with pytest.raises(FormatError) as caught:
-        create_representation(recipe, zoo)
+        rep.check_architecture(register(), "the zoo")
     assert str(caught.value) == (
-        f"this hyper-representation is of {NAME}, but the models of config zoo have other tensors, or in another "
-        "order, under that name; register the architecture before the models are imported"
+        f"this hyper-representation is of {NAME}, but the models of the zoo have other tensors, or in another "
+        "order, under that name; import and build them as those were that it learned from"
     )
 
 

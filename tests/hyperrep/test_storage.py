@@ -18,14 +18,20 @@ from safetensors.torch import load_file
 
 from hyperrep import HyperRepresentation, train
 from hyperrep.recipe import DataRecipe, EvaluationRecipe
+from hyperrep.storage import TrainingInfo
 from hyperrep.trainer.checkpoints import EVENTS
 from hyperrep.trainer.loop import _CHECKPOINT_EVERY
-from modelzoo_datasets.errors import FolderInUseError, FormatError
+from modelzoo_datasets.architectures import get_architecture
+from modelzoo_datasets.errors import ArgumentError, FolderInUseError, FormatError, RecipeError
+from modelzoo_datasets.hub.manifest import read_manifest
+from modelzoo_datasets.weights import permute_units, sample_permutations, symmetry_from_json
 from modelzoo_datasets.zoo import working_path
 
 COLUMNS = ("reconstruction", "contrast", "behaviour", "mixed", "statistics")
 EPOCHS = _CHECKPOINT_EVERY + 2
 RECIPE = recipe(epochs=EPOCHS, batch_size=14, layer_weights=(1, 1, 1, 1, 2))
+AXIS = {"start": 0, "before": 1, "after": 25}  # an axis of the first convolution, which has eight units
+HUGE = [{"name": "weight", "shape": [10**6, 10**6], "start": 0, "buffer": False}]
 FILES = {"config.json", "model.safetensors", "training.json", "metrics.csv", "metrics.jsonl", "README.md"}
 
 
@@ -232,6 +238,24 @@ def test_tensors_of_another_representation_are_told_in_one_line(copied: Path) ->
         ({"statistics": True}, "config.json asks for embeddings of shape (28, 550), but the weights have (28, 480)"),
         ({"width": "16"}, "config.json: width must be a whole number from 1, got '16'"),
         ({"activation": 3}, "config.json: activation must be a name and dropout a number, got 3"),
+        ({"architecture": ["cnn-s"]}, "config.json: architecture must be a name, got ['cnn-s']"),
+        (
+            {"format": "modelzoo-hyperrep-3"},
+            "config.json: expected format 'modelzoo-hyperrep-2', got 'modelzoo-",
+        ),
+        ({"format": None}, "config.json: expected format 'modelzoo-hyperrep-2', got 'None'"),
+        ({"layout": None}, "expected a list of tensors, got None"),
+        (
+            {"layout": HUGE, "symmetry": []},
+            "config.json has a layout of 1,000,000,000,000 weights, but their mean has the shape",
+        ),
+        ({"symmetry": None}, "symmetry: expected a list of groups, got None"),
+        (
+            {"symmetry": [{"units": 10**9, "signed": False, "axes": [AXIS]}]},
+            "an axis names 1 x 1000000000 x 25",
+        ),
+        ({"symmetry": [{"units": 8, "signed": 1, "axes": [AXIS]}]}, "expected units from 1 and signed true or false"),
+        ({"symmetry": [{"units": 8, "signed": True, "axes": []}]}, "symmetry: expected a group with a list of axes"),
     ],
 )
 def test_sizes_are_compared_with_the_weights_before_memory_is_taken(
@@ -250,6 +274,51 @@ def test_sizes_are_compared_with_the_weights_before_memory_is_taken(
     assert line.startswith(f"cannot read hyper-representation {copied}: ")
     assert expected in line
     assert end.peak < 600_000_000
+
+
+def test_a_new_folder_carries_layout_and_symmetry(finished: Path) -> None:
+    told = json.loads((finished / "config.json").read_text())
+    architecture = get_architecture("cnn-s")
+    assert (told["format"], told["layout"]) == ("modelzoo-hyperrep-2", architecture.layout.to_json())
+    assert symmetry_from_json(told["symmetry"], architecture.layout) == architecture.symmetry
+    assert json.loads((finished / "training.json").read_text())["format"] == "modelzoo-hyperrep-2"
+
+
+def test_no_registry_is_needed(finished: Path, copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = copied / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"architecture": "of-nobody"}))
+    known, rep = HyperRepresentation.from_pretrained(finished), HyperRepresentation.from_pretrained(copied)
+    moved = permute_units(known.sample(4), known.symmetry, sample_permutations(known.symmetry, 4))
+    assert not torch.equal(rep.align(moved), moved)
+    assert torch.equal(rep.align(moved), known.align(moved))
+    assert torch.equal(rep.encode(moved), known.encode(moved))
+    assert torch.equal(rep.decode(rep.embeddings), known.decode(known.embeddings))
+    assert torch.equal(rep.sample(3), known.sample(3))
+    module, images = get_architecture("cnn-s").module("tanh"), torch.rand(2, 1, 28, 28)
+    assert torch.equal(rep.model(moved[0], module)(images), known.model(moved[0])(images))
+    with pytest.raises(RecipeError) as caught:
+        rep.model(moved[0])
+    assert str(caught.value) == (
+        "architecture 'of-nobody' is not registered with the tensors of this hyper-representation: pass your own "
+        "module, rep.model(weights, module), or register it, in a file that --plugin FILE names"
+    )
+    with pytest.raises(ArgumentError, match="^the module must have the tensors of 'of-nobody'; "):
+        rep.model(moved[0], torch.nn.Linear(2, 3))
+
+
+def test_a_folder_of_the_format_before_is_read(tmp_path: Path) -> None:
+    old = Path(__file__).parents[1] / "fixtures" / "old-formats" / "hyperrep-1"
+    rep = HyperRepresentation.from_pretrained(old)
+    weights = rep.sample(2, top_fraction=1.0)
+    assert weights.shape == (2, 2464)
+    assert rep.decode(rep.encode(weights)).shape == (2, 2464)
+    assert rep.model(weights[0])(torch.rand(2, 1, 28, 28)).shape == (2, 10)
+    assert TrainingInfo.read(old).recipe.name == "tinyrep"
+    assert read_manifest(old, "me/rep").format == "modelzoo-hyperrep-1"
+    rep.save_pretrained(tmp_path / "new")
+    new = HyperRepresentation.from_pretrained(tmp_path / "new")
+    assert json.loads((tmp_path / "new" / "config.json").read_text())["format"] == "modelzoo-hyperrep-2"
+    assert torch.equal(new.encode(weights), rep.encode(weights))
 
 
 def test_a_pipe_in_a_folder_is_refused(copied: Path) -> None:
