@@ -3,9 +3,13 @@ from .card_examples import UNPACKING as UNPACKING
 from .card_examples import ModuleCode as ModuleCode
 from .card_examples import write_module_code as write_module_code
 from .dictionary import format_type as format_type
+from .image_files import write_image_files as write_image_files
 from .integrity import CHECKSUMS_FILE as CHECKSUMS_FILE
 from .integrity import list_data_files as list_data_files
 from .integrity import read_checksums as read_checksums
+from .module_file import find_module_path as find_module_path
+from .module_file import find_plugin as find_plugin
+from .module_file import write_module_file as write_module_file
 from .schema import BYTE_RANGE_FIELDS as BYTE_RANGE_FIELDS
 from .schema import TableSchema as TableSchema
 from .schema import describe_features as describe_features

@@ -33,7 +33,9 @@ from .card import ConfigSummary, render_card
 from .card_figures import draw_figures
 from .card_metadata import CardMetadata
 from .config_writer import write_tables
+from .image_files import write_image_files
 from .integrity import write_checksums
+from .module_file import find_module_path, find_plugin, write_module_file
 from .schema import choose_weights_location, find_missing_epochs, join_rows
 from .shard_plan import split_into_shards
 
@@ -79,8 +81,10 @@ def build_dataset(
     Example:
         >>> build_dataset(zoo_folder, out / "dataset", repo_id="modelzoos/tiny")
         True
-        >>> sorted(path.name for path in (out / "dataset").iterdir())
-        ['README.md', 'assets', 'checksums.sha256', 'footers.json', 'layout.json', 'seed', 'seed_index', 'zoo.json']
+        >>> sorted(path.name for path in (out / "dataset").iterdir() if path.is_dir())
+        ['assets', 'code', 'seed', 'seed_index']
+        >>> sorted(path.name for path in (out / "dataset").glob("*.json"))
+        ['footers.json', 'images.json', 'layout.json', 'zoo.json']
     """
     out = Path(out)
     folders = [ZooFolder.open(Path(zoo)) for zoo in ([zoos] if isinstance(zoos, str | Path) else zoos)]
@@ -113,11 +117,25 @@ def _build(
         write_bytes(partial / "README.md", card.encode())
         write_json(partial / "layout.json", folders[0].layout.to_json())
         write_json(partial / ZOO_FILE, info.to_json())
+        _write_descriptions(folders[0].info, list(infos.values()), partial)
         write_footers(partial)
         write_checksums(partial)
     _warn_of_missing_module(folders[0].info)
     for config in configs:
         _warn_of_missing_states(config)
+
+
+def _write_descriptions(info: ZooInfo, zoos: Sequence[ZooInfo], out: Path) -> None:
+    """Write what people need without this package: how images are prepared and split, and the module's source."""
+    for name, content in write_image_files(zoos).items():
+        write_bytes(out / name, content)
+    architecture, path = info.find_architecture(), find_module_path(info.architecture)
+    text = write_module_file(architecture)
+    if path is None or text is None:
+        return
+    write_bytes(out / path, text.encode())
+    if (plugin := find_plugin(architecture)) is not None:
+        _log.info("%s is published as it is, as %s: it registers %s", plugin, path, info.architecture)
 
 
 def _check_compatible(zoos: Sequence[ZooFolder]) -> None:

@@ -21,8 +21,10 @@ from .card_examples import UNPACKING, ModuleCode, write_module_code, write_queri
 from .card_figures import ORIGIN, find_varied_columns, select_last_states
 from .card_links import list_links
 from .dictionary import list_absent, list_columns
+from .image_files import find_images
 from .integrity import CHECKSUMS_FILE
 from .known_issues import find_known_issues
+from .module_file import find_module_path, write_module_file
 from .schema import TableSchema, describe_features
 
 _MAX_VALUES = 24  # values of a hyperparameter that are listed one by one
@@ -90,10 +92,17 @@ def render_card(
         queries=_write_queries(configs, inline=inline),
         links=list_links(None if first.info.import_info is None else first.info.import_info.format),
         checksums=CHECKSUMS_FILE,
+        source_file=_find_source_file(first.info),
+        has_splits=find_images([first.info]) is not None,
     )
     header = DatasetCardData(**_make_header(metadata, configs)).to_yaml(line_break="\n")
     card = str(DatasetCard(f"---\n{header}\n---\n\n{body}"))
     return card if repo_id is None else name_repo(card, repo_id)
+
+
+def _find_source_file(info: ZooInfo) -> str | None:
+    """Return the path of the module's source in the dataset folder, None if there is none."""
+    return find_module_path(info.architecture) if write_module_file(info.find_architecture()) else None
 
 
 def _write_module(architecture: Architecture, configs: Sequence[ConfigSummary]) -> ModuleCode | None:

@@ -16,7 +16,7 @@ for slot in layout:
     tensor = weights[slot["start"] : slot["start"] + math.prod(slot["shape"])].reshape(slot["shape"])
     state[slot["name"]] = tensor.to(getattr(torch, slot.get("dtype", "float32")))"""
 
-_RESNET18 = """\
+RESNET18 = """\
 from torchvision.models.resnet import BasicBlock, ResNet
 
 module = ResNet(BasicBlock, [2, 2, 2, 2], num_classes={classes})
@@ -85,30 +85,30 @@ def write_module_code(architecture: Architecture, dropout: float = 0.0) -> Modul
         dropout: The probability of dropout, whose layers may shift the numbers in the names of tensors.
     """
     if architecture.family == "resnet18":
-        return ModuleCode(_RESNET18.format(classes=architecture.classes))
+        return ModuleCode(RESNET18.format(classes=architecture.classes))
     tanh, relu = (architecture.module(activation, dropout) for activation in ("tanh", "relu"))
-    tanh_layers, relu_layers = _list_layers(tanh), _list_layers(relu)
+    tanh_layers, relu_layers = list_layers(tanh), list_layers(relu)
     if tanh_layers is None or relu_layers is None:
         return None
-    lines = [_write_layer(*pair) for pair in zip(tanh_layers, relu_layers, strict=True)]
+    lines = [write_layer(*pair) for pair in zip(tanh_layers, relu_layers, strict=True)]
     if None in lines:
         return None
     body = "".join(f"    {line},\n" for line in lines)
-    return ModuleCode(f"module = nn.Sequential(\n{body})", "module_list." if isinstance(tanh, ModuleListCNN) else "")
+    return ModuleCode(f"module = nn.Sequential(\n{body})", "module_list." if type(tanh) is ModuleListCNN else "")
 
 
 def _name_class(activation: str) -> str:
     return f"nn.{ACTIVATION_MODULES[activation].__name__}"
 
 
-def _list_layers(module: nn.Module) -> Sequence[nn.Module] | None:
+def list_layers(module: nn.Module) -> Sequence[nn.Module] | None:
     """Return layers that are applied one after the other, None if the module is not a plain chain."""
-    if isinstance(module, ModuleListCNN):
+    if type(module) is ModuleListCNN:  # one of its subclasses has branches
         return list(module.module_list)
     return list(module) if type(module) is nn.Sequential else None
 
 
-def _write_layer(tanh: nn.Module, relu: nn.Module) -> str | None:
+def write_layer(tanh: nn.Module, relu: nn.Module) -> str | None:
     """Return the code of one layer, None if it is not torch's own.
 
     The layer comes from two networks with different activations: where it differs, it is the activation.

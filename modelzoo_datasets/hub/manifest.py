@@ -46,7 +46,8 @@ class FolderKind:
 _MODEL = ("config.json", "model.safetensors")
 _TABLE = ("README.md", "samples.parquet")
 _TRAIN, _SAMPLE = "make it again with modelzoo-hyperrep train", "make it again with modelzoo-hyperrep sample"
-_DATASET = FolderKind("dataset", "dataset", ZOO_INFO, DATASET_FORMAT, (CARD, "layout.json"), _BUILD_AGAIN)
+_FILES = (CARD, "layout.json", "images.json")
+_DATASET = FolderKind("dataset", "dataset", ZOO_INFO, DATASET_FORMAT, _FILES, _BUILD_AGAIN)
 _HYPERREP_KINDS = (
     FolderKind("hyper-representation", "model", "training.json", "modelzoo-hyperrep-", _MODEL, _TRAIN),
     FolderKind("table of samples", "dataset", "samples.json", "modelzoo-samples-", _TABLE, _SAMPLE),

@@ -8,6 +8,7 @@ from .augmentation import sample_flip_rotate as sample_flip_rotate
 from .image_data import ImageDataset as ImageDataset
 from .image_data import Images as Images
 from .image_data import Split as Split
+from .image_data import list_split_indices as list_split_indices
 from .registry import get_image_dataset as get_image_dataset
 from .registry import image_dataset_names as image_dataset_names
 from .registry import load_images as load_images

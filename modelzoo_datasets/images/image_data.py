@@ -117,9 +117,28 @@ def split_train(train: Split, n_train: int) -> dict[str, Split]:
     """
     if n_train == len(train):
         return {"train": train}
-    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(SPLIT_SEED))
-    parts = {"train": order[:n_train], "validation": order[n_train:]}
+    parts = _list_parts(len(train), n_train)
     return {name: Split(train.pixels[index], train.labels[index]) for name, index in parts.items()}
+
+
+def list_split_indices(sizes: tuple[int, int, int]) -> dict[str, Tensor]:
+    """Return the split of every image, without reading any: int64 indices into the official images.
+
+    Args:
+        sizes: The numbers of training, validation and test images, as in `ImageDataset`.
+
+    Returns:
+        The indices of `train`, `validation`, if there are any, and `test`. Training and validation images are in the
+        official training images.
+    """
+    n_train, n_validation, n_test = sizes
+    parts = _list_parts(n_train + n_validation, n_train) if n_validation else {"train": torch.arange(n_train)}
+    return {**parts, "test": torch.arange(n_test)}
+
+
+def _list_parts(total: int, n_train: int) -> dict[str, Tensor]:
+    order = torch.randperm(total, generator=torch.Generator().manual_seed(SPLIT_SEED))
+    return {"train": order[:n_train], "validation": order[n_train:]}
 
 
 # Cached per device, because a copy in every step would stall an accelerator. Created outside of inference mode, because

@@ -13,6 +13,7 @@ from ..zoo import DATASET_FORMAT, OLDER_DATASET_FORMATS, ZOO_FILE, FormatTag, re
 from .base import Check, Key, Request, Target
 from .dataset_checks import check_card, check_checksums, check_footers, check_index, check_layouts, check_rows
 from .dataset_target import DatasetConfig, open_dataset
+from .description_checks import check_descriptions
 from .reproduction import check_images, check_metrics, check_retrained, skip_metrics
 from .state_checks import check_states
 from .viewer import check_viewer
@@ -172,6 +173,8 @@ def _verify_dataset(path: Path, request: Request) -> list[Check]:
     parents = _find_parents(path, configs, request.parent)
     layouts = check_layouts(path, configs)
     checks = [layouts, check_card(path, configs), check_checksums(path), check_viewer(path, info.repo_id)]
+    if FormatTag.read(path / ZOO_FILE).format == DATASET_FORMAT:  # older ones have none
+        checks.append(check_descriptions(path, list(info.configs.values())))
     images: Images | None = None
     if request.states or request.retrain:  # the images are the same for all configs
         first = configs[0].target

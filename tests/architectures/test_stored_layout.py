@@ -147,6 +147,15 @@ def test_a_hyper_representation_is_trained_on_tensors_in_their_stored_order(
             assert torch.equal(rep.model(zoo.weights[i])(SIGNS), readers[number_of(zoo, i)](SIGNS))
 
 
+def test_a_dataset_of_what_nobody_registered_has_no_source_and_says_so(dataset: Path) -> None:
+    assert not (dataset / "code").exists()
+    assert "\nThe source of the module is not part of this dataset.\n" in (dataset / "README.md").read_text()
+    assert all(check.has_passed for check in verify_folder(dataset, states=0))
+    register()
+    (check,) = [check for check in verify_folder(dataset, states=0) if check.name == "descriptions"]
+    assert (check.problems, check.notes) == ([], [f"{dataset / 'code' / NAME}.py is missing or cannot be read"])
+
+
 def test_another_order_under_the_same_name_is_refused(dataset: Path) -> None:
     zoo = load_zoo(dataset)
     rep = create_representation(tiny_recipe(data={"config": "zoo"}), zoo)

@@ -71,6 +71,7 @@ def test_a_dataset_holds_exactly_its_files(tiny_dataset: Path) -> None:
     pictures = {f"assets/{config}-{kind}.png" for config in ("seed", "hyp") for kind in kinds}
     pictures |= {"assets/hyp-hyper-parameters.png"}
     described = {"README.md", "layout.json", "zoo.json", "checksums.sha256", "footers.json"}
+    described |= {"code/cnn-s.py", "images.json", "splits.safetensors"}
     assert set(contents(tiny_dataset)) == {*described, *tables, *pictures}
     assert list(tiny_dataset.parent.iterdir()) == [tiny_dataset], "something was left beside it"
 

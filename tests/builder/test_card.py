@@ -409,7 +409,7 @@ def test_sha256sum_checks_the_folder(dataset: Path) -> None:
 
 
 def test_files_that_are_altered_missing_or_more_than_listed_are_named(dataset: Path) -> None:
-    assert check_checksums(dataset) == Check("checksums", 22, [])
+    assert check_checksums(dataset) == Check("checksums", 25, [])
     (dataset / "layout.json").write_text("[]")
     (dataset / "assets" / "seed-layers.png").unlink()
     (dataset / "notes.txt").write_text("mine")

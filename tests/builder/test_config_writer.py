@@ -179,7 +179,7 @@ def test_an_intact_dataset_passes_with_its_metrics_measured_again(resnet_dataset
             Check("card", 2, []),
             Check("checksums", _data_files(resnet_dataset), []),
         ),
-        *(Check("viewer", 4, []), Check("images", 1, [])),
+        *(Check("viewer", 4, []), Check("descriptions", 3, []), Check("images", 1, [])),
         *(Check("seed: files", 4, []), Check("seed: recipe", 2, []), Check("seed: index", 4, [])),
         *(Check(f"seed: {name}", 4, []) for name in ("states", "hashes", "finite")),
         Check("seed: metrics, equal", 2, []),

@@ -155,6 +155,7 @@ def test_a_dataset_in_shards_passes_every_check(sharded: Path) -> None:
         "footers": 13,
         "checksums": len(hashes(sharded)) - 2,
         "viewer": 13,
+        "descriptions": 3,
     }  # all but the card and the list; 10 shards and an index
     assert checks == {"layout": 1, "card": 2} | files | {
         f"seed: {name}": n for name, n in zip(names, (10, 20, 60, 60, 60, 60), strict=True)
