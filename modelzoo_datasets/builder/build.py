@@ -16,6 +16,8 @@ from ..zoo import (
     DATASET_FORMAT,
     KEPT,
     LEFT_OUT,
+    PAIRS_FILE,
+    STATISTICS_FILE,
     ZOO_FILE,
     DatasetInfo,
     FormatTag,
@@ -24,6 +26,7 @@ from ..zoo import (
     ZooInfo,
     assign_trajectory_files,
     atomic_folder,
+    check_plain_files,
     read_json,
     write_bytes,
     write_footers,
@@ -36,7 +39,7 @@ from .config_writer import write_tables
 from .image_files import write_image_files
 from .integrity import write_checksums
 from .module_file import find_module_path, find_plugin, write_module_file
-from .schema import choose_weights_location, find_missing_epochs, join_rows
+from .schema import TableSchema, choose_weights_location, find_missing_epochs, join_rows
 from .shard_plan import split_into_shards
 
 _log = logging.getLogger(__name__)
@@ -88,6 +91,9 @@ def build_dataset(
     """
     out = Path(out)
     folders = [ZooFolder.open(Path(zoo)) for zoo in ([zoos] if isinstance(zoos, str | Path) else zoos)]
+    for folder in folders:
+        check_plain_files(folder.path)
+        _check_columns(folder)
     _check_compatible(folders)
     metadata = CardMetadata.from_zoos(folders, builder)
     repo_id = repo_id or metadata.repo_id
@@ -136,6 +142,15 @@ def _write_descriptions(info: ZooInfo, zoos: Sequence[ZooInfo], out: Path) -> No
     write_bytes(out / path, text.encode())
     if (plugin := find_plugin(architecture)) is not None:
         _log.info("%s is published as it is, as %s: it registers %s", plugin, path, info.architecture)
+
+
+def _check_columns(zoo: ZooFolder) -> None:
+    """Raise FormatError if the tables of a zoo lack a column of the dataset."""
+    needed = {*TableSchema.from_info(zoo.info).index.names, "index", "diverged"}
+    if missing := sorted(needed - {*zoo.models.columns, *zoo.states.columns}):
+        raise FormatError(f"the tables of {zoo.path} have no column {missing[0]!r}; run {zoo.maker} again")
+    if "model_id" not in zoo.models or "model_id" not in zoo.states:
+        raise FormatError(f"a table of {zoo.path} has no column 'model_id'; run {zoo.maker} again")
 
 
 def _check_compatible(zoos: Sequence[ZooFolder]) -> None:
@@ -214,7 +229,14 @@ def _write_config(zoo: ZooFolder, info: ZooInfo, rows: pd.DataFrame, out: Path, 
     schema, num_bytes = write_tables(zoo, info.recipe.config, rows, out, progress)
     statistics, pairs = read_statistics(zoo.path) or ({}, pd.DataFrame())
     titles = {}
-    for name, (title, png) in draw_figures(statistics, pairs, rows, tuple(info.recipe.columns)).items():
+    try:
+        figures = draw_figures(statistics, pairs, rows, tuple(info.recipe.columns))
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise FormatError(
+            f"the statistics of {zoo.path} are malformed ({error!r}); delete {STATISTICS_FILE} and {PAIRS_FILE} there "
+            f"and run {zoo.maker} again"
+        ) from error
+    for name, (title, png) in figures.items():
         path = f"assets/{info.recipe.config}-{name}.png"
         titles[path] = title
         write_bytes(out / path, png)

@@ -18,7 +18,7 @@ from huggingface_hub import metadata_load
 
 from .._util import file_sha256, is_config_name_on_hub, one_line
 from ..errors import FormatError
-from ..zoo import DATASET_FORMAT, FormatTag, read_json
+from ..zoo import DATASET_FORMAT, FormatTag, check_plain_file, is_inside, read_json
 from .snippets import name_repo
 
 CARD = "README.md"
@@ -199,10 +199,21 @@ def _place_card(files: Sequence[LocalFile], card: str | None) -> tuple[tuple[Loc
 
 
 def _list_files(folder: Path) -> tuple[LocalFile, ...]:
-    """Return all files, sorted by path, without hidden ones, which are not part of any format."""
-    paths = {source.relative_to(folder): source for source in folder.rglob("*") if source.is_file()}
-    visible = {path.as_posix(): s for path, s in paths.items() if not any(part.startswith(".") for part in path.parts)}
-    return tuple(LocalFile(path, source, source.stat().st_size) for path, source in sorted(visible.items()))
+    """Return all files, sorted by path, without hidden ones, which are not part of any format.
+
+    Raises:
+        FormatError: One is a pipe or a device, or a link that leads out of the folder, whose target is not published.
+    """
+    files = []
+    for source in folder.rglob("*"):
+        path = source.relative_to(folder)
+        if any(part.startswith(".") for part in path.parts) or (source.is_dir() and not source.is_symlink()):
+            continue
+        if source.is_dir() and is_inside(source, folder, with_blobs=False):  # the files are listed where they are
+            continue
+        size = check_plain_file(source, folder, with_blobs=False)
+        files.append(LocalFile(path.as_posix(), source, size))
+    return tuple(sorted(files, key=lambda file: file.path))
 
 
 def _read_configs(folder: Path, paths: list[str]) -> tuple[str, ...]:
@@ -232,7 +243,7 @@ def check_config_name(name: str, folder: Path) -> None:
     Raises:
         FormatError: They do not; the message names the folder that the config is in.
     """
-    if name.startswith(".") or not is_config_name_on_hub(name):
+    if name.startswith(".") or not name.isprintable() or not is_config_name_on_hub(name):
         raise FormatError(
             f"{folder}: the Hub does not accept {name!r} as the name of a config: it must not contain any of "
             "< > : / \\ | ? *, begin with a dot or be 'data'; rename the config in its recipe"

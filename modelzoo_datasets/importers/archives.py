@@ -4,40 +4,30 @@ A compressed tar, and a large array in a zip, are first decompressed into a temp
 read anywhere.
 """
 
-import bz2
-import gzip
-import logging
-import lzma
 import os
 import re
-import shutil
 import stat
 import tarfile
 import zipfile
-import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
-from lzma import LZMAError
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import BinaryIO, cast
 
 from ..errors import FormatError
 from ..progress import Progress
+from ..zoo import check_memory, size_on_disk
 from .base import Skipped, SkipReport
+from .compression import DAMAGED, decompress, decompress_tar
+from .tar_index import list_tar_members
 
-_LOGGER = logging.getLogger(__name__)
 _ZIP = (b"PK\x03\x04", b"PK\x05\x06")  # first bytes of a zip, with members and without
-_FORMATS: dict[bytes, Callable[[Path], Any]] = {  # first bytes of a compressed file -> its reader
-    b"\x1f\x8b": gzip.open,
-    b"\xfd7zXZ\x00": lzma.open,
-    b"BZh": bz2.open,
-}
 _ENCRYPTED = 1  # flag of a member of a zip
-_CHUNK = 2**16  # bytes read at once: a read that fails loses what it had decompressed before
-_MAX_RATIO = 200  # bytes that a compressed byte may become: text compresses less, a bomb more
-# Raised by readers of archives and compressed files that are damaged, encrypted, or packed in an unknown way.
-DAMAGED = (OSError, EOFError, RuntimeError, tarfile.TarError, zipfile.BadZipFile, zlib.error, LZMAError)
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # Python reads members of other methods without a limit
+_CHUNK = 2**20  # bytes read at once
+_COPIES = 4  # a file is in memory so often while it is read: itself, decoded, checked, packed
+_BYTES_PER_MEMBER = 500  # memory for the path, the place and the size of a file
 OUTSIDE = "points outside of its folder or archive, or is no plain file"
 
 
@@ -46,14 +36,23 @@ class Source(ABC):
 
     name: str  # without path and suffixes
     sizes: dict[str, int]  # path -> bytes
+    nbytes: int  # the whole source on the disk, compressed if it is
     skipped: SkipReport  # files that are never read: links, devices, paths that lead outside
 
     def close(self) -> None:  # noqa: B027 - a folder has nothing to close
         """Close open files."""
 
-    @abstractmethod
     def read(self, path: str) -> bytes:
-        """Return the content of one file; raises Skipped."""
+        """Return the content of one file; raises Skipped, also for a file that is too large for such a source."""
+        try:
+            check_memory(_COPIES * self.sizes[path], self.nbytes, path)
+        except FormatError as error:
+            raise Skipped("is larger than the size of the whole source allows") from error
+        return self._read(path)
+
+    @abstractmethod
+    def _read(self, path: str) -> bytes:
+        """Return the content of one file, whose size was checked; raises Skipped."""
 
     @abstractmethod
     def stream(self, path: str) -> AbstractContextManager[BinaryIO]:
@@ -84,9 +83,12 @@ class FolderSource(Source):
     def __init__(self, folder: Path) -> None:
         """List the files of a folder; raises FormatError where it cannot be read."""
         self.name, self._folder, self.skipped = folder.resolve().name, folder, SkipReport()
-        self.sizes = dict(self._walk())
+        self.nbytes, self.sizes = 0, {}
+        for key, status in self._walk():
+            self.sizes[key] = status.st_size
+            self.nbytes += size_on_disk(status)
 
-    def _walk(self) -> Iterator[tuple[str, int]]:
+    def _walk(self) -> Iterator[tuple[str, os.stat_result]]:
         root = self._folder.resolve()
         for place, folders, files in os.walk(self._folder, onerror=self._report_unreadable):
             folders.sort()
@@ -100,7 +102,7 @@ class FolderSource(Source):
                 if (is_link and not path.resolve().is_relative_to(root)) or not path.is_file():
                     self.skipped.add(OUTSIDE, key)
                 else:
-                    yield key, path.stat().st_size
+                    yield key, path.stat()
 
     def _report_unreadable(self, error: OSError) -> None:
         """Count a folder that cannot be listed; raise FormatError where it is the source itself."""
@@ -115,7 +117,7 @@ class FolderSource(Source):
     def locate(self, path: str) -> tuple[Path, int]:
         return self._folder / path, 0
 
-    def read(self, path: str) -> bytes:
+    def _read(self, path: str) -> bytes:
         try:
             return (self._folder / path).read_bytes()
         except OSError as error:
@@ -133,7 +135,7 @@ class ZipSource(Source):
             temporary: File for the content of the member that is located last.
             progress: Display of the bytes.
         """
-        self.name, self.skipped = path.stem, SkipReport()
+        self.name, self.skipped, self.nbytes = path.stem, SkipReport(), size_on_disk(path.stat())
         self._temporary, self._progress = temporary, progress
         try:
             self._archive = zipfile.ZipFile(path)
@@ -155,18 +157,22 @@ class ZipSource(Source):
         member = self._members[path]
         if member.flag_bits & _ENCRYPTED:
             raise RuntimeError("it is encrypted")
+        if member.compress_type not in _METHODS:
+            raise RuntimeError("it is packed by another method than deflate")
         return cast(BinaryIO, self._archive.open(member))
 
     def locate(self, path: str) -> tuple[Path, int]:
         with self.stream(path) as packed:
-            _decompress(packed, path, self._members[path].compress_size, self._temporary, self._progress)
+            decompress(packed, path, self._members[path].compress_size, self._temporary, self._progress)
         return self._temporary, 0
 
-    def read(self, path: str) -> bytes:
-        member = self._members[path]
-        with suppress(*DAMAGED):
-            if len(content := self._archive.read(member)) == member.file_size:
-                return content
+    def _read(self, path: str) -> bytes:
+        content = bytearray()
+        with suppress(*DAMAGED), self.stream(path) as file:
+            while chunk := file.read(_CHUNK):  # at once, a member that lies about its size would be decompressed whole
+                content += chunk
+            if len(content) == self.sizes[path]:
+                return bytes(content)
         raise Skipped("is damaged in its archive, or encrypted")
 
 
@@ -186,29 +192,18 @@ class TarSource(Source):
             FormatError: The content is larger than the disk or the limit allow.
         """
         self.name, self.skipped = re.sub(r"(\.tar)?\.(gz|xz|bz2)$|\.(tar|tgz|txz)$", "", path.name), SkipReport()
-        self._path = path
+        self._path, self.nbytes = path, size_on_disk(path.stat())
         self._places: dict[str, tuple[int, int]] = {}
         try:
-            is_whole = self._list_members()
+            is_whole = list_tar_members(path, self._add)
         except tarfile.TarError:
-            is_whole = _decompress_tar(path, temporary, progress)
+            is_whole = decompress_tar(path, temporary, progress)
             self._path = temporary
-            is_whole &= self._list_members()
+            is_whole &= list_tar_members(temporary, self._add)
         if not is_whole:
             self.skipped.add("is cut off or damaged, so the files behind that place are missing", path.name)
         self._file = self._path.open("rb")
         self.sizes = {name: size for name, (_, size) in self._places.items()}
-
-    def _list_members(self) -> bool:
-        """List the members; return False where a place is damaged, and raise tarfile.TarError if it is the first."""
-        with tarfile.open(self._path, "r:") as archive:
-            try:
-                for member in archive:
-                    self._add(member)
-                    archive.members = []  # type: ignore[attr-defined]  # or it would keep all of them
-            except DAMAGED:
-                return False
-        return True
 
     def _add(self, member: tarfile.TarInfo) -> None:
         name = make_safe_path(member.name)
@@ -216,6 +211,8 @@ class TarSource(Source):
             self.skipped.add(OUTSIDE, member.name)
         elif not member.isdir():
             self._places[name] = (member.offset_data, member.size)
+            if len(self._places) % 10_000 == 0:
+                check_memory(_BYTES_PER_MEMBER * len(self._places), self.nbytes, self.name)
 
     def close(self) -> None:
         self._file.close()
@@ -229,60 +226,12 @@ class TarSource(Source):
     def locate(self, path: str) -> tuple[Path, int]:
         return self._path, self._places[path][0]
 
-    def read(self, path: str) -> bytes:
+    def _read(self, path: str) -> bytes:
         offset, size = self._places[path]
-        self._file.seek(offset)
-        if len(content := self._file.read(size)) != size:
+        if offset + size > self._path.stat().st_size:
             raise Skipped("comes behind the place where its archive is cut off or damaged")
-        return content
-
-
-def _decompress_tar(path: Path, out: Path, progress: Progress) -> bool:
-    """Decompress a file as `_decompress` does; raises tarfile.TarError for a file that is not compressed."""
-    with path.open("rb") as file:
-        head = file.read(8)
-    for magic, open_compressed in _FORMATS.items():
-        if head.startswith(magic):
-            with open_compressed(path) as packed:
-                return _decompress(packed, path.name, path.stat().st_size, out, progress)
-    raise tarfile.ReadError("it is neither a tar nor compressed by gzip, bzip2 or xz")
-
-
-def _decompress(packed: Any, name: str, size: int, out: Path, progress: Progress) -> bool:
-    """Write decompressed bytes to a file, up to a place where they are damaged.
-
-    Args:
-        packed: Reader of the decompressed bytes.
-        name: The compressed file, for messages.
-        size: Its size in bytes.
-        out: The file to write.
-        progress: Display of the bytes.
-
-    Returns:
-        False where a place is damaged.
-
-    Raises:
-        FormatError: The bytes are more than the disk or the limit allow.
-    """
-    out.parent.mkdir(parents=True, exist_ok=True)
-    limit, written = min(_MAX_RATIO * size, shutil.disk_usage(out.parent).free), 0
-    _LOGGER.info("decompressing %s (%s bytes) into a temporary file beside the output folder", name, f"{size:,}")
-    with out.open("wb") as target, progress.start(f"decompressing {name}", None) as task:
-        while True:
-            try:
-                chunk = packed.read1(_CHUNK)
-            except DAMAGED:
-                return False
-            if not chunk:
-                return True
-            written += len(chunk)
-            if written > limit:
-                raise FormatError(
-                    f"{name} decompresses to more than {limit:,} bytes, the limit of {_MAX_RATIO} times its size or of "
-                    "the free disk space; free some space, or unpack it to a plain tar or a folder yourself"
-                )
-            target.write(chunk)
-            task.update(len(chunk))
+        self._file.seek(offset)
+        return self._file.read(size)
 
 
 def open_source(path: Path, temporary: Path, progress: Progress) -> Source:

@@ -32,7 +32,9 @@ Span = tuple[int, int]  # first byte, byte behind the last
 class CheckpointReader:
     """A reader of checkpoints that is fast for files that look alike."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_size: int) -> None:
+        """Read files whose members have at most `max_size` bytes together."""
+        self._max_size = max_size
         self._template: _Template | None = None
         self._attempts = 0
 
@@ -40,7 +42,7 @@ class CheckpointReader:
         """Read a file as `read_checkpoint` does, with its errors."""
         if self._template is not None and (fast := self._template.read(content)) is not None:
             return fast
-        state = read_checkpoint(content)
+        state = read_checkpoint(content, self._max_size)
         if self._template is None and self._attempts < _MAX_ATTEMPTS:
             self._attempts += 1
             self._template = _make_template(content, state)
@@ -137,7 +139,7 @@ def _locate_numbers(
             else:
                 copy.writestr(info.filename, archive.read(info))
     try:
-        result = read_checkpoint(counted.getvalue())
+        result = read_checkpoint(counted.getvalue(), len(counted.getvalue()))
     except Skipped:
         return None
     places = {}

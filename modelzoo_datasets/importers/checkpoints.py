@@ -42,17 +42,19 @@ def max_checkpoint_size(layout: Layout) -> int:
     return 4 * 4 * layout.size + _SLACK
 
 
-def read_checkpoint(content: bytes) -> dict[str, Tensor]:
+def read_checkpoint(content: bytes, max_size: int) -> dict[str, Tensor]:
     """Read the state dict in a file of `torch.save`; no code in it is run.
+
+    Args:
+        content: The file.
+        max_size: The largest size in bytes that its members may have together, decompressed.
 
     Raises:
         Skipped: the file is truncated or no checkpoint, or holds more than tensors and plain containers of them.
     """
     try:
-        if content.startswith(_ZIP):  # torch does not compare their checksums
-            with zipfile.ZipFile(io.BytesIO(content)) as archive:
-                if archive.testzip() is not None:
-                    raise ValueError("a checksum is wrong")
+        if content.startswith(_ZIP):
+            _check_members(content, max_size)
         with warnings.catch_warnings():  # unusual pickles warn, and are skipped anyhow
             warnings.simplefilter("ignore")
             # The only unpickling there is: weights_only builds tensors and plain containers, and calls nothing else.
@@ -62,6 +64,18 @@ def read_checkpoint(content: bytes) -> dict[str, Tensor]:
         unsafe = type(error).__name__ == "UnpicklingError" and is_pickle
         raise Skipped(_UNSAFE if unsafe else _UNREADABLE) from error
     return _unwrap_state_dict(content_dict)
+
+
+def _check_members(content: bytes, max_size: int) -> None:
+    """Compare checksums and sizes, which torch does not compare; raises ValueError."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        members = archive.infolist()
+        if sum(member.file_size for member in members) > max_size:
+            raise ValueError("its members are too large")
+        if any(member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for member in members):
+            raise ValueError("a member is packed by another method than deflate")  # Python reads it without a limit
+        if archive.testzip() is not None:
+            raise ValueError("a checksum is wrong")
 
 
 def _unwrap_state_dict(value: Any) -> dict[str, Tensor]:

@@ -9,22 +9,32 @@ import csv
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from .._util import natural_key
 from ..errors import FormatError
 from ..progress import Progress
+from ..zoo import check_memory
 from .archives import Source
 from .base import Skipped, SkipReport
 
 _CHECKPOINT = re.compile(r"(?:(?P<trial>.+)/)?checkpoint_(?P<epoch>\d{1,6})/checkpoints")
-_LARGEST_DESCRIPTION = 64_000_000  # bytes
+_MAX_PARAMS, _MAX_RESULTS = 1_000_000, 64_000_000  # bytes of the descriptions of a trial
+_BYTES_PER_ROW, _BYTES_PER_PARAM = 1_000, 300  # in memory
 _FILLER = -999  # in the published CNN zoos: not measured
 _FRACTIONS = ("train_acc", "val_acc", "test_acc")
 
 Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class ResultKeys:
+    """The keys of a result that an import needs; results hold many more."""
+
+    epoch: str  # number of the epoch
+    metrics: Sequence[str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +43,7 @@ class Trial:
 
     path: str
     params: Mapping[str, Any]
-    rows: Mapping[int, Row]  # number of the epoch -> result
+    rows: Mapping[int, Row]  # number of the epoch -> the requested keys of its result
     checkpoints: Mapping[int, str]  # number of the epoch -> path
 
     @property
@@ -43,14 +53,14 @@ class Trial:
 
 
 def read_trials(
-    source: Source, inside: str | None, epoch_key: str, report: SkipReport, progress: Progress
+    source: Source, inside: str | None, keys: ResultKeys, report: SkipReport, progress: Progress
 ) -> tuple[str, list[Trial]]:
     """Find and describe every trial of a source.
 
     Args:
         source: The originals.
         inside: Folder of the zoo in a source that holds several.
-        epoch_key: Key of the number of the epoch in a result.
+        keys: The keys that are read of a result.
         report: Counts models and metrics that are skipped.
         progress: Display of the trials.
 
@@ -58,7 +68,7 @@ def read_trials(
         Path of the zoo in its source, and its trials in the order of their names, numbers as numbers.
 
     Raises:
-        FormatError: There are no trials, or those of several zoos.
+        FormatError: There are no trials, or those of several zoos, or more results than such a source can hold.
     """
     checkpoints = _list_checkpoints(source)
     with_params = {path.rpartition("/")[0] for path in source.sizes if path.rpartition("/")[2] == "params.json"}
@@ -67,12 +77,14 @@ def read_trials(
         one = "it is a single trial; name the folder above it" if "" in checkpoints else "no checkpoint_*/checkpoints"
         raise FormatError(f"{source.name} holds no trial folders: {one}; is --format right?")
     root = _select_root(source.name, {path.rpartition("/")[0] for path in paths}, inside)
-    trials = []
+    trials, num_bytes = list[Trial](), 0
     below = [path for path in paths if path.rpartition("/")[0] == root]
     with progress.start(f"describing {source.name}", len(below)) as task:
         for path in below:
             try:
-                trials.append(_read_trial(source, path, checkpoints.get(path, {}), epoch_key, report))
+                trials.append(_read_trial(source, path, checkpoints.get(path, {}), keys, report))
+                num_bytes += _BYTES_PER_ROW * len(trials[-1].rows) + _BYTES_PER_PARAM * len(trials[-1].params)
+                check_memory(num_bytes, source.nbytes, source.name)
             except Skipped as reason:
                 report.add(f"model whose {reason}", path)
             task.update()
@@ -98,42 +110,47 @@ def _select_root(name: str, roots: set[str], inside: str | None) -> str:
     return next(iter(roots))
 
 
-def _read_trial(source: Source, path: str, checkpoints: Mapping[int, str], epoch_key: str, report: SkipReport) -> Trial:
+def _read_trial(
+    source: Source, path: str, checkpoints: Mapping[int, str], keys: ResultKeys, report: SkipReport
+) -> Trial:
     if not checkpoints:
         raise Skipped("checkpoints are missing")
-    rows = list(_read_results(source, path, report))
-    params = _read_params(source, path, rows)
-    numbers = [parse_number(row.get(epoch_key)) for row in rows]
-    numbered = {int(n): row for n, row in zip(numbers, rows, strict=True) if n is not None and n.is_integer()}
-    return Trial(path=path, params=params, rows=numbered, checkpoints=dict(sorted(checkpoints.items())))
-
-
-def _read_params(source: Source, path: str, rows: list[Row]) -> Mapping[str, Any]:
-    """Read params.json, or else the copy in a result."""
-    try:
-        params = json.loads(_read_text(source, f"{path}/params.json"))
-    except (Skipped, ValueError):
-        params = next((row["config"] for row in reversed(rows) if isinstance(row.get("config"), dict)), None)
-    if not isinstance(params, dict):
+    params, config, rows = _read_params(source, path), None, {}
+    for row in _read_results(source, path, report):
+        number = parse_number(row.get(keys.epoch))
+        if number is not None and number.is_integer():
+            rows[int(number)] = {key: parse_number(row[key]) for key in keys.metrics if key in row}
+        config = row["config"] if isinstance(row.get("config"), dict) else config
+    params = config if params is None else params  # a result has a copy
+    if params is None:
         raise Skipped("params.json is missing or damaged")
-    return params
+    return Trial(path=path, params=params, rows=rows, checkpoints=dict(sorted(checkpoints.items())))
+
+
+def _read_params(source: Source, path: str) -> Mapping[str, Any] | None:
+    """Read params.json; None where it is missing or damaged."""
+    try:
+        params = json.loads(_read_text(source, f"{path}/params.json", _MAX_PARAMS))
+    except (Skipped, ValueError, RecursionError):
+        return None
+    return params if isinstance(params, dict) else None
 
 
 def _read_results(source: Source, path: str, report: SkipReport) -> Iterator[Row]:
     """Yield the rows of result.json, or else of progress.csv; a damaged row is counted."""
     name = "result.json" if f"{path}/result.json" in source.sizes else "progress.csv"
     try:
-        text = _read_text(source, f"{path}/{name}")
+        text = _read_text(source, f"{path}/{name}", _MAX_RESULTS)
     except Skipped:
         report.add("metrics of a model, since result.json and progress.csv are missing or damaged", path)
         return
     if name == "progress.csv":
-        yield from csv.DictReader(text.splitlines())
+        yield from _read_csv_rows(text, path, report)
         return
     for line in text.splitlines():
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             row = None
         if isinstance(row, dict):
             yield row
@@ -141,8 +158,19 @@ def _read_results(source: Source, path: str, report: SkipReport) -> Iterator[Row
             report.add("metrics of a state, since its line in result.json is damaged", path)
 
 
-def _read_text(source: Source, path: str) -> str:
-    if source.sizes.get(path, _LARGEST_DESCRIPTION + 1) > _LARGEST_DESCRIPTION:
+def _read_csv_rows(text: str, path: str, report: SkipReport) -> Iterator[Row]:
+    """Yield the rows of a CSV. A short row has no value for the last names, a long one values without names."""
+    reader = csv.reader(text.splitlines())
+    try:
+        names = next(reader, [])
+        for row in reader:
+            yield dict(zip(names, row, strict=False))
+    except csv.Error:
+        report.add("metrics of a model, since progress.csv is damaged from some row on", path)
+
+
+def _read_text(source: Source, path: str, max_size: int) -> str:
+    if source.sizes.get(path, max_size + 1) > max_size:
         raise Skipped("is missing, or larger than such a file can be")
     return source.read(path).decode(errors="replace")
 

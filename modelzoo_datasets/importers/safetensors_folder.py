@@ -8,6 +8,7 @@ then biases, then the rest. Running statistics and whole numbers are buffers and
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,16 +24,16 @@ from ..errors import FormatError
 from ..images import image_dataset_names
 from ..progress import Progress
 from ..weights import Layout, Slot
-from ..zoo import SafetensorsHeader, read_header_bytes
-from .archives import DAMAGED, Source, is_litter
+from ..zoo import MAX_HEADER_BYTES, SafetensorsHeader, check_memory, read_header_bytes
+from .archives import Source, is_litter
 from .base import Identity, ImportedModel, ImportedState, ModelSource, Overrides, Skipped, SkipReport
+from .compression import DAMAGED
 from .identity import check_images, parse_zoo_name
 from .state_table import read_state_table
 
 _UNKNOWN = "unknown"  # images
 _TYPES = {"F32": torch.float32, "I64": torch.int64}
 _BUFFERS = ("running_mean", "running_var")
-_MAX_HEADER = 100_000_000  # bytes
 
 Shapes = Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
 
@@ -117,18 +118,23 @@ def _read_shapes(source: Source, path: str, where: str) -> Shapes:
     """Return dtype and shape of the tensors of a file; raises FormatError, with the name of the file in messages."""
     try:
         with source.stream(path) as file:
-            entries = SafetensorsHeader.parse(read_header_bytes(file, _MAX_HEADER)).tensors
+            header = SafetensorsHeader.parse(read_header_bytes(file, MAX_HEADER_BYTES))
     except ValueError as error:
         raise FormatError(f"{where} is not a safetensors file ({error}); write it again") from error
     except DAMAGED as error:
         raise FormatError(f"{where} cannot be read: {error}; write it again") from error
-    if not entries:
+    check_memory(header.file_size, source.nbytes, where)
+    if not (entries := header.tensors):
         raise FormatError(f"{where} holds no tensors; write it again")
     for key, entry in entries.items():
         if entry.dtype not in _TYPES:
             raise FormatError(
                 f"{where}: {key} is {entry.dtype}, but states must be F32 and whole numbers I64; convert it, for "
                 "example with tensor.float()"
+            )
+        if entry.stop - entry.start != _TYPES[entry.dtype].itemsize * math.prod(entry.shape):
+            raise FormatError(
+                f"{where}: {key} of shape {entry.shape} has {entry.stop - entry.start:,} bytes; write it again"
             )
     return {key: (_TYPES[entry.dtype], entry.shape) for key, entry in entries.items()}
 

@@ -7,7 +7,6 @@ layout.csv       varname, shape, start_idx, end_idx of every variable in a row, 
 S states, P numbers of a state.
 """
 
-import io
 import random
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,8 +26,11 @@ from ..images import get_image_dataset
 from ..progress import Progress
 from ..recipes import ExternalTraining
 from ..weights import Layout
-from .archives import DAMAGED, Source
+from ..zoo import read_plain_file
+from .archives import Source
 from .base import Identity, ImportedModel, ImportedState, ModelSource, Overrides, Skipped, SkipReport
+from .compression import DAMAGED, gunzip
+from .csv_table import parse_csv
 from .identity import check_images, parse_zoo_name
 from .ray_tune import parse_number, read_metrics, require_number
 
@@ -155,11 +157,13 @@ def _find_files(source: Source, inside: str | None) -> dict[str, str]:
     return paths
 
 
-def _read_csv(source: Source, path: str, **options: Any) -> pd.DataFrame:
+def _read_csv(source: Source, path: str) -> pd.DataFrame:
+    name = f"{path} of {source.name}"
     try:
-        options = {"float_precision": "round_trip", **options}  # the default of pandas 2 misses the last bit
-        table: pd.DataFrame = pd.read_csv(io.BytesIO(source.read(path)), **options)
-        return table
+        content = source.read(path)
+        return parse_csv(gunzip(content, name) if path.endswith(".gz") else content, len(content), name)
+    except FormatError:
+        raise
     except (Skipped, *DAMAGED, ValueError) as error:
         raise FormatError(f"cannot read {path} of {source.name}: {one_line(error)}; download it again") from error
 
@@ -177,7 +181,7 @@ def _check_cells(table: pd.DataFrame, where: str, texts: Sequence[str], numbers:
 
 def _read_table(source: Source, path: str) -> tuple[pd.DataFrame, int]:
     """Return a row per state, indexed by its row in weights.npy, and the number of rows of weights.npy."""
-    table = _read_csv(source, path, compression="gzip")
+    table = _read_csv(source, path)
     needed = ("modeldir", "step", "config.dataset", "config.activation", *_METRICS.values())
     if missing := [name for name in needed if name not in table]:
         raise FormatError(f"{path} of {source.name} has no columns {', '.join(missing)}")
@@ -280,7 +284,8 @@ def read_nfn_splits(path: Path, table: pd.DataFrame, states: int) -> dict[str, s
         FormatError: The file is not a permutation of the rows.
     """
     try:
-        rows = pd.read_csv(path, header=None).to_numpy().flatten().tolist()
+        content = read_plain_file(path)
+        rows = parse_csv(content, len(content), str(path), header=None).to_numpy().flatten().tolist()
     except (OSError, ValueError) as error:
         raise FormatError(f"cannot read splits {path}: {error}") from error
     # The published file begins with a header, 0, that the published code reads as a row; so does this function.

@@ -13,13 +13,17 @@ from pathlib import PurePosixPath
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 
 from .._util import SPLITS, one_line
 from ..engines import METRICS
 from ..errors import FormatError, RecipeError
 from ..recipes import RecordedTraining
-from .archives import DAMAGED, Source, is_litter
+from ..zoo import parse_table
+from .archives import Source, is_litter
 from .base import ImportedModel, Skipped
+from .compression import DAMAGED
+from .csv_table import parse_csv
 
 _ENDINGS = (".csv", ".parquet")
 _IDENTITY = ("file", "model", "epoch", "split", "seed")
@@ -87,14 +91,17 @@ def _list_files(source: Source, inside: str) -> list[str]:
 
 
 def _read_table(source: Source, path: str) -> pd.DataFrame:
+    name = f"table {path} of {source.name}"
     try:
-        content = io.BytesIO(source.read(path))
-        # Before pandas 3, numbers are by default read to the last bit but one.
-        exact: dict[str, Any] = {"float_precision": "round_trip"}
-        table: pd.DataFrame = pd.read_csv(content, **exact) if path.endswith(".csv") else pd.read_parquet(content)
-    except (Skipped, *DAMAGED, ValueError) as error:
-        raise FormatError(f"cannot read table {path} of {source.name}: {one_line(error)}") from error
-    return table
+        content = source.read(path)
+        if path.endswith(".csv"):
+            return parse_csv(content, len(content), name)
+        table: pd.DataFrame = parse_table(io.BytesIO(content), len(content), name).to_pandas()
+        return table
+    except FormatError:
+        raise
+    except (Skipped, *DAMAGED, ValueError, pa.ArrowException) as error:
+        raise FormatError(f"cannot read {name}: {one_line(error)}") from error
 
 
 def _check_columns(table: pd.DataFrame, where: str) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..architectures import Architecture, get_architecture
+from ..architectures import Architecture, architecture_names, get_architecture
 from ..engines import METRICS
 from ..errors import FormatError, RecipeError
 from ..images import image_dataset_names
@@ -34,7 +34,7 @@ from .checkpoints import (
     read_checkpoint,
 )
 from .identity import check_images, get_augmentation, identify, parse_zoo_name
-from .ray_tune import Trial, parse_number, read_metrics, read_trials, require_number, require_value
+from .ray_tune import ResultKeys, Trial, parse_number, read_metrics, read_trials, require_number, require_value
 
 _MAX_TRIES = 100  # checkpoints that are tried until one is readable
 _METRICS = {name: name for name in METRICS} | {"sparsity": "sparsity_ratio"}  # metric -> its key in a result
@@ -68,12 +68,15 @@ class TrialZoo(ModelSource):
             RecipeError: The architecture or the images of `overrides` do not exist.
         """
         self.source, self.skipped, self._from, self._dialect = source.name, SkipReport(), source, dialect
-        root, trials = read_trials(source, overrides.inside, dialect.epoch_key, self.skipped, progress)
+        keys = ResultKeys(dialect.epoch_key, tuple(_METRICS.values()))
+        root, trials = read_trials(source, overrides.inside, keys, self.skipped, progress)
+        if not trials:
+            raise FormatError(f"no model of {source.name} can be imported: {'; '.join(self.skipped.lines())}")
         _check_one_network(source.name, trials)
         self.architecture, self._twins = self._detect_architecture(trials, overrides.architecture)
         folder = root.rpartition("/")[2] or source.name
         self.identity = dialect.identify(folder, self.architecture, overrides, self._twins is not None)
-        self._reader = CheckpointReader()
+        self._reader = CheckpointReader(max_checkpoint_size(self.architecture.layout))
         models, self._trials = list[ImportedModel](), list[Trial]()
         for trial in trials:
             try:
@@ -89,10 +92,13 @@ class TrialZoo(ModelSource):
     def _detect_architecture(self, trials: Sequence[Trial], name: str | None) -> tuple[Architecture, TwinReader | None]:
         """Return the architecture of the first readable checkpoint, and a reader of twins if it is of a twin."""
         paths = [path for trial in trials for path in trial.checkpoints.values()][:_MAX_TRIES]
+        max_size = _max_size(name)
         last_error: Skipped | None = None
         for path in paths:
             try:
-                state = read_checkpoint(self._from.read(path))
+                if self._from.sizes[path] > max_size:
+                    raise Skipped("is larger than any of a registered architecture; register its own with --plugin")
+                state = read_checkpoint(self._from.read(path), max_size)
             except Skipped as error:
                 last_error = error
                 continue
@@ -147,6 +153,12 @@ class TrialZoo(ModelSource):
         if self._twins is not None:
             return ImportedState(epoch, *self._twins.read(state))
         return ImportedState(epoch, pack_state(state, self.architecture.layout))
+
+
+def _max_size(name: str | None) -> int:
+    """Return the size in bytes of the largest checkpoint of an architecture, of all of them without a name."""
+    names = architecture_names() if name is None else [name]
+    return max(max_checkpoint_size(get_architecture(each).layout) for each in names)
 
 
 def _read_seed(params: Mapping[str, Any]) -> int:

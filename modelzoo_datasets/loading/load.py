@@ -13,6 +13,7 @@ from .._util import prefetch
 from ..errors import ArgumentError
 from ..hub import RemoteFile
 from ..plugins import use_plugin
+from ..zoo import check_memory, size_on_disk
 from .fill import fill_weights
 from .query import Filter, Query, Selection, select_rows
 from .shard import WEIGHTS
@@ -82,10 +83,11 @@ def load_zoo(
     dataset = open_dataset(source, config, revision, cache=cache)
     parts = dataset.select_rows(split, query)
     num_states = sum(len(part) for _, part in parts)
+    files = dataset.weight_files([part for _, part in parts], download=True)
+    check_memory(4 * num_states * dataset.layout.size, _count_bytes([part for _, part in parts], files), dataset.name)
     # NumPy allocates large arrays in large pages, and torch does not: without them, the page faults take longer than
     # the copy of the weights.
     weights = torch.from_numpy(np.empty((num_states, dataset.layout.size), np.float32))
-    files = dataset.weight_files([part for _, part in parts], download=True)
     fill_weights([part for _, part in parts], weights, files, cache=True)
     return _assemble_zoo(dataset, weights, [(name, part.table) for name, part in parts])
 
@@ -172,6 +174,7 @@ def _iter_groups(dataset: Dataset, splits: Iterable[str], query: Query) -> Itera
                     shard.fetch_ahead([group], [*query.columns_to_read(shard.schema), WEIGHTS])
                 selection = select_rows(shard, query, group)
                 files = dataset.weight_files([selection], download=False)
+                check_memory(4 * len(selection) * dataset.layout.size, _count_bytes([selection], files), dataset.name)
                 weights = torch.empty(len(selection), dataset.layout.size) if selection.locations is None else None
                 if weights is not None:
                     fill_weights([selection], weights, files, cache=False)
@@ -179,19 +182,27 @@ def _iter_groups(dataset: Dataset, splits: Iterable[str], query: Query) -> Itera
 
 
 def _iter_batches(dataset: Dataset, groups: Iterable[_Group], batch_size: int) -> Iterator[Zoo]:
-    weights, tables, filled = torch.empty(batch_size, dataset.layout.size), [], 0
+    tables, filled = list[tuple[str, pa.Table]](), 0
     for group in groups:
         begin = 0
         while begin < len(group.selection):
+            if not filled:
+                weights = torch.empty(batch_size, dataset.layout.size)
             end = min(begin + batch_size - filled, len(group.selection))
             group.copy_weights(slice(begin, end), weights[filled : filled + end - begin])
             tables.append((group.split, group.selection.table.slice(begin, end - begin)))
             filled, begin = filled + end - begin, end
             if filled == batch_size:
                 yield _assemble_zoo(dataset, weights, tables)
-                weights, tables, filled = torch.empty(batch_size, dataset.layout.size), [], 0
+                tables, filled = [], 0
     if filled:
         yield _assemble_zoo(dataset, weights[:filled].clone(), tables)
+
+
+def _count_bytes(parts: Sequence[Selection], files: Mapping[str, Path | RemoteFile]) -> int:
+    """Return the sizes in bytes of all files that states are read from."""
+    every = [*(part.shard.file for part in parts), *files.values()]
+    return sum(size_on_disk(file.stat()) if isinstance(file, Path) else file.size for file in every)
 
 
 def _assemble_zoo(dataset: Dataset, weights: Tensor, tables: Sequence[tuple[str, pa.Table]]) -> Zoo:

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from .._util import one_line
 from ..errors import FormatError, HubError
 from ..hub import RangeReader, RemoteFile
-from ..zoo import Footer
+from ..zoo import Footer, find_texts, read_measured, size_on_disk
 from .cache import CacheEntry
 from .cached_shard import CachedShard
 
@@ -40,7 +40,7 @@ class Shard:
         if not isinstance(self.file, Path):
             return self
         other = Shard(self.file, self.name, footer=self.footer)
-        other.__dict__["metadata"] = self.metadata
+        other.__dict__ |= {"metadata": self.metadata, "schema": self.schema, "nbytes": self.nbytes}
         return other
 
     @cached_property
@@ -72,6 +72,11 @@ class Shard:
                 return self.footer.read(file)
 
     @cached_property
+    def nbytes(self) -> int:
+        """The size of the file in bytes."""
+        return size_on_disk(self.file.stat()) if isinstance(self.file, Path) else self.file.size
+
+    @cached_property
     def schema(self) -> pa.Schema:
         """Names and types of the columns."""
         return self.metadata.schema.to_arrow_schema()
@@ -91,12 +96,15 @@ class Shard:
         """
         with self._translate_errors():
             if not len(groups):  # pyarrow 18 cannot read no row group
-                schema = self._reader.schema_arrow.remove_metadata()
+                schema = self.schema.remove_metadata()
                 return schema.empty_table().select([name for name in schema.names if name in columns])
             self.fetch_ahead(groups, columns)
             # If pyarrow's threads call into Python, they can hang the interpreter at its exit (apache/arrow#45214), so
             # remote files, which are read through Python, are read without them.
-            table = self._reader.read_row_groups(list(groups), list(columns), use_threads=isinstance(self.file, Path))
+            is_local = isinstance(self.file, Path)
+            table = read_measured(
+                self._reader, self.schema, self.nbytes, self.name, groups=groups, columns=columns, use_threads=is_local
+            )
         return table.replace_schema_metadata(None)
 
     def read_weights(self, group: int, num_parameters: int) -> np.ndarray:
@@ -137,7 +145,13 @@ class Shard:
     @cached_property
     def _reader(self) -> pq.ParquetFile:
         # Weights have no redundancy: without checksums, a flipped bit would decode to another number unnoticed.
-        return pq.ParquetFile(self._source, metadata=self.metadata, pre_buffer=False, page_checksum_verification=True)
+        return pq.ParquetFile(
+            self._source,
+            metadata=self.metadata,
+            read_dictionary=find_texts(self.schema),
+            pre_buffer=False,
+            page_checksum_verification=True,
+        )
 
     def _byte_range(self, groups: Sequence[int], columns: Sequence[str]) -> tuple[int, int]:
         """Return the smallest range [begin, end) of bytes that holds these columns of these row groups."""

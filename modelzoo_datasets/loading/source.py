@@ -19,9 +19,11 @@ from ..zoo import (
     Footer,
     FormatTag,
     ZooInfo,
+    check_plain_file,
     read_footers,
     read_layout,
 )
+from .file_checks import check_locations, check_shards
 from .query import Query, Selection, select_rows
 from .shard import Shard
 
@@ -153,6 +155,19 @@ class Dataset:
                 f"{self.name} names the weights file {outside[0]!r}, but weights files must lie inside the dataset; "
                 "do not trust it, or build it again"
             )
+        files = self._find_weight_files(needed, download=download)
+        for part in selections:
+            if part.locations is not None:
+                check_locations(part, files, self._local_folder, self.layout)
+        return files
+
+    def _find_weight_files(self, needed: Mapping[str, int], *, download: bool) -> dict[str, Path | RemoteFile]:
+        """Return name -> file; see `weight_files`.
+
+        Args:
+            needed: The bytes that are needed of each file.
+            download: Whether to download files of which much is needed.
+        """
         if self.repo_id is None:
             return {name: Path(self.source) / name for name in needed}
         files: dict[str, Path | RemoteFile] = {}
@@ -181,6 +196,10 @@ class Dataset:
             raise ArgumentError(f"split must be one of {', '.join(SPLITS)}; got {split!r}")
         return [split] if split else SPLITS
 
+    @property
+    def _local_folder(self) -> Path:
+        return Path(self.source) if self.repo_id is None else self._fetch(["zoo.json"])
+
     def _cache_path(self, path: str) -> Path | None:
         return find_cached_file(self.repo_id or "", path, revision=self.revision)
 
@@ -189,8 +208,9 @@ class Dataset:
         return download_files(self.repo_id, patterns, revision=self.revision)
 
     def _local_shards(self, config: str, split: str) -> list[Shard]:
-        folder = Path(self.source) if self.repo_id is None else self._fetch(["zoo.json"])
+        folder = self._local_folder
         paths = sorted((folder / config).glob(f"{split}-*.parquet"))
+        check_shards(paths, folder, self.footers, f"{config}/{split}-", is_whole=self.repo_id is None)
         return [self._make_shard(path, str(path), f"{config}/{path.name}") for path in paths]
 
     def _make_shard(self, file: Path | RemoteFile, name: str, path: str) -> Shard:
@@ -237,6 +257,9 @@ def open_dataset(source: str | Path, config: str | None, revision: str | None, *
     if repo_id is None and revision is not None:
         raise ArgumentError(f"revision must be None for a folder; got {revision!r} for {source}")
     folder = Path(source) if repo_id is None else download_files(repo_id, _INFO_FILES, revision=revision)
+    for name in _INFO_FILES:
+        if (folder / name).is_symlink():
+            check_plain_file(folder / name, folder)
     configs = _read_info(folder, source, is_repo=repo_id is not None).configs
     config = config if config is not None else next(iter(configs), "")
     if config not in configs:
@@ -248,6 +271,11 @@ def open_dataset(source: str | Path, config: str | None, revision: str | None, *
         raise FormatError(
             f"{folder / 'layout.json'} is not the layout of config {config!r} in zoo.json; build the dataset again"
         )
+    footers = read_footers(folder)
+    if not footers and FormatTag.read(folder / "zoo.json").format == DATASET_FORMAT:
+        raise FormatError(
+            f"{source} is incomplete: it has no {FOOTERS_FILE}; build the dataset again, or copy it again"
+        )
     return Dataset(
         source=str(source),
         repo_id=repo_id,
@@ -256,7 +284,7 @@ def open_dataset(source: str | Path, config: str | None, revision: str | None, *
         info=configs[config],
         layout=layout,
         cache=cache,
-        footers=read_footers(folder),
+        footers=footers,
     )
 
 

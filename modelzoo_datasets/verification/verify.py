@@ -9,7 +9,7 @@ from ..engines import Engine, get_engine
 from ..errors import ArgumentError, FormatError
 from ..images import Images
 from ..progress import NO_PROGRESS, Progress
-from ..zoo import DATASET_FORMAT, OLDER_DATASET_FORMATS, ZOO_FILE, FormatTag, require_zoo_file
+from ..zoo import DATASET_FORMAT, OLDER_DATASET_FORMATS, ZOO_FILE, FormatTag, check_plain_files, require_zoo_file
 from .base import Check, Key, Request, Target
 from .dataset_checks import check_card, check_checksums, check_footers, check_index, check_layouts, check_rows
 from .dataset_target import DatasetConfig, open_dataset
@@ -78,6 +78,7 @@ def verify_folder(
         progress=progress,
     )
     require_zoo_file(path, or_dataset=True)
+    check_plain_files(path)
     tag = FormatTag.read(path / ZOO_FILE)
     if tag.format == DATASET_FORMAT:
         footers = check_footers(path)

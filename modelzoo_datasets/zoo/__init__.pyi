@@ -50,8 +50,10 @@ from .paths import pack_path as pack_path
 from .paths import require_zoo_file as require_zoo_file
 from .paths import state_path as state_path
 from .plain_files import check_plain_file as check_plain_file
+from .plain_files import check_plain_files as check_plain_files
 from .plain_files import is_inside as is_inside
 from .plain_files import read_plain_file as read_plain_file
+from .plain_files import size_on_disk as size_on_disk
 from .private_folder import is_private as is_private
 from .reader import ZooFolder as ZooFolder
 from .safetensors_io import SafetensorsHeader as SafetensorsHeader
@@ -61,6 +63,9 @@ from .safetensors_io import make_header as make_header
 from .safetensors_io import read_header_bytes as read_header_bytes
 from .safetensors_io import read_tensors as read_tensors
 from .safetensors_io import write_tensors as write_tensors
+from .table_size import find_texts as find_texts
+from .table_size import read_measured as read_measured
+from .tables import parse_table as parse_table
 from .tables import read_table as read_table
 from .tables import write_table as write_table
 from .trajectory import ByteRange as ByteRange

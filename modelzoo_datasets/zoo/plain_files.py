@@ -20,12 +20,13 @@ _KINDS = {
 _NONBLOCK = getattr(os, "O_NONBLOCK", 0)  # or opening a named pipe would wait for a writer
 
 
-def check_plain_file(path: Path, folder: Path | None = None) -> int:
+def check_plain_file(path: Path, folder: Path | None = None, *, with_blobs: bool = True) -> int:
     """Check that a path is a plain file, before a library opens it, and return its size in bytes.
 
     Args:
         path: The file.
         folder: The folder that it must lie in; None for a file that the user named.
+        with_blobs: See `is_inside`.
 
     Raises:
         FormatError: It is missing, is a pipe, a device or a folder, or is a link that leads out of the folder.
@@ -35,20 +36,24 @@ def check_plain_file(path: Path, folder: Path | None = None) -> int:
     except OSError as error:
         raise FormatError(f"cannot read {path}: {error.strerror or error}") from error
     _require_plain(path, status)
-    if folder is not None and not is_inside(path, folder):
+    if folder is not None and not is_inside(path, folder, with_blobs=with_blobs):
         raise FormatError(f"{path} is a link that leads out of {folder}; put the file itself there")
     return status.st_size
 
 
-def is_inside(path: Path, folder: Path) -> bool:
+def is_inside(path: Path, folder: Path, *, with_blobs: bool = True) -> bool:
     """Return False for a path that links lead out of a folder.
 
-    Files in a snapshot of the Hub's client are links to its `blobs` beside all snapshots, which count as inside.
+    Args:
+        path: The path.
+        folder: The folder.
+        with_blobs: Files in a snapshot of the Hub's client are links to its `blobs` beside all snapshots, which count
+            as inside where files are read, but not where they are published.
     """
     real, root = Path(os.path.realpath(path)), Path(os.path.realpath(folder))
     if real.is_relative_to(root):
         return True
-    return root.parent.name == "snapshots" and real.is_relative_to(root.parent.parent / "blobs")
+    return with_blobs and root.parent.name == "snapshots" and real.is_relative_to(root.parent.parent / "blobs")
 
 
 def read_plain_file(path: Path, max_bytes: int | None = None) -> bytes:
@@ -69,6 +74,32 @@ def read_plain_file(path: Path, max_bytes: int | None = None) -> bytes:
         if max_bytes is not None and status.st_size > max_bytes:
             raise FormatError(f"{path} has {status.st_size:,} bytes, expected at most {max_bytes:,}")
         return file.read()
+
+
+def check_plain_files(folder: Path) -> None:
+    """Check that all visible files of a folder are plain files inside of it, before any of them is opened.
+
+    Raises:
+        FormatError: One is a pipe, a device or a socket, or a link that leads out of the folder.
+    """
+    rest = [folder]
+    while rest:
+        with os.scandir(rest.pop()) as entries:
+            for entry in entries:
+                path = Path(entry.path)
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_symlink() and not is_inside(path, folder):
+                    raise FormatError(f"{path} is a link that leads out of {folder}; put the file itself there")
+                if entry.is_dir(follow_symlinks=False):
+                    rest.append(path)
+                elif not entry.is_file() and not entry.is_dir():
+                    check_plain_file(path)
+
+
+def size_on_disk(status: os.stat_result) -> int:
+    """Return the bytes that a file takes: one with holes can say that it is larger than any disk."""
+    return min(status.st_size, 512 * getattr(status, "st_blocks", 1 << 50))
 
 
 def _require_plain(path: Path, status: os.stat_result) -> None:

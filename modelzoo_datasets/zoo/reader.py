@@ -14,14 +14,19 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from .._util import is_recipe_name
 from ..architectures import Architecture
 from ..errors import FormatError
 from ..weights import Layout, Slot
 from .info import ZooInfo
 from .packed import fill_from_pack, read_pack, read_pack_index
 from .paths import MODELS_FILE, STATES_FILE, VARIATIONAL, pack_path, require_zoo_file, state_name, state_path
+from .plain_files import check_plain_file
 from .safetensors_io import SafetensorsHeader, TensorEntry, header_size, read_tensors
 from .tables import read_table
+
+_MAX_HEADER = 1_000_000  # bytes of the header of a state that is read in the fast way
+_NOFOLLOW = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  # a named pipe would wait for a writer
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,11 @@ class ZooFolder:
 
     def _read_table(self, name: str) -> pd.DataFrame:
         try:
-            return read_table(self.path / name)
+            check_plain_file(self.path / name, self.path)
+            table = read_table(self.path / name)
+            if "model_id" in table:
+                _check_ids(table["model_id"], self.path / name)
+            return table
         except FormatError as error:
             raise FormatError(f"{error}; remove it and run {self.maker} again to make it anew") from error
 
@@ -157,6 +166,7 @@ class ZooFolder:
 
     def _read(self, path: Path, model_id: str, epoch: int) -> dict[str, Tensor]:
         try:
+            check_plain_file(path, self.path)
             if not self.is_packed:
                 return read_tensors(path)
             first, count = self._rows_in(path, model_id)
@@ -170,6 +180,7 @@ class ZooFolder:
     def _rows_in(self, path: Path, model_id: str) -> tuple[int, int]:
         """Return the first row and the number of rows of a model in a packed file."""
         if path not in self._pack_indexes:
+            check_plain_file(path, self.path)
             self._pack_indexes[path] = read_pack_index(path)
         return self._pack_indexes[path].get(model_id, (0, 0))
 
@@ -189,6 +200,13 @@ class ZooFolder:
         return {}
 
 
+def _check_ids(ids: pd.Series, path: Path) -> None:
+    """Raise FormatError unless each id can be the name of a folder: others could lead out of the zoo."""
+    for model_id in ids.unique():
+        if not isinstance(model_id, str) or not is_recipe_name(model_id):
+            raise FormatError(f"{path} has a model {model_id!r}, expected a name of letters, digits, '_', '.' and '-'")
+
+
 def fill_from_files(folder: Path, names: Sequence[str], layout: Layout, out: Tensor) -> bool:
     """Read states from one file each, at the speed of the disk, if the files look as this package writes them.
 
@@ -205,7 +223,7 @@ def fill_from_files(folder: Path, names: Sequence[str], layout: Layout, out: Ten
         False, with any content in `out`, where a file is not as expected.
     """
     try:
-        whole = _read_equal(folder, names)
+        whole = _read_equal(folder, names, 4 * layout.size + _MAX_HEADER)
         size = header_size(whole[0, :8].tobytes())
         if whole.shape[1] != size + 4 * layout.size or (whole[:, :size] != whole[0, :size]).any():
             return False
@@ -226,13 +244,15 @@ def _slot_starts(header: SafetensorsHeader, layout: Layout) -> dict[Slot, int]:
     return {slot: (tensors[key].start - header.size) // 4 for key, slot in slots.items()}
 
 
-def _read_equal(folder: Path, names: Sequence[str]) -> np.ndarray:
-    """Read files of equal size into an array (E, bytes); raises ValueError where the sizes differ."""
-    whole, extra = np.empty((len(names), (folder / names[0]).stat().st_size), np.uint8), bytearray(1)
-    descriptor = os.open(folder, os.O_RDONLY)
+def _read_equal(folder: Path, names: Sequence[str], max_bytes: int) -> np.ndarray:
+    """Read files of equal size into an array (E, bytes); raises ValueError where the sizes differ or are too large."""
+    if (size := (folder / names[0]).stat().st_size) > max_bytes:
+        raise ValueError(names[0])
+    whole, extra = np.empty((len(names), size), np.uint8), bytearray(1)
+    descriptor = os.open(folder, os.O_RDONLY | _NOFOLLOW)  # links, which may lead out, are looked at one by one
     try:
         for row, name in zip(whole, names, strict=True):
-            file = os.open(name, os.O_RDONLY, dir_fd=descriptor)  # full paths would cost a third of the time
+            file = os.open(name, os.O_RDONLY | _NOFOLLOW, dir_fd=descriptor)  # full paths take a third longer
             try:
                 if os.readv(file, [row.data, extra]) != len(row):
                     raise ValueError(name)

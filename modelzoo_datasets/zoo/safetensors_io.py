@@ -24,6 +24,7 @@ from .limits import MAX_HEADER_BYTES
 from .plain_files import check_plain_file, read_plain_file
 
 _SIZE_BYTES = 8  # the size of the header comes first, as little-endian uint64
+_LARGE_BYTES = 50_000_000  # the library compares sizes itself, but after the whole file was read
 _NAMES = {  # dtype -> its name in a header
     torch.float64: "F64",
     torch.float32: "F32",
@@ -46,6 +47,8 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Read a safetensors file; raises FormatError with its path where it is missing, truncated or altered."""
+    if check_plain_file(path) > _LARGE_BYTES and (size := SafetensorsHeader.read(path).file_size) < path.stat().st_size:
+        raise FormatError(f"cannot read state file {path}: it is larger than the {size:,} bytes that its header says")
     try:
         return safetensors.torch.load(read_plain_file(path))
     except (OSError, SafetensorError) as error:

@@ -5,7 +5,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pandas as pd
 import pyarrow as pa
@@ -19,7 +19,9 @@ from ..recipes import Member
 from .atomic_io import write_bytes
 from .json_files import read_json
 from .paths import PROGRESS, STATES_FILE
+from .plain_files import check_plain_file
 from .safetensors_io import hash_weights
+from .table_size import find_texts, read_measured
 
 Row = dict[str, Any]
 _TYPES = {  # columns of the table of states; all other columns are metrics
@@ -43,10 +45,29 @@ def write_table(path: Path, table: pd.DataFrame | pa.Table) -> None:
 
 def read_arrow(path: Path) -> pa.Table:
     """Read a Parquet table; raises FormatError with its path."""
+    nbytes = check_plain_file(path)
     try:
-        return pq.read_table(path)
+        return parse_table(path, nbytes, f"table {path}")
     except (OSError, pa.ArrowException) as error:
         raise FormatError(f"cannot read table {path}: {error}") from error
+
+
+def parse_table(source: Path | BinaryIO, nbytes: int, name: str) -> pa.Table:
+    """Read all rows of a Parquet table, if they do not take too much memory.
+
+    Args:
+        source: The path of the file, or the open file.
+        nbytes: Its size in bytes.
+        name: Its name, for messages.
+
+    Raises:
+        FormatError: The table is too large for a file of this size.
+        ArrowException: The file is damaged.
+    """
+    with pq.ParquetFile(source) as file:
+        schema = file.schema_arrow
+        with pq.ParquetFile(source, metadata=file.metadata, read_dictionary=find_texts(schema)) as again:
+            return read_measured(again, schema, nbytes, name)
 
 
 def read_table(path: Path) -> pd.DataFrame:

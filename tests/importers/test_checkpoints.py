@@ -20,9 +20,9 @@ def _saved(state: Any) -> bytes:
 
 
 def test_files_that_look_alike_are_read_without_unpickling_each(monkeypatch: pytest.MonkeyPatch) -> None:
-    reader, loads = checkpoint_templates.CheckpointReader(), []
+    reader, loads = checkpoint_templates.CheckpointReader(10**6), []
     monkeypatch.setattr(
-        checkpoint_templates, "read_checkpoint", lambda content: loads.append(1) or read_checkpoint(content)
+        checkpoint_templates, "read_checkpoint", lambda content, size: loads.append(1) or read_checkpoint(content, size)
     )
     for seed in range(5):
         state = state_of(seed, 0)
@@ -37,7 +37,7 @@ def test_files_that_look_alike_are_read_without_unpickling_each(monkeypatch: pyt
 
 
 def test_no_bit_of_a_file_can_change_unnoticed() -> None:
-    reader, content = checkpoint_templates.CheckpointReader(), _saved(state_of(1, 1))
+    reader, content = checkpoint_templates.CheckpointReader(10**6), _saved(state_of(1, 1))
     state, refused = reader.read(content), 0
     for byte in range(0, len(content), 97):
         changed = bytearray(content)
@@ -64,7 +64,7 @@ def test_no_bit_of_a_file_can_change_unnoticed() -> None:
     ],
 )
 def test_states_that_lie_otherwise_in_memory_are_read_too(state: dict[str, Tensor]) -> None:
-    reader = checkpoint_templates.CheckpointReader()
+    reader = checkpoint_templates.CheckpointReader(10**6)
     for factor in (1, 2, 3):
         wanted = {name: tensor * factor for name, tensor in state.items()}
         if state["a.weight"].data_ptr() == state["b.weight" if "b.weight" in state else "a.bias"].data_ptr():

@@ -1,14 +1,23 @@
 """A dataset folder is compared, not believed: every change of it is refused in one line by all that read it."""
 
 import json
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import torch
+from helpers.processes import run
+from helpers.resnet_zoos import linked
 
 from modelzoo_datasets import load_zoo, stream_zoo
 from modelzoo_datasets.errors import FormatError
+from modelzoo_datasets.zoo import ZooFolder, write_footers
 
 Loader = Callable[..., Any]
 
@@ -54,3 +63,224 @@ def test_exchanged_names_of_tensors(load: Loader, dataset: Path) -> None:
     assert error_of(load, dataset) == (
         f"{path} is not the layout of config 'seed' in zoo.json; build the dataset again"
     )
+
+
+def shards_of(folder: Path, config: str = "seed", split: str = "train") -> list[Path]:
+    return sorted((folder / config).glob(f"{split}-*.parquet"))
+
+
+@both
+def test_a_missing_shard(load: Loader, dataset: Path) -> None:
+    (path,) = shards_of(dataset)
+    path.rename(path.with_name("train-00000-of-00002.parquet"))
+    assert error_of(load, dataset) == (
+        f"{path.parent} is incomplete: it has no train-00001-of-00002.parquet; build the dataset again, or copy it "
+        "again"
+    )
+
+
+@both
+def test_shards_of_two_builds(load: Loader, dataset: Path) -> None:
+    (path,) = shards_of(dataset)
+    shutil.copy(path, path.with_name("train-00001-of-00002.parquet"))
+    assert error_of(load, dataset) == (
+        f"{path.parent} has files of two builds, train-00000-of-00001.parquet and others; build the dataset again"
+    )
+
+
+@both
+@pytest.mark.parametrize(
+    "name", ["train-a.parquet", "train-00001-of-00001.parquet", "train-00000-of-00001-copy.parquet"]
+)
+def test_a_foreign_shard(load: Loader, name: str, dataset: Path) -> None:
+    (path,) = shards_of(dataset)
+    shutil.copy(path, path.with_name(name))
+    assert error_of(load, dataset) == (
+        f"{path.with_name(name)} is no file of a dataset; remove it, or build the dataset again"
+    )
+
+
+@both
+def test_swapped_splits(load: Loader, dataset: Path) -> None:
+    (train,), (test,) = shards_of(dataset), shards_of(dataset, split="test")
+    first, second = train.read_bytes(), test.read_bytes()
+    train.write_bytes(second)
+    test.write_bytes(first)
+    message = error_of(load, dataset)
+    assert message.startswith(f"cannot read {train}: ")
+    assert "its footer is not the one that footers.json lists" in message
+
+
+@both
+def test_a_missing_split(load: Loader, dataset: Path) -> None:
+    (path,) = shards_of(dataset, split="test")
+    path.unlink()
+    assert error_of(load, dataset) == (
+        f"{dataset} is incomplete: it has no seed/test-00000-of-00001.parquet; build the dataset again, or copy it "
+        "again"
+    )
+
+
+@both
+@pytest.mark.parametrize("kind", ["missing", "pipe"])
+def test_a_dataset_without_its_list_of_footers(load: Loader, kind: str, dataset: Path) -> None:
+    (dataset / "footers.json").unlink()
+    if kind == "pipe":
+        os.mkfifo(dataset / "footers.json")
+    assert (
+        error_of(load, dataset)
+        == f"{dataset} is incomplete: it has no footers.json; build the dataset again, or copy it "
+        "again"
+    )
+
+
+@both
+def test_a_pipe_instead_of_a_shard(load: Loader, dataset: Path) -> None:
+    (path,) = shards_of(dataset)
+    path.unlink()
+    os.mkfifo(path)
+    assert error_of(load, dataset) == (
+        f"{path} is a named pipe, expected a plain file; remove it, or copy its folder again"
+    )
+
+
+@both
+@pytest.mark.parametrize("name", ["zoo.json", "layout.json", "seed/train-00000-of-00001.parquet", "seed"])
+def test_a_link_out_of_the_folder_is_not_read(load: Loader, name: str, dataset: Path, tmp_path: Path) -> None:
+    elsewhere = Path(shutil.move(dataset / name, tmp_path / "elsewhere"))
+    (dataset / name).symlink_to(elsewhere)
+    path = dataset / ("seed/test-00000-of-00001.parquet" if name == "seed" else name)
+    message = error_of(load, dataset).replace("train-", "test-") if name == "seed" else error_of(load, dataset)
+    assert message == f"{path} is a link that leads out of {dataset}; put the file itself there"
+
+
+def test_a_snapshot_of_the_hubs_client_is_read(dataset: Path, tmp_path: Path) -> None:
+    snapshot, blobs = tmp_path / "cache" / "snapshots" / "0123", tmp_path / "cache" / "blobs"
+    blobs.mkdir(parents=True)
+    for number, path in enumerate(sorted(path for path in dataset.rglob("*") if path.is_file())):
+        link = snapshot / path.relative_to(dataset)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, blobs / str(number))
+        link.symlink_to(os.path.relpath(blobs / str(number), link.parent))
+    assert torch.equal(load_zoo(snapshot, "seed").weights, load_zoo(dataset, "seed").weights)
+
+
+def test_a_table_of_more_rows_than_its_size_allows(dataset: Path) -> None:
+    (path,) = shards_of(dataset)
+    zeros = pa.FixedSizeListArray.from_arrays(pa.nulls(2464 * 20_000, pa.float32()).fill_null(0), 2464)
+    rows = pq.read_table(path).slice(0, 1).take(pa.nulls(20_000, pa.int64()).fill_null(0))
+    field = rows.schema.field("weights")
+    table = rows.set_column(len(rows.schema) - 1, field, zeros.cast(field.type))
+    pq.write_table(table, path, compression="zstd")
+    assert path.stat().st_size < 1_000_000
+    for replica in range(1, 7):  # 200 MB each; together more than a gigabyte
+        shutil.copy(path, path.with_name(f"train-{replica:05d}-of-00007.parquet"))
+    path.rename(path.with_name("train-00000-of-00007.parquet"))
+    write_footers(dataset)
+    assert " bytes of memory, more than the limit of 1," in error_of(load_all, dataset)
+
+
+@both
+def test_a_text_that_a_dictionary_repeats(load: Loader, dataset: Path) -> None:
+    (path,) = shards_of(dataset)
+    table = pq.read_table(path)
+    rows = table.take(pa.array([0] * 2_000, pa.int64()))
+    texts = pa.DictionaryArray.from_arrays(pa.nulls(2_000, pa.int32()).fill_null(0), pa.array(["x" * 1_000_000]))
+    place = rows.schema.get_field_index("activation")
+    pq.write_table(rows.set_column(place, "activation", texts), path, compression="zstd", store_schema=False)
+    write_footers(dataset)
+    assert path.stat().st_size < 1_000_000
+    assert " bytes of memory, more than the limit of 1," in error_of(load, dataset)
+
+
+def move_locations(folder: Path, change: Callable[[Any], None]) -> None:
+    (path,) = shards_of(folder)
+    table = pq.read_table(path)
+    rows = table.to_pandas()
+    change(rows)
+    pq.write_table(pa.Table.from_pandas(rows, schema=table.schema, preserve_index=False), path)
+    write_footers(folder)
+
+
+def exchange(rows: Any, column: str) -> None:
+    rows.loc[[0, 1], column] = rows.loc[[1, 0], column].to_numpy()
+
+
+LOCATIONS: dict[str, tuple[Callable[[Any], None], str]] = {
+    "exchanged": (lambda rows: exchange(rows, "offset"), "epoch 0 is not at byte "),
+    "shifted": (lambda rows: rows.__setitem__("offset", rows["offset"] + 4), "epoch 0 is not at byte "),
+    "negative": (lambda rows: rows.__setitem__("offset", -rows["offset"]), ": expected states of "),
+    "short": (lambda rows: rows.__setitem__("nbytes", rows["nbytes"] - 4), ": expected states of "),
+    "another model": (
+        lambda rows: rows.__setitem__("model_id", "seed-00009"),
+        " is another's; build the dataset again",
+    ),
+}
+
+
+@both
+@pytest.mark.parametrize("case", LOCATIONS)
+def test_places_of_weights_that_do_not_fit(load: Loader, case: str, resnet_dataset: Path, tmp_path: Path) -> None:
+    folder = linked(resnet_dataset, tmp_path / "dataset")
+    (path,) = shards_of(folder)
+    content = path.read_bytes()
+    path.unlink()  # of the hard link alone
+    path.write_bytes(content)
+    change, expected = LOCATIONS[case]
+    move_locations(folder, change)
+    assert expected in error_of(load, folder)
+
+
+def test_a_link_to_weights_elsewhere_is_not_followed(resnet_dataset: Path, tmp_path: Path) -> None:
+    folder = linked(resnet_dataset, tmp_path / "dataset")
+    path = next((folder / "weights").rglob("*.safetensors"))
+    elsewhere = Path(shutil.move(path, tmp_path / "elsewhere"))
+    path.symlink_to(elsewhere)
+    assert error_of(load_all, folder) == f"{path} is a link that leads out of {folder}; put the file itself there"
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link"])
+def test_a_dataset_is_neither_verified_nor_pushed_with_other_files_than_its_own(
+    kind: str, dataset: Path, tmp_path: Path
+) -> None:
+    path, secret = dataset / "assets" / "figure.png", tmp_path / "secret"
+    secret.write_text("not to be published")
+    if kind == "pipe":
+        os.mkfifo(path)
+        expected = f"{path} is a named pipe, expected a plain file; remove it, or copy its folder again"
+    else:
+        path.symlink_to(secret)
+        expected = f"{path} is a link that leads out of {dataset}; put the file itself there"
+    for command in (["modelzoo-verify", dataset], ["modelzoo-push", dataset, "zoos/tiny", "--dry-run"]):
+        end = run(command, env={**os.environ, "HF_TOKEN": "hf_x"}, timeout=60)
+        assert (end.returncode, end.stderr.splitlines()) == (2, [f"{command[0]}: {expected}"])
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link", "link to a folder"])
+def test_a_zoo_is_neither_verified_nor_built_with_other_files_than_its_own(
+    kind: str, tiny_zoo: Path, tmp_path: Path
+) -> None:
+    zoo = Path(shutil.copytree(tiny_zoo, tmp_path / "zoo"))
+    path = zoo / "states" / "seed-00003"
+    path = path if kind == "link to a folder" else path / "epoch-001.safetensors"
+    elsewhere = Path(shutil.move(path, tmp_path / "elsewhere"))
+    if kind == "pipe":
+        os.mkfifo(path)
+        expected = f"{path} is a named pipe, expected a plain file; remove it, or copy its folder again"
+    else:
+        path.symlink_to(elsewhere)
+        expected = f"{path} is a link that leads out of {zoo}; put the file itself there"
+    for command in (["modelzoo-verify", zoo], ["modelzoo-build", zoo, "--out", tmp_path / "out"]):
+        end = run(command, timeout=60)
+        assert (end.returncode, end.stderr.splitlines()) == (2, [f"{command[0]}: {expected}"])
+    with pytest.raises(FormatError, match="a named pipe" if kind == "pipe" else "a link that leads out of"):
+        ZooFolder.open(zoo).weights("seed-00003", 1)
+
+
+def test_a_model_whose_id_is_a_path_is_refused(tiny_zoo: Path, tmp_path: Path) -> None:
+    zoo = Path(shutil.copytree(tiny_zoo, tmp_path / "zoo"))
+    table = pd.read_parquet(zoo / "models.parquet")
+    table.loc[0, "model_id"] = "../../elsewhere"
+    table.to_parquet(zoo / "models.parquet")
+    with pytest.raises(FormatError, match=r"models.parquet has a model '../../elsewhere', expected a name of letters"):
+        _ = ZooFolder.open(zoo).models

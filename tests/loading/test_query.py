@@ -164,6 +164,7 @@ def test_what_cannot_be_asked_for_is_told(options: dict[str, Any], told: str, ti
 def test_a_split_that_is_not_there_is_answered_with_those_that_are(dataset: Path) -> None:
     for path in (dataset / "hyp").glob("validation-*"):
         path.unlink()
+    write_footers(dataset)
     with pytest.raises(ArgumentError) as caught:
         load_zoo(dataset, "hyp", split="validation")
     assert str(caught.value) == f"{dataset}/hyp has no split validation; it has train, test"
