@@ -17,7 +17,7 @@ CACHES = ("weights", "native", "cuda", "images")
 _CLEARED = ("weights", "native", "cuda")  # without a name: what costs seconds to make again, and no download
 _FAILED = 1  # exit status
 _CONTENT = {
-    "weights": "decoded Parquet files, measurements for sampling",
+    "weights": "decoded files, measurements",
     "native": "compiled kernels",
     "cuda": "self-checks of GPUs",
     "images": "downloaded image datasets",

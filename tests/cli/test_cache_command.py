@@ -42,7 +42,9 @@ def called(*words: str) -> subprocess.CompletedProcess[str]:
 
 def rows(result: subprocess.CompletedProcess[str]) -> dict[str, list[str]]:
     """First cell -> other cells of the printed table."""
-    lines = [[cell.strip() for cell in line.split("│")] for line in result.stdout.splitlines() if "│" in line]
+    lines = [
+        [cell.strip() for cell in line.strip("│ ").split("│")] for line in result.stdout.splitlines() if "│" in line
+    ]
     return {first: rest for first, *rest in lines}
 
 
