@@ -47,9 +47,10 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Read a safetensors file; raises FormatError with its path where it is missing, truncated or altered."""
-    if check_plain_file(path) > _LARGE_BYTES and (size := SafetensorsHeader.read(path).file_size) < path.stat().st_size:
-        raise FormatError(f"cannot read state file {path}: it is larger than the {size:,} bytes that its header says")
     try:
+        size = path.stat().st_size
+        if size > _LARGE_BYTES and (stop := SafetensorsHeader.read(path).file_size) < size:
+            raise FormatError(f"cannot read state file {path}: it is larger than the {stop:,} bytes that its header says")
         return safetensors.torch.load(read_plain_file(path))
     except (OSError, SafetensorError) as error:
         raise FormatError(f"cannot read state file {path}: {error}") from error
