@@ -50,7 +50,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         size = path.stat().st_size
         if size > _LARGE_BYTES and (stop := SafetensorsHeader.read(path).file_size) < size:
-            raise FormatError(f"cannot read state file {path}: it is larger than the {stop:,} bytes that its header says")
+            problem = f"it is larger than the {stop:,} bytes that its header says"
+            raise FormatError(f"cannot read state file {path}: {problem}")
         return safetensors.torch.load(read_plain_file(path))
     except (OSError, SafetensorError) as error:
         raise FormatError(f"cannot read state file {path}: {error}") from error
