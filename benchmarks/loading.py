@@ -30,7 +30,7 @@ from modelzoo_datasets.builder.config_writer import write_split
 from modelzoo_datasets.builder.schema import TableSchema
 from modelzoo_datasets.loading import stream_zoo
 from modelzoo_datasets.recipes import read_recipe
-from modelzoo_datasets.zoo import LEFT_OUT, DatasetInfo, RecipeInfo, ZooInfo, write_json
+from modelzoo_datasets.zoo import LEFT_OUT, DatasetInfo, RecipeInfo, ZooInfo, write_footers, write_json
 
 RECIPE, ARCHITECTURE, EPOCHS = "fashion-mnist-cnn-s", "cnn-s", 50
 PACKAGES = ("torch", "pyarrow", "datasets", "safetensors")
@@ -70,6 +70,7 @@ def make(folder: Path, models: int) -> None:
     )
     info = DatasetInfo(repo_id=None, card=None, diverged=LEFT_OUT, configs={"seed": zoo})
     write_json(folder / "dataset" / "zoo.json", info.to_json())
+    write_footers(folder / "dataset")
     card = {"configs": [{"config_name": "seed", "data_files": [{"split": "train", "path": "seed/train-*"}]}]}
     (folder / "dataset" / "README.md").write_text(f"---\n{yaml.safe_dump(card)}---\n")
     save_file({"weights": weights}, folder / "all.safetensors")

@@ -47,13 +47,16 @@ def is_inside(path: Path, folder: Path, *, with_blobs: bool = True) -> bool:
     Args:
         path: The path.
         folder: The folder.
-        with_blobs: Files in a snapshot of the Hub's client are links to its `blobs` beside all snapshots, which count
-            as inside where files are read, but not where they are published.
+        with_blobs: Files in a snapshot of the Hub's client are links to its `blobs`, beside all snapshots of the repo
+            or shared by all repos. They count as inside where files are read, but not where they are published.
     """
     real, root = Path(os.path.realpath(path)), Path(os.path.realpath(folder))
     if real.is_relative_to(root):
         return True
-    return with_blobs and root.parent.name == "snapshots" and real.is_relative_to(root.parent.parent / "blobs")
+    if not with_blobs or root.parent.name != "snapshots":
+        return False
+    repo = root.parent.parent
+    return any(real.is_relative_to(folder / "blobs") for folder in (repo, repo.parent))
 
 
 def read_plain_file(path: Path, max_bytes: int | None = None) -> bytes:

@@ -45,7 +45,7 @@ def make_resnet_dataset(folder: Path, engine: Engine) -> Path:
         generate_zoo(
             recipe, folder / "seed", config="seed", engine=engine, images_root=images, models=MODELS, epochs=EPOCHS
         )
-    build_dataset([folder / "seed"], folder / "dataset")
+        build_dataset([folder / "seed"], folder / "dataset")
     return folder / "dataset"
 
 

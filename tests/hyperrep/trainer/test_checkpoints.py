@@ -21,8 +21,9 @@ from hyperrep import HyperRepresentation, train
 from hyperrep.trainer.checkpoints import CHECKPOINT_FILE, HISTORY_FILE, EpochMetrics
 from hyperrep.trainer.initialize import create_representation
 from hyperrep.trainer.loop import _CHECKPOINT_EVERY, train_epochs
+from modelzoo_datasets.errors import FolderInUseError
 from modelzoo_datasets.loading import Zoo, load_zoo
-from modelzoo_datasets.zoo import partial_path
+from modelzoo_datasets.zoo import working_path
 
 EPOCHS = _CHECKPOINT_EVERY + 1
 RECIPE = recipe(epochs=EPOCHS, batch_size=14)
@@ -145,7 +146,7 @@ def stopped(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     out = tmp_path_factory.mktemp("stopped") / "hyperrep"
     with pytest.raises(KeyboardInterrupt):
         train(tiny_dataset, RECIPE, out, progress=StepProgress(kill_at_last))
-    return partial_path(out)
+    return working_path(out)
 
 
 def kill_at_last(what: str, done: int, total: int | None) -> None:
@@ -156,7 +157,7 @@ def kill_at_last(what: str, done: int, total: int | None) -> None:
 
 def went_on(dataset: Path, stopped: Path, out: Path, change: Callable[[dict[str, Any]], object]) -> tuple[bool, str]:
     """Whether a run goes on from a stopped one with other facts, and what it tells; ends in `out`."""
-    work = Path(shutil.copytree(stopped, partial_path(out)))
+    work = Path(shutil.copytree(stopped, working_path(out)))
     facts = json.loads((work / "training.json").read_text())
     change(facts)
     (work / "training.json").write_text(json.dumps(facts))
@@ -190,7 +191,7 @@ def test_keys_that_an_earlier_release_had_not_are_their_defaults(
 
 
 @pytest.mark.parametrize("change", ["a key of a later release", "another default", "another dataset"])
-def test_what_was_to_be_learned_otherwise_is_begun_afresh(
+def test_a_stopped_training_of_something_else_is_not_removed(
     tiny_dataset: Path, stopped: Path, tmp_path: Path, change: str
 ) -> None:
     def other(facts: dict[str, Any]) -> None:
@@ -201,19 +202,26 @@ def test_what_was_to_be_learned_otherwise_is_begun_afresh(
         else:
             facts["states_sha256"] = "0" * 64
 
-    assert went_on(tiny_dataset, stopped, tmp_path / "hyperrep", other) == (False, "")
+    work = working_path(tmp_path / "hyperrep")
+    with pytest.raises(FolderInUseError) as caught:
+        went_on(tiny_dataset, stopped, tmp_path / "hyperrep", other)
+    assert str(caught.value) == (
+        f"{work} holds a stopped training of another recipe or dataset; resume that one, pass a different --out, or "
+        f"delete {work}"
+    )
+    assert (work / CHECKPOINT_FILE).read_bytes() == (stopped / CHECKPOINT_FILE).read_bytes()
 
 
 @pytest.mark.parametrize("content", ["", "7", "{}", '{"recipe": 7}', '{"recipe": {"learning": []}}'])
-def test_facts_that_cannot_be_read_are_begun_afresh(
+def test_a_stopped_training_that_cannot_be_read_is_not_removed(
     tiny_dataset: Path, stopped: Path, tmp_path: Path, content: str
 ) -> None:
     out = tmp_path / "hyperrep"
-    work = Path(shutil.copytree(stopped, partial_path(out)))
+    work = Path(shutil.copytree(stopped, working_path(out)))
     (work / "training.json").write_text(content)
-    short = dataclasses.replace(RECIPE, learning=dataclasses.replace(RECIPE.learning, epochs=1))
-    train(tiny_dataset, short, out)
-    assert len((out / "metrics.jsonl").read_text().splitlines()) == 1
+    with pytest.raises(FolderInUseError, match="holds a stopped training of another recipe or dataset"):
+        train(tiny_dataset, RECIPE, out)
+    assert (work / "training.json").read_text() == content and not out.exists()
 
 
 def test_a_finished_folder_of_another_release_is_taken_as_it_is(

@@ -14,7 +14,7 @@ from helpers.tiny_learning import recipe
 from hyperrep import train
 from hyperrep.trainer.checkpoints import CHECKPOINT_FILE, EVENTS, LINES, EpochMetrics, open_metrics_log
 from hyperrep.trainer.loop import _CHECKPOINT_EVERY
-from modelzoo_datasets.zoo import partial_path
+from modelzoo_datasets.zoo import working_path
 
 EPOCHS = _CHECKPOINT_EVERY + 2
 RECIPE = recipe(epochs=EPOCHS, batch_size=14)
@@ -70,7 +70,7 @@ def test_lines_and_events_are_the_rows_of_the_table_after_a_kill_too(tiny_datase
 
     with pytest.raises(KeyboardInterrupt):
         train(tiny_dataset, RECIPE, out, progress=StepProgress(kill))
-    work = partial_path(out)
+    work = working_path(out)
     assert (work / CHECKPOINT_FILE).is_file()
     told = lines(work)
     assert [line["epoch"] for line in told] == list(range(1, EPOCHS))  # flushed as they were told
