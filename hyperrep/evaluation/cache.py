@@ -1,9 +1,9 @@
 """The cache of sampling: measurements of the training states that every call needs, aligned weights and errors.
 
 Cached files lie beside decoded weights, in the folder that MODELZOO_CACHE names and within MODELZOO_CACHE_BYTES. The
-key is a hash of everything that decides the result: states, images, hyper-representation, engine, vector instructions
-of this machine, and library versions. A cached result equals a new measurement to the bit. Its bytes have a hash, and a
-damaged file is measured again with a line.
+key is a hash of everything that decides the result: states, images, hyper-representation, engine and its environment
+(GPU, kernel), vector instructions of this machine, and library versions. A cached result equals a new measurement to
+the bit. Its bytes have a hash, and a damaged file is measured again with a line.
 """
 
 import contextlib

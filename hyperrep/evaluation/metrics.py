@@ -89,7 +89,8 @@ class Evaluator:
         """(S, B) bool: is this training state wrong on this test image?"""
         key = dict(self.key)
         if key:
-            key |= {"images": self.images.fingerprint, "engine": self.engine.resolve(self.architecture).name}
+            engine = self.engine.resolve(self.architecture)
+            key |= {"images": self.images.fingerprint, "engine": engine.name, **engine.environment(self.architecture)}
         packed = read_or_measure("errors", key, self._measure_packed_errors)
         wrong = np.unpackbits(packed.numpy(), axis=1, count=len(self.images.labels("test")))
         return torch.from_numpy(wrong.astype(bool))

@@ -13,10 +13,10 @@ from .._util import prefetch
 from ..errors import ArgumentError
 from ..hub import RemoteFile
 from ..plugins import use_plugin
-from ..zoo import check_memory, size_on_disk
+from ..zoo import check_memory
 from .fill import fill_weights
 from .query import Filter, Query, Selection, select_rows
-from .shard import WEIGHTS
+from .shard import WEIGHTS, count_file_bytes
 from .source import Dataset, open_dataset
 from .zoo import Zoo
 
@@ -84,7 +84,7 @@ def load_zoo(
     parts = dataset.select_rows(split, query)
     num_states = sum(len(part) for _, part in parts)
     files = dataset.weight_files([part for _, part in parts], download=True)
-    check_memory(4 * num_states * dataset.layout.size, _count_bytes([part for _, part in parts], files), dataset.name)
+    _check_memory(dataset, [part for _, part in parts], files)
     # NumPy allocates large arrays in large pages, and torch does not: without them, the page faults take longer than
     # the copy of the weights.
     weights = torch.from_numpy(np.empty((num_states, dataset.layout.size), np.float32))
@@ -174,7 +174,7 @@ def _iter_groups(dataset: Dataset, splits: Iterable[str], query: Query) -> Itera
                     shard.fetch_ahead([group], [*query.columns_to_read(shard.schema), WEIGHTS])
                 selection = select_rows(shard, query, group)
                 files = dataset.weight_files([selection], download=False)
-                check_memory(4 * len(selection) * dataset.layout.size, _count_bytes([selection], files), dataset.name)
+                _check_memory(dataset, [selection], files)
                 weights = torch.empty(len(selection), dataset.layout.size) if selection.locations is None else None
                 if weights is not None:
                     fill_weights([selection], weights, files, cache=False)
@@ -199,10 +199,10 @@ def _iter_batches(dataset: Dataset, groups: Iterable[_Group], batch_size: int) -
         yield _assemble_zoo(dataset, weights[:filled].clone(), tables)
 
 
-def _count_bytes(parts: Sequence[Selection], files: Mapping[str, Path | RemoteFile]) -> int:
-    """Return the sizes in bytes of all files that states are read from."""
-    every = [*(part.shard.file for part in parts), *files.values()]
-    return sum(size_on_disk(file.stat()) if isinstance(file, Path) else file.size for file in every)
+def _check_memory(dataset: Dataset, parts: Sequence[Selection], files: Mapping[str, Path | RemoteFile]) -> None:
+    """Check that the weights of some rows do not take more memory than the files that they are read from allow."""
+    nbytes = sum(map(count_file_bytes, [*(part.shard.file for part in parts), *files.values()]))
+    check_memory(4 * sum(map(len, parts)) * dataset.layout.size, nbytes, dataset.name)
 
 
 def _assemble_zoo(dataset: Dataset, weights: Tensor, tables: Sequence[tuple[str, pa.Table]]) -> Zoo:

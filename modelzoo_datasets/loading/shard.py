@@ -74,7 +74,7 @@ class Shard:
     @cached_property
     def nbytes(self) -> int:
         """The size of the file in bytes."""
-        return size_on_disk(self.file.stat()) if isinstance(self.file, Path) else self.file.size
+        return count_file_bytes(self.file)
 
     @cached_property
     def schema(self) -> pa.Schema:
@@ -155,8 +155,8 @@ class Shard:
 
     def _byte_range(self, groups: Sequence[int], columns: Sequence[str]) -> tuple[int, int]:
         """Return the smallest range [begin, end) of bytes that holds these columns of these row groups."""
-        if self.footer is None:
-            return 0, self.file.size if isinstance(self.file, RemoteFile) else self.file.stat().st_size
+        if not self.has_checksum:
+            return 0, self.nbytes
         ranges = []
         for group in (self.metadata.row_group(i) for i in groups):
             for column in (group.column(i) for i in range(group.num_columns)):
@@ -177,3 +177,8 @@ class Shard:
                 f"cannot read {self.name}: expected an intact Parquet file, got {one_line(error)!r}; "
                 f"{again}, or copy the file again"
             ) from error
+
+
+def count_file_bytes(file: Path | RemoteFile) -> int:
+    """Return the size of a file in bytes; the holes of a local file count nothing."""
+    return size_on_disk(file.stat()) if isinstance(file, Path) else file.size

@@ -41,6 +41,13 @@ class OtherEngine(TorchEngine):
     name = "other"
 
 
+class OtherPath(TorchEngine):
+    """Of the same name and versions, on another path."""
+
+    def environment(self, architecture: str) -> dict[str, str]:
+        return {**super().environment(architecture), "path": f"kernel of {architecture}"}
+
+
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache folder."""
@@ -91,10 +98,11 @@ def test_errors_that_are_kept_are_those_of_these_images_states_and_engine(
     others = [
         Evaluator(**fields | {"images": images, "key": source.key}),
         Evaluator(**fields | {"engine": OtherEngine(num_workers=1), "key": source.key}),
+        Evaluator(**fields | {"engine": OtherPath(num_workers=1), "key": source.key}),
         Evaluator(**fields | {"key": source.key | {"hyperrep": "2"}}),
         Evaluator(**fields | {"key": source.key | {"states": "3"}}),
     ]
-    assert [len(other.train_errors) for other in others] == [1] * 4, "what 28 states were kept as is of none of them"
+    assert [len(other.train_errors) for other in others] == [1] * 5, "what 28 states were kept as is of none of them"
     moved = dataclasses.replace(learned["train"], weights=learned["train"].weights + 1e-6)
     assert SamplingContext(rep=rep, zoo=moved, hyperrep_sha256="1").key["states"] != source.key["states"]
 
