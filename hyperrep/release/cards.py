@@ -9,7 +9,7 @@ import pyarrow as pa
 from huggingface_hub import DatasetCardData, EvalResult, ModelCardData
 
 from modelzoo_datasets._util import format_versions
-from modelzoo_datasets.architectures import ACTIVATION_MODULES
+from modelzoo_datasets.architectures import ACTIVATION_MODULES, is_own
 from modelzoo_datasets.builder import UNPACKING, ModuleCode, describe_features, format_type, write_module_code
 from modelzoo_datasets.errors import FormatError
 
@@ -163,7 +163,8 @@ def sample_card(info: SampleInfo, code: ModuleCode | None) -> str:
     )
     option = f" with {lineage.option} {getattr(lineage, lineage.option):g}" if lineage.option else ""
     ending = _write_ending(lineage.license)
-    return str(make_card(data, _render("sample.md.j2", info=info, option=option, code=code, ending=ending)))
+    values = {"option": option, "code": code, "is_own": is_own(info.architecture), "ending": ending}
+    return str(make_card(data, _render("sample.md.j2", info=info, **values)))
 
 
 def _list_results(metrics: SampleMetrics) -> list[EvalResult]:

@@ -8,8 +8,9 @@ from typing import Any, ClassVar, Self
 from torch import nn
 
 from modelzoo_datasets._util import one_line
-from modelzoo_datasets.architectures import get_architecture
-from modelzoo_datasets.errors import FormatError
+from modelzoo_datasets.architectures import find_registered
+from modelzoo_datasets.errors import FormatError, RecipeError
+from modelzoo_datasets.plugins import use_plugin
 from modelzoo_datasets.weights import Layout
 from modelzoo_datasets.zoo import read_json, read_tensors
 
@@ -132,18 +133,30 @@ class SampleInfo(JsonRecord):
         return {**shared, "format": SAMPLES_FORMAT, "layout": layout.to_json()}
 
 
-def load_sample(source: str | Path, *, revision: str | None = None) -> nn.Module:
+def load_sample(
+    source: str | Path,
+    module: nn.Module | None = None,
+    *,
+    revision: str | None = None,
+    plugin: str | Path | None = None,
+) -> nn.Module:
     """Load a sampled model that `modelzoo-hyperrep sample` wrote, or that was pushed to the Hub.
 
     Args:
         source: the folder of one sample, or a model repo such as `modelzoos/kde-0000`.
+        module: module to load the weights into; built by the registered architecture if None.
         revision: a branch, tag or commit of the repo; main by default.
+        plugin: a Python file that registers the architecture. It is run, so name only files that you trust; no sample
+            runs code by itself.
 
     Returns:
         A plain module in eval mode.
 
     Raises:
-        FormatError: the source is not a sampled model, or its tensors are not those of its architecture.
+        FormatError: the source is not a sampled model, or its tensors are not those of the module.
+        PluginError: the plugin does not exist, or its import fails.
+        RecipeError: no module was passed, and the architecture is not registered, or needs an activation that is not
+            recorded.
         HubError: the repo does not exist, may not be read, or cannot be reached and is not cached.
 
     Example:
@@ -163,9 +176,12 @@ def load_sample(source: str | Path, *, revision: str | None = None) -> nn.Module
         >>> network(torch.zeros(5, 1, 28, 28)).shape
         torch.Size([5, 10])
     """
+    if plugin is not None:
+        use_plugin(Path(plugin))
     folder = locate_files(source, _FILES, revision=revision)
     info = SampleInfo.read(folder, source)
-    module = get_architecture(info.architecture).module(info.activation, info.dropout)
+    if module is None:
+        module = _build_module(info)
     try:
         module.load_state_dict(read_tensors(folder / WEIGHTS_FILE), strict=True)
     except (FormatError, RuntimeError) as error:
@@ -173,6 +189,17 @@ def load_sample(source: str | Path, *, revision: str | None = None) -> nn.Module
     return module.eval()
 
 
+def _build_module(info: SampleInfo) -> nn.Module:
+    if (architecture := find_registered(info.architecture)) is None:
+        raise RecipeError(
+            f"architecture {info.architecture!r} is not registered, so that only its tensors are known: pass your own "
+            "module, load_sample(source, module), or name a file that registers it, load_sample(source, plugin=FILE); "
+            f"safetensors.torch.load_file reads the tensors of {WEIGHTS_FILE}"
+        )
+    architecture.check_activation(info.activation)
+    return architecture.module(info.activation, info.dropout)
+
+
 def read_sample_info(source: str | Path, *, revision: str | None = None) -> SampleInfo:
-    """Read the origin, novelty and metrics of a sampled model; arguments and errors as for `load_sample`."""
+    """Read the origin, novelty and metrics of a sampled model; source, revision and errors as for `load_sample`."""
     return SampleInfo.read(locate_files(source, _FILES, revision=revision), source)

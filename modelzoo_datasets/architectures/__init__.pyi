@@ -1,6 +1,7 @@
 from .architecture import Architecture as Architecture
 from .architecture import architecture_from_layout as architecture_from_layout
 from .architecture import build_module as build_module
+from .cnn import MeanOfChannels as MeanOfChannels
 from .cnn import cnn_s as cnn_s
 from .modules import ACTIVATION_MODULES as ACTIVATION_MODULES
 from .modules import ModuleListCNN as ModuleListCNN

@@ -28,6 +28,7 @@ _MAX_FILES_PER_FOLDER = 10_000
 _MAX_FILES = 100_000
 _SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})(\.[a-z]+)")
 _WEIGHTS = re.compile(r"weights/([^/]+)/.+\.safetensors")
+_OPTIONAL = re.compile(r"code/[^/]+\.py|splits\.safetensors")  # files that not every dataset has
 _BUILD_AGAIN = "build it again with modelzoo-build"
 
 
@@ -93,9 +94,16 @@ class UploadManifest:
         return sum(file.size for file in self.files)
 
     def find_stale(self, remote_paths: Iterable[str]) -> list[str]:
-        """Return the shards and weights of an earlier push that do not belong to the configs of this folder."""
+        """Return the files of an earlier push that this folder does not have.
+
+        They are the shards and weights of its configs, the source of another architecture, and splits of images.
+        """
         local_paths = {file.path for file in self.files}
-        return [path for path in remote_paths if _find_config(path) in self.configs and path not in local_paths]
+        return [path for path in remote_paths if self._is_written(path) and path not in local_paths]
+
+    def _is_written(self, path: str) -> bool:
+        """Tell whether modelzoo-build may write a file of this path for these configs; a user may add others."""
+        return _find_config(path) in self.configs or (bool(self.configs) and _OPTIONAL.fullmatch(path) is not None)
 
     def find_hidden_configs(self, remote_paths: Iterable[str]) -> list[str]:
         """Return the configs of the repo that this folder does not have, so that its card would hide them."""

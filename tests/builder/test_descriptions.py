@@ -17,8 +17,10 @@ from modelzoo_datasets import load_zoo
 from modelzoo_datasets.architectures import (
     Architecture,
     architecture_from_layout,
+    architecture_names,
     build_module,
     get_architecture,
+    is_own,
 )
 from modelzoo_datasets.builder.image_files import describe_images, write_image_files
 from modelzoo_datasets.builder.module_file import find_module_path, find_plugin, write_module_file
@@ -28,6 +30,7 @@ from modelzoo_datasets.images import Split, get_image_dataset, list_split_indice
 from modelzoo_datasets.images.image_data import split_train
 from modelzoo_datasets.seeds import keyed_generator
 from modelzoo_datasets.verification.description_checks import check_descriptions
+from modelzoo_datasets.weights import Layout
 from modelzoo_datasets.zoo import DatasetInfo, ZooInfo
 
 
@@ -44,7 +47,11 @@ def written(architecture: Architecture) -> str:
     return text
 
 
-@pytest.mark.parametrize("name", ["cnn-s", "cnn-s-rgb", "cnn-m", "small-cnn", "resnet18"])
+CHAINS = ("cnn-s", "cnn-s-rgb", "cnn-m", "cnn-m-7", "small-cnn", "small-cnn-colour")
+BRANCHES = ("res-cnn", "cnn-residual", "cnn-more-layers", "cnn-more-layers-residual")
+
+
+@pytest.mark.parametrize("name", [*CHAINS, *BRANCHES, "resnet18"])
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 def test_the_file_is_the_network_of_a_row(name: str, dropout: float) -> None:
     architecture = get_architecture(name)
@@ -60,9 +67,25 @@ def test_the_file_is_the_network_of_a_row(name: str, dropout: float) -> None:
     assert counts[0] == counts[1]
 
 
-def test_networks_with_branches_have_no_file() -> None:
-    assert write_module_file(get_architecture("res-cnn")) is None
-    assert write_module_file(get_architecture("cnn-residual")) is None
+def test_every_architecture_of_this_package_has_a_file() -> None:
+    assert all(write_module_file(get_architecture(name)) for name in architecture_names() if not is_own(name))
+
+
+@pytest.mark.parametrize("name", ["cnn-s", *BRANCHES])
+def test_weights_in_another_order_are_filled_by_name(name: str) -> None:
+    architecture = get_architecture(name)
+    slots, start = [], 0
+    for slot in reversed(architecture.layout.slots):
+        slots.append(dataclasses.replace(slot, start=start))
+        start += slot.size
+    stored, scope = architecture.with_layout(Layout(tuple(slots))), run(written(architecture))
+    weights = torch.rand(start, generator=keyed_generator(0, "weights")) / 8
+    images = torch.rand(2, *architecture.input_shape, generator=keyed_generator(0, "images"))
+    module = scope["fill_module"](scope["build_module"]("tanh"), weights, stored.layout.to_json())
+    assert module(images).equal(build_module(stored, weights, activation="tanh")(images))
+
+
+def test_a_network_without_a_module_has_no_file() -> None:
     assert write_module_file(architecture_from_layout("of-nobody", get_architecture("cnn-s").layout)) is None
 
 

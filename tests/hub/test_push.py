@@ -73,6 +73,18 @@ def test_shards_of_an_earlier_push_do_not_stay_among_the_new_ones(
     assert holds(hub, tiny_dataset)
 
 
+def test_the_source_of_an_earlier_module_does_not_stay(
+    hub: HubServer, ann: Client, dataset: Path, tiny_dataset: Path
+) -> None:
+    (dataset / "code" / "cnn-m.py").write_text("# the network before\n")
+    (dataset / "code" / "mine.txt").write_text("of a user")
+    assert ann.push(dataset, "zoos/tiny").returncode == 0
+    assert holds(hub, dataset)
+    assert ann.push(tiny_dataset, "zoos/tiny").returncode == 0
+    (dataset / "code" / "cnn-m.py").unlink()
+    assert holds(hub, dataset)
+
+
 def test_a_push_that_was_killed_halfway_goes_on(hub: HubServer, ann: Client, tiny_dataset: Path) -> None:
     fault = Fault("^PUT", skip=5, times=10)
     kill_at(hub, fault, ann.start(pushes, str(tiny_dataset), "zoos/tiny"))

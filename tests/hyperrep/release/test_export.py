@@ -24,10 +24,12 @@ from hyperrep.evaluation.populations import measure_novelty
 from hyperrep.release.cards import sample_card
 from hyperrep.release.export import Measurement, SampleRequest, export_embeddings, export_samples
 from hyperrep.release.sampled_model import SampleInfo, read_sample_info
+from modelzoo_datasets import plugins
 from modelzoo_datasets.analysis import find_nearest, fine_tune
+from modelzoo_datasets.architectures import registry
 from modelzoo_datasets.engines import NetworkSpec
 from modelzoo_datasets.engines.torch_engine import TorchEngine
-from modelzoo_datasets.errors import FolderInUseError, FormatError, ModelZooError
+from modelzoo_datasets.errors import FolderInUseError, FormatError, ModelZooError, RecipeError
 from modelzoo_datasets.images import Images
 from modelzoo_datasets.loading import Zoo, load_zoo
 from modelzoo_datasets.seeds import derive_seed, keyed_generator
@@ -305,6 +307,42 @@ def test_a_folder_that_is_no_sample_or_another_network_is_refused(
         f"cannot load sampled model {folder}: Error(s) in loading state_dict for ModuleListCNN: Missing key(s) in "
         'state_dict: "module_list.0.bias".'
     )
+
+
+def test_a_sample_that_nobody_registered_takes_a_module_or_a_plugin(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "_ARCHITECTURES", dict(registry._ARCHITECTURES))
+    monkeypatch.setattr(plugins, "_loaded", set(plugins._loaded))
+    monkeypatch.setenv(plugins.VARIABLE, "")
+    export_samples(trained, tmp_path / "samples", SampleRequest(n=1, sampler="normal"))
+    folder = tmp_path / "samples" / "normal-0000"
+    images = torch.rand(2, 1, 28, 28, generator=keyed_generator(0, "images"))
+    expected = load_sample(folder)(images)
+    (folder / "config.json").write_text(json.dumps({**config_json(folder), "architecture": "mine"}))
+    with pytest.raises(RecipeError) as caught:
+        load_sample(folder)
+    assert str(caught.value) == (
+        "architecture 'mine' is not registered, so that only its tensors are known: pass your own module, "
+        "load_sample(source, module), or name a file that registers it, load_sample(source, plugin=FILE); "
+        "safetensors.torch.load_file reads the tensors of model.safetensors"
+    )
+    own = load_sample(folder, PlainNetwork())
+    assert isinstance(own, PlainNetwork) and not own.training and own(images).equal(expected)
+    (tmp_path / "mine.py").write_text(
+        "import dataclasses\n"
+        "from modelzoo_datasets.architectures import get_architecture, register_architecture\n"
+        'register_architecture(dataclasses.replace(get_architecture("cnn-s"), name="mine", family="mine"))\n'
+    )
+    assert load_sample(folder, plugin=tmp_path / "mine.py")(images).equal(expected)
+    info = read_sample_info(folder)
+    card = sample_card(info, None)
+    assert 'load_sample(".", module)' in card and "network = load_sample" not in card
+    (folder / "config.json").write_text(json.dumps({**info.to_json(), "activation": ""}))
+    with pytest.raises(
+        RecipeError, match="the activation of the models is not recorded"
+    ):
+        load_sample(folder)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
