@@ -339,9 +339,7 @@ def test_a_sample_that_nobody_registered_takes_a_module_or_a_plugin(
     card = sample_card(info, None)
     assert 'load_sample(".", module)' in card and "network = load_sample" not in card
     (folder / "config.json").write_text(json.dumps({**info.to_json(), "activation": ""}))
-    with pytest.raises(
-        RecipeError, match="the activation of the models is not recorded"
-    ):
+    with pytest.raises(RecipeError, match="the activation of the models is not recorded"):
         load_sample(folder)
 
 
