@@ -4,17 +4,11 @@ python benchmarks/cached.py --out DIR      prints Markdown; a folder in DIR, on 
                                            removed
 """
 
-import argparse
-import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import numpy as np
-import torch
-from loading import EPOCHS, PACKAGES, Job, lines, make, measured
-from machine import heading, load
+from loading import EPOCHS, RECIPE, Job, lines, measured, prepared
 from tables import markdown
 
 from modelzoo_datasets import load_zoo
@@ -37,7 +31,7 @@ def unchecked() -> Iterator[None]:
 
 def jobs(source: str, models: int) -> dict[str, Job]:
     """By name: some states, loaded without and with a look at their hashes."""
-    ids = [member.model_id for member in read_recipe("fashion-mnist-cnn-s").members("seed", epochs=EPOCHS)[:models]]
+    ids = [member.model_id for member in read_recipe(RECIPE).members("seed", epochs=EPOCHS)[:models]]
     some = sorted(np.random.default_rng(1).choice(ids, min(_RANDOM, models), replace=False).tolist())
     wishes = {
         "everything": {},
@@ -60,21 +54,10 @@ def jobs(source: str, models: int) -> dict[str, Job]:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path(tempfile.gettempdir()), help="folder on the disk to measure")
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--models", type=int, default=600, help="of 51 states each")
-    parser.add_argument("--quick", action="store_true", help="least work: its numbers mean nothing")
-    options = parser.parse_args()
-    rounds, models = (1, 4) if options.quick else (options.rounds, options.models)
-    print(heading(torch.get_num_threads(), PACKAGES))
-    print(f"load average at the start {load()}; medians of {rounds} rounds\n", flush=True)
-    with tempfile.TemporaryDirectory(dir=options.out) as name:
-        os.environ["MODELZOO_CACHE"] = f"{name}/cache"
-        make(Path(name), models)
+    with prepared(__doc__, rounds=15) as setting:
         columns = ["what", "hashes", "states", "ms", "CPU ms", "CPU µs a state", "x not compared, CPU (min to max)"]
-        print(markdown(columns, lines(measured(jobs(f"{name}/dataset", models), rounds))))
-    print(f"\nload average at the end {load()}")
+        found = measured(jobs(str(setting.folder / "dataset"), setting.models), setting.rounds)
+        print(markdown(columns, lines(found)))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -221,12 +222,21 @@ def lines(found: dict[str, list[Turn]]) -> list[list[str]]:
     return shown
 
 
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+class Setting(NamedTuple):
+    """What a benchmark of loading works on."""
+
+    folder: Path  # of `make`
+    models: int
+    rounds: int
+
+
+@contextmanager
+def prepared(description: str | None, rounds: int) -> Iterator[Setting]:
+    """The options, the lines before and after the tables, and the folder, which is removed at the end."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path(tempfile.gettempdir()), help="folder on the disk to measure")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--models", type=int, default=600, help="of 51 states each")
+    parser.add_argument("--rounds", type=int, default=rounds)
+    parser.add_argument("--models", type=int, default=600, help=f"of {EPOCHS + 1} states each")
     parser.add_argument("--quick", action="store_true", help="least work: its numbers mean nothing")
     options = parser.parse_args()
     rounds, models = (1, 4) if options.quick else (options.rounds, options.models)
@@ -236,13 +246,20 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=options.out) as name:
         os.environ |= {"MODELZOO_CACHE": f"{name}/cache", "HF_DATASETS_CACHE": f"{name}/datasets"}
         make(Path(name), models)
-        jobs, total = Jobs(Path(name), models), 4e-6 * _LAYOUT.size * models * (EPOCHS + 1)
+        total = 4e-6 * _LAYOUT.size * models * (EPOCHS + 1)
         print(f"\n{models * (EPOCHS + 1):,} states of {_LAYOUT.size:,} numbers, {total:,.0f} MB\n")
-        columns = ["states", "ms", "CPU ms", "CPU µs a state", "x limit in CPU time (min to max)"]
-        print(markdown(["everything", *columns], lines(measured(jobs.everything(), rounds))))
-        columns[-1] = "x first line of its kind in CPU time (min to max)"
-        print(f"\n{markdown(['what', 'how', *columns], lines(measured(jobs.some(), rounds)))}")
+        yield Setting(Path(name), models, rounds)
     print(f"\nload average at the end {load()}")
+
+
+def main() -> None:
+    """Measure and print."""
+    with prepared(__doc__, rounds=5) as setting:
+        jobs = Jobs(setting.folder, setting.models)
+        columns = ["states", "ms", "CPU ms", "CPU µs a state", "x limit in CPU time (min to max)"]
+        print(markdown(["everything", *columns], lines(measured(jobs.everything(), setting.rounds))))
+        columns[-1] = "x first line of its kind in CPU time (min to max)"
+        print(f"\n{markdown(['what', 'how', *columns], lines(measured(jobs.some(), setting.rounds)))}")
 
 
 if __name__ == "__main__":

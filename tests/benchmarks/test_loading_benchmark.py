@@ -1,4 +1,4 @@
-"""The benchmark of loading runs and prints what it promises. No time is asserted."""
+"""The benchmarks of loading run and print what they promise. No time is asserted."""
 
 import re
 import subprocess
@@ -7,17 +7,27 @@ from pathlib import Path
 
 from helpers.paths import ROOT
 
-BENCHMARK = ROOT / "benchmarks" / "loading.py"
+
+def run_quickly(name: str, out: Path) -> list[list[list[str]]]:
+    """Run a benchmark with the least work, and return the cells of its tables."""
+    program = str(ROOT / "benchmarks" / name)
+    done = subprocess.run(
+        [sys.executable, program, "--quick", "--out", str(out)], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert "load average at the start" in done.stdout and "load average at the end" in done.stdout
+    assert not list(out.iterdir()), "it leaves nothing behind"
+    tables = re.findall(r"^\|.*(?:\n\|.*)*", done.stdout, re.M)
+    return [[[cell.strip() for cell in line.strip("|").split("|")] for line in t.splitlines()[2:]] for t in tables]
+
+
+def check_numbers(lines: list[list[str]]) -> None:
+    for line in lines:
+        assert all(float(cell.split()[0].replace(",", "")) >= 0 for cell in line), line
 
 
 def test_every_way_to_load_gives_the_same_states_and_has_a_line(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, str(BENCHMARK), "--quick", "--out", str(tmp_path)], capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
-    everything, some = re.findall(r"^\|.*(?:\n\|.*)*", done.stdout, re.M)
-    first = [[cell.strip() for cell in line.strip("|").split("|")] for line in everything.splitlines()[2:]]
-    second = [[cell.strip() for cell in line.strip("|").split("|")] for line in some.splitlines()[2:]]
+    first, second = run_quickly("loading.py", tmp_path)
     assert len(first) == 8 and {line[1] for line in first} == {"204"}, "4 models of 51 states"
     assert {line[0]: line[2] for line in second} == {
         "last 5 epochs": "20",
@@ -25,7 +35,14 @@ def test_every_way_to_load_gives_the_same_states_and_has_a_line(tmp_path: Path) 
         "random states": "4",
         "stream of 1000": "204",
     }
-    for line in [line[2:] for line in first] + [line[3:] for line in second]:
-        assert all(float(cell.split()[0].replace(",", "")) >= 0 for cell in line), line
-    assert "load average at the start" in done.stdout and "load average at the end" in done.stdout
-    assert not list(tmp_path.iterdir()), "it leaves nothing behind"
+    check_numbers([line[2:] for line in first] + [line[3:] for line in second])
+
+
+def test_loading_with_hashes_compared_and_not_gives_the_same_states(tmp_path: Path) -> None:
+    (table,) = run_quickly("cached.py", tmp_path)
+    assert [line[:3] for line in table] == [
+        [what, how, states]
+        for what, states in (("everything", "204"), ("last 25 epochs", "100"), ("random states", "4"))
+        for how in ("not compared", "compared")
+    ]
+    check_numbers([line[3:] for line in table])
