@@ -1,4 +1,4 @@
-"""Analysis of populations: statistics, similarity, ensembles, fine-tuning and significance."""
+"""Analysis of populations: statistics, similarity, ensembles, fine-tuning, REPAIR and significance."""
 
 import lazy_loader
 

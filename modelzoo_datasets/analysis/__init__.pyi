@@ -13,3 +13,7 @@ from .statistics import layer_statistics as layer_statistics
 from .summary import MEASURES as MEASURES
 from .summary import read_statistics as read_statistics
 from .summary import write_statistics as write_statistics
+from .unit_statistics import UnitStatistics as UnitStatistics
+from .unit_statistics import find_repair_obstacle as find_repair_obstacle
+from .unit_statistics import measure_units as measure_units
+from .unit_statistics import repair as repair
