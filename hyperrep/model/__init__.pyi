@@ -8,6 +8,8 @@ from .hub_mixin import OLD_FORMAT as OLD_FORMAT
 from .hub_mixin import UNKNOWN as UNKNOWN
 from .hub_mixin import WEIGHTS_FILE as WEIGHTS_FILE
 from .hub_mixin import RepresentationConfig as RepresentationConfig
+from .hub_mixin import check_network as check_network
+from .hub_mixin import check_tensors as check_tensors
 from .hub_mixin import locate_files as locate_files
 from .hub_mixin import make_card as make_card
 from .hub_mixin import render_template as render_template

@@ -103,11 +103,7 @@ class RepresentationConfig(JsonRecord):
             raise FormatError(f"config.json: pooled must be a whole number from 0, got {self.pooled_dim!r}")
         if type(self.latent) not in (int, float) or not 0 < self.latent < _MAX_SIZE:
             raise FormatError(f"config.json: latent must be a number above 0, got {self.latent!r}")
-        if not isinstance(self.architecture, str):
-            raise FormatError(f"config.json: architecture must be a name, got {self.architecture!r}")
-        if not isinstance(self.activation, str) or isinstance(self.dropout, bool | str):
-            values = f"{self.activation!r} and {self.dropout!r}"
-            raise FormatError(f"config.json: activation must be a name and dropout a number, got {values}")
+        check_network(self.architecture, self.activation, self.dropout)
         if self.width % self.heads:
             raise FormatError(f"config.json: width {self.width} must be a multiple of heads {self.heads}")
 
@@ -143,8 +139,9 @@ class HubMixin(PyTorchModelHubMixin):
             header = SafetensorsHeader.read(folder / WEIGHTS_FILE)
             if config.layout is not None:
                 _check_layout(config.layout, header)
+            _check_blocks(config.blocks, header)  # first, because even modules without memory take time
             build: Any = partial(cls, config)
-            _check_sizes(config.blocks, header, build, strict=strict)
+            check_tensors(build, header, strict=strict)
             rep = build()
             rep.load_state_dict(read_tensors(folder / WEIGHTS_FILE), strict=strict)
         except (FormatError, RuntimeError, TypeError, AssertionError) as error:
@@ -241,25 +238,44 @@ def _check_layout(layout: Layout, header: SafetensorsHeader) -> None:
         raise FormatError(f"config.json has a layout of {layout.size:,} weights, but their mean has the shape {shape}")
 
 
-def _check_sizes(
-    num_blocks: int, header: SafetensorsHeader, build: Callable[[], nn.Module], *, strict: bool = True
-) -> None:
-    """Check that the tensors of a configuration are those of a file, before memory is taken for them.
-
-    A network of a billion blocks, or of a width of 20,000, must not take memory because a small text file says so.
+def check_network(architecture: Any, activation: Any, dropout: Any) -> None:
+    """Check what a config.json says of networks.
 
     Args:
-        num_blocks: The blocks of the configuration.
-        header: The header of the file.
+        architecture: A name.
+        activation: A name, empty where it is not recorded.
+        dropout: A number from 0 to 1.
+
+    Raises:
+        FormatError: A value is not of its kind.
+    """
+    if not isinstance(architecture, str):
+        raise FormatError(f"config.json: architecture must be a name, got {architecture!r}")
+    if not isinstance(activation, str) or type(dropout) not in (int, float) or not 0 <= dropout <= 1:
+        values = f"{activation!r} and {dropout!r}"
+        raise FormatError(f"config.json: activation must be a name and dropout a number from 0 to 1, got {values}")
+
+
+def _check_blocks(num_blocks: int, header: SafetensorsHeader) -> None:
+    """Raise FormatError unless a configuration has as many blocks as the file with this header."""
+    blocks = len({match[1] for name in header.tensors if (match := _BLOCK.fullmatch(name))})
+    if num_blocks != blocks:
+        raise FormatError(f"config.json says {num_blocks:,} blocks, but the weights have {blocks:,}")
+
+
+def check_tensors(build: Callable[[], nn.Module], header: SafetensorsHeader, *, strict: bool = True) -> None:
+    """Check that the tensors of a configuration are those of a file, before memory is taken for them.
+
+    A network of a width of 20,000 must not take memory because a small text file says so.
+
+    Args:
         build: Builds the module of the configuration; it is called on the meta device, which has no memory.
+        header: The header of the file.
         strict: Refuse tensors that are missing or superfluous.
 
     Raises:
-        FormatError: The file has other blocks, or a tensor of another shape.
+        FormatError: A tensor has another shape, is missing or superfluous.
     """
-    blocks = len({match[1] for name in header.tensors if (match := _BLOCK.fullmatch(name))})
-    if num_blocks != blocks:  # first, because even modules without memory take time
-        raise FormatError(f"config.json says {num_blocks:,} blocks, but the weights have {blocks:,}")
     with torch.device("meta"):
         expected = {name: tuple(tensor.shape) for name, tensor in build().state_dict().items()}
     _compare_shapes(expected, {name: entry.shape for name, entry in header.tensors.items()}, strict=strict)

@@ -1,7 +1,8 @@
 """Sampled models: loading, and the content of config.json and samples.json, whose keys no other module uses."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -12,10 +13,10 @@ from modelzoo_datasets.architectures import find_registered
 from modelzoo_datasets.errors import FormatError, RecipeError
 from modelzoo_datasets.plugins import use_plugin
 from modelzoo_datasets.weights import Layout
-from modelzoo_datasets.zoo import read_json, read_tensors
+from modelzoo_datasets.zoo import SafetensorsHeader, read_json, read_tensors
 
 from ..json_record import JsonRecord
-from ..model import CONFIG_FILE, WEIGHTS_FILE, locate_files
+from ..model import CONFIG_FILE, WEIGHTS_FILE, check_network, check_tensors, locate_files
 
 SAMPLE_FORMAT = "modelzoo-sample-1"
 SAMPLES_FORMAT = "modelzoo-samples-2"
@@ -118,9 +119,12 @@ class SampleInfo(JsonRecord):
                 f"{source} is not a sampled model of format {SAMPLE_FORMAT!r}; modelzoo-hyperrep sample writes them"
             )
         try:
-            return cls.from_json({**values, "measured": values["measured"] or None})
+            info = cls.from_json({**values, "measured": values["measured"] or None})
+            check_network(info.architecture, info.activation, info.dropout)
         except (LookupError, TypeError, ValueError, AttributeError) as error:
-            raise FormatError(f"{source}: config.json is malformed ({error!r}); draw the sample again") from error
+            reason = one_line(error) if isinstance(error, FormatError) else repr(error)
+            raise FormatError(f"{source}: config.json is malformed ({reason}); draw the sample again") from error
+        return info
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values under the keys of the file."""
@@ -180,16 +184,18 @@ def load_sample(
         use_plugin(Path(plugin))
     folder = locate_files(source, _FILES, revision=revision)
     info = SampleInfo.read(folder, source)
-    if module is None:
-        module = _build_module(info)
     try:
+        if module is None:
+            build = _find_builder(info)
+            check_tensors(build, SafetensorsHeader.read(folder / WEIGHTS_FILE))
+            module = build()
         module.load_state_dict(read_tensors(folder / WEIGHTS_FILE), strict=True)
     except (FormatError, RuntimeError) as error:
         raise FormatError(f"cannot load sampled model {source}: {one_line(error)}") from error
     return module.eval()
 
 
-def _build_module(info: SampleInfo) -> nn.Module:
+def _find_builder(info: SampleInfo) -> Callable[[], nn.Module]:
     if (architecture := find_registered(info.architecture)) is None:
         raise RecipeError(
             f"architecture {info.architecture!r} is not registered, so that only its tensors are known: pass your own "
@@ -197,7 +203,7 @@ def _build_module(info: SampleInfo) -> nn.Module:
             f"safetensors.torch.load_file reads the tensors of {WEIGHTS_FILE}"
         )
     architecture.check_activation(info.activation)
-    return architecture.module(info.activation, info.dropout)
+    return partial(architecture.module, info.activation, info.dropout)
 
 
 def read_sample_info(source: str | Path, *, revision: str | None = None) -> SampleInfo:

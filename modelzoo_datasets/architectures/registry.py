@@ -91,7 +91,8 @@ def variants_for_classes(classes: int) -> list[str]:
 
 def _make_variant(name: str) -> None:
     base, _, classes = name.rpartition("-")
-    if base in _FOR_CLASSES and classes.isdecimal() and name in variants_for_classes(int(classes)):
+    is_number = classes.isdecimal() and len(classes) <= len(str(_MAX_CLASSES))  # `int` refuses thousands of digits
+    if base in _FOR_CLASSES and is_number and name in variants_for_classes(int(classes)):
         variant = _FOR_CLASSES[base](name, int(classes))
         if variant.classes != _ARCHITECTURES[base].classes:  # otherwise it is the architecture `base` itself
             add_architecture(variant)

@@ -237,7 +237,7 @@ def test_tensors_of_another_representation_are_told_in_one_line(copied: Path) ->
         ({"pooled": 10**6}, ""),
         ({"statistics": True}, "config.json asks for embeddings of shape (28, 550), but the weights have (28, 480)"),
         ({"width": "16"}, "config.json: width must be a whole number from 1, got '16'"),
-        ({"activation": 3}, "config.json: activation must be a name and dropout a number, got 3"),
+        ({"activation": 3}, "config.json: activation must be a name and dropout a number from 0 to 1, got 3"),
         ({"architecture": ["cnn-s"]}, "config.json: architecture must be a name, got ['cnn-s']"),
         (
             {"format": "modelzoo-hyperrep-3"},

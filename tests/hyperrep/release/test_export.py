@@ -304,8 +304,7 @@ def test_a_folder_that_is_no_sample_or_another_network_is_refused(
     with pytest.raises(FormatError) as caught:
         load_sample(folder)
     assert str(caught.value) == (
-        f"cannot load sampled model {folder}: Error(s) in loading state_dict for ModuleListCNN: Missing key(s) in "
-        'state_dict: "module_list.0.bias".'
+        f"cannot load sampled model {folder}: the weights have no tensor module_list.0.bias, which config.json asks for"
     )
 
 
