@@ -37,7 +37,7 @@ from .release import not_evaluated, representation_card
 from .storage import TrainingInfo, check_unused, finish_folder, is_finished, start_folder, write_csv
 from .trainer import Precision, check_trainable, create_representation, open_metrics_log, train_epochs
 from .training_inputs import prepare_training
-from .zoo_values import read_numbers
+from .zoo_values import describe_stand_ins, read_numbers
 
 _CPU = torch.device("cpu")
 PROBES_FILE = "probes.json"
@@ -130,7 +130,8 @@ def _train(
         progress=progress,
     )
     rep = create_representation(recipe, inputs.states).to(device)
-    work, info = start_folder(out, dataclasses.replace(info, notes=inputs.notes))
+    info = dataclasses.replace(info, notes=inputs.notes, stand_ins=describe_stand_ins(states["train"]))
+    work, info = start_folder(out, info)
     weights, validation = states["train"].weights, states["validation"].weights
     epochs = train_epochs(
         rep, weights, validation, inputs.recipe, work, inputs.predictor, compiled=compiled, precision=precision

@@ -59,6 +59,7 @@ class TrainingInfo(JsonRecord):
     versions: Mapping[str, str] | None = None  # this package and torch
     first_versions: Mapping[str, str] | None = None  # versions of the stopped run, if others resumed it
     notes: tuple[str, ...] = ()  # a line for everything that the zoo does not record or that was not there
+    stand_ins: str | None = None  # a line about hyperparameters that are not recorded, if models are fine-tuned
 
     @classmethod
     def read(cls, folder: Path) -> Self:
@@ -93,6 +94,8 @@ class TrainingInfo(JsonRecord):
             del values["begun_with"]
         if not self.notes:
             del values["notes"]
+        if self.stand_ins is None:
+            del values["stand_ins"]
         return values
 
     def is_same_training(self, other: "TrainingInfo") -> bool:

@@ -103,6 +103,18 @@ def complete_training(zoo: Zoo) -> Training:
 
     A value that is missing, or that this package cannot train with, is replaced; a line says so.
     """
+    training, line = _replace_unknown(zoo)
+    if line is not None:
+        _log.warning("%s", line)
+    return training
+
+
+def describe_stand_ins(zoo: Zoo) -> str | None:
+    """Say what stands in when models are fine-tuned, as `complete_training` does; None if everything is recorded."""
+    return _replace_unknown(zoo)[1]
+
+
+def _replace_unknown(zoo: Zoo) -> tuple[Training, str | None]:
     recorded = {field.name: read_first(zoo.table, field.name) for field in dataclasses.fields(Training)}
     values: dict[str, Any] = {"activation": _ACTIVATION, **_STAND_INS}
     replaced = []
@@ -112,9 +124,8 @@ def complete_training(zoo: Zoo) -> Training:
         elif name not in ("epochs", "activation") and (name != "momentum" or values["optimizer"] == "sgd"):
             default = values.get(name, getattr(Training, name, None))
             replaced.append(f"{name} {default} ({'not recorded' if value is None else f'recorded: {value}'})")
-    if replaced:
-        _log.warning("models of %s are fine-tuned with %s", zoo.config or "the zoo", ", ".join(replaced))
-    return Training(**values)
+    line = f"models of {zoo.config or 'the zoo'} are fine-tuned with {', '.join(replaced)}"
+    return Training(**values), line if replaced else None
 
 
 def _is_valid(name: str, value: Any) -> bool:

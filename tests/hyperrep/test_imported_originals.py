@@ -148,7 +148,11 @@ def test_originals_of_every_kind_go_all_the_way_with_the_default_recipe(
         assert f"* {notes[0]}" in (tmp_path / "hr" / "README.md").read_text()
     assert rep.config.ranked_by == "validation"
     assert probe(dataset, tmp_path / "hr", recipe)
+    line = TrainingInfo.read(tmp_path / "hr").stand_ins
+    assert (line is None) == (write is write_trials)  # which record every hyperparameter
     result = evaluate(dataset, tmp_path / "hr", recipe, tmp_path / "ev", engine=engine, images_root=images)
+    if line is not None:
+        assert line in messages(caplog) and f"* {line}\n" in (tmp_path / "hr" / "README.md").read_text()
     assert {"normal", "kde", "zoo members", "scratch"} <= {population.name for population in result.populations}
     measurement = Measurement(dataset=dataset, engine=engine, images_root=images)
     request = SampleRequest(n=2, sampler="fresh", top_fraction=0.3, epochs=1)
