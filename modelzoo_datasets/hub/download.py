@@ -4,6 +4,7 @@ import io
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -29,7 +30,12 @@ _CLIENT_CHECKS_CACHE = hasattr(errors, "IncompleteSnapshotError")
 
 def get_client() -> HfApi:
     """Return the Hub's own client, which reads the token from HF_TOKEN or from the file of `hf auth login`."""
-    return HfApi(library_name="modelzoo-datasets", library_version=version("modelzoo-datasets"))
+    return HfApi(library_name="modelzoo-datasets", library_version=_read_version())
+
+
+@cache
+def _read_version() -> str:
+    return version("modelzoo-datasets")  # it reads a file, and every range of a file asks for the client
 
 
 def is_repo_id(text: str) -> bool:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from helpers.paths import ROOT
 
 
@@ -46,3 +47,12 @@ def test_loading_with_hashes_compared_and_not_gives_the_same_states(tmp_path: Pa
         for how in ("not compared", "compared")
     ]
     check_numbers([line[3:] for line in table])
+
+
+@pytest.mark.slow
+def test_our_ranges_need_the_fewest_requests(tmp_path: Path) -> None:
+    (table,) = run_quickly("ranges.py", tmp_path)
+    check_numbers([line[2:] for line in table])
+    for what in ("everything", "10 models", "64 ranges of 1 MB"):
+        ours, *others = [float(line[2]) for line in table if line[0] == what]
+        assert len(others) == 2 and ours < min(others)
