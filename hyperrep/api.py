@@ -197,7 +197,7 @@ def evaluate(
         >>> recipe = dataclasses.replace(recipe, data=data, learning=short, evaluation=small)
         >>> rep = train(dataset, recipe, out / "hyperrep")
         >>> result = evaluate(dataset, out / "hyperrep", None, out / "evaluation")  # by the recipe of the folder
-        >>> [population.n for population in result.populations if population.name == "normal"]
+        >>> [population.n for population in result.populations if population.name == "normal@30"]
         [2]
     """
     require_extra("evaluations", "learn")

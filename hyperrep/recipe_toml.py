@@ -19,7 +19,7 @@ from modelzoo_datasets.recipes import check_keys, check_type, find_recipe
 
 from .json_record import JsonRecord
 from .recipe import CHOICES, SECTIONS, DataRecipe, EvaluationRecipe, HyperRecipe, ModelRecipe
-from .sampler_names import check_sampler, parse_sampler
+from .sampler_names import SamplerEntry, check_sampler
 
 _POSITIVE: Mapping[str, float] = {"exclusiveMinimum": 0}
 _NOT_NEGATIVE: Mapping[str, float] = {"minimum": 0}
@@ -157,7 +157,7 @@ def _check_evaluation(protocol: EvaluationRecipe) -> None:
         raise RecipeError("[evaluation] finetune_epochs must not be empty")
     for entry in protocol.samplers:
         try:
-            check_sampler(parse_sampler(entry, protocol.top_fraction)[0], with_weights=True)
+            check_sampler(SamplerEntry.parse(entry, protocol.top_fraction).sampler, with_weights=True)
         except ModelZooError as error:
             raise RecipeError(f"[evaluation] samplers: {error}") from error
 

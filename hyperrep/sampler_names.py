@@ -59,22 +59,54 @@ def check_sampler(name: str, *, with_weights: bool) -> SamplerInfo:
     return info
 
 
-def parse_sampler(entry: str, top_fraction: float) -> tuple[str, float]:
-    """Split an entry of a recipe into sampler and share of the training states.
+@dataclass(frozen=True)
+class SamplerEntry:
+    """A sampler with the selections that are part of it: of training states before, and of draws after.
 
-    Args:
-        entry: `kde`, or `kde@100` to draw from the best 100 % of the training states.
-        top_fraction: share for entries that name none.
-
-    Returns:
-        Name of the sampler, and the share of the training states, best first, that it draws from.
-
-    Raises:
-        ModelZooError: the part behind the @ is not a percentage.
+    Example:
+        >>> SamplerEntry.parse("kde@30/20", 0.5)
+        SamplerEntry(sampler='kde', top_fraction=0.3, keep_fraction=0.2)
+        >>> SamplerEntry.parse("normal", 0.3).name
+        'normal@30'
     """
-    name, at, percent = entry.partition("@")
-    if not at:
-        return name, top_fraction
+
+    sampler: str
+    top_fraction: float = 1.0  # share of the training states that are drawn from, best validation accuracy first
+    keep_fraction: float = 1.0  # share of the draws that stay, best validation accuracy first
+
+    @classmethod
+    def parse(cls, text: str, top_fraction: float) -> "SamplerEntry":
+        """Read an entry of a recipe: NAME[@PERCENT][/PERCENT].
+
+        Args:
+            text: `kde`, `kde@100` to draw from the best 100 % of the training states, or `kde@30/20` to keep the best
+                20 % of the draws too.
+            top_fraction: share for entries that name none.
+
+        Raises:
+            ModelZooError: a part behind @ or / is not a percentage.
+        """
+        rest, slash, keep = text.partition("/")
+        sampler, at, top = rest.partition("@")
+        keep_fraction = _parse_percent(text, keep, "draws behind /") if slash else 1.0
+        share = _parse_percent(text, top, "training states behind @") if at else top_fraction
+        return cls(sampler, share, keep_fraction)
+
+    @property
+    def name(self) -> str:
+        """The entry with its selections, as reports show it; untrained models are drawn from no state."""
+        share = "" if self.sampler == "fresh" else f"@{100 * self.top_fraction:g}"
+        return self.sampler + share + (f"/{100 * self.keep_fraction:g}" if self.keep_fraction < 1 else "")
+
+    def describe_selection(self) -> str:
+        """Say which training states are drawn from, and which draws stay."""
+        share = "all" if self.top_fraction == 1 else f"the best {self.top_fraction:.0%}"
+        kept_draws = f", and the best {self.keep_fraction:.0%} of the draws stay" if self.keep_fraction < 1 else ""
+        by = " by validation accuracy" if self.top_fraction < 1 or self.keep_fraction < 1 else ""
+        return f"from {share} of the training states{kept_draws}{by}"
+
+
+def _parse_percent(text: str, percent: str, what: str) -> float:
     if not percent.isascii() or not percent.isdigit() or not 0 < int(percent) <= 100:
-        raise ModelZooError(f"{entry!r}: expected a percentage of the training states behind @, from 1 to 100")
-    return name, int(percent) / 100
+        raise ModelZooError(f"{text!r}: expected a percentage of the {what}, from 1 to 100")
+    return int(percent) / 100

@@ -58,8 +58,10 @@ def command(
     _check_folder(out)
     with show_progress(quiet) as progress, OutputLock(out):
         result = run_pipeline(*recipes, out, threads, progress)
-    accuracies = report.accuracy_table(result.populations, result.protocol.finetune_epochs)
+    shown = [population for population in result.populations if not population.matched_to]
+    accuracies = report.accuracy_table(shown, result.protocol.finetune_epochs)
     cli.print_table(accuracies, "test accuracy in percent, mean ± std")
+    cli.print_table(report.judgment_table(result.populations, result.judgments), "samples and the strongest nulls")
     cli.print_table(report.probe_table(result.probes), "linear probes on test models, with 95 % intervals")
     print(f"{time.perf_counter() - start:.0f} s; open {out / 'report.html'}")
 

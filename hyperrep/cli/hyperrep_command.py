@@ -239,9 +239,10 @@ def evaluate_command(
         result = hyperrep.evaluate(
             dataset, representation, hyper_recipe, out, engine=runner, images_root=images_root, progress=progress
         )
-    accuracies = report.accuracy_table(result.populations, hyper_recipe.evaluation.finetune_epochs)
+    shown = [population for population in result.populations if not population.matched_to]
+    accuracies = report.accuracy_table(shown, hyper_recipe.evaluation.finetune_epochs)
     cli.print_table(accuracies, "test accuracy in percent, mean ± std")
-    cli.print_table(report.novelty_table(result.populations), "novelty")
+    cli.print_table(report.judgment_table(result.populations, result.judgments), "samples and the strongest nulls")
     for sentence in report.write_verdicts(result):
         print(f"- {sentence}")
     print(f"open {out / 'report.html'}")

@@ -4,8 +4,9 @@ n models, S training states, B test images, C classes, P weights.
 """
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Self
@@ -30,13 +31,13 @@ from modelzoo_datasets.recipes import Training
 from modelzoo_datasets.seeds import derive_seed, keyed_generator
 
 from ..json_record import replace_nan
-from ..model import HyperRepresentation
 from ..recipe import EvaluationRecipe
 from ..zoo_values import complete_training, find_network, read_numbers
-from .baselines import SamplingContext
 from .cache import read_or_measure
-from .populations import SCRATCH, Population, measure_novelty
+from .nulls import Repairer
+from .population import SCRATCH, Population
 from .result import EnsembleResult, PairSummary, PopulationResult
+from .training_states import TrainingStates
 
 _ORDERS = 20  # random orders in which models join an ensemble
 
@@ -45,68 +46,75 @@ _ORDERS = 20  # random orders in which models join an ensemble
 class Evaluator:
     """Everything that all populations are evaluated with: networks, images, and the training states."""
 
-    rep: HyperRepresentation
-    train: Zoo  # the training states of the hyper-representation
-    aligned: Tensor  # (S, P) their aligned weights
+    states: TrainingStates
     engine: Engine
     images: Images
     training: Training  # hyper-parameters of the zoo
     recipe: EvaluationRecipe
-    key: Mapping[str, str] = field(default_factory=dict)  # identifies the aligned states in the cache, if it is used
 
     @classmethod
-    def from_context(
-        cls, context: SamplingContext, recipe: EvaluationRecipe, engine: Engine, images_root: Path | None
+    def from_states(
+        cls, states: TrainingStates, recipe: EvaluationRecipe, engine: Engine, images_root: Path | None
     ) -> Self:
-        """Evaluate models beside the training states of a sampling context.
+        """Evaluate models beside the training states of their zoo.
 
         Args:
-            context: the hyper-representation and its training states.
+            states: the training states.
             recipe: the protocol.
             engine: trains and runs the networks.
             images_root: folder of the image datasets; the user's cache by default.
         """
-        train = context.states
-        network = find_network(train)
+        network = find_network(states.zoo)
         return cls(
-            rep=context.rep,
-            train=train,
-            aligned=context.train_weights,
+            states=states,
             engine=engine,
-            images=load_images(train.images, images_root),
-            training=dataclasses.replace(complete_training(train), activation=network.activation),
+            images=load_images(states.zoo.images, images_root),
+            training=dataclasses.replace(complete_training(states.zoo), activation=network.activation),
             recipe=recipe,
-            key=context.key,
         )
 
     @property
     def architecture(self) -> str:
         """Name of the architecture of the models."""
-        return self.rep.architecture.name
+        return self.states.zoo.architecture.name
+
+    @property
+    def network(self) -> NetworkSpec:
+        """Activation and dropout of the models."""
+        return NetworkSpec(self.training.activation, self.training.dropout)
+
+    @cached_property
+    def repairer(self) -> Repairer | None:
+        """REPAIR for these networks; None where it cannot be folded into their weights."""
+        return Repairer.from_images(self.architecture, self.network, self.images)
 
     @cached_property
     def train_errors(self) -> Tensor:
         """(S, B) bool: is this training state wrong on this test image?"""
-        key = dict(self.key)
-        if key:
-            engine = self.engine.resolve(self.architecture)
-            key |= {"images": self.images.fingerprint, "engine": engine.name, **engine.environment(self.architecture)}
-        packed = read_or_measure("errors", key, self._measure_packed_errors)
+        engine = self.engine.resolve(self.architecture)
+        key = {"images": self.images.fingerprint, "engine": engine.name, **engine.environment(self.architecture)}
+        packed = read_or_measure("errors", self.states.key | key, self._measure_packed_errors)
         wrong = np.unpackbits(packed.numpy(), axis=1, count=len(self.images.labels("test")))
         return torch.from_numpy(wrong.astype(bool))
 
     def _measure_packed_errors(self) -> Tensor:
         """Return the errors of the training states as (S, B / 8) bytes of eight images each."""
         labels = self.images.labels("test")
-        wrong = np.empty((len(self.aligned), len(labels)), dtype=bool)
-        for index, logits in self.iterate_logits(self.aligned):
+        aligned = self.states.weights
+        wrong = np.empty((len(aligned), len(labels)), dtype=bool)
+        for index, logits in self.iterate_logits(aligned):
             wrong[index] = (logits.argmax(dim=1) != labels).numpy()
         return torch.from_numpy(np.packbits(wrong, axis=1))
 
     def iterate_logits(self, weights: Tensor) -> Iterable[tuple[int, Tensor]]:
         """Yield (index, logits (B, C)) of every model (n, P) on the test images, in the order of completion."""
-        networks = [NetworkSpec(self.training.activation, self.training.dropout)] * len(weights)
+        networks = [self.network] * len(weights)
         return self.engine.compute_logits(self.architecture, self.images, weights, networks, "test")
+
+    def measure_accuracy(self, weights: Tensor, split: str) -> Tensor:
+        """Return the accuracy (n,) of models (n, P) on a split."""
+        networks = [self.network] * len(weights)
+        return self.engine.evaluate(self.architecture, self.images, weights, networks, split).accuracy
 
     def compute_logits(self, weights: Tensor) -> Tensor:
         """Return the logits (n, B, C) of models (n, P) on the test images."""
@@ -151,14 +159,15 @@ def evaluate_population(
         evaluator: runs and fine-tunes them, and knows the training states.
         progress: reports the models that are fine-tuned.
     """
-    weights, labels = population.weights, evaluator.images.labels("test")
+    begin = _read_cpu_seconds()
+    weights, labels, states = population.weights, evaluator.images.labels("test"), evaluator.states
     logits = evaluator.compute_logits(weights)
     predictions = logits.argmax(dim=2)
-    distance, nearest_state = measure_novelty(evaluator.rep, weights, evaluator.aligned)
+    distance, nearest_state = states.measure_novelty(weights)
     overlap, _ = find_error_overlap(predictions != labels, evaluator.train_errors)
-    rows = evaluator.train.table.iloc[nearest_state.tolist()]
+    rows = states.zoo.table.iloc[nearest_state.tolist()]
     curves, ensembles = _evaluate_finetuning(population, logits, evaluator, progress)
-    l2, _ = weight_distances(weights / evaluator.rep.scale)
+    l2, _ = weight_distances(states.alignment.align(weights) / states.alignment.scale)
     return PopulationResult(
         name=population.name,
         description=population.description,
@@ -176,7 +185,14 @@ def evaluate_population(
             for name, matrix in (("distance", l2 / weights.shape[1] ** 0.5), ("agreement", agreement(predictions)))
         },
         ensembles=ensembles,
+        cpu_seconds=_read_cpu_seconds() - begin,
     )
+
+
+def _read_cpu_seconds() -> float:
+    """Return the CPU time of this process and of the workers that it has waited for."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
 
 
 def _evaluate_finetuning(
@@ -218,11 +234,6 @@ def _evaluate_ensembles(logits: Tensor, evaluator: Evaluator, name: str) -> Ense
         orders=_ORDERS,
         images=len(labels),
     )
-
-
-def has_all_orders(result: PopulationResult) -> bool:
-    """Tell whether a result counts the errors of its ensembles in all orders; earlier releases noted one order."""
-    return all(ensemble.orders == _ORDERS for ensemble in result.ensembles.values())
 
 
 def evaluate_scratch(zoo: Zoo) -> PopulationResult:

@@ -18,10 +18,11 @@ from ..probes import Probe
 from ..recipe import EvaluationRecipe
 from ..trainer import ReconstructionResult
 
-EVALUATION_FORMAT = "modelzoo-evaluation-3"
-# Format 2 compares ensembles by the first of their random orders alone; all else is equal.
-READABLE_FORMATS = (EVALUATION_FORMAT, "modelzoo-evaluation-2")
+EVALUATION_FORMAT = "modelzoo-evaluation-4"
+# Formats 2 and 3 have no nulls with REPAIR, and no judgments; format 2 compares ensembles by one random order alone.
+READABLE_FORMATS = (EVALUATION_FORMAT, "modelzoo-evaluation-3", "modelzoo-evaluation-2")
 EVALUATION_FILE = "evaluation.json"
+COPIES, AVERAGES, NEW, UNKNOWN = "copies", "averages", "new", "unknown"  # and "noise": kinds of samples
 Curves = Sequence[Sequence[float | None]]  # (n, E + 1) test accuracies, epoch 0 is zero-shot; None: not recorded
 
 
@@ -98,6 +99,7 @@ class PopulationResult(JsonRecord):
     error_overlap: Sequence[float] = ()  # (n,) intersection over union of errors with the most similar training state
     pairs: Mapping[str, PairSummary] = field(default_factory=dict)  # "distance" and "agreement" -> summary
     ensembles: Mapping[str, EnsembleResult] = field(default_factory=dict)  # "zero-shot" and "tuned"
+    cpu_seconds: float | None = None  # CPU time of the evaluation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,6 +142,23 @@ class EmbeddingPoints(JsonRecord):
         return {key: value for key, value in super().to_json().items() if value is not None}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Judgment(JsonRecord):
+    """A judgment of the samples of one population."""
+
+    kind: str  # copies, noise, averages, new; unknown without nulls
+    distance: float  # median novelty
+    null: str = ""  # the strongest null at equal novelty
+    mean: float | None = None  # accuracy of the samples that it has counterparts for
+    null_mean: float | None = None
+    difference: float | None = None
+    low: float | None = None  # 95 % interval of the difference
+    high: float | None = None
+    n: int = 0  # pairs
+    weight_dispersion: float | None = None  # pairwise distance over that of zoo members
+    prediction_dispersion: float | None = None  # pairwise disagreement over that of zoo members
+
+
 Places = Mapping[str, Mapping[str, CurveResult]]  # image dataset or architecture -> population -> its curves
 
 
@@ -156,9 +175,11 @@ class EvaluationResult(JsonRecord):
     transfer: Places
     changed: Places
     tests: Sequence[SignificanceResult]
-    probes: Sequence[Probe]
-    reconstruction: Mapping[str, ReconstructionResult]  # split -> R²
-    embeddings: Mapping[str, EmbeddingPoints]  # train, test and the name of each sampler -> points
+    judgments: Mapping[str, Judgment] = field(default_factory=dict)  # name of samples -> what they are
+    # Only a hyper-representation has these.
+    probes: Sequence[Probe] = ()
+    reconstruction: Mapping[str, ReconstructionResult] = field(default_factory=dict)  # split -> R²
+    embeddings: Mapping[str, EmbeddingPoints] = field(default_factory=dict)  # train, test, each sampler -> points
 
     @classmethod
     def read(cls, folder: Path) -> Self:

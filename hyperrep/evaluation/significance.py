@@ -8,7 +8,8 @@ from modelzoo_datasets.analysis import compare_means
 
 from ..json_record import replace_nan
 from ..recipe import EvaluationRecipe
-from .populations import MEMBERS, RANDOM, SCRATCH
+from .population import RANDOM, SCRATCH
+from .populations import MEMBERS
 from .result import CurveResult, Places, PopulationResult, SignificanceResult, select_epoch
 
 _Populations = Mapping[str, PopulationResult]

@@ -15,7 +15,7 @@ from modelzoo_datasets._util import one_line
 from modelzoo_datasets.architectures import Architecture, build_module, find_architecture, get_architecture
 from modelzoo_datasets.errors import ArgumentError, FormatError, ModelZooError, RecipeError
 from modelzoo_datasets.seeds import choose_generator
-from modelzoo_datasets.weights import Layout, Symmetry, align_weights, apply_permutations
+from modelzoo_datasets.weights import Alignment, Layout, Symmetry
 
 from ..sampler_names import DEFAULT_SAMPLER, DEFAULT_TOP_FRACTION, SAMPLER_INFO
 from .bottlenecks import DenseBottleneck, LinearPath, PooledPart, StatisticsPart, TokenBottleneck
@@ -245,13 +245,16 @@ class HyperRepresentation(nn.Module, HubMixin):
                 "module.load_state_dict(rep.layout.unpack(weights))"
             ) from error
 
+    @property
+    def alignment(self) -> Alignment:
+        """Reference and scale that weights are aligned and compared by."""
+        symmetry = self.symmetry if self.config.aligned else ()
+        return Alignment(symmetry=symmetry, reference=self.reference, scale=self.scale, signs=self.config.signs)
+
     def align(self, weights: Tensor) -> Tensor:
         """Reorder the units of each model (N, P) to match the reference; the functions stay the same."""
         self._check_rows(weights, self.layout.size, "weights per model")
-        if not self.config.aligned:
-            return weights
-        moves = align_weights(weights, self.reference, self.symmetry, scale=self.scale, signs=self.config.signs)
-        return apply_permutations(weights, self.symmetry, moves)
+        return self.alignment.align(weights)
 
     def check_architecture(self, other: Architecture, source: object) -> None:
         """Raise FormatError unless this encodes the weights of an architecture in the layout that it has.

@@ -16,7 +16,7 @@ from modelzoo_datasets.errors import FormatError
 from ..evaluation import EvaluationResult, read_evaluated_training
 from ..json_record import describe_record
 from ..model import LIBRARY, UNKNOWN, HyperRepresentation, make_card, render_template
-from ..report import accuracy_table, novelty_table, write_verdicts
+from ..report import accuracy_table, judgment_table, novelty_table, write_verdicts
 from ..storage import CARD_FILE, DatasetOrigin, TrainingInfo
 from .sampled_model import SampleInfo, SampleMetrics
 
@@ -130,11 +130,18 @@ def _read_evaluation(folder: Path, evaluation: Path) -> EvaluationResult:
 
 def _describe_results(evaluation: EvaluationResult) -> str:
     """Return the table of all populations, R² by split, and the verdicts, in Markdown."""
-    table = accuracy_table(evaluation.populations, evaluation.protocol.finetune_epochs)
-    overlap = novelty_table(evaluation.populations)[["population", "error overlap (IoU)"]]
+    shown = [population for population in evaluation.populations if not population.matched_to]
+    table = accuracy_table(shown, evaluation.protocol.finetune_epochs)
+    overlap = novelty_table(shown)[["population", "error overlap (IoU)"]]
     table = table.merge(overlap, on="population", how="left").fillna("-")
-    verdicts = write_verdicts(evaluation)
-    return _render("results.md.j2", populations=format_markdown(table), verdicts=verdicts, evaluation=evaluation)
+    judgments = judgment_table(evaluation.populations, evaluation.judgments)
+    return _render(
+        "results.md.j2",
+        judgments=format_markdown(judgments),
+        populations=format_markdown(table),
+        verdicts=write_verdicts(evaluation),
+        evaluation=evaluation,
+    )
 
 
 def write_sample_code(rep: HyperRepresentation) -> ModuleCode | None:

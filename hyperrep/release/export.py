@@ -39,6 +39,7 @@ from ..evaluation import (
     Evaluator,
     Population,
     SamplingContext,
+    TrainingStates,
     draw_weights,
     evaluate_population,
     measure_novelty,
@@ -185,12 +186,13 @@ def _export_samples(
     if _holds_samples(out, request, lineage, measured=measurement is not None):
         return False
     check_unused(out)
-    zoo = None
+    training = None
     if measurement is not None:
         recipe = TrainingInfo.read(folder).recipe
         check_trained_on(folder, recipe, measurement.dataset)
-        zoo = load_recipe_states(measurement.dataset, recipe, "train")
-    context = SamplingContext(rep=rep, zoo=zoo, hyperrep_sha256=lineage.hyperrep_sha256, **request.options)
+        states = load_recipe_states(measurement.dataset, recipe, "train")
+        training = TrainingStates.from_representation(rep, states)
+    context = SamplingContext(rep=rep, training=training, **request.options)
     generator = keyed_generator(request.seed, "samples", request.sampler)
     weights = draw_weights(request.sampler, request.n, context, generator)
     if measurement is None:
@@ -243,7 +245,7 @@ def _trace_lineage(
 
 def _compare_with_decoded_states(weights: Tensor, rep: HyperRepresentation) -> list[_Measures]:
     """Return the nearest decoded training state of every sample; nothing else is known without the dataset."""
-    distance, index = measure_novelty(rep, weights, rep.decode(rep.embeddings))
+    distance, index = measure_novelty(rep.alignment, weights, rep.decode(rep.embeddings))
     return [
         (NearestState(distance=d, index=i, model_id=None, epoch=None, measured_on_weights=False), None)
         for d, i in zip(distance.tolist(), index.tolist(), strict=True)
@@ -259,7 +261,7 @@ def _measure_samples(
 ) -> list[_Measures]:
     """Return the nearest training state and the metrics of every sample."""
     protocol = EvaluationRecipe(finetune_epochs=(max(1, request.epochs),), seed=request.seed)
-    evaluator = Evaluator.from_context(context, protocol, measurement.engine, measurement.images_root)
+    evaluator = Evaluator.from_states(context.states, protocol, measurement.engine, measurement.images_root)
     count = request.n if request.epochs else 0
     population = Population(name=request.sampler, description="", weights=weights, num_finetuned=count)
     result = evaluate_population(population, evaluator, progress=progress)

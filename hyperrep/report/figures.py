@@ -12,7 +12,9 @@ from modelzoo_datasets.extras import translate_import_errors
 from modelzoo_datasets.plots import COLORS, new_figure, to_png
 
 from ..evaluation import (
-    PAIRS,
+    GAUSSIAN,
+    REPAIR,
+    RETRIEVAL,
     TRAINING_MEMBERS,
     Curves,
     EmbeddingPoints,
@@ -52,27 +54,32 @@ _MARKERS = {
     "normal": "D",
     "interpolation": "X",
 }
-# Populations of one kind at several distances: prefix of their names -> label and color of their curve.
-_CURVES = {
-    "noise ": ("training states + noise", COLORS[5]),
-    "mixture ": ("mixtures of two training states", COLORS[1]),
-    "move ": ("training states moved by the decoder", "#00BFC4"),
+# Kinds of nulls: prefixes of their names -> label and color of their band.
+_NULLS = {
+    ("noise ",): ("noise", COLORS[5]),
+    ("mixture ", "average ", "average of pairs"): ("averages", COLORS[1]),
+    (GAUSSIAN,): ("Gaussian in PCA codes", COLORS[4]),
 }
+_MOVES, _MOVES_COLOR = "move ", "#00BFC4"
+_NUM_BINS = 12  # bins per band
 
 
 def plot_frontier(populations: Sequence[PopulationResult]) -> bytes:
     """Plot zero-shot accuracy against novelty: distance to, and error overlap with, the nearest training state.
 
-    Noise, averages and moves of training states are curves that begin at the training models; a sampler that has
-    learned anything lies above noise and averages.
+    Nulls are bands: the middle 80 % of all of their models, solid lines with REPAIR. A sampler that has learned
+    anything lies above all of them.
     """
     figure, (distance_ax, overlap_ax) = new_figure(2)
-    shown = [p for p in populations if p.distance and not p.matched_to]
+    shown = [p for p in populations if p.distance]
     for axis, key in ((distance_ax, "distance"), (overlap_ax, "error_overlap")):
-        for prefix in _CURVES:
-            _draw_curve(axis, shown, key, prefix)
+        for prefixes, (label, color) in _NULLS.items():
+            for is_repaired in (False, True):
+                nulls = [p for p in shown if p.name.startswith(prefixes) and (REPAIR in p.name) == is_repaired]
+                _draw_band(axis, nulls, key, label + REPAIR * is_repaired, color, "-" if is_repaired else ":")
+        _draw_moves(axis, shown, key)
         for population in shown:
-            if not population.name.startswith(tuple(_CURVES)):
+            if not population.name.startswith((*sum(_NULLS, ()), _MOVES, RETRIEVAL)):
                 _draw_population(axis, population, key)
         axis.set_ylim(0, 1)
     distance_ax.set(
@@ -81,6 +88,30 @@ def plot_frontier(populations: Sequence[PopulationResult]) -> bytes:
     _scale_distance(distance_ax, shown)
     overlap_ax.set(xlabel="error overlap (IoU) with the most similar training state", xlim=(0, 1.02))
     return _save(figure, distance_ax)
+
+
+def _draw_band(ax: Axes, populations: Sequence[PopulationResult], key: str, label: str, color: str, line: str) -> None:
+    """Draw the median and the middle 80 % of the accuracies of nulls, over bins of equally many models."""
+    if not populations:
+        return
+    x = np.concatenate([np.asarray(getattr(p, key)) for p in populations])
+    y = np.concatenate([np.asarray(p.zero_shot) for p in populations])
+    bins = [part for part in np.array_split(np.argsort(x, kind="stable"), min(_NUM_BINS, len(x))) if len(part)]
+    middle = [float(np.median(x[part])) for part in bins]
+    low, median, high = np.array([np.quantile(y[part], (0.1, 0.5, 0.9)) for part in bins]).T
+    ax.plot(middle, median, color=color, linestyle=line, linewidth=1.5, marker=".", markersize=3, label=label)
+    ax.fill_between(middle, low, high, color=color, alpha=0.12, linewidth=0)
+
+
+def _draw_moves(ax: Axes, populations: Sequence[PopulationResult], key: str) -> None:
+    """Draw the means of training states that the decoder moves, from the training models on."""
+    points = [p for p in populations if p.name.startswith(_MOVES)]
+    if points:
+        points = sorted(
+            [p for p in populations if p.name == TRAINING_MEMBERS] + points, key=lambda p: float(np.mean(p.distance))
+        )
+        x, y = ([float(np.mean(getattr(p, k))) for p in points] for k in (key, "zero_shot"))
+        ax.plot(x, y, color=_MOVES_COLOR, marker=".", linewidth=2, label="training states moved by the decoder")
 
 
 def _scale_distance(ax: Axes, populations: Sequence[PopulationResult]) -> None:
@@ -92,17 +123,6 @@ def _scale_distance(ax: Axes, populations: Sequence[PopulationResult]) -> None:
     ax.set_xticks([tick for tick in ticks if tick <= 1.5 * max(positive, default=1)])
     ax.xaxis.set_major_formatter("{x:g}")
     ax.minorticks_off()
-
-
-def _draw_curve(ax: Axes, populations: Sequence[PopulationResult], key: str, prefix: str) -> None:
-    """Draw the means of populations of one kind, from the training models on."""
-    ends = [TRAINING_MEMBERS, PAIRS] if prefix == "mixture " else [TRAINING_MEMBERS]
-    points = [p for p in populations if p.name.startswith(prefix) or p.name in ends]
-    if len(points) > 1:
-        points.sort(key=lambda p: float(np.mean(p.distance)))
-        x, y = ([float(np.mean(getattr(p, k))) for p in points] for k in (key, "zero_shot"))
-        label, color = _CURVES[prefix]
-        ax.plot(x, y, color=color, marker=".", linewidth=2, label=label)
 
 
 def _draw_population(ax: Axes, population: PopulationResult, key: str) -> None:
@@ -119,15 +139,14 @@ def _draw_population(ax: Axes, population: PopulationResult, key: str) -> None:
 
 
 def choose_style(name: str) -> tuple[str, str]:
-    """Return color and marker of a population; a matched baseline has the color of its sampler and a cross."""
-    for prefix in ("noise like ", "average like "):
-        if name.startswith(prefix):
-            return choose_style(name.removeprefix(prefix))[0], "x" if prefix[0] == "n" else "+"
-    for prefix, (_, color) in _CURVES.items():
-        if name.startswith(prefix):
-            return color, "."
-    base = name.partition("@")[0]
-    return _COLORS.get(base, COLORS[2]), "D" if "@" in name else _MARKERS.get(name, "o")
+    """Return color and marker of a population; a matched null has the color of its sampler and a cross."""
+    kind, matched, samples = name.partition(" like ")
+    if matched:
+        return choose_style(samples)[0], "x" if kind.startswith("noise") else "+"
+    if name.startswith(_MOVES):
+        return _MOVES_COLOR, "."
+    base, _, share = name.removesuffix(REPAIR).partition("@")
+    return _COLORS.get(base, COLORS[2]), "." if share.startswith("100") else _MARKERS.get(base, "o")
 
 
 def plot_embeddings(embeddings: Mapping[str, EmbeddingPoints]) -> bytes:

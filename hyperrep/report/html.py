@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from modelzoo_datasets.plots import plot_accuracy_over_epochs
 
-from ..evaluation import MEMBERS, PAIRS, SCRATCH, TRAINING_MEMBERS, EvaluationResult, PopulationResult
+from ..evaluation import MEMBERS, PAIRS, REPAIR, SCRATCH, TRAINING_MEMBERS, EvaluationResult, PopulationResult
 from . import figures, tables
 from .verdicts import write_verdicts
 
@@ -42,6 +42,7 @@ def render_report(
     return template.render(
         title=title,
         verdicts=write_verdicts(evaluation),
+        judgments=tables.judgment_table(populations, evaluation.judgments),
         populations=tables.accuracy_table(populations, epochs),
         novelty=tables.novelty_table(populations),
         accounting=tables.accounting_table(populations, epochs, evaluation.offset),
@@ -60,7 +61,11 @@ def _plot_all(
     zoos: Mapping[str, pd.DataFrame], layers: Sequence[str], evaluation: EvaluationResult
 ) -> dict[str, bytes]:
     populations, last = evaluation.populations, evaluation.protocol.max_finetune_epochs
-    shown = [p for p in populations if p.is_sample or p.name in _REFERENCES or p.name.startswith("noise like ")]
+    shown = [
+        p
+        for p in populations
+        if p.is_sample or p.name in _REFERENCES or p.name.startswith(("noise like ", f"noise{REPAIR} like "))
+    ]
     pngs = {
         "zoo": plot_accuracy_over_epochs(zoos),
         "curves": figures.plot_finetuning([p for p in shown if p.curves], last),

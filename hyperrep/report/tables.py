@@ -1,11 +1,21 @@
 """Tables of an evaluation as text: the same rows in the terminal, in the report and on cards."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
-from ..evaluation import SCRATCH, Curves, PairSummary, Places, PopulationResult, SignificanceResult, select_epoch
+from ..evaluation import (
+    SCRATCH,
+    Curves,
+    Judgment,
+    PairSummary,
+    Places,
+    PopulationResult,
+    SignificanceResult,
+    measure_dispersion,
+    select_epoch,
+)
 from ..probes import Probe
 
 _ENSEMBLE_SIZES = (1, 2, 5, 10, 20, 30)  # columns of the table, beside the largest
@@ -32,7 +42,11 @@ def accuracy_table(populations: Sequence[PopulationResult], epochs: Sequence[int
 
 
 def novelty_table(populations: Sequence[PopulationResult]) -> pd.DataFrame:
-    """Return a row per population: distance to training states, error overlap with them, and diversity."""
+    """Return a row per population: distance to training states, error overlap with them, and diversity.
+
+    Dispersion is the pairwise distance, and the pairwise disagreement, over those of zoo members.
+    """
+    by_name = {population.name: population for population in populations}
     return pd.DataFrame(
         {
             "population": population.name,
@@ -42,10 +56,49 @@ def novelty_table(populations: Sequence[PopulationResult]) -> pd.DataFrame:
             "error overlap (IoU)": _format_spread(population.error_overlap, 2),
             "pairwise distance": _format_pairs(population.pairs["distance"], 2),
             "pairwise agreement": _format_pairs(population.pairs["agreement"], 3),
+            "dispersion": _format_dispersion(measure_dispersion(population, by_name)),
         }
         for population in populations
         if population.distance
     )
+
+
+def judgment_table(populations: Sequence[PopulationResult], judgments: Mapping[str, Judgment]) -> pd.DataFrame:
+    """Return a row per population of samples: what they are, beside the strongest null at equal novelty.
+
+    Args:
+        populations: the results.
+        judgments: name of samples -> what they are.
+    """
+    rows = []
+    for population in (p for p in populations if p.name in judgments):
+        judgment = judgments[population.name]
+        ratios = (judgment.weight_dispersion, judgment.prediction_dispersion)
+        rows.append(
+            {
+                "samples": population.name,
+                "n": str(population.n),
+                "zero-shot": _format_percent(population.zero_shot),
+                "novelty": f"{judgment.distance:.2f}",
+                "dispersion": _format_dispersion(ratios),
+                "strongest null": judgment.null.removesuffix(f" like {population.name}") or "-",
+                "its accuracy": "-" if judgment.null_mean is None else f"{100 * judgment.null_mean:.1f}",
+                "difference": _format_points(judgment.difference, judgment.low, judgment.high),
+                "they are": judgment.kind,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _format_points(difference: float | None, low: float | None, high: float | None) -> str:
+    if difference is None:
+        return "-"
+    return f"{100 * difference:+.1f} {_format_limits(low, high)}".removesuffix(" -")
+
+
+def _format_limits(low: float | None, high: float | None) -> str:
+    """Return an interval in points."""
+    return "-" if low is None or high is None else f"[{100 * low:+.1f}, {100 * high:+.1f}]"
 
 
 def accounting_table(
@@ -101,9 +154,6 @@ def significance_table(rows: Sequence[SignificanceResult]) -> pd.DataFrame:
     """Return a row per test: both means in percent, their difference in points with its 95 % interval, p and n."""
     cells = []
     for row in rows:
-        interval = "-"
-        if row.low is not None and row.high is not None:
-            interval = f"[{100 * row.low:+.1f}, {100 * row.high:+.1f}]"
         cells.append(
             {
                 "where": row.where or "-",
@@ -113,7 +163,7 @@ def significance_table(rows: Sequence[SignificanceResult]) -> pd.DataFrame:
                 "mean": f"{100 * row.mean:.1f}",
                 "other": f"{100 * row.rival_mean:.1f}",
                 "difference": f"{100 * row.difference:+.1f}",
-                "95 %": interval,
+                "95 %": _format_limits(row.low, row.high),
                 "p": "-" if row.p is None else format_p_value(row.p),
                 "test": row.test,
                 "n": str(row.n) if row.test == "paired" else f"{row.n}, {row.n_rival}",
@@ -174,6 +224,10 @@ def _format_pairs(summary: PairSummary, digits: int) -> str:
         return "-"
     spread = "" if summary.std is None else f" ± {summary.std:.{digits}f}"
     return f"{summary.mean:.{digits}f}{spread}"
+
+
+def _format_dispersion(ratios: Iterable[float | None]) -> str:
+    return " / ".join("-" if ratio is None else f"{ratio:.2f}" for ratio in ratios)
 
 
 def _format_interval(value: float | None, low: float | None, high: float | None) -> str:

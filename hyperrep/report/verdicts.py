@@ -5,11 +5,16 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from ..evaluation import (
+    COPIES,
     MEMBERS,
+    NEW,
+    REPAIR,
+    RETRIEVAL,
     SCRATCH,
     SEEN,
     UNSEEN,
     EvaluationResult,
+    Judgment,
     PopulationResult,
     SignificanceResult,
 )
@@ -24,11 +29,13 @@ _Rows = Sequence[SignificanceResult]
 def write_verdicts(evaluation: EvaluationResult) -> list[str]:
     """Write sentences about reconstruction, samplers against their baselines, fine-tuning, transfer and ensembles."""
     populations = {population.name: population for population in evaluation.populations}
-    sentences = [_describe_reconstruction(populations, evaluation.reconstruction)] if MEMBERS in populations else []
+    sentences = [_describe_reconstruction(populations, evaluation.reconstruction)] if evaluation.reconstruction else []
     for name, population in populations.items():
         if population.is_sample:
             rows = [row for row in evaluation.tests if row.population == name]
-            sentences.append(_describe_novelty(population, populations, rows))
+            judgment = evaluation.judgments.get(name)
+            sentences += [describe_judgment(name, judgment)] if judgment else []
+            sentences.append(_describe_novelty(population, populations, judgment))
             sentences += [*_describe_finetuning(name, rows), *_describe_transfer(name, rows)]
     return sentences
 
@@ -45,31 +52,45 @@ def _describe_reconstruction(populations: _Populations, r2: Mapping[str, Reconst
     )
 
 
-def _describe_novelty(population: PopulationResult, populations: _Populations, rows: _Rows) -> str:
-    """Describe where samples lie, and whether they beat their matched baselines."""
-    name = population.name
+def describe_judgment(name: str, judgment: Judgment) -> str:
+    """Say in one sentence what samples are: copies, noise, averages, or new."""
+    where = f"at matched novelty, {judgment.distance:.2f} layer standard deviations from the nearest training state"
+    if judgment.kind == COPIES:
+        return (
+            f"Samples of {name} are copies: they are {judgment.distance:.3f} layer standard deviations from the "
+            "nearest training state."
+        )
+    if judgment.difference is None or judgment.mean is None or judgment.null_mean is None:
+        return f"Samples of {name}: there is no null {where}, to compare them with."
+    interval = ""
+    if judgment.low is not None and judgment.high is not None:
+        interval = f", 95 % interval {100 * judgment.low:+.1f} to {100 * judgment.high:+.1f}"
+    numbers = (
+        f"{100 * judgment.mean:.1f} % against {100 * judgment.null_mean:.1f} % (difference "
+        f"{100 * judgment.difference:+.1f} points{interval}, {judgment.n} pairs)"
+    )
+    null = judgment.null.removesuffix(f" like {name}")
+    if judgment.kind == NEW:
+        return f"Samples of {name} are new: {where}, they beat every null, the strongest, {null}, by {numbers}."
+    return f"Samples of {name} are no better than {judgment.kind}: {where}, they do not beat {null}, {numbers}."
+
+
+def _describe_novelty(population: PopulationResult, populations: _Populations, judgment: Judgment | None) -> str:
+    """Describe where samples lie, how they score, and how they differ from each other."""
     sentence = (
-        f"Samples of {name} (n={population.n}) are {np.mean(population.distance):.2f} layer standard deviations from "
-        f"the nearest training state, share {np.mean(population.error_overlap):.0%} of their errors (IoU) with the "
-        f"most similar one, and score {_format_mean(population)} zero-shot"
+        f"Samples of {population.name} (n={population.n}) are {np.mean(population.distance):.2f} layer standard "
+        f"deviations from the nearest training state, share {np.mean(population.error_overlap):.0%} of their errors "
+        f"(IoU) with the most similar one, and score {_format_mean(population)} zero-shot"
     )
-    clauses = [
-        _compare_baseline(row, kind)
-        for kind in ("noise", "average")
-        for row in rows
-        if row.question == "zero-shot" and row.rival == f"{kind} like {name}"
-    ]
-    if f"noise like {name}" in populations and f"average like {name}" not in populations:
-        clauses.append("averages of two training states do not reach this distance")
-    return f"{sentence}: {'; '.join(clauses)}." if clauses else f"{sentence}."
-
-
-def _compare_baseline(row: SignificanceResult, kind: str) -> str:
-    rival = "noise" if kind == "noise" else "averages"
-    few = "" if kind == "noise" else f" (for the {row.n} samples whose distance averages reach)"
-    return (
-        f"the samples {_VERBS[row.word]} {rival} at matched distance{few}, {_format_means(row)} ({_describe_test(row)})"
-    )
+    retrieval = populations.get(f"{RETRIEVAL} like {population.name}")
+    if retrieval is not None:
+        sentence += f"; the training states next to them score {_format_mean(retrieval)}"
+    if judgment is not None and judgment.weight_dispersion is not None and judgment.prediction_dispersion is not None:
+        sentence += (
+            f"; they are {judgment.weight_dispersion:.2f} times as far apart as zoo members, and disagree "
+            f"{judgment.prediction_dispersion:.2f} times as often"
+        )
+    return f"{sentence}."
 
 
 def _describe_test(row: SignificanceResult) -> str:
@@ -89,6 +110,8 @@ def _describe_finetuning(name: str, rows: _Rows) -> list[str]:
     rows = [row for row in rows if row.question == "fine-tuning"]
     rivals = {
         f"noise like {name}": "noise at matched distance",
+        f"noise{REPAIR} like {name}": "noise with REPAIR at matched distance",
+        f"average{REPAIR} like {name}": "averages with REPAIR at matched distance",
         SCRATCH: "training from scratch",
         MEMBERS: "zoo members that are trained further",
     }

@@ -1,26 +1,19 @@
-"""Initialization of a hyper-representation: reference, mean and scales are fitted to its training states.
-
-N states, P weights.
-"""
+"""Initialization of a hyper-representation: reference, mean and scales are fitted to its training states."""
 
 import dataclasses
 import logging
-
-import torch
-from torch import Tensor
 
 from modelzoo_datasets.errors import FormatError, RecipeError
 from modelzoo_datasets.loading import Zoo
 from modelzoo_datasets.recipes import Training
 from modelzoo_datasets.seeds import keyed_generator
+from modelzoo_datasets.weights import Alignment, compute_layer_scales
 
 from ..model import HyperRepresentation, RepresentationConfig
 from ..recipe import HyperRecipe
 from ..zoo_values import Ranking, read_column, read_first, read_network
 
 _log = logging.getLogger(__name__)
-_MAX_ALIGNMENT_ROUNDS = 8
-_MIN_SCALE = 1e-4  # floor of a layer's standard deviation, as published
 
 
 def create_representation(recipe: HyperRecipe, zoo: Zoo) -> HyperRepresentation:
@@ -41,10 +34,12 @@ def create_representation(recipe: HyperRecipe, zoo: Zoo) -> HyperRepresentation:
     rep = HyperRepresentation(_make_config(recipe, zoo))
     rep.init_parameters(keyed_generator(recipe.learning.seed, "auto-encoder"))
     rep.accuracy.copy_(Ranking.from_table(zoo.table).accuracy)
-    rep.scale.copy_(compute_layer_scales(zoo.weights, rep))
+    rep._check_rows(zoo.weights, rep.layout.size, "weights per model")
     if recipe.data.align:
-        fit_reference(rep, zoo.weights)
-    weights = rep.align(zoo.weights)  # also refuses weights that are not finite
+        alignment = Alignment.fit(zoo.weights, rep.layout, rep.symmetry, signs=rep.config.signs)
+        rep.reference.copy_(alignment.reference)
+    rep.scale.copy_(compute_layer_scales(zoo.weights, rep.layout))
+    weights = rep.align(zoo.weights)
     rep.mean.copy_(weights.mean(dim=0))
     if rep.statistics is not None:
         rep.statistics.fit(weights)
@@ -88,25 +83,3 @@ def _make_config(recipe: HyperRecipe, zoo: Zoo) -> RepresentationConfig:
         ranked_by=Ranking.from_table(zoo.table).split,
         **sizes,
     )
-
-
-def compute_layer_scales(weights: Tensor, rep: HyperRepresentation) -> Tensor:
-    """Return for every weight (P,) the standard deviation of its layer over all states (N, P) (2209.14733)."""
-    index = rep.layout.layer_of_weight()
-    scales = torch.ones(rep.layout.size)  # counters, which belong to no layer, keep 1
-    for layer in range(len(rep.layout.layers)):
-        scales[index == layer] = weights[:, index == layer].std().clamp_min(_MIN_SCALE)
-    return scales
-
-
-def fit_reference(rep: HyperRepresentation, weights: Tensor) -> None:
-    """Set the reference to the mean of all states (N, P) after each is aligned to it.
-
-    Starts from one state, then aligns and averages until nothing moves.
-    """
-    rep.reference.copy_(weights[0])
-    for _ in range(_MAX_ALIGNMENT_ROUNDS):
-        weights, before = rep.align(weights), weights
-        rep.reference.copy_(weights.mean(dim=0))
-        if torch.equal(weights, before):
-            break

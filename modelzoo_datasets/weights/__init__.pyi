@@ -1,3 +1,5 @@
+from .alignment import Alignment as Alignment
+from .alignment import compute_layer_scales as compute_layer_scales
 from .layout import Layout as Layout
 from .layout import Slot as Slot
 from .symmetry import Symmetry as Symmetry

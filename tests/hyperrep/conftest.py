@@ -16,7 +16,9 @@ from helpers.tiny_learning import recipe
 from hyperrep import HyperRepresentation, train
 from hyperrep.evaluation.baselines import SamplingContext
 from hyperrep.evaluation.metrics import Evaluator
-from hyperrep.evaluation.populations import Population, make_populations
+from hyperrep.evaluation.population import Population
+from hyperrep.evaluation.populations import draw_samples, make_reconstructions, surround_samples
+from hyperrep.evaluation.training_states import TrainingStates
 from hyperrep.recipe import EvaluationRecipe, HyperRecipe
 from modelzoo_datasets.engines import one_thread
 from modelzoo_datasets.engines.torch_engine import TorchEngine
@@ -85,25 +87,24 @@ def protocol(tiny_hyper: HyperRecipe) -> HyperRecipe:
 
 
 @pytest.fixture(scope="session")
-def populated(rep: HyperRepresentation, learned: dict[str, Zoo], protocol: HyperRecipe) -> dict[str, Population]:
-    """All populations by name."""
-    splits = {s: learned[s] for s in ("train", "test")}
-    found = make_populations(SamplingContext(rep=rep, zoo=learned["train"]), splits, protocol.evaluation)
-    assert len({population.name for population in found}) == len(found)
-    return {population.name: population for population in found}
-
-
-@pytest.fixture(scope="session")
 def bench(
     rep: HyperRepresentation, learned: dict[str, Zoo], engine: TorchEngine, few_images: Images, protocol: HyperRecipe
 ) -> Evaluator:
     """What populations are judged with, on few images."""
     return Evaluator(
-        rep=rep,
-        train=learned["train"],
-        aligned=rep.align(learned["train"].weights),
+        states=TrainingStates.from_representation(rep, learned["train"]),
         engine=engine,
         images=few_images,
         training=learned["train"].hyperparameters(0),
         recipe=dataclasses.replace(protocol.evaluation, finetune_epochs=(2,)),
     )
+
+
+@pytest.fixture(scope="session")
+def populated(rep: HyperRepresentation, learned: dict[str, Zoo], bench: Evaluator) -> dict[str, Population]:
+    """All populations by name."""
+    splits = {s: learned[s] for s in ("train", "test")}
+    samples = draw_samples(SamplingContext(rep=rep, training=bench.states), bench)
+    found = [*surround_samples(samples, splits, bench), *make_reconstructions(rep, splits, bench)]
+    assert len({population.name for population in found}) == len(found)
+    return {population.name: population for population in found}

@@ -13,10 +13,10 @@ from hyperrep.evaluation.baselines import (
     BASELINES,
     SamplingContext,
     add_noise,
-    draw_model_pairs,
     draw_weights,
     initialize_models,
 )
+from hyperrep.evaluation.training_states import TrainingStates, draw_model_pairs
 from hyperrep.model.samplers import SAMPLERS, select_best_states
 from hyperrep.sampler_names import SAMPLER_INFO
 from modelzoo_datasets.engines import Job
@@ -30,13 +30,14 @@ from modelzoo_datasets.seeds import keyed_generator
 @pytest.fixture(scope="module")
 def source(rep: HyperRepresentation, learned: dict[str, Zoo]) -> SamplingContext:
     """The best half of the training states."""
-    return SamplingContext(rep=rep, zoo=learned["train"], top_fraction=0.5, bandwidth=0.01, sigma=0.3)
+    training = TrainingStates.from_representation(rep, learned["train"])
+    return SamplingContext(rep=rep, training=training, top_fraction=0.5, bandwidth=0.01, sigma=0.3)
 
 
 @pytest.fixture(scope="module")
 def best(source: SamplingContext) -> Tensor:
     """Their aligned weights."""
-    rep, zoo = source.rep, source.states
+    rep, zoo = source.rep, source.states.zoo
     accuracy = torch.tensor(zoo.table["val_acc"].tolist())
     return rep.align(zoo.weights)[select_best_states(accuracy, 0.5)]
 
@@ -56,12 +57,12 @@ def test_every_baseline_is_found_by_its_name_and_says_what_it_promises() -> None
 
 @pytest.mark.parametrize("name", [*BASELINES, "kde", "kde-shared"])
 def test_draws_repeat_with_their_generator_and_change_nothing(source: SamplingContext, name: str) -> None:
-    before = source.states.weights.clone()
+    before = source.states.zoo.weights.clone()
     first = draw_weights(name, 4, source, keyed_generator(0, name))
     assert first.shape == (4, 2464) and first.dtype == torch.float32 and first.isfinite().all()
     assert torch.equal(draw_weights(name, 4, source, keyed_generator(0, name)), first)
     assert not torch.equal(draw_weights(name, 4, source, keyed_generator(1, name)), first)
-    assert torch.equal(source.states.weights, before)
+    assert torch.equal(source.states.zoo.weights, before)
 
 
 def test_reconstructions_are_decoded_embeddings_of_the_best(source: SamplingContext, best: Tensor) -> None:
@@ -161,14 +162,14 @@ def test_what_cannot_be_drawn_is_told_in_one_line(source: SamplingContext, learn
         assert str(caught.value) == message
     assert draw_weights("reconstruction", 1, alone, keyed_generator(0, "alone")).shape == (1, 2464)
     with pytest.raises(FormatError) as foreign:
-        SamplingContext(rep=source.rep, zoo=learned["test"])
+        TrainingStates.from_representation(source.rep, learned["test"])
     assert str(foreign.value) == (
         "this hyper-representation learned from 28 states, but the dataset has 6; name the dataset and the recipe "
         "that it learned with"
     )
     other = dataclasses.replace(learned["train"], architecture=dataclasses.replace(source.rep.architecture, name="mlp"))
     with pytest.raises(FormatError) as foreign:
-        SamplingContext(rep=source.rep, zoo=other)
+        TrainingStates.from_representation(source.rep, other)
     assert str(foreign.value) == "this hyper-representation is of cnn-s, the zoo holds models of mlp"
 
 

@@ -10,15 +10,16 @@ import torch
 from torch import Tensor
 
 from hyperrep import HyperRepresentation
-from hyperrep.evaluation.baselines import SamplingContext
 from hyperrep.evaluation.cache import read_or_measure
 from hyperrep.evaluation.metrics import Evaluator
+from hyperrep.evaluation.training_states import TrainingStates
 from hyperrep.release.export import Measurement, SampleRequest, export_samples
 from modelzoo_datasets.engines import NetworkSpec
 from modelzoo_datasets.engines.torch_engine import TorchEngine
 from modelzoo_datasets.errors import ArgumentError
 from modelzoo_datasets.images import Images
 from modelzoo_datasets.loading import Zoo
+from modelzoo_datasets.weights import Alignment
 
 KEY = {"states": "a test"}
 
@@ -64,13 +65,13 @@ def test_samples_are_measured_to_the_same_bytes_and_the_second_time_states_are_n
     trained: Path, tiny_dataset: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine, aligned = CountingEngine(num_workers=1), []
-    align = HyperRepresentation.align
+    align = Alignment.align
 
-    def counted(rep: HyperRepresentation, weights: Tensor) -> Tensor:
+    def counted(alignment: Alignment, weights: Tensor) -> Tensor:
         aligned.append(len(weights))
-        return align(rep, weights)
+        return align(alignment, weights)
 
-    monkeypatch.setattr(HyperRepresentation, "align", counted)
+    monkeypatch.setattr(Alignment, "align", counted)
     measuring = Measurement(dataset=tiny_dataset, engine=engine, images_root=tmp_path)
     runs = {}
     for name, most in (("unkept", "0"), ("first", ""), ("second", "")):
@@ -84,27 +85,42 @@ def test_samples_are_measured_to_the_same_bytes_and_the_second_time_states_are_n
 
 
 def test_errors_that_are_kept_are_those_of_these_images_states_and_engine(
-    bench: Evaluator, rep: HyperRepresentation, learned: dict[str, Zoo], images: Images, cache: Path
+    bench: Evaluator,
+    rep: HyperRepresentation,
+    learned: dict[str, Zoo],
+    images: Images,
+    cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    source = SamplingContext(rep=rep, zoo=learned["train"], hyperrep_sha256="1")
     fields = {field.name: getattr(bench, field.name) for field in dataclasses.fields(Evaluator)}
-    assert torch.equal(source.train_weights, bench.aligned)
+
+    def align(zoo: Zoo) -> TrainingStates:
+        return TrainingStates.from_representation(rep, zoo)
+
     for _ in range(2):
-        ours = Evaluator(**fields | {"key": source.key})
+        ours = Evaluator(**fields | {"states": align(learned["train"])})
         assert torch.equal(ours.train_errors, bench.train_errors)
         assert ours.train_errors.dtype == torch.bool
     assert len(bench.images.labels("test")) % 8, "the last byte of a row is not full"
-    fields["aligned"] = bench.aligned[:1]
-    others = [
-        Evaluator(**fields | {"images": images, "key": source.key}),
-        Evaluator(**fields | {"engine": OtherEngine(num_workers=1), "key": source.key}),
-        Evaluator(**fields | {"engine": OtherPath(num_workers=1), "key": source.key}),
-        Evaluator(**fields | {"key": source.key | {"hyperrep": "2"}}),
-        Evaluator(**fields | {"key": source.key | {"states": "3"}}),
-    ]
-    assert [len(other.train_errors) for other in others] == [1] * 5, "what 28 states were kept as is of none of them"
+    measured: list[Evaluator] = []
+
+    def note(evaluator: Evaluator) -> Tensor:
+        measured.append(evaluator)
+        return torch.zeros(28, -(-len(evaluator.images.labels("test")) // 8), dtype=torch.uint8)
+
+    monkeypatch.setattr(Evaluator, "_measure_packed_errors", note)
     moved = dataclasses.replace(learned["train"], weights=learned["train"].weights + 1e-6)
-    assert SamplingContext(rep=rep, zoo=moved, hyperrep_sha256="1").key["states"] != source.key["states"]
+    other_scale = dataclasses.replace(rep.alignment, scale=2 * rep.scale)
+    changes: list[dict[str, object]] = [
+        {"images": images},
+        {"engine": OtherEngine(num_workers=1)},
+        {"engine": OtherPath(num_workers=1)},
+        {"states": align(moved)},
+        {"states": dataclasses.replace(align(learned["train"]), alignment=other_scale)},
+    ]
+    for change in ({}, *changes):
+        assert len(Evaluator(**fields | change).train_errors) == 28
+    assert len(measured) == len(changes), "what was kept is of these states, images and engine alone"
 
 
 @pytest.mark.parametrize(

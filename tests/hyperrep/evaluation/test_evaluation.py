@@ -14,10 +14,11 @@ from helpers.steps import StepProgress
 from hyperrep import HyperRepresentation, evaluate
 from hyperrep.evaluation.baselines import initialize_models
 from hyperrep.evaluation.metrics import Evaluator
-from hyperrep.evaluation.populations import Population
-from hyperrep.evaluation.protocol import INFO_FILE, _claim_folder, check_transfer, project_embeddings
+from hyperrep.evaluation.population import Population
+from hyperrep.evaluation.protocol import INFO_FILE, _claim_folder, project_embeddings
 from hyperrep.evaluation.result import EvaluationResult
 from hyperrep.evaluation.significance import compare_populations
+from hyperrep.evaluation.transfer import check_transfer
 from hyperrep.recipe import DataRecipe, EvaluationRecipe, HyperRecipe
 from hyperrep.storage import TrainingInfo
 from hyperrep.trainer.loop import measure_reconstruction
@@ -58,7 +59,8 @@ def test_embeddings_in_the_plane_are_the_widest_uncorrelated_coordinates(
 ) -> None:
     points = project_embeddings(rep, learned, list(populated.values()))
     found = {name: part.to_json() for name, part in points.items()}
-    sizes = {"train": 28, "test": 6, "kde": 2, "kde-shared": 2, "move 0.3": 2}
+    samples = ("kde@50", "kde-shared@50", "kde@100", "kde-shared@100", "move 0.3@50")
+    sizes = {"train": 28, "test": 6, **dict.fromkeys(samples, 2)}
     assert {name: len(part["z"]) for name, part in found.items()} == sizes
     assert all(len(point) == 2 for part in found.values() for point in part["z"])
     for split in ("train", "test"):
@@ -73,15 +75,19 @@ def test_embeddings_in_the_plane_are_the_widest_uncorrelated_coordinates(
 def test_the_report_holds_every_population_and_every_question(evaluated: tuple[Path, dict[str, Any]]) -> None:
     out, report = evaluated
     names = [population["name"] for population in report["populations"]]
-    files = {path.stem.replace("-", " ") for path in (out / "populations").iterdir()}
-    assert files == {name.replace("-", " ") for name in names[:-1]}
+    files = {path.stem for path in (out / "populations").iterdir()}
+    assert files == {name.replace(" ", "-").replace("@", "-") for name in names[:-1]}
     assert names[-1] == "scratch"
     for population in report["populations"][:-1]:
         assert len(population["zero_shot"]) == len(population["distance"]) == population["n"]
         assert all(len(curve) == 2 for curve in population["curves"])
-        assert population["curves"] or population["name"].endswith(("mixture 0.1", "noise 0.2", "move 0.3"))
-    assert {*report["transfer"]["fashion-mnist-5k"]} == {"kde", "kde-shared", "zoo members", "scratch"}
-    assert {*report["changed"]["res-cnn"]} == {"kde", "kde-shared", "zoo members", "random init"}
+        assert population["cpu_seconds"] > 0
+    assert {*report["judgments"]} == {"kde@50", "kde-shared@50", "move 0.3@50"}
+    tuned = {population["name"] for population in report["populations"] if population["curves"]}
+    assert {"kde@50", "zoo members", "noise + REPAIR like kde@50"} < tuned
+    assert not tuned & {"kde@100", "noise 0.2", "noise like kde@50", "move 0.3@50", "retrieval like kde@50"}
+    assert {*report["transfer"]["fashion-mnist-5k"]} == {"kde@50", "kde-shared@50", "zoo members", "scratch"}
+    assert {*report["changed"]["res-cnn"]} == {"kde@50", "kde-shared@50", "zoo members", "random init"}
     questions = {row["question"] for row in report["comparisons"]}
     assert questions == {"zero-shot", "fine-tuning", "transfer", "changed", "ensembles"}
     assert json.loads((out / "evaluation.json").read_text()) == json.loads(json.dumps(report))
@@ -99,8 +105,8 @@ def test_transfer_fine_tunes_the_same_weights_on_other_images(
     found = report["transfer"]["fashion-mnist-5k"]
     training = dataclasses.replace(learned["train"].hyperparameters(0), epochs=1)
     seeds = [derive_seed(0, "fine-tuning", i) for i in range(2)]
-    begin = populated["kde"].weights
-    assert found["kde"]["curves"] == fine_tune(engine, "cnn-s", images, begin, training, seeds)[0].tolist()
+    begin = populated["kde@50"].weights
+    assert found["kde@50"]["curves"] == fine_tune(engine, "cnn-s", images, begin, training, seeds)[0].tolist()
     fresh = initialize_models("cnn-s", "tanh", training.init, [derive_seed(0, "scratch", i) for i in range(2)])
     assert found["scratch"]["curves"] == fine_tune(engine, "cnn-s", images, fresh, training, seeds)[0].tolist()
 
@@ -119,9 +125,9 @@ def test_a_changed_architecture_holds_the_sample_and_begins_elsewhere_as_without
     networks = [NetworkSpec("tanh")] * 2
     measured = engine.evaluate("res-cnn", images, weights, networks, "test").accuracy.tolist()
     assert [curve[0] for curve in found["random init"]["curves"]] == measured
-    loaded = torch.cat([populated["kde"].weights, weights[:, 2464:]], dim=1)
+    loaded = torch.cat([populated["kde@50"].weights, weights[:, 2464:]], dim=1)
     measured = engine.evaluate("res-cnn", images, loaded, networks, "test").accuracy.tolist()
-    assert [curve[0] for curve in found["kde"]["curves"]] == measured
+    assert [curve[0] for curve in found["kde@50"]["curves"]] == measured
 
 
 def test_comparisons_are_the_tests_that_they_are_called(
@@ -131,29 +137,30 @@ def test_comparisons_are_the_tests_that_they_are_called(
     found = {(r["question"], r["where"], r["one"], r["other"], r["epoch"]): r for r in report["comparisons"]}
     assert len(found) == len(report["comparisons"])
     by_name = {population["name"]: population for population in report["populations"]}
-    mine, noise, from_scratch = (by_name[name] for name in ("kde", "noise like kde", "scratch"))
+    mine, noise, from_scratch = (by_name[name] for name in ("kde@50", "noise like kde@50", "scratch"))
     paired = compare_means(mine["zero_shot"], noise["zero_shot"], paired=True)
-    row = found["zero-shot", "", "kde", "noise like kde", 0]
+    row = found["zero-shot", "", "kde@50", "noise like kde@50", 0]
     assert (row["difference"], row["p"], row["test"]) == (paired.difference, paired.p, "paired")
     tuned = compare_means([c[1] for c in mine["curves"]], [c[1] for c in from_scratch["curves"]])
-    row = found["fine-tuning", "", "kde", "scratch", 1]
+    row = found["fine-tuning", "", "kde@50", "scratch", 1]
     assert (row["difference"], row["low"], row["n"], row["m"]) == (tuned.difference, tuned.low, 2, 20)
     # The zoo has 2 epochs and was learned from up to the second: there is none 2 epochs behind the first.
-    assert ("fine-tuning", "+2", "kde", "scratch", 1) not in found
+    assert ("fine-tuning", "+2", "kde@50", "scratch", 1) not in found
     judged = dataclasses.replace(protocol.evaluation, finetune_epochs=(1,))
     result = EvaluationResult.read(out)
     shifted = compare_populations(result.populations, {}, {}, judged, offset=1)
     row = next(r.to_json() for r in shifted if r.where == "+1")
     later = compare_means([c[1] for c in mine["curves"]], [c[2] for c in from_scratch["curves"]])
     assert (row["difference"], row["other_mean"]) == (later.difference, row["mean"] - later.difference)
-    row = found["ensembles", "zero-shot, 2 and 3 models", "kde", "zoo members", 0]
+    row = found["ensembles", "zero-shot, 2 and 3 models", "kde@50", "zoo members", 0]
     assert row["test"] == "paired" and row["n"] == 1000
     assert row["mean"] == pytest.approx(mine["ensembles"]["zero-shot"]["mean"][-1])
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    """Path -> bytes of every file, hidden ones too."""
-    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+def contents(folder: Path) -> dict[str, str]:
+    """Path -> content of every file, hidden ones too, without the seconds that it took."""
+    texts = {str(p.relative_to(folder)): p.read_text() for p in folder.rglob("*") if p.is_file()}
+    return {path: re.sub(r'"cpu_seconds": [\d.e-]+', "", text) for path, text in texts.items()}
 
 
 def test_only_what_is_missing_is_judged_again_and_gives_the_same_bytes(
@@ -180,7 +187,7 @@ def test_only_what_is_missing_is_judged_again_and_gives_the_same_bytes(
     )
     assert {*judged} == {"fine-tuning average of all", "scratch on fashion-mnist-5k", "probing"}
     assert contents(out) == before
-    assert json.loads(json.dumps(again.to_json())) == json.loads(json.dumps(report))
+    assert [row.to_json() for row in again.tests] == json.loads(json.dumps(report))["comparisons"]
 
 
 def test_an_evaluation_of_another_protocol_is_refused(
@@ -213,7 +220,7 @@ def test_an_evaluation_of_a_release_that_did_not_ask_a_question_is_gone_on_with(
         _claim_folder(tmp_path, info, dataclasses.replace(asked, moves=(0.1,)), engine)
 
 
-def test_ensembles_of_an_earlier_release_are_measured_again_and_all_else_stays(
+def test_an_evaluation_of_an_earlier_release_is_read_and_not_mixed_with_a_new_one(
     evaluated: tuple[Path, dict[str, Any]],
     tiny_dataset: Path,
     trained: Path,
@@ -221,21 +228,19 @@ def test_ensembles_of_an_earlier_release_are_measured_again_and_all_else_stays(
     engine: TorchEngine,
     tmp_path: Path,
 ) -> None:
-    """Format 2 has the errors of one random order; its table and its tests could differ."""
+    """Formats 2 and 3 have neither judgments nor the seconds that a population took."""
     out = Path(shutil.copytree(evaluated[0], tmp_path / "evaluation"))
-    before = contents(out)
     for path in (out / "facts.json", out / "evaluation.json"):
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"format": "modelzoo-evaluation-2"}))
-    path = out / "populations" / "kde.json"
-    values = json.loads(path.read_text())
-    for ensemble in values["ensembles"].values():
-        del ensemble["num_missed"], ensemble["orders"]
-    path.write_text(json.dumps(values))
-    assert EvaluationResult.read(out).populations, "an earlier format stays readable"
-    judged: list[str] = []
-    watch = StepProgress(lambda what, done, total: judged.append(what))
-    evaluate(tiny_dataset, trained, protocol, out, engine=engine, images_root=out.parent, progress=watch)
-    assert {*judged} == {"fine-tuning kde", "probing"}
+        values = json.loads(path.read_text()) | {"format": "modelzoo-evaluation-3"}
+        values.pop("judgments", None)
+        for population in values.get("populations", []):
+            population.pop("cpu_seconds", None)
+        path.write_text(json.dumps(values))
+    before = contents(out)
+    read = EvaluationResult.read(out)
+    assert read.populations and not read.judgments
+    with pytest.raises(FolderInUseError, match="holds another evaluation; pass a different --out"):
+        evaluate(tiny_dataset, trained, protocol, out, engine=engine, images_root=out.parent)
     assert contents(out) == before
 
 
@@ -250,7 +255,7 @@ def test_a_place_that_holds_something_else_is_refused(
     told = f"output folder {out} already contains other files; pass a different --out or delete it"
     with pytest.raises(FolderInUseError, match=f"^{re.escape(told)}$"):
         evaluate(tiny_dataset, trained, tiny_hyper, out, engine=engine, images_root=tmp_path)
-    assert contents(tmp_path) == {str(note.relative_to(tmp_path)): b"mine"}
+    assert contents(tmp_path) == {str(note.relative_to(tmp_path)): "mine"}
 
 
 def test_a_recipe_that_it_was_not_learned_with_is_refused(

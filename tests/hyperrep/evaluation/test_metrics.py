@@ -9,7 +9,7 @@ from torch import Tensor
 
 from hyperrep import HyperRepresentation
 from hyperrep.evaluation.metrics import Evaluator, _evaluate_ensembles, evaluate_population, evaluate_scratch
-from hyperrep.evaluation.populations import Population
+from hyperrep.evaluation.population import Population
 from modelzoo_datasets.analysis import fine_tune
 from modelzoo_datasets.engines import NetworkSpec
 from modelzoo_datasets.loading import Zoo, load_zoo
@@ -32,14 +32,14 @@ def test_judging_measures_what_it_says(bench: Evaluator, rep: HyperRepresentatio
     told = dataclasses.replace(bench.training, epochs=2)
     seeds = [derive_seed(0, "fine-tuning", i) for i in range(2)]
     assert found["curves"] == fine_tune(bench.engine, "cnn-s", bench.images, weights[:2], told, seeds)[0].tolist()
-    far = distances(weights, bench.aligned, rep.scale)
+    far = distances(weights, bench.states.weights, rep.scale)
     assert found["distance"] == pytest.approx(far.amin(dim=1).tolist(), rel=1e-4)
     rows = learned["train"].table.iloc[far.argmin(dim=1).tolist()]
     assert found["nearest"] == [[m, e] for m, e in zip(rows["model_id"], rows["epoch"], strict=True)]
     assert (found["name"], found["what"], found["n"]) == ("some", "three test states", 3)
     networks = [NetworkSpec("tanh")] * 31
     outputs = dict(
-        bench.engine.compute_logits("cnn-s", bench.images, torch.cat([weights, bench.aligned]), networks, "test")
+        bench.engine.compute_logits("cnn-s", bench.images, torch.cat([weights, bench.states.weights]), networks, "test")
     )
     labels = bench.images.labels("test")
     wrong = [{*(outputs[i].argmax(1) != labels).nonzero().flatten().tolist()} for i in range(31)]

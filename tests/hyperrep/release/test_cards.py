@@ -129,8 +129,10 @@ def test_an_evaluation_puts_the_measured_table_on_the_card(
     card = hub.content(hub.repos["models", "zoos/tiny-hyperrep"], "README.md").decode()
     found = json.loads((judged / "evaluation.json").read_text())
     rows = {row["population"]: row for row in table_of(card, "population")}
-    assert [*rows] == [population["name"] for population in found["populations"]]
-    for population in found["populations"]:
+    shown = [population for population in found["populations"] if not population["mirrors"]]
+    assert [*rows] == [population["name"] for population in shown]
+    assert [row["samples"] for row in table_of(card, "samples")] == [*found["judgments"]]
+    for population in shown:
         row = rows[population["name"]]
         assert row["n"] == str(population["n"])
         tuned = [curve[1] for curve in population["curves"]]
@@ -141,7 +143,7 @@ def test_an_evaluation_puts_the_measured_table_on_the_card(
             assert row[column].split(" ± ")[0] == expected
     r2 = {row["reconstructed split"]: row["R²"] for row in table_of(card, "reconstructed split")}
     assert r2 == {split: f"{part['total']:.4f}" for split, part in found["reconstruction"].items()}
-    assert NOT_EVALUATED not in card and "- Samples of kde (n=2) are " in card
+    assert NOT_EVALUATED not in card and "- Samples of kde@50 (n=2) are " in card
 
 
 def _of_another(folder: Path, evaluation: Path) -> str:
@@ -161,7 +163,7 @@ def _older(folder: Path, evaluation: Path) -> str:
     (evaluation / "evaluation.json").write_text(json.dumps(found | {"format": "modelzoo-evaluation-1"}))
     return (
         f"{evaluation / 'evaluation.json'} has format 'modelzoo-evaluation-1', but this release reads "
-        "'modelzoo-evaluation-3'; run the evaluation again"
+        "'modelzoo-evaluation-4'; run the evaluation again"
     )
 
 

@@ -20,7 +20,7 @@ from torch import nn
 
 from hyperrep import HyperRepresentation, load_sample
 from hyperrep.evaluation.baselines import SamplingContext, draw_weights
-from hyperrep.evaluation.populations import measure_novelty
+from hyperrep.evaluation.training_states import TrainingStates, measure_novelty
 from hyperrep.release.cards import sample_card
 from hyperrep.release.export import Measurement, SampleRequest, export_embeddings, export_samples
 from hyperrep.release.sampled_model import SampleInfo, read_sample_info
@@ -88,7 +88,7 @@ def test_every_sample_says_what_it_is(trained: Path, rep: HyperRepresentation, t
     export_samples(trained, out, SampleRequest(n=2, sampler="kde", top_fraction=0.5, seed=4))
     facts = json.loads((trained / "training.json").read_text())
     weights = rep.sample(2, sampler="kde", top_fraction=0.5, generator=keyed_generator(4, "samples", "kde"))
-    distance, index = measure_novelty(rep, weights, rep.decode(rep.embeddings))
+    distance, index = measure_novelty(rep.alignment, weights, rep.decode(rep.embeddings))
     for number in range(2):
         told = config_json(out / f"kde-{number:04d}")
         lineage = told.pop("lineage")
@@ -275,7 +275,8 @@ def test_the_share_of_a_move_is_drawn_with_and_told(
 ) -> None:
     asked = SampleRequest(n=2, sampler="move", share=0.25, top_fraction=0.5, seed=4)
     export_samples(trained, tmp_path / "samples", asked, measured[1])
-    source = SamplingContext(rep=rep, zoo=learned["train"], top_fraction=0.5, share=0.25)
+    training = TrainingStates.from_representation(rep, learned["train"])
+    source = SamplingContext(rep=rep, training=training, top_fraction=0.5, share=0.25)
     expected = draw_weights("move", 2, source, keyed_generator(4, "samples", "move"))
     for number, weights in enumerate(expected):
         folder = tmp_path / "samples" / f"move-{number:04d}"

@@ -8,14 +8,15 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
+from hyperrep.evaluation.judgment import judge_samples, measure_dispersion
 from hyperrep.evaluation.result import CurveResult, EvaluationResult, PopulationResult
 from hyperrep.evaluation.significance import compare_populations
 from hyperrep.probes import Probe
 from hyperrep.recipe import EvaluationRecipe
-from hyperrep.report import accuracy_table, novelty_table, probe_table, render_report
+from hyperrep.report import accuracy_table, judgment_table, novelty_table, probe_table, render_report
 from hyperrep.report.figures import _draw_mean
 from hyperrep.report.tables import accounting_table, ensemble_table, significance_table, transfer_table
-from hyperrep.report.verdicts import write_verdicts
+from hyperrep.report.verdicts import describe_judgment, write_verdicts
 from modelzoo_datasets.cli import print_table
 
 RECIPE = EvaluationRecipe(samplers=("kde",), finetune_epochs=(1, 2))
@@ -65,9 +66,12 @@ def evaluation(sample: float, noise: float, averages: float = 0.3) -> dict[str, 
         population("average of pairs", 0.5, 0.7),
         population("average of all", 0.6, 0.7, n=1),
         population("noise 0.2", 0.7, 0.7) | {"curves": []},
+        population("noise 0.2 + REPAIR", 0.75, 0.7) | {"curves": []},
+        population("PCA Gaussian", 0.3, 0.7) | {"curves": []},
         population("kde", sample, 0.75),
         population("noise like kde", noise, 0.7, mirrors="kde"),
         population("average like kde", averages, 0.7, n=5, mirrors="kde"),
+        population("retrieval like kde", 0.8, 0.7, distance=0.0, mirrors="kde") | {"curves": []},
         population("scratch", 0.1, 0.5) | {"distance": [], "ensembles": {}},
     ]
     results = [PopulationResult.from_json(p) for p in populations]
@@ -81,14 +85,16 @@ def evaluation(sample: float, noise: float, averages: float = 0.3) -> dict[str, 
         {place: {name: CurveResult.from_json(v) for name, v in part.items()} for place, part in values.items()}
         for values in (transfer, changed)
     ]
+    tests = compare_populations(results, *places, RECIPE, offset=1)
     return {
-        "format": "modelzoo-evaluation-3",
+        "format": "modelzoo-evaluation-4",
         "protocol": {"fine_tune": [1, 2]},
         "offset": 1,
         "populations": populations,
         "transfer": transfer,
         "changed": changed,
-        "comparisons": [row.to_json() for row in compare_populations(results, *places, RECIPE, offset=1)],
+        "comparisons": [row.to_json() for row in tests],
+        "judgments": {name: judgment.to_json() for name, judgment in judge_samples(results, tests).items()},
         "probes": [probe("test_acc", "W", -0.5), probe("test_acc", "z", 0.9), probe("activation", "z", 0.7)],
         "reconstruction": {"train": reconstruction, "test": reconstruction | {"total": 0.5}},
         "embeddings": {
@@ -144,47 +150,86 @@ def test_equal_values_give_equal_bytes(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("sample", "noise", "word"),
-    [(0.6, 0.4, "beat"), (0.4, 0.6, "lose to"), (0.5, 0.5, "show no difference from")],
+    ("sample", "noise", "averages", "kind", "null"),
+    [
+        (0.6, 0.4, 0.3, "new", "noise"),
+        (0.6, 0.3, 0.4, "new", "average"),
+        (0.5, 0.5, 0.3, "noise", "noise"),
+        (0.4, 0.6, 0.3, "noise", "noise"),
+        (0.6, 0.4, 0.6, "averages", "average"),
+    ],
 )
-def test_the_words_about_noise_follow_the_numbers(sample: float, noise: float, word: str) -> None:
-    found = evaluation(sample, noise, averages=sample)
-    said = next(
-        sentence for sentence in write_verdicts(read(found)) if sentence.startswith("Samples of kde (n=8) are 0.5")
+def test_samples_are_called_by_the_null_that_they_beat_least(
+    sample: float, noise: float, averages: float, kind: str, null: str
+) -> None:
+    found = read(evaluation(sample, noise, averages))
+    judgment = found.judgments["kde"]
+    assert (judgment.kind, judgment.null) == (kind, f"{null} like kde")
+    rows = [row for row in found.tests if (row.question, row.rival) == ("zero-shot", judgment.null)]
+    assert (judgment.difference, judgment.low, judgment.n) == (rows[0].difference, rows[0].low, rows[0].n)
+    assert judgment.distance == pytest.approx(0.5, abs=0.01)
+    said = next(s for s in write_verdicts(found) if s.startswith(("Samples of kde are new", "Samples of kde are no")))
+    score = f"{100 * rows[0].mean:.1f} % against {100 * rows[0].rival_mean:.1f} %"
+    if kind == "new":
+        assert said.startswith(
+            "Samples of kde are new: at matched novelty, 0.50 layer standard deviations from the nearest training "
+            f"state, they beat every null, the strongest, {null}, by {score} (difference +"
+        )
+    else:
+        assert f"are no better than {kind}: at matched novelty" in said and f"they do not beat {null}, {score}" in said
+    row = judgment_table(found.populations, found.judgments).iloc[0]
+    assert (row["samples"], row["strongest null"], row["they are"]) == ("kde", null, kind)
+
+
+def test_what_scores_as_the_nearest_training_states_at_no_distance_are_copies() -> None:
+    found = evaluation(0.8, 0.4)
+    for p in found["populations"]:
+        if p["name"] == "kde":
+            p["distance"] = [0.01] * 8
+    results = [PopulationResult.from_json(p) for p in found["populations"]]
+    judgment = judge_samples(results, read(found).tests)["kde"]
+    assert judgment.kind == "copies"
+    assert describe_judgment("kde", judgment) == (
+        "Samples of kde are copies: they are 0.010 layer standard deviations from the nearest training state."
     )
-    assert f"the samples {word} noise at matched distance, {100 * sample:.0f}." in said.replace("60.0", "60.")
-    assert (
-        "the samples show no difference from averages at matched distance (for the 5 samples whose distance averages "
-        "reach)"
-    ) in said
+
+
+def test_dispersion_is_that_of_the_samples_over_that_of_the_members() -> None:
+    found = evaluation(0.6, 0.4)
+    for p in found["populations"]:
+        if p["name"] == "kde":
+            p["pairs"] = {"distance": SUMMARY | {"mean": 0.6}, "agreement": SUMMARY | {"mean": 0.95}}
+    by_name = {p["name"]: PopulationResult.from_json(p) for p in found["populations"]}
+    assert measure_dispersion(by_name["kde"], by_name) == pytest.approx((0.6 / 0.8, 0.05 / 0.2))
+    del by_name["zoo members"], by_name["training members"]
+    assert measure_dispersion(by_name["kde"], by_name) == (None, None)
 
 
 def test_the_words_are_whole_sentences() -> None:
     said = write_verdicts(read(evaluation(0.6, 0.4)))
     assert said[0].startswith("Reconstructed held-out models keep 50% of the accuracy of the models themselves (40.")
-    assert said[1].startswith(
+    assert said[2] == (
         "Samples of kde (n=8) are 0.50 layer standard deviations from the nearest training state, share 60% of their "
-        "errors (IoU) with the most similar one, and score 60.1 % zero-shot: the samples beat noise at matched "
-        "distance, 60.1 % against 40.1 % (difference +20.0 points, 95 % interval +20.0 to +20.0, p < 0.0001, "
-        "paired t-test, 8 pairs)"
+        "errors (IoU) with the most similar one, and score 60.1 % zero-shot; the training states next to them score "
+        "80.1 %; they are 1.00 times as far apart as zoo members, and disagree 1.00 times as often."
     )
-    assert said[2].startswith(
+    assert said[3].startswith(
         "Fine-tuned samples of kde next to noise at matched distance: above it after 1 epoch (67.6 %"
     )
-    assert said[3] == (
+    assert said[4] == (
         "Fine-tuned samples of kde next to training from scratch: above it after 1 epoch (67.6 % against 30.1 %) and "
         "above it after 2 epochs (75.1 % against 50.1 %)."
     )
-    assert said[5] == (
+    assert said[6] == (
         "Counted as in the paper, with 1 more epochs for scratch, samples of kde next to it: above it after 1 epoch "
         "(67.6 % against 50.1 %)."
     )
-    assert said[6].startswith("Samples of kde fine-tuned on mnist next to zoo members: below it after 1 epoch")
-    assert said[8].startswith("Samples of kde fine-tuned in the architecture res-cnn next to random init: above it")
-    assert said[9].startswith(
+    assert said[7].startswith("Samples of kde fine-tuned on mnist next to zoo members: below it after 1 epoch")
+    assert said[9].startswith("Samples of kde fine-tuned in the architecture res-cnn next to random init: above it")
+    assert said[10].startswith(
         "Ensembles of samples of kde (zero-shot, 2 and 2 models) lose to ensembles of zoo members"
     )
-    assert said[9].endswith("paired t-test, 100 images).")
+    assert said[10].endswith("paired t-test, 100 images).")
 
 
 def test_no_difference_is_never_said_without_its_interval_and_n() -> None:
@@ -199,14 +244,15 @@ def test_no_difference_is_never_said_without_its_interval_and_n() -> None:
         assert re.search(r"95 % interval [+-][\d.]+ to [+-][\d.]+, p .*n=8 and 8$", clause), clause
 
 
-def test_where_averages_do_not_reach_and_where_there_are_too_few_models_it_is_said() -> None:
+def test_without_nulls_it_is_said_that_there_are_none() -> None:
     found = evaluation(0.6, 0.4)
-    found["populations"] = [p for p in found["populations"] if p["name"] != "average like kde"]
-    found["comparisons"] = [r for r in found["comparisons"] if r["other"] != "average like kde"]
-    found["comparisons"][0] |= {"low": None, "high": None, "p": None, "word": "level with"}
-    said = write_verdicts(read(found))[1]
-    assert "(difference +20.0 points, too few models for a test, 8 pairs)" in said
-    assert said.endswith("averages of two training states do not reach this distance.")
+    results = [PopulationResult.from_json(p) for p in found["populations"]]
+    judgment = judge_samples(results, [])["kde"]
+    assert judgment.kind == "unknown"
+    assert describe_judgment("kde", judgment) == (
+        "Samples of kde: there is no null at matched novelty, 0.50 layer standard deviations from the nearest training "
+        "state, to compare them with."
+    )
 
 
 def test_tables_give_mean_and_standard_deviation_in_percent(capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,11 +17,12 @@ from torch import Tensor
 from hyperrep import HyperRepresentation
 from hyperrep.recipe import CHOICES
 from hyperrep.trainer.checkpoints import EpochMetrics
-from hyperrep.trainer.initialize import compute_layer_scales, create_representation, fit_reference
+from hyperrep.trainer.initialize import create_representation
 from hyperrep.trainer.loop import _CHECKPOINT_EVERY, measure_reconstruction, train_epochs
 from modelzoo_datasets.errors import FormatError, ModelZooError
 from modelzoo_datasets.loading import Zoo, load_zoo
 from modelzoo_datasets.seeds import keyed_generator
+from modelzoo_datasets.weights import Alignment, compute_layer_scales
 from modelzoo_datasets.weights.symmetry import permute_units, sample_permutations
 
 
@@ -186,7 +187,7 @@ def test_scales_are_numpys_deviation_of_every_layer(states: Zoo) -> None:
     weights = states.weights.clone()
     constant = layer_slices(rep)[2]
     weights[:, constant] = 0.25
-    found = compute_layer_scales(weights, rep)
+    found = compute_layer_scales(weights, rep.layout)
     for number, place in enumerate(layer_slices(rep)):
         deviation = float(np.std(weights[:, place].double().numpy(), ddof=1))
         expected = torch.full((place.stop - place.start,), 1e-4 if number == 2 else deviation)
@@ -196,7 +197,7 @@ def test_scales_are_numpys_deviation_of_every_layer(states: Zoo) -> None:
 def test_a_new_representation_is_fitted_to_aligned_training_states(states: Zoo) -> None:
     rep = create_representation(recipe(), states)
     assert torch.equal(rep.mean, rep.align(states.weights).mean(dim=0))
-    assert torch.equal(rep.scale, compute_layer_scales(states.weights, rep))
+    assert torch.equal(rep.scale, compute_layer_scales(states.weights, rep.layout))
     assert not torch.allclose(rep.mean, states.weights.mean(dim=0), atol=1e-3)
 
 
@@ -208,8 +209,7 @@ def spread(weights: Tensor, scale: Tensor) -> float:
 def test_alignment_brings_the_training_states_closer_to_each_other(states: Zoo) -> None:
     rep = create_representation(recipe(), states)
     before = states.weights.clone()
-    fit_reference(rep, states.weights)
-    aligned = rep.align(states.weights)
+    aligned = Alignment.fit(states.weights, rep.layout, rep.symmetry).align(states.weights)
     assert spread(aligned, rep.scale) < 0.98 * spread(states.weights, rep.scale)
     sorted_before, sorted_after = (w.sort(dim=1).values for w in (states.weights, aligned))
     assert torch.equal(sorted_before, sorted_after)  # permuted, nothing else
@@ -223,10 +223,10 @@ def test_permuted_copies_of_one_model_become_that_model(states: Zoo) -> None:
     orders = sample_permutations(symmetry, 9, keyed_generator(0, "copies"))
     copies = permute_units(model, symmetry, orders)
     assert len(copies.unique(dim=0)) == 9
-    fit_reference(rep, copies)
-    aligned = rep.align(copies)
+    alignment = Alignment.fit(copies, rep.layout, rep.symmetry)
+    aligned = alignment.align(copies)
     assert len(aligned.unique(dim=0)) == 1
-    torch.testing.assert_close(rep.reference, aligned[0])
+    torch.testing.assert_close(alignment.reference, aligned[0])
 
 
 def test_r2_of_reconstruction_is_a_loop_over_layers(states: Zoo, unseen: Zoo, tmp_path: Path) -> None:
