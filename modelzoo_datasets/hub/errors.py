@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 from huggingface_hub import constants, get_token
 from huggingface_hub.errors import (
@@ -50,7 +50,12 @@ else:
 
 def is_transport_error(error: BaseException) -> bool:
     """Tell whether a request got no answer, or not a whole one."""
-    return isinstance(error, _TRANSPORT_ERRORS)
+    return isinstance(error, _TRANSPORT_ERRORS) or _is_short(error)
+
+
+def _is_short(error: BaseException) -> bool:
+    """Tell whether a download ended early, which urllib3 1 does not notice but the client does."""
+    return isinstance(error, OSError) and str(error).startswith("Consistency check failed")
 
 
 def _is_connected(error: BaseException) -> bool:
@@ -65,8 +70,8 @@ def _is_connected(error: BaseException) -> bool:
 def with_retries(call: Callable[[], T], *, idempotent: bool = True) -> T:
     """Call a function up to five times while it fails for a reason that may pass, waiting longer each time.
 
-    The client retries uploads, listings and downloads by itself, but not the requests that create repos, branches,
-    commits and tags.
+    The client does not retry the requests that create repos, branches, commits and tags; before its release 1.0, it
+    retries few others.
 
     Args:
         call: A function that makes one request.
@@ -92,14 +97,14 @@ def with_retries(call: Callable[[], T], *, idempotent: bool = True) -> T:
 
 def _is_transient(error: BaseException, idempotent: bool) -> bool:
     """Tell whether the same request may be served later. Without any connection, waiting does not help."""
-    if isinstance(error, HfHubHTTPError):
+    if _is_answer(error):
         return error.response.status_code in (_BUSY if idempotent else _NOT_SERVED)
     return idempotent and is_transport_error(error) and _is_connected(error)
 
 
 def _retry_after(error: BaseException) -> float:
     """Return the seconds that the Hub asks to wait for, 0 where it does not say."""
-    value = error.response.headers.get("Retry-After", "") if isinstance(error, HfHubHTTPError) else ""
+    value = error.response.headers.get("Retry-After", "") if _is_answer(error) else ""
     return float(value) if value.isdigit() else 0.0
 
 
@@ -129,9 +134,14 @@ def translate_hub_errors(repo_id: str, revision: str | None, action: str) -> Ite
 
 def _find_cause(error: BaseException) -> BaseException:
     """Return the informative error that the client wrapped, sometimes twice, in others."""
-    while error.__cause__ is not None and not isinstance(error, (HfHubHTTPError, *_TRANSPORT_ERRORS)):
+    while error.__cause__ is not None and not _is_answer(error) and not is_transport_error(error):
         error = error.__cause__
     return error
+
+
+def _is_answer(error: BaseException) -> TypeGuard[HfHubHTTPError]:
+    """Tell whether the Hub answered with an error. Before release 1.0, the client has some without an answer."""
+    return isinstance(error, HfHubHTTPError) and error.response is not None
 
 
 def _translate(error: BaseException, repo_id: str, revision: str, action: str) -> ModelZooError | None:
@@ -140,12 +150,12 @@ def _translate(error: BaseException, repo_id: str, revision: str, action: str) -
         return HubUnavailableError(
             f"{action}: HF_HUB_OFFLINE is set and not all files are in the cache; unset it to download them"
         )
-    if isinstance(error, HfHubHTTPError):
+    if _is_answer(error):
         return _translate_status(error, repo_id, revision, action)
     if is_transport_error(error):
         return HubUnavailableError(
-            f"{action}: cannot reach the Hub at {constants.ENDPOINT} ({_without_token(error)}); check the network and "
-            "HF_ENDPOINT, then run the same command again to resume"
+            f"{action}: cannot reach the Hub at {constants.ENDPOINT} ({_without_token(_reason(error))}); check the "
+            "network and HF_ENDPOINT, then run the same command again to resume"
         )
     if isinstance(error, LocalEntryNotFoundError):
         return HubUnavailableError(
@@ -161,6 +171,19 @@ def _translate(error: BaseException, repo_id: str, revision: str, action: str) -
     if type(error).__module__.startswith("hf_xet") or isinstance(error, RuntimeError):  # raised by Xet transfers
         return HubUnavailableError(f"{action}: the transfer failed ({_without_token(error)}); try again to resume")
     return None
+
+
+def _reason(error: BaseException) -> BaseException:
+    """Return the operating system's error beneath a transport error, else the error itself.
+
+    requests tells of a refused connection in several layers, each within the text of the next.
+    """
+    within: BaseException | None = error
+    while within is not None:
+        if isinstance(within, OSError) and within.errno is not None:
+            error = within
+        within = within.__cause__ or within.__context__
+    return error
 
 
 def _error_number(error: BaseException) -> int | None:

@@ -149,7 +149,8 @@ def _create_if_missing(repo: Repo, private: bool, create_pr: bool) -> None:
         if replace(repo, repo_type=other).info() is not None:
             raise HubError(f"{repo.repo_id} is a {other} repo, not a {repo.repo_type} repo; choose another name")
         repo.create(private)
-    elif private and not info.private:
+        info = repo.info()  # nothing is sent to a public repo that was to be private
+    if private and not (info and info.private):
         raise HubError(f"{repo.repo_id} exists and is public; make it private in its settings or omit --private")
     if repo.revision != MAIN and not repo.is_pull_request:
         repo.create_branch()
@@ -235,12 +236,5 @@ def _upload(files: Sequence[LocalFile], repo: Repo, create_pr: bool) -> list[Com
     additions = [CommitOperationAdd(file.path, file.source) for file in files]
     for addition, file in zip(additions, files, strict=True):
         addition.upload_info.sha256 = bytes.fromhex(file.sha256)  # the client would read the whole file once more
-    repo.api.preupload_lfs_files(
-        repo.repo_id,
-        additions,
-        repo_type=repo.repo_type,
-        revision=repo.revision,
-        create_pr=create_pr,
-        free_memory=False,  # the commit still reads the small files
-    )
+    repo.upload(additions, create_pr)
     return additions

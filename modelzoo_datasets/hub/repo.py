@@ -65,7 +65,10 @@ class Repo:
 
     def files(self, commit: str) -> dict[str, RepoFile]:
         """Return all files of a commit by path."""
-        tree = self.api.list_repo_tree(self.repo_id, repo_type=self.repo_type, revision=commit, recursive=True)
+        list_tree = self.api.list_repo_tree
+        tree = with_retries(
+            lambda: list(list_tree(self.repo_id, repo_type=self.repo_type, revision=commit, recursive=True))
+        )
         return {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
 
     def find_pull_request(self) -> str | None:
@@ -85,6 +88,16 @@ class Repo:
     def create_branch(self) -> None:
         """Create the branch of the revision, unless it exists."""
         self._call(self.api.create_branch, branch=self.revision, exist_ok=True)
+
+    def upload(self, additions: Sequence[CommitOperationAdd], create_pr: bool) -> None:
+        """Send the content of large files to the Hub's storage, before a commit that may open a pull request."""
+        self._call(
+            self.api.preupload_lfs_files,
+            additions=additions,
+            revision=self.revision,
+            create_pr=create_pr,
+            free_memory=False,  # the commit still reads the small files
+        )
 
     def commit(
         self, operations: Sequence[CommitOperationAdd | CommitOperationDelete], head: str, create_pr: bool, title: str

@@ -245,7 +245,9 @@ class _Handler(BaseHTTPRequestHandler):
             raise Refusal(403, f"You don't have the rights to create a {kind[:-1]} under the namespace {namespace!r}")
         if (kind, name) in self.hub.repos:
             return self._answer(409, {"error": "You already created this repo", "url": url})
-        self.hub.create(kind, name, asked.get("visibility") == "private")
+        # huggingface_hub 0.34 sends `private`, 2.4 `visibility`.
+        private = asked.get("private") is True or asked.get("visibility") == "private"
+        self.hub.create(kind, name, private)
         self._answer(200, {"url": url, "name": name})
 
     def info(self, body: bytes, kind: str, repo: str, rev: str = "main") -> None:
@@ -254,6 +256,7 @@ class _Handler(BaseHTTPRequestHandler):
         siblings = [{"rfilename": path} for path in commit.files]
         facts = {"id": repo, "author": repo.split("/")[0], "sha": commit.oid, "private": found.private}
         more = {"disabled": False, "gated": False, "downloads": 0, "likes": 0, "tags": [], "siblings": siblings}
+        more["xetEnabled"] = self.hub.xet is not None  # huggingface_hub 0.34 asks for it
         self._answer(200, {**facts, **more, "createdAt": _TIME, "lastModified": _TIME})
 
     def tree(self, body: bytes, kind: str, repo: str, rev: str, path: str = "") -> None:

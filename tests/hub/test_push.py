@@ -29,18 +29,24 @@ def fails(result: Result, message: str) -> None:
     assert not any(secret in result.stderr for secret in SECRETS)
 
 
-def kill_at(hub: HubServer, fault: Fault, running: Running) -> None:
-    """End a command without notice when the Hub has served what the fault skips and is asked for more."""
+def hold(hub: HubServer, fault: Fault, running: Running) -> threading.Event:
+    """Wait until the Hub has served what the fault skips and is asked for more; it answers when the event is set."""
     fault.holds, served, times = threading.Event(), fault.skip, fault.times
     hub.faults.append(fault)
     until = time.monotonic() + 60
     while len(hub.asked(fault.match)) < served or fault.times == times:
         assert time.monotonic() < until and running.process.is_alive()
         time.sleep(0.01)
+    return fault.holds
+
+
+def kill_at(hub: HubServer, fault: Fault, running: Running) -> None:
+    """End a command without notice when the Hub has served what the fault skips and is asked for more."""
+    release = hold(hub, fault, running)
     running.process.kill()
     running.process.join()
     hub.faults.clear()
-    fault.holds.set()
+    release.set()
     time.sleep(0.3)  # what was in the Hub's hands still arrives
 
 
@@ -176,6 +182,17 @@ def test_what_is_public_does_not_pass_for_private(hub: HubServer, ann: Client, t
     refused = "zoos/tiny exists and is public; make it private in its settings or omit --private"
     fails(ann.push(tiny_dataset, "zoos/tiny", "--private"), refused)
     assert list(tiny(hub).commits.values())[-1].title == "initial commit"
+
+
+def test_nothing_is_sent_to_a_public_repo_that_was_made_at_the_same_time(
+    hub: HubServer, ann: Client, tiny_dataset: Path
+) -> None:
+    pushing = ann.start(pushes, str(tiny_dataset), "zoos/tiny", "--private")
+    release = hold(hub, Fault("/repos/create"), pushing)
+    hub.create("datasets", "zoos/tiny")
+    release.set()
+    fails(pushing.result(), "zoos/tiny exists and is public; make it private in its settings or omit --private")
+    assert not hub.asked("^PUT|/(preupload|commit)/")
 
 
 def test_a_name_that_a_model_has_is_refused(hub: HubServer, ann: Client, tiny_dataset: Path) -> None:
