@@ -218,7 +218,8 @@ def test_an_architecture_maps_its_input_shape_to_its_classes(name: str) -> None:
 def test_networks_and_their_twins_are_built_without_sympy(tmp_path: Path) -> None:
     code = (
         "import sys, torch\n"
-        "before = 'sympy' in sys.modules\n"
+        "torch.nn.Conv2d(1, 1, 1, device='meta')\n"
+        "before = 'sympy' in sys.modules  # of an old torch\n"
         "from modelzoo_datasets.architectures import get_architecture\n"
         "from modelzoo_datasets.engines import variational_layout\n"
         "get_architecture('cnn-s').module('relu')\n"
