@@ -58,7 +58,7 @@ def command(
     _check_folder(out)
     with show_progress(quiet) as progress, OutputLock(out):
         result = run_pipeline(*recipes, out, threads, progress)
-    shown = [population for population in result.populations if not population.matched_to]
+    shown = [p for p in result.populations if not p.matched_to and (p.curves or p.is_sample)]
     accuracies = report.accuracy_table(shown, result.protocol.finetune_epochs)
     cli.print_table(accuracies, "test accuracy in percent, mean ± std")
     cli.print_table(report.judgment_table(result.populations, result.judgments), "samples and the strongest nulls")

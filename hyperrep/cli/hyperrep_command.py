@@ -239,7 +239,7 @@ def evaluate_command(
         result = hyperrep.evaluate(
             dataset, representation, hyper_recipe, out, engine=runner, images_root=images_root, progress=progress
         )
-    shown = [population for population in result.populations if not population.matched_to]
+    shown = [p for p in result.populations if not p.matched_to and (p.curves or p.is_sample)]
     accuracies = report.accuracy_table(shown, hyper_recipe.evaluation.finetune_epochs)
     cli.print_table(accuracies, "test accuracy in percent, mean ± std")
     cli.print_table(report.judgment_table(result.populations, result.judgments), "samples and the strongest nulls")

@@ -13,6 +13,7 @@ from modelzoo_datasets.plots import COLORS, new_figure, to_png
 
 from ..evaluation import (
     GAUSSIAN,
+    MEMBERS,
     REPAIR,
     RETRIEVAL,
     TRAINING_MEMBERS,
@@ -58,7 +59,7 @@ _MARKERS = {
 _NULLS = {
     ("noise ",): ("noise", COLORS[5]),
     ("mixture ", "average ", "average of pairs"): ("averages", COLORS[1]),
-    (GAUSSIAN,): ("Gaussian in PCA codes", COLORS[4]),
+    (GAUSSIAN,): ("Gaussian in PCA codes", "#999933"),
 }
 _MOVES, _MOVES_COLOR = "move ", "#00BFC4"
 _NUM_BINS = 12  # bins per band
@@ -81,13 +82,21 @@ def plot_frontier(populations: Sequence[PopulationResult]) -> bytes:
         for population in shown:
             if not population.name.startswith((*sum(_NULLS, ()), _MOVES, RETRIEVAL)):
                 _draw_population(axis, population, key)
-        axis.set_ylim(0, 1)
+        axis.set_ylim(*_choose_limits(shown))
     distance_ax.set(
         xlabel="distance to the nearest training state\n(layer standard deviations)", ylabel="zero-shot accuracy"
     )
     _scale_distance(distance_ax, shown)
     overlap_ax.set(xlabel="error overlap (IoU) with the most similar training state", xlim=(0, 1.02))
     return _save(figure, distance_ax)
+
+
+def _choose_limits(populations: Sequence[PopulationResult]) -> tuple[float, float]:
+    """Return the range of accuracies of samples and zoo members; nulls may leave it."""
+    means = [float(np.mean(p.zero_shot)) for p in populations if p.is_sample or p.name in (MEMBERS, TRAINING_MEMBERS)]
+    low, high = min(means, default=0.0), max(means, default=1.0)
+    margin = 0.15 * (high - low) + 0.03
+    return max(0.0, low - margin), min(1.0, high + margin)
 
 
 def _draw_band(ax: Axes, populations: Sequence[PopulationResult], key: str, label: str, color: str, line: str) -> None:

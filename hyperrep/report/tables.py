@@ -73,18 +73,16 @@ def judgment_table(populations: Sequence[PopulationResult], judgments: Mapping[s
     rows = []
     for population in (p for p in populations if p.name in judgments):
         judgment = judgments[population.name]
-        ratios = (judgment.weight_dispersion, judgment.prediction_dispersion)
+        null = judgment.null.removesuffix(f" like {population.name}")
         rows.append(
             {
                 "samples": population.name,
-                "n": str(population.n),
+                "they are": judgment.kind,
                 "zero-shot": _format_percent(population.zero_shot),
                 "novelty": f"{judgment.distance:.2f}",
-                "dispersion": _format_dispersion(ratios),
-                "strongest null": judgment.null.removesuffix(f" like {population.name}") or "-",
-                "its accuracy": "-" if judgment.null_mean is None else f"{100 * judgment.null_mean:.1f}",
+                "strongest null": "-" if judgment.null_mean is None else f"{100 * judgment.null_mean:.1f}, {null}",
                 "difference": _format_points(judgment.difference, judgment.low, judgment.high),
-                "they are": judgment.kind,
+                "dispersion": _format_dispersion((judgment.weight_dispersion, judgment.prediction_dispersion)),
             }
         )
     return pd.DataFrame(rows)

@@ -65,14 +65,14 @@ def describe_judgment(name: str, judgment: Judgment) -> str:
     interval = ""
     if judgment.low is not None and judgment.high is not None:
         interval = f", 95 % interval {100 * judgment.low:+.1f} to {100 * judgment.high:+.1f}"
-    numbers = (
-        f"{100 * judgment.mean:.1f} % against {100 * judgment.null_mean:.1f} % (difference "
-        f"{100 * judgment.difference:+.1f} points{interval}, {judgment.n} pairs)"
-    )
     null = judgment.null.removesuffix(f" like {name}")
+    scores = (
+        f"they score {100 * judgment.mean:.1f} %, and {null}, the strongest null, {100 * judgment.null_mean:.1f} % "
+        f"(difference {100 * judgment.difference:+.1f} points{interval}, {judgment.n} pairs)"
+    )
     if judgment.kind == NEW:
-        return f"Samples of {name} are new: {where}, they beat every null, the strongest, {null}, by {numbers}."
-    return f"Samples of {name} are no better than {judgment.kind}: {where}, they do not beat {null}, {numbers}."
+        return f"Samples of {name} are new: they beat every null. {where[0].upper()}{where[1:]}, {scores}."
+    return f"Samples of {name} are no better than {judgment.kind}: {where}, {scores}."
 
 
 def _describe_novelty(population: PopulationResult, populations: _Populations, judgment: Judgment | None) -> str:
