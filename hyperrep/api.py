@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 
 from modelzoo_datasets._util import file_sha256, format_versions, versions
 from modelzoo_datasets.engines import Engine, get_engine, one_thread
+from modelzoo_datasets.errors import FormatError
 from modelzoo_datasets.extras import require_extra
 from modelzoo_datasets.loading import load_zoo
 from modelzoo_datasets.progress import NO_PROGRESS, Progress
@@ -29,7 +31,7 @@ from .data import (
 from .evaluation import EvaluationResult, run_protocol
 from .json_record import describe_record
 from .model import WEIGHTS_FILE, HyperRepresentation
-from .probes import Probe, probe_properties
+from .probes import MAX_WEIGHT, AnswerOptions, AnswerSource, Probe, probe_properties
 from .recipe import HyperRecipe
 from .recipe_choice import choose_recipe
 from .recipe_toml import read_hyper_recipe
@@ -252,21 +254,33 @@ def write_report(
 @one_thread()
 def probe(
     dataset: str | Path,
-    representation: str | Path,
+    representation: str | Path | None = None,
     recipe: str | HyperRecipe | None = None,
     *,
+    config: str | None = None,
     test_on: str | None = None,
     out: str | Path | None = None,
+    max_weight: float | None = MAX_WEIGHT,
+    answers: AnswerSource = "noise",
+    engine: str | Engine = "auto",
+    images_root: str | Path | None = None,
     progress: Progress = NO_PROGRESS,
 ) -> list[Probe]:
-    """Predict properties of test models from W, s(W) and z, beside baselines.
+    """Predict properties of test models from W, s(W), z and answers, beside baselines.
 
     Args:
-        dataset: dataset folder or repo that the hyper-representation was trained on.
-        representation: its folder, or its model repo on the Hub.
+        dataset: dataset folder or repo, or DATASET/CONFIG; the one that the hyper-representation was trained on.
+        representation: folder of the hyper-representation that computes z, or its model repo on the Hub; without one
+            there is no z.
         recipe: recipe that it was trained by, or its name or file; by default the one that the folder stores.
+        config: config of the dataset; by default that of the recipe, or the only one.
         test_on: another dataset, or DATASET/CONFIG, whose test models are predicted instead.
         out: folder for `probes.json` and `probes.csv`.
+        max_weight: states with a weight beyond it are left out; None keeps all.
+        answers: images that networks answer: "noise", smooth noise that needs no data, or "training", the first
+            training images without their labels.
+        engine: runs networks; an engine or its name.
+        images_root: folder of the images; the user's cache by default.
         progress: display of the properties.
 
     Returns:
@@ -275,43 +289,66 @@ def probe(
     Raises:
         MissingExtraError: the extra `learn` is not installed.
         FormatError: a folder is not what it must be, holds another architecture, or has too few models.
+        MissingImagesError: training images are asked for and are not there.
         FolderInUseError: `out` already contains other files.
 
     Example:
-        >>> import dataclasses
-        >>> from hyperrep import probe, read_hyper_recipe, train
-        >>> recipe = read_hyper_recipe("demo")
-        >>> short = dataclasses.replace(
-        ...     recipe.learning, epochs=1, batch_size=16, functional_weight=0.0, mixed_functional_weight=0.0
-        ... )
-        >>> data = dataclasses.replace(recipe.data, epochs=(1, 2))
-        >>> recipe = dataclasses.replace(recipe, data=data, learning=short)
-        >>> rep = train(dataset, recipe, out / "hyperrep")
-        >>> rows = probe(dataset, out / "hyperrep")
-        >>> {row.representation for row in rows} >= {"W", "s(W)", "z"}
+        >>> from hyperrep import probe
+        >>> rows = probe(dataset, config="seed")
+        >>> {row.representation for row in rows} >= {"W", "s(W)", "answers", "answers, boosted"}
         True
     """
     require_extra("probes", "learn")
-    recipe = read_stored_recipe(representation) if recipe is None else _resolve_recipe(recipe)
+    source, named = parse_source(str(dataset))
     out = None if out is None else Path(out)
     if out is not None and not (out / PROBES_FILE).is_file():
         check_unused(out)
-    folder = locate_representation(representation)
-    rep = HyperRepresentation.from_pretrained(folder)
-    check_trained_on(folder, recipe, dataset)
+    request = _ProbeRequest(source, config or named, max_weight=max_weight, answers=answers, test_on=test_on)
+    rep = None
+    if representation is not None:
+        folder = locate_representation(representation)
+        rep = HyperRepresentation.from_pretrained(folder)
+        recipe = read_stored_recipe(representation) if recipe is None else _resolve_recipe(recipe)
+        check_trained_on(folder, recipe, source)
+        request = request.with_representation(recipe, file_sha256(folder / WEIGHTS_FILE))
+    options = AnswerOptions(
+        source=answers, engine=engine, images_root=None if images_root is None else Path(images_root)
+    )
     if out is None:
-        return _probe(dataset, rep, recipe, test_on, progress)
-    inputs: dict[str, Any] = {"dataset": str(dataset), "config": recipe.data.config, "test_on": test_on}
-    inputs |= {"hyperrep_sha256": file_sha256(folder / WEIGHTS_FILE), "seed": recipe.evaluation.seed}
+        return _probe(request, rep, options, progress)
+    inputs = dataclasses.asdict(request)
     with OutputLock(out):
         if rows := _read_probes(out, inputs):
             _log.info("%s is finished already; nothing was probed", out)
             return rows
         check_unused(out)
-        rows = _probe(dataset, rep, recipe, test_on, progress)
+        rows = _probe(request, rep, options, progress)
         write_csv(out / "probes.csv", Probe, rows)
         write_json(out / PROBES_FILE, {**inputs, "probes": [row.to_json() for row in rows]})
     return rows
+
+
+@dataclass(frozen=True)
+class _ProbeRequest:
+    """What decides the result of `probe`, as probes.json notes it."""
+
+    dataset: str
+    config: str | None
+    max_weight: float | None
+    answers: str
+    test_on: str | None
+    hyperrep_sha256: str | None = None
+    seed: int = 0
+
+    def with_representation(self, recipe: HyperRecipe, sha256: str) -> "_ProbeRequest":
+        """Add the hyper-representation, whose config counts."""
+        if self.config not in (None, recipe.data.config):
+            raise FormatError(
+                f"the hyper-representation was trained on config {recipe.data.config!r}, got {self.config!r}; "
+                "name no config, or probe it without the hyper-representation"
+            )
+        config, seed = recipe.data.config, recipe.evaluation.seed
+        return dataclasses.replace(self, config=config, hyperrep_sha256=sha256, seed=seed)
 
 
 def _read_probes(out: Path, inputs: Mapping[str, Any]) -> list[Probe]:
@@ -319,21 +356,30 @@ def _read_probes(out: Path, inputs: Mapping[str, Any]) -> list[Probe]:
     if not (out / PROBES_FILE).is_file():
         return []
     values: Any = read_json(out / PROBES_FILE)
-    is_same = isinstance(values, dict) and all(values.get(key) == value for key, value in inputs.items())
+    is_same = isinstance(values, dict) and all(values.get(key, "") == value for key, value in inputs.items())
     return [Probe.from_json(row) for row in values["probes"]] if is_same else []
 
 
 def _probe(
-    dataset: str | Path, rep: HyperRepresentation, recipe: HyperRecipe, test_on: str | None, progress: Progress
+    request: _ProbeRequest, rep: HyperRepresentation | None, options: AnswerOptions, progress: Progress
 ) -> list[Probe]:
-    """Probe a hyper-representation; see `probe`."""
-    zoo = group_by_split(drop_untrained(load_zoo(dataset, recipe.data.config)))
-    if test_on is not None:
-        source, config = parse_source(test_on)
+    """Probe the states of a dataset; see `probe`."""
+    zoo = group_by_split(drop_untrained(load_zoo(request.dataset, request.config)))
+    if request.test_on is not None:
+        source, config = parse_source(request.test_on)
         other = load_zoo(source, config, split="test")
-        rep.check_architecture(other.architecture, test_on)
+        own = next(iter(zoo.values())).architecture
+        if rep is not None:
+            rep.check_architecture(other.architecture, request.test_on)
+        elif other.layout != own.layout:
+            raise FormatError(
+                f"{request.dataset} holds models of {own.name}, {request.test_on} models of "
+                f"{other.architecture.name}; name a zoo of the same architecture"
+            )
         zoo["test"] = drop_untrained(other)
-    return probe_properties(rep, zoo, seed=recipe.evaluation.seed, progress=progress)
+    return probe_properties(
+        rep, zoo, seed=request.seed, max_weight=request.max_weight, answers=options, progress=progress
+    )
 
 
 def _resolve_recipe(recipe: str | HyperRecipe) -> HyperRecipe:

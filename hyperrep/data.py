@@ -1,13 +1,18 @@
 """Inputs of the commands: datasets and hyper-representations, in a folder or on the Hub, and states of a recipe."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
+
 from modelzoo_datasets._util import SPLITS, versions
-from modelzoo_datasets.errors import FormatError
+from modelzoo_datasets.errors import FormatError, ModelZooError
 from modelzoo_datasets.hub import get_commit, parse_repo_id
+from modelzoo_datasets.images import get_image_dataset, image_dataset_names
 from modelzoo_datasets.loading import Zoo, load_zoo
 from modelzoo_datasets.recipes import recipe_names
-from modelzoo_datasets.zoo import DatasetInfo
+from modelzoo_datasets.zoo import DatasetInfo, read_json
 
 from .model import locate_files
 from .recipe import HyperRecipe
@@ -109,6 +114,28 @@ def check_trained_on(representation: Path, recipe: HyperRecipe, source: str | Pa
     raise FormatError(f"{representation} was not trained by recipe {recipe.name} on {source}; {hint}")
 
 
+@dataclass(frozen=True, kw_only=True)
+class ImageSpec:
+    """The numbers of images and the normalization of a zoo's image dataset, empty as far as they are unknown."""
+
+    sizes: Mapping[str, int] = field(default_factory=dict)  # split -> number of images
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+
+
+def find_image_spec(zoo: Zoo) -> ImageSpec:
+    """Describe the images of a zoo by the registered image dataset, or else by images.json of its dataset."""
+    if zoo.images in image_dataset_names():
+        images = get_image_dataset(zoo.images)
+        return ImageSpec(sizes=dict(zip(SPLITS, images.sizes, strict=True)), mean=images.mean, std=images.std)
+    try:
+        values = read_json(locate_files(zoo.dataset, ["images.json"], repo_type="dataset") / "images.json")
+        sizes = {name: int(split["images"]) for name, split in values["splits"].items()}
+        return ImageSpec(sizes=sizes, mean=tuple(map(float, values["mean"])), std=tuple(map(float, values["std"])))
+    except (ModelZooError, LookupError, TypeError, ValueError, AttributeError):  # not there, or not known to it
+        return ImageSpec()
+
+
 def load_recipe_states(source: str | Path, recipe: HyperRecipe, split: str) -> Zoo:
     """Load the finite states of a split, of the epochs that the recipe trains on."""
     first, last = recipe.data.epochs
@@ -118,6 +145,15 @@ def load_recipe_states(source: str | Path, recipe: HyperRecipe, split: str) -> Z
 def drop_diverged(zoo: Zoo) -> Zoo:
     """Leave out states with weights that are not finite, if the dataset has any."""
     return zoo.select(zoo.table["finite"]) if "finite" in zoo.table else zoo
+
+
+def drop_large(zoo: Zoo, max_weight: float | None) -> Zoo:
+    """Leave out states with a trained weight beyond a limit; None keeps all. Buffers do not count."""
+    if max_weight is None:
+        return zoo
+    slots = [slot for slot in zoo.layout.slots if not slot.buffer]
+    largest = torch.stack([zoo.weights[:, slot.start : slot.stop].abs().amax(dim=1) for slot in slots]).amax(dim=0)
+    return zoo.select(largest <= max_weight)
 
 
 def drop_untrained(zoo: Zoo) -> Zoo:

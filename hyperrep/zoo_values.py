@@ -86,6 +86,21 @@ def read_network(zoo: Zoo) -> NetworkSpec:
     return NetworkSpec(str(activation or ""), float(read_first(zoo.table, "dropout") or 0.0))
 
 
+def read_networks(zoo: Zoo) -> list[NetworkSpec]:
+    """Return activation and dropout of every state; where they are not recorded, those of `find_network`.
+
+    Raises:
+        RecipeError: as `find_network`.
+    """
+    zoo.architecture.check_runnable()
+    stand_in = read_network(zoo)
+    activations = read_column(zoo.table, "activation").fillna(stand_in.activation).astype(str)
+    dropouts = read_numbers(zoo.table, "dropout").nan_to_num(stand_in.dropout)
+    for activation in activations.unique():
+        zoo.architecture.check_activation(activation)
+    return [NetworkSpec(*values) for values in zip(activations, dropouts.tolist(), strict=True)]
+
+
 def find_network(zoo: Zoo) -> NetworkSpec:
     """Return activation and dropout to run the networks of a zoo with.
 

@@ -62,7 +62,9 @@ def command(
     accuracies = report.accuracy_table(shown, result.protocol.finetune_epochs)
     cli.print_table(accuracies, "test accuracy in percent, mean ± std")
     cli.print_table(report.judgment_table(result.populations, result.judgments), "samples and the strongest nulls")
-    cli.print_table(report.probe_table(result.probes), "linear probes on test models, with 95 % intervals")
+    cli.print_table(report.probe_table(result.probes), "probes on test models, with 95 % intervals over models")
+    for line in report.describe_probes(result.probes):
+        print(f"- {line}")
     print(f"{time.perf_counter() - start:.0f} s; open {out / 'report.html'}")
 
 

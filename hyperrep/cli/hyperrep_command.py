@@ -1,6 +1,7 @@
 """modelzoo-hyperrep: train a hyper-representation on a dataset, probe it, sample from it and evaluate the samples."""
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -131,27 +132,56 @@ def embed_command(
     print(f"{out}: {release.export_embeddings(dataset, config, rep, out)} embeddings")
 
 
-@app.command("probe", epilog="Example: modelzoo-hyperrep probe dataset --hyperrep hyperrep --out probes")
+@app.command("probe", epilog="Example: modelzoo-hyperrep probe dataset/seed --out probes")
 def probe_command(
-    dataset: Dataset,
-    representation: Representation,
+    dataset: Annotated[
+        str, typer.Argument(metavar="DATASET[/CONFIG]", help="Dataset folder, or a repo such as ORG/NAME.")
+    ],
+    representation: Annotated[
+        str | None,
+        typer.Option("--hyperrep", help="Folder from modelzoo-hyperrep train, or a repo such as ORG/NAME, for z."),
+    ] = None,
     recipe: StoredRecipe = None,
     test_on: Annotated[
         str | None, typer.Option(metavar="DATASET[/CONFIG]", help="Another zoo, whose test models to predict.")
     ] = None,
+    max_weight: Annotated[
+        float, typer.Option(min=0, help="Leave out states with a weight beyond it; inf keeps all.")
+    ] = 5.0,
+    answers: Annotated[
+        Literal["noise", "training"],
+        typer.Option(help="Images that networks answer: smooth noise, or training images without their labels."),
+    ] = "noise",
+    engine: Engine = "auto",
+    threads: EngineThreads = None,
+    images_root: ImagesRoot = DEFAULT_IMAGES_ROOT,
     out: Annotated[Path | None, typer.Option("--out", help="Folder to write probes.json and probes.csv to.")] = None,
     plugin: Plugin = None,
     quiet: Quiet = False,
 ) -> None:
-    """Predict properties of test models, such as accuracy, from weights W, layer statistics s(W) and embeddings z.
+    """Predict properties of test models, such as accuracy, from their weights W, statistics s(W) and answers.
 
-    Scores have 95 % intervals over models; baselines that see no weights are scored beside them.
+    --hyperrep adds the embeddings z. Scores have 95 % intervals over models. R² within an epoch comes first, because
+    the epoch alone explains most of R² over all epochs; baselines that see no weights are scored beside.
     """
     hyper_recipe = None if recipe is None else hyperrep.read_hyper_recipe(recipe)
-    _check_sources(dataset, representation)
+    _check_sources(dataset, representation, with_config=True)
     with show_progress(quiet) as progress:
-        rows = hyperrep.probe(dataset, representation, hyper_recipe, test_on=test_on, out=out, progress=progress)
-    cli.print_table(report.probe_table(rows))
+        rows = hyperrep.probe(
+            dataset,
+            representation,
+            hyper_recipe,
+            test_on=test_on,
+            out=out,
+            max_weight=None if math.isinf(max_weight) else max_weight,
+            answers=answers,
+            engine=engines.get_engine(engine, threads),
+            images_root=images_root,
+            progress=progress,
+        )
+    cli.print_table(report.probe_table(rows), "probes on test models, with 95 % intervals over models")
+    for line in report.describe_probes(rows):
+        print(f"- {line}")
 
 
 @app.command("sample", epilog="Example: modelzoo-hyperrep sample --hyperrep hyperrep -n 10 --out samples")
@@ -248,9 +278,10 @@ def evaluate_command(
     print(f"open {out / 'report.html'}")
 
 
-def _check_sources(dataset: str | None, representation: str | None = None) -> None:
+def _check_sources(dataset: str | None, representation: str | None = None, *, with_config: bool = False) -> None:
     """Check, before torch is imported, that each source is a folder of its kind or looks like a repo."""
-    if dataset is not None and not (Path(dataset) / "zoo.json").is_file() and hub.parse_repo_id(dataset) is None:
+    places = [] if dataset is None else [dataset, *([dataset.rpartition("/")[0]] if with_config else [])]
+    if places and not any((Path(p) / "zoo.json").is_file() or (p and hub.parse_repo_id(p)) for p in places):
         raise FormatError(f"{dataset} is not a dataset folder or ORG/NAME on the Hub; build one with modelzoo-build")
     if representation is None or (Path(representation) / "training.json").is_file():
         return

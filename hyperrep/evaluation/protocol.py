@@ -23,7 +23,7 @@ from modelzoo_datasets.zoo import read_json, remove_partial_files, write_json
 
 from ..data import drop_untrained, group_by_split, load_recipe_states
 from ..model import HyperRepresentation, compute_principal_axes
-from ..probes import probe_properties, select_probed_states
+from ..probes import AnswerOptions, probe_properties, select_probed_states
 from ..recipe import EvaluationRecipe, HyperRecipe
 from ..storage import TrainingInfo, check_unused
 from ..trainer import measure_reconstruction
@@ -104,7 +104,9 @@ def run_protocol(
     )
     result = dataclasses.replace(
         result,
-        probes=probe_properties(rep, splits, seed=protocol.seed, progress=progress),
+        probes=probe_properties(
+            rep, splits, seed=protocol.seed, answers=AnswerOptions(engine=engine), progress=progress
+        ),
         reconstruction={split: measure_reconstruction(rep, rep.align(part.weights)) for split, part in states.items()},
         embeddings=project_embeddings(rep, states, populations),
     )

@@ -19,6 +19,10 @@ from modelzoo_datasets.extras import translate_import_errors
 PENALTIES = (1e3, 3e2, 1e2, 3e1, 1e1, 3, 1, 3e-1, 1e-1, 3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5)
 _STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # 1 / penalty of the softmax classifier
 _ITERATIONS = 300
+# Trees on all 2,464 weights of 700 networks take 33 s a property, on 64 axes 0.7 s, and score the same: test accuracy
+# of the demo has R² .976 and .977, within an epoch -.85 both. On 256 axes they are slower and worse.
+MAX_TREE_FEATURES = 256
+NUM_TREE_AXES = 64
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,22 @@ class Decomposition:
     def from_features(cls, features: Tensor) -> "Decomposition":
         """Decompose features (N, F), which takes nearly all the time of a ridge regression."""
         return cls(*torch.linalg.svd(_append_ones(features.double()), full_matrices=False))
+
+
+def reduce_features(features: Mapping[str, Tensor], decomposition: Decomposition) -> Mapping[str, Tensor]:
+    """Project many features on the leading principal axes of the training states; a few stay as they are.
+
+    Args:
+        features: split -> (N, F).
+        decomposition: of the training features.
+
+    Returns:
+        split -> (N, F), with F at most `MAX_TREE_FEATURES`.
+    """
+    if features["train"].shape[1] <= MAX_TREE_FEATURES:
+        return features
+    axes = decomposition.vh[:NUM_TREE_AXES]
+    return {split: _append_ones(values.double()) @ axes.mT for split, values in features.items()}
 
 
 def predict_ridge(

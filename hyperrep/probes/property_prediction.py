@@ -1,15 +1,15 @@
-"""Property prediction: which properties of models can be read off which representation, beside baselines.
+"""Property prediction: which properties of models can be read off which features, beside baselines without weights.
 
-The baselines see no weights (hyperparameters, epoch, training mean), or predict from s(W) by boosted trees.
+The headline of a number is R² within an epoch: over all epochs together, the epoch alone explains most of what varies.
 
-N states, F features.
+N states, F features, R resamplings.
 """
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -20,19 +20,37 @@ from modelzoo_datasets.loading import Zoo
 from modelzoo_datasets.progress import NO_PROGRESS, Progress
 from modelzoo_datasets.seeds import keyed_generator
 
-from ..data import drop_diverged
+from ..data import drop_diverged, drop_large, find_image_spec
 from ..json_record import JsonRecord, replace_nan
-from ..model import HyperRepresentation, compute_layer_statistics
-from ..zoo_values import read_column, read_numbers
-from .bootstrap import Score, score_hits, score_numbers
-from .linear import Decomposition, predict_boosted, predict_ridge, predict_softmax
+from ..model import HyperRepresentation
+from ..zoo_values import read_numbers
+from .bootstrap import (
+    Resampling,
+    Score,
+    compute_ceiling,
+    compute_ceiling_within,
+    find_last_epochs,
+    resample_hits,
+    resample_r2,
+    resample_r2_within,
+    score_order,
+)
+from .features import (
+    CATEGORIES,
+    HYPERPARAMETERS_EPOCH,
+    AnswerOptions,
+    Splits,
+    make_features,
+    make_weight_free_features,
+)
+from .linear import Decomposition, predict_boosted, predict_ridge, predict_softmax, reduce_features
 
-NUMBERS = ("test_acc", "ggap", "epoch", "lr", "weight_decay", "dropout")  # as published; those that vary
-CATEGORIES = ("activation", "init", "optimizer")
-_HYPERPARAMETERS = ("batch_size", "lr", "weight_decay", "dropout", "momentum", *CATEGORIES)
+MEASURED = ("test_acc", "ggap")  # on a finite number of images, so that noise bounds what can be predicted
+NUMBERS = (*MEASURED, "epoch", "lr", "weight_decay", "dropout")  # as published; those that vary
+BOOSTED = ", boosted"
+MAX_WEIGHT = 5.0  # as published (2110.15288, 2209.14764): models beyond it have exploded
 _MIN_MODELS = 2  # in the training split, and in the test split
-Splits = Mapping[str, Tensor]  # train, test and, if there is one, validation
-Method = tuple[str, Callable[[Splits, Splits], Tensor], Splits]  # name, prediction, features
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -41,7 +59,7 @@ class Probe(JsonRecord):
 
     property: str
     representation: str
-    r2: float | None = None  # numbers have this and tau
+    r2: float | None = None  # over all epochs; numbers have this and tau
     r2_low: float | None = None
     r2_high: float | None = None
     tau: float | None = None
@@ -54,19 +72,65 @@ class Probe(JsonRecord):
     majority: float | None = None  # share of the test states in their most frequent class
     states: int = 0  # number in the test split
     models: int = 0  # number in the test split
+    r2_within: float | None = None  # mean over `epochs` of R² around the mean of the epoch: the headline of numbers
+    r2_within_low: float | None = None
+    r2_within_high: float | None = None
+    epochs: Sequence[int] = ()  # the last five in which the property varies
+    ceiling: float | None = None  # of R², from the number of images that the property is measured on
+    ceiling_within: float | None = None
+    tied: float | None = None  # share of the pairs that differ in the property whose predictions are equal
+    tau_untied: float | None = None  # tau without stuck models, if models are stuck
+    gain: float | None = None  # headline minus that of hyper-parameters and epoch, whose better row counts
+    gain_low: float | None = None
+    gain_high: float | None = None
+    max_weight: float | None = None  # states with a weight beyond it are left out
+    left_out: int = 0  # their number in all splits
+
+    def is_above_baseline(self) -> bool | None:
+        """Tell whether the interval of the gain is above zero; None if there is none."""
+        return None if self.gain_low is None else self.gain_low > 0
+
+
+@dataclass(frozen=True)
+class _Method:
+    name: str
+    predict: Callable[[Splits, Splits], Tensor]
+    features: Splits
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """What all properties are predicted from."""
+
+    zoo: Mapping[str, Zoo]
+    features: Mapping[str, Splits]
+    tree_features: Mapping[str, Splits]  # the same, reduced where there are many
+    decompositions: Mapping[str, Decomposition]  # of all training states
+    seed: int
 
 
 @one_thread()
 def probe_properties(
-    rep: HyperRepresentation, zoo: Mapping[str, Zoo], *, seed: int = 0, progress: Progress = NO_PROGRESS
+    rep: HyperRepresentation | None,
+    zoo: Mapping[str, Zoo],
+    *,
+    seed: int = 0,
+    max_weight: float | None = MAX_WEIGHT,
+    answers: AnswerOptions | None = None,
+    progress: Progress = NO_PROGRESS,
 ) -> list[Probe]:
-    """Predict every property that varies from W, s(W) and z, and from baselines (2209.14764, property prediction).
+    """Predict every property that varies from W, s(W), z and answers, and from baselines (2209.14764).
+
+    Every feature set is read by ridge regression (a linear classifier for categories) and by boosted trees. One
+    predictor is fitted on the training states of all epochs.
 
     Args:
-        rep: the hyper-representation that computes z.
+        rep: the hyper-representation that computes z; None leaves z out.
         zoo: split -> states. Probes are fitted on train, penalties chosen on validation (on train if there is none),
             and predictions scored on test, which may be of another zoo.
         seed: of the bootstrap intervals.
+        max_weight: states with a weight beyond it are left out; None keeps all.
+        answers: images that networks answer, and the engine that runs them.
         progress: display of the properties.
 
     Returns:
@@ -75,20 +139,41 @@ def probe_properties(
     Raises:
         FormatError: another architecture than the hyper-representation's, or too few models.
     """
-    zoo = select_probed_states(rep, zoo)
-    representations = {
-        "W": {split: part.weights for split, part in zoo.items()},
-        "s(W)": {split: compute_layer_statistics(part.weights, rep.layout) for split, part in zoo.items()},
-        "z": {split: rep.encode(part.weights) for split, part in zoo.items()},
-    }
+    finite = {split: drop_diverged(part) for split, part in zoo.items()}
+    zoo = select_probed_states(rep, zoo, max_weight)
+    left_out = sum(len(finite[split]) - len(part) for split, part in zoo.items())
+    if left_out:
+        total = sum(map(len, finite.values()))
+        _log.warning("%d of %d states are left out of the probes: a weight is beyond %g", left_out, total, max_weight)
+    features = make_features(zoo, rep, answers or AnswerOptions())
+    decompositions = {kind: Decomposition.from_features(splits["train"]) for kind, splits in features.items()}
+    reduced = {kind: reduce_features(splits, decompositions[kind]) for kind, splits in features.items()}
+    inputs = _Inputs(zoo, features, reduced, decompositions, seed)
     rows = []
     names = _find_varying(zoo)
-    decompositions = {kind: Decomposition.from_features(splits["train"]) for kind, splits in representations.items()}
     with progress.start("probing", len(names)) as task:
         for name in names:
-            rows += _probe_property(name, representations, zoo, seed, decompositions)
+            rows += _probe_property(name, inputs, {"max_weight": max_weight, "left_out": left_out})
             task.update()
     return rows
+
+
+def select_probed_states(
+    rep: HyperRepresentation | None, zoo: Mapping[str, Zoo], max_weight: float | None = MAX_WEIGHT
+) -> dict[str, Zoo]:
+    """Return the finite states of every split without large weights; raises FormatError as `probe_properties` does."""
+    zoo = {split: drop_large(drop_diverged(part), max_weight) for split, part in zoo.items()}
+    for part in zoo.values():
+        if rep is not None:
+            rep.check_architecture(part.architecture, "the zoo")
+    counts = {split: zoo[split].table["model_id"].nunique() if split in zoo else 0 for split in ("train", "test")}
+    if min(counts.values()) < _MIN_MODELS:
+        limit = "" if max_weight is None else f" with weights up to {max_weight:g}"
+        raise FormatError(
+            f"probes need at least {_MIN_MODELS} training and {_MIN_MODELS} test models{limit}, got {counts['train']} "
+            f"and {counts['test']}; take a zoo of more models{limit and ', or a larger limit'}"
+        )
+    return zoo
 
 
 def _find_varying(zoo: Mapping[str, Zoo]) -> list[str]:
@@ -98,37 +183,65 @@ def _find_varying(zoo: Mapping[str, Zoo]) -> list[str]:
     return [name for name in columns if train[name].dropna().nunique() > 1 and test[name].notna().any()]
 
 
-def _probe_property(
-    name: str,
-    representations: Mapping[str, Splits],
-    zoo: Mapping[str, Zoo],
-    seed: int,
-    decompositions: Mapping[str, Decomposition],
-) -> list[Probe]:
-    """Predict one property from all representations, on the states of which it is known."""
-    has = {split: torch.from_numpy(part.table[name].notna().to_numpy(copy=True)) for split, part in zoo.items()}
-    tables = {split: part.table[part.table[name].notna()] for split, part in zoo.items()}
-    features = {kind: {s: f[has[s]] for s, f in splits.items()} for kind, splits in representations.items()}
-    features |= _make_weight_free_features(name, tables)
-    targets, is_category = _make_targets(name, tables), name in CATEGORIES
-    # The decompositions are of all training states.
-    usable = decompositions if bool(has["train"].all()) else {}
-    methods: list[Method] = [
-        (kind, predict_softmax if is_category else partial(predict_ridge, decomposition=usable.get(kind)), x)
-        for kind, x in features.items()
-    ]
-    methods += [
-        ("s(W), boosted", predict_boosted, features["s(W)"]),
-        ("most frequent" if is_category else "training mean", _predict_constant, features["s(W)"]),
-    ]
-    test, models = tables["test"][name], list(tables["test"]["model_id"])
-    majority = float(test.value_counts(normalize=True).iloc[0]) if is_category else None
-    rows = []
-    for kind, predict, x in methods:
-        generator = keyed_generator(seed, "bootstrap", name)
-        scores = replace_nan(_score(predict(x, targets), targets["test"], models, generator))
-        rows.append(Probe(name, kind, **scores, majority=majority, states=len(models), models=len(set(models))))
-    return rows
+def _probe_property(name: str, inputs: _Inputs, note: Mapping[str, float | None]) -> list[Probe]:
+    """Predict one property from all features, on the states of which it is known."""
+    tables = {split: part.table[part.table[name].notna()] for split, part in inputs.zoo.items()}
+    targets, test = _make_targets(name, tables), tables["test"]
+    resampling = Resampling.from_models(list(test["model_id"]), keyed_generator(inputs.seed, "bootstrap", name))
+    common: dict[str, float | None] = {"states": len(test), "models": test["model_id"].nunique(), **note}
+    common |= _score_property(name, test, inputs.zoo["test"])
+    scores, headlines = {}, {}
+    for method in _list_methods(name, inputs, tables):
+        predicted = method.predict(method.features, targets)
+        scores[method.name], headlines[method.name] = _score(name, predicted, targets["test"], test, resampling)
+    gains = _compare(headlines)
+    return [Probe(name, kind, **replace_nan({**scores[kind], **gains.get(kind, {}), **common})) for kind in scores]
+
+
+def _score_property(name: str, test: pd.DataFrame, zoo: Zoo) -> dict[str, float]:
+    """Return what bounds all scores of a property: its ceilings, or the share of its most frequent class."""
+    if name in CATEGORIES:
+        return {"majority": float(test[name].value_counts(normalize=True).iloc[0])}
+    noise = _estimate_noise(name, test, find_image_spec(zoo).sizes)
+    if noise is None:
+        return {}
+    target, epochs = read_numbers(test, name), torch.tensor(test["epoch"].to_numpy())
+    within = compute_ceiling_within(target, noise, epochs)
+    return {"ceiling": compute_ceiling(target, noise), "ceiling_within": within}
+
+
+def _estimate_noise(name: str, table: pd.DataFrame, sizes: Mapping[str, int]) -> Tensor | None:
+    """Return the variance p (1 - p) / B of each measurement (N,), None for what no images measure or if B is unknown.
+
+    The gap is the difference of two accuracies, and has the noise of both.
+    """
+    columns = {"test_acc": ("test",), "ggap": ("test", "train")}.get(name, ())
+    shares = [(read_numbers(table, f"{split}_acc"), sizes.get(split, 0)) for split in columns]
+    if not shares or any(p.isnan().any() or not images for p, images in shares):
+        return None
+    return torch.stack([p * (1 - p) / images for p, images in shares]).sum(dim=0)
+
+
+def _list_methods(name: str, inputs: _Inputs, tables: Mapping[str, pd.DataFrame]) -> list[_Method]:
+    """Return every way to predict a property: two of all features, and a constant."""
+    has = {s: torch.from_numpy(part.table[name].notna().to_numpy(copy=True)) for s, part in inputs.zoo.items()}
+    usable = inputs.decompositions if bool(has["train"].all()) else {}
+    methods = []
+    for kind, splits in inputs.features.items():
+        own, reduced = ({s: x[has[s]] for s, x in xs.items()} for xs in (splits, inputs.tree_features[kind]))
+        methods += _list_two(name, kind, own, reduced, usable.get(kind))
+    for kind, own in make_weight_free_features(name, tables).items():
+        methods += _list_two(name, kind, own, own, None)
+    constant = "most frequent" if name in CATEGORIES else "training mean"
+    return [*methods, _Method(constant, _predict_constant, own)]
+
+
+def _list_two(
+    name: str, kind: str, features: Splits, reduced: Splits, decomposition: Decomposition | None
+) -> list[_Method]:
+    """Return the linear prediction of a property from some features, and that by trees."""
+    linear = predict_softmax if name in CATEGORIES else partial(predict_ridge, decomposition=decomposition)
+    return [_Method(kind, linear, features), _Method(kind + BOOSTED, predict_boosted, reduced)]
 
 
 def _make_targets(name: str, tables: Mapping[str, pd.DataFrame]) -> dict[str, Tensor]:
@@ -139,55 +252,39 @@ def _make_targets(name: str, tables: Mapping[str, pd.DataFrame]) -> dict[str, Te
     return {s: torch.tensor([classes.index(v) if v in classes else -1 for v in t[name]]) for s, t in tables.items()}
 
 
-def _score(predicted: Tensor, target: Tensor, models: Sequence[str], generator: torch.Generator) -> dict[str, float]:
-    """Return R² and tau of numbers, accuracy of classes, with their intervals."""
-    if not target.is_floating_point():
-        return _flatten("accuracy", score_hits(predicted == target, models, generator))
-    scores = score_numbers(predicted, target, models, generator)
-    return {**_flatten("r2", scores.r2), **_flatten("tau", scores.tau), "tau_ceiling": scores.tau_ceiling}
-
-
-def _flatten(name: str, score: Score) -> dict[str, float]:
-    return {name: score.value, f"{name}_low": score.low, f"{name}_high": score.high}
-
-
-def _make_weight_free_features(name: str, tables: Mapping[str, pd.DataFrame]) -> dict[str, dict[str, Tensor]]:
-    """Return features that are known before training: hyperparameters, and with the epoch; never the target itself."""
-    hyperparameters = _make_hyperparameter_features(name, tables)
-    if name == "epoch":
-        return {"hyper-parameters": hyperparameters}
-    train_epochs = sorted(tables["train"]["epoch"].unique())
-    epochs = {split: table["epoch"].to_numpy(float)[:, None] for split, table in tables.items()}
-    epoch_features = {s: torch.from_numpy(np.hstack([e, e == np.array(train_epochs)])) for s, e in epochs.items()}
-    both = {split: torch.cat([hyperparameters[split], epoch_features[split]], dim=1) for split in tables}
-    return {"hyper-parameters": hyperparameters, "hyper-parameters, epoch": both}
-
-
-def _make_hyperparameter_features(name: str, tables: Mapping[str, pd.DataFrame]) -> dict[str, Tensor]:
-    """Return split -> (N, F): categories one-hot over the training states' values, positive numbers as logarithms.
-
-    A number that is not recorded counts as the mean of the training states, and a category as none of theirs.
-    """
-    columns: dict[str, list[Tensor]] = {split: [] for split in tables}
-    for column in _HYPERPARAMETERS:
-        train = read_column(tables["train"], column).dropna()
-        if column == name or train.nunique() < 2:
-            continue
-        values = sorted(train.unique())
-        mean = 0.0
-        for split, table in tables.items():  # the training states come first
-            if column in CATEGORIES:
-                cells = read_column(table, column)
-                columns[split] += [torch.tensor((cells == v).to_numpy(float)) for v in values]
-                continue
-            numbers = read_numbers(table, column)
-            numbers = numbers.clamp_min(1e-12).log10() if min(values) > 0 else numbers
-            mean = float(numbers.nanmean()) if split == "train" else mean
-            columns[split].append(torch.where(numbers.isnan(), mean, numbers))
+def _score(
+    name: str, predicted: Tensor, target: Tensor, test: pd.DataFrame, resampling: Resampling
+) -> tuple[dict[str, object], Tensor]:
+    """Return the scores of predictions, and the headline of every resampling (R + 1,)."""
+    if name in CATEGORIES:
+        hits = resample_hits(predicted == target, resampling)
+        return _flatten("accuracy", Score.from_values(hits)), hits
+    epochs = torch.tensor(test["epoch"].to_numpy())
+    within = resample_r2_within(predicted, target, epochs, resampling)
+    order = score_order(predicted, target, resampling)
     return {
-        s: torch.stack(parts, 1) if parts else torch.zeros(len(tables[s]), 1, dtype=torch.float64)
-        for s, parts in columns.items()
-    }
+        **_flatten("r2_within", Score.from_values(within)),
+        "epochs": find_last_epochs(target, epochs),
+        **_flatten("r2", Score.from_values(resample_r2(predicted, target, resampling))),
+        **_flatten("tau", order.tau),
+        "tau_ceiling": order.ceiling,
+        "tied": order.tied,
+        **({"tau_untied": order.untied} if name in MEASURED else {}),
+    }, within
+
+
+def _compare(headlines: Mapping[str, Tensor]) -> dict[str, dict[str, object]]:
+    """Return the gain of every row over the better row of hyper-parameters and epoch, paired over the resamplings."""
+    rivals = [kind for kind in (HYPERPARAMETERS_EPOCH, HYPERPARAMETERS_EPOCH + BOOSTED) if kind in headlines]
+    if not rivals:
+        return {}
+    best = max((headlines[kind] for kind in rivals), key=lambda values: float(values[0]))
+    others = [kind for kind in headlines if kind not in rivals]
+    return {kind: _flatten("gain", Score.from_values(headlines[kind] - best)) for kind in others}
+
+
+def _flatten(name: str, score: Score) -> dict[str, object]:
+    return {name: score.value, f"{name}_low": score.low, f"{name}_high": score.high}
 
 
 def _predict_constant(features: Splits, targets: Splits) -> Tensor:
@@ -195,17 +292,3 @@ def _predict_constant(features: Splits, targets: Splits) -> Tensor:
     train = targets["train"]
     constant = train.mean() if train.is_floating_point() else train.mode().values
     return constant.expand(len(targets["test"]))
-
-
-def select_probed_states(rep: HyperRepresentation, zoo: Mapping[str, Zoo]) -> dict[str, Zoo]:
-    """Return the finite states of every split; raises FormatError as `probe_properties` does."""
-    zoo = {split: drop_diverged(part) for split, part in zoo.items()}
-    for part in zoo.values():
-        rep.check_architecture(part.architecture, "the zoo")
-    counts = {split: zoo[split].table["model_id"].nunique() if split in zoo else 0 for split in ("train", "test")}
-    if min(counts.values()) < _MIN_MODELS:
-        raise FormatError(
-            f"probes need at least {_MIN_MODELS} training and {_MIN_MODELS} test models, got {counts['train']} and "
-            f"{counts['test']}; take a zoo of more models"
-        )
-    return zoo

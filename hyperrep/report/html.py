@@ -52,6 +52,7 @@ def render_report(
         tests={question: _select_tests(evaluation, question) for question in questions},
         descriptions={population.name: population.description for population in populations},
         probes=tables.probe_table(evaluation.probes),
+        probe_notes=tables.describe_probes(evaluation.probes),
         figures={name: _make_data_url(png) for name, png in _plot_all(zoos, layers, evaluation).items()},
         provenance=provenance,
     )

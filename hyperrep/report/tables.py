@@ -19,6 +19,7 @@ from ..evaluation import (
 from ..probes import Probe
 
 _ENSEMBLE_SIZES = (1, 2, 5, 10, 20, 30)  # columns of the table, beside the largest
+_FLOOR = -10  # a lower R² says no more
 
 
 def accuracy_table(populations: Sequence[PopulationResult], epochs: Sequence[int] = (1, 5)) -> pd.DataFrame:
@@ -172,26 +173,61 @@ def significance_table(rows: Sequence[SignificanceResult]) -> pd.DataFrame:
 
 
 def probe_table(probes: Sequence[Probe]) -> pd.DataFrame:
-    """Return a row per property and representation: R² and Kendall's tau, or accuracy; 95 % intervals over models."""
+    """Return a row per property and representation: R² within an epoch first, or accuracy; intervals over models."""
     rows = []
     for probe in probes:
-        is_number = probe.majority is None
+        is_number, above = probe.majority is None, probe.is_above_baseline()
+        accuracy = _format_interval(probe.accuracy, probe.accuracy_low, probe.accuracy_high)
         rows.append(
             {
                 "property": probe.property,
                 "from": probe.representation,
-                "R²": _format_interval(probe.r2, probe.r2_low, probe.r2_high) if is_number else "",
+                "R² in an epoch": _format_interval(probe.r2_within, probe.r2_within_low, probe.r2_within_high)
+                if probe.epochs
+                else "",
+                "ceiling": _format_number(probe.ceiling_within),
+                "accuracy": "" if is_number else accuracy,
+                "majority class": _format_number(probe.majority),
+                "beats epoch": "" if above is None else "yes" if above else "no",
+                "R² pooled": _format_interval(probe.r2, probe.r2_low, probe.r2_high) if is_number else "",
+                "pooled ceiling": _format_number(probe.ceiling),
                 "tau": _format_interval(probe.tau, probe.tau_low, probe.tau_high) if is_number else "",
-                "highest tau": "" if probe.tau_ceiling is None else f"{probe.tau_ceiling:.3f}",
-                "accuracy": ""
-                if is_number
-                else _format_interval(probe.accuracy, probe.accuracy_low, probe.accuracy_high),
-                "majority class": "" if probe.majority is None else f"{probe.majority:.3f}",
+                "highest tau": _format_number(probe.tau_ceiling),
+                "tied": _format_number(probe.tied),
+                "tau, none stuck": _format_number(probe.tau_untied),
                 "models": str(probe.models),
             }
         )
     table = pd.DataFrame(rows)
     return table[[name for name in table.columns if (table[name] != "").any()]]
+
+
+def describe_probes(probes: Sequence[Probe]) -> list[str]:
+    """Return what the columns of `probe_table` mean for these probes, a sentence each."""
+    lines = [_describe_within(probes)] if probes else []
+    if any(probe.gain is not None for probe in probes):
+        lines.append("beats epoch: the interval of the difference to hyper-parameters and epoch is above zero")
+    if any(probe.ceiling is not None for probe in probes):
+        lines.append(
+            "ceiling: R² of a predictor that knows all models without the noise of a finite number of images, if every "
+            "model had images of its own; models that share their errors can be told better"
+        )
+    if any(probe.tied for probe in probes):
+        lines.append("tied: share of the pairs of states that differ in the property and not in the prediction")
+    if probes and probes[0].left_out and probes[0].max_weight is not None:
+        lines.append(f"{probes[0].left_out} states with a weight beyond {probes[0].max_weight:g} are left out")
+    return lines
+
+
+def _describe_within(probes: Sequence[Probe]) -> str:
+    epochs = next((probe.epochs for probe in probes if probe.epochs), ())
+    if not epochs:
+        return "no property varies within an epoch"
+    names = [name for name in dict.fromkeys(p.property for p in probes if p.majority is None and not p.epochs)]
+    constant = f"; {', '.join(names)} {'do' if len(names) > 1 else 'does'} not vary within one" if names else ""
+    if len(epochs) == 1:
+        return f"R² in an epoch: of epoch {epochs[0]}, the only one{constant}"
+    return f"R² in an epoch: around the mean of each epoch, mean over epochs {', '.join(map(str, epochs))}{constant}"
 
 
 def format_p_value(p: float) -> str:
@@ -231,4 +267,10 @@ def _format_dispersion(ratios: Iterable[float | None]) -> str:
 def _format_interval(value: float | None, low: float | None, high: float | None) -> str:
     if value is None:
         return "-"
+    if value < _FLOOR:
+        return f"< {_FLOOR}"
     return f"{value:.3f}" + ("" if low is None else f" [{low:.2f}, {high:.2f}]")
+
+
+def _format_number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"

@@ -1,3 +1,6 @@
+from .answers import NUM_PROBE_IMAGES as NUM_PROBE_IMAGES
+from .answers import compute_answers as compute_answers
+from .answers import make_noise_images as make_noise_images
 from .similarity import agreement as agreement
 from .similarity import cka as cka
 from .similarity import find_error_overlap as find_error_overlap

@@ -119,5 +119,6 @@ def print_table(table: "pd.DataFrame", title: str | None = None) -> None:
         printed.add_row(*("" if isinstance(cell, float) and math.isnan(cell) else str(cell) for cell in row))
     # A pipe has no width, and a narrow terminal must not truncate numbers: long lines are better than lost columns.
     console = Console()
-    console.width = max(console.width, 160)
+    console.width = 10**4
+    console.width = max(console.measure(printed).maximum, 160)
     console.print(printed)

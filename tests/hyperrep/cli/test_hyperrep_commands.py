@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from hyperrep.api import probe
+from hyperrep.cli import hyperrep_command
 from hyperrep.cli.hyperrep_command import sample_command
 from hyperrep.data import drop_untrained, parse_source
 from hyperrep.evaluation.baselines import BASELINES
@@ -40,6 +41,31 @@ def test_another_config_is_tested_on(tiny_dataset: Path, trained: Path, tiny_hyp
     there = probe(tiny_dataset, trained, tiny_hyper, test_on=f"{tiny_dataset}/hyp")
     assert [(row.property, row.representation) for row in there] == [(r.property, r.representation) for r in here]
     assert {row.models for row in here} == {3} and {row.models for row in there} == {2}
+
+
+def test_probes_need_no_hyper_representation(
+    tiny_dataset: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [f"{tiny_dataset}/seed", "--out", str(tmp_path / "probes"), "--quiet", "--threads", "1"]
+    hyperrep_command.app(["probe", *arguments], standalone_mode=False)
+    shown = capsys.readouterr().out
+    assert (
+        "R² in an epoch" in shown and "- R² in an epoch: around the mean of each epoch, mean over epochs 1, 2" in shown
+    )
+    rows = probe(tiny_dataset, config="seed", out=tmp_path / "probes")
+    assert {"W", "s(W)", "answers"} < {row.representation for row in rows} and "z" not in {
+        r.representation for r in rows
+    }
+    written = json.loads((tmp_path / "probes" / "probes.json").read_text())
+    assert (written["config"], written["hyperrep_sha256"], written["max_weight"]) == ("seed", None, 5.0)
+    with pytest.raises(FolderInUseError):
+        probe(tiny_dataset, config="seed", max_weight=4.0, out=tmp_path / "probes")
+    with pytest.raises(FormatError) as refused:
+        probe(f"{tiny_dataset}/hyp", trained)
+    assert str(refused.value) == (
+        "the hyper-representation was trained on config 'seed', got 'hyp'; name no config, or probe it without the "
+        "hyper-representation"
+    )
 
 
 def test_untrained_states_are_not_probed_and_where_all_are_it_is_said(

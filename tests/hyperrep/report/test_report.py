@@ -1,5 +1,6 @@
 """The report: opens offline, says what the numbers say, equal values give equal bytes."""
 
+import dataclasses
 import re
 from typing import Any
 
@@ -13,8 +14,15 @@ from hyperrep.evaluation.result import CurveResult, EvaluationResult, Population
 from hyperrep.evaluation.significance import compare_populations
 from hyperrep.probes import Probe
 from hyperrep.recipe import EvaluationRecipe
-from hyperrep.report import accuracy_table, judgment_table, novelty_table, probe_table, render_report
-from hyperrep.report.figures import _draw_mean
+from hyperrep.report import (
+    accuracy_table,
+    describe_probes,
+    judgment_table,
+    novelty_table,
+    probe_table,
+    render_report,
+)
+from hyperrep.report.figures import _draw_mean, plot_probes
 from hyperrep.report.tables import accounting_table, ensemble_table, significance_table, transfer_table
 from hyperrep.report.verdicts import describe_judgment, write_verdicts
 from modelzoo_datasets.cli import print_table
@@ -275,10 +283,41 @@ def test_tables_give_mean_and_standard_deviation_in_percent(capsys: pytest.Captu
 
 def test_probes_of_numbers_and_categories_stand_in_one_table() -> None:
     table = probe_table(read(evaluation(0.6, 0.4)).probes).set_index(["property", "from"])
-    assert table.loc[("test_acc", "z"), "R²"] == "0.900 [0.80, 1.00]"
+    assert table.loc[("test_acc", "z"), "R² pooled"] == "0.900 [0.80, 1.00]"
     assert table.loc[("activation", "z"), "accuracy"] == "0.700 [0.60, 0.80]"
     assert table.loc[("activation", "z"), "majority class"] == "0.400"
-    assert table.loc[("test_acc", "z"), "tau"] == "-" and table.loc[("activation", "z"), "R²"] == ""
+    assert table.loc[("test_acc", "z"), "tau"] == "-" and table.loc[("activation", "z"), "R² pooled"] == ""
+    assert "R² in an epoch" not in table, "probes of earlier releases have none"
+
+
+def test_r2_within_an_epoch_comes_first_and_says_which_rows_beat_the_epoch() -> None:
+    within = {"r2_within": 0.6, "r2_within_low": 0.5, "r2_within_high": 0.7, "epochs": [8, 9], "ceiling_within": 0.75}
+    number = probe("test_acc", "answers", 0.97) | within | {"tied": 0.25, "max_weight": 5.0, "left_out": 3}
+    rows = [
+        number | {"gain": 0.2, "gain_low": 0.1, "gain_high": 0.3, "tau_untied": 0.5, "ceiling": 0.99},
+        number | {"representation": "W", "r2_within": -4e13, "gain": 0.1, "gain_low": -0.1, "gain_high": 0.3},
+        number | {"representation": "hyper-parameters, epoch"},
+        probe("epoch", "W", 0.9),
+        probe("activation", "W", 0.5),
+    ]
+    probes = [Probe.from_json(row) for row in rows]
+    table = probe_table(probes).set_index(["property", "from"])
+    assert [*table.columns][:2] == ["R² in an epoch", "ceiling"]
+    assert [*table["R² in an epoch"]] == ["0.600 [0.50, 0.70]", "< -10", "0.600 [0.50, 0.70]", "", ""]
+    assert [*table["beats epoch"]] == ["yes", "no", "", "", ""]
+    first = table.loc[("test_acc", "answers")]
+    assert (first["ceiling"], first["pooled ceiling"], first["tied"]) == ("0.750", "0.990", "0.250")
+    assert first["tau, none stuck"] == "0.500"
+    lines = describe_probes(probes)
+    assert lines[0] == (
+        "R² in an epoch: around the mean of each epoch, mean over epochs 8, 9; epoch does not vary within one"
+    )
+    assert lines[-1] == "3 states with a weight beyond 5 are left out" and len(lines) == 5
+    one = dataclasses.replace(probes[0], epochs=[9])
+    assert describe_probes([one])[0] == "R² in an epoch: of epoch 9, the only one"
+    assert describe_probes([probes[3]]) == ["no property varies within an epoch"]
+    assert plot_probes(probes) != plot_probes([dataclasses.replace(p, ceiling_within=None) for p in probes])
+    assert plot_probes(probes) != plot_probes([dataclasses.replace(p, r2_within=None) for p in probes])
 
 
 def test_the_two_counts_of_epochs_stand_beside_each_other() -> None:
