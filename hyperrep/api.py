@@ -13,6 +13,7 @@ from modelzoo_datasets._util import file_sha256, format_versions, versions
 from modelzoo_datasets.engines import Engine, get_engine, one_thread
 from modelzoo_datasets.errors import FormatError
 from modelzoo_datasets.extras import require_extra
+from modelzoo_datasets.images import load_images
 from modelzoo_datasets.loading import load_zoo
 from modelzoo_datasets.progress import NO_PROGRESS, Progress
 from modelzoo_datasets.zoo import OutputLock, read_json, write_bytes, write_json
@@ -278,7 +279,7 @@ def probe(
         out: folder for `probes.json` and `probes.csv`.
         max_weight: states with a weight beyond it are left out; None keeps all.
         answers: images that networks answer: "noise", smooth noise that needs no data, or "training", the first
-            training images without their labels.
+            training images without their labels. With the images of the zoo the ceilings are measured.
         engine: runs networks; an engine or its name.
         images_root: folder of the images; the user's cache by default.
         progress: display of the properties.
@@ -311,18 +312,16 @@ def probe(
         recipe = read_stored_recipe(representation) if recipe is None else _resolve_recipe(recipe)
         check_trained_on(folder, recipe, source)
         request = request.with_representation(recipe, file_sha256(folder / WEIGHTS_FILE))
-    options = AnswerOptions(
-        source=answers, engine=engine, images_root=None if images_root is None else Path(images_root)
-    )
+    runner, root = get_engine(engine), None if images_root is None else Path(images_root)
     if out is None:
-        return _probe(request, rep, options, progress)
+        return _probe(request, rep, runner, root, progress)
     inputs = dataclasses.asdict(request)
     with OutputLock(out):
         if rows := _read_probes(out, inputs):
             _log.info("%s is finished already; nothing was probed", out)
             return rows
         check_unused(out)
-        rows = _probe(request, rep, options, progress)
+        rows = _probe(request, rep, runner, root, progress)
         write_csv(out / "probes.csv", Probe, rows)
         write_json(out / PROBES_FILE, {**inputs, "probes": [row.to_json() for row in rows]})
     return rows
@@ -330,12 +329,12 @@ def probe(
 
 @dataclass(frozen=True)
 class _ProbeRequest:
-    """What decides the result of `probe`, as probes.json notes it."""
+    """The inputs that decide the result of `probe`, as probes.json notes them."""
 
     dataset: str
     config: str | None
     max_weight: float | None
-    answers: str
+    answers: AnswerSource
     test_on: str | None
     hyperrep_sha256: str | None = None
     seed: int = 0
@@ -361,19 +360,25 @@ def _read_probes(out: Path, inputs: Mapping[str, Any]) -> list[Probe]:
 
 
 def _probe(
-    request: _ProbeRequest, rep: HyperRepresentation | None, options: AnswerOptions, progress: Progress
+    request: _ProbeRequest,
+    rep: HyperRepresentation | None,
+    engine: Engine,
+    images_root: Path | None,
+    progress: Progress,
 ) -> list[Probe]:
     """Probe the states of a dataset; see `probe`."""
-    zoo = group_by_split(drop_untrained(load_zoo(request.dataset, request.config)))
+    whole = drop_untrained(load_zoo(request.dataset, request.config))
+    zoo = group_by_split(whole)
+    images = load_images(whole.images, images_root) if request.answers == "training" else None
+    options = AnswerOptions(source=request.answers, engine=engine, images=images)
     if request.test_on is not None:
         source, config = parse_source(request.test_on)
         other = load_zoo(source, config, split="test")
-        own = next(iter(zoo.values())).architecture
         if rep is not None:
             rep.check_architecture(other.architecture, request.test_on)
-        elif other.layout != own.layout:
+        elif other.layout != whole.layout:
             raise FormatError(
-                f"{request.dataset} holds models of {own.name}, {request.test_on} models of "
+                f"{request.dataset} holds models of {whole.architecture.name}, {request.test_on} models of "
                 f"{other.architecture.name}; name a zoo of the same architecture"
             )
         zoo["test"] = drop_untrained(other)

@@ -150,7 +150,10 @@ def probe_command(
     ] = 5.0,
     answers: Annotated[
         Literal["noise", "training"],
-        typer.Option(help="Images that networks answer: smooth noise, or training images without their labels."),
+        typer.Option(
+            help="Images that networks answer: smooth noise, or training images without their labels. With the images "
+            "of the zoo the ceilings are measured."
+        ),
     ] = "noise",
     engine: Engine = "auto",
     threads: EngineThreads = None,

@@ -105,7 +105,11 @@ def run_protocol(
     result = dataclasses.replace(
         result,
         probes=probe_properties(
-            rep, splits, seed=protocol.seed, answers=AnswerOptions(engine=engine), progress=progress
+            rep,
+            splits,
+            seed=protocol.seed,
+            answers=AnswerOptions(engine=engine, images=evaluator.images),
+            progress=progress,
         ),
         reconstruction={split: measure_reconstruction(rep, rep.align(part.weights)) for split, part in states.items()},
         embeddings=project_embeddings(rep, states, populations),

@@ -104,32 +104,6 @@ def find_last_epochs(target: Tensor, epochs: Tensor) -> list[int]:
     return [epoch for epoch in last if len(target[epochs == epoch].unique()) > 1]
 
 
-def compute_ceiling(target: Tensor, noise: Tensor) -> float:
-    """Compute the reliability ceiling of R²: 1 - mean variance of the noise / variance of the target, at least 0.
-
-    A predictor that knows all models without the noise of their measurement has this R² on average.
-
-    Args:
-        target: measured values (N,).
-        noise: variance of the noise in each of them, (N,).
-    """
-    variance = (target - target.mean()).square().mean()
-    return float((1 - noise.mean() / variance).clamp_min(0)) if variance > 0 else float("nan")
-
-
-def compute_ceiling_within(target: Tensor, noise: Tensor, epochs: Tensor) -> float:
-    """Compute the mean over the last five epochs of the reliability ceiling in each; see `resample_r2_within`.
-
-    Args:
-        target: measured values (N,).
-        noise: variance of the noise in each of them, (N,).
-        epochs: epoch of each state, (N,).
-    """
-    own = [epochs == epoch for epoch in find_last_epochs(target, epochs)]
-    ceilings = [compute_ceiling(target[rows], noise[rows]) for rows in own]
-    return sum(ceilings) / len(ceilings) if ceilings else float("nan")
-
-
 def score_order(predicted: Tensor, target: Tensor, resampling: Resampling) -> TauScores:
     """Compute Kendall's tau-b, the largest one of predictions without ties, and the share of tied predictions.
 

@@ -6,7 +6,6 @@ N states, F features.
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -15,9 +14,9 @@ import torch
 from torch import Tensor
 
 from modelzoo_datasets.analysis import NUM_PROBE_IMAGES, compute_answers, make_noise_images
-from modelzoo_datasets.engines import Engine
-from modelzoo_datasets.errors import RecipeError
-from modelzoo_datasets.images import Images, Split, load_images
+from modelzoo_datasets.engines import Engine, get_engine
+from modelzoo_datasets.errors import ArgumentError, RecipeError
+from modelzoo_datasets.images import Images, Split
 from modelzoo_datasets.loading import Zoo
 
 from ..data import find_image_spec
@@ -39,7 +38,7 @@ class AnswerOptions:
 
     source: AnswerSource = "noise"  # smooth noise, or training images without their labels
     engine: str | Engine = "auto"
-    images_root: Path | None = None  # folder of the training images; the user's cache by default
+    images: Images | None = None  # those of the zoo, if they are there; their test images are for the ceilings
 
 
 def make_features(zoo: Mapping[str, Zoo], rep: HyperRepresentation | None, options: AnswerOptions) -> dict[str, Splits]:
@@ -49,9 +48,6 @@ def make_features(zoo: Mapping[str, Zoo], rep: HyperRepresentation | None, optio
         zoo: split -> states of one architecture.
         rep: the hyper-representation that computes z; without one there is none.
         options: of the answers, which are left out, with a line, where the networks cannot be run.
-
-    Raises:
-        MissingImagesError: training images are asked for and are not there.
     """
     layout = zoo["train"].layout
     features: dict[str, Splits] = {
@@ -81,15 +77,38 @@ def find_probe_images(zoo: Zoo, options: AnswerOptions) -> Images:
         options: which images.
 
     Raises:
-        MissingImagesError: training images are asked for and are not there.
+        ArgumentError: training images are asked for without the images.
     """
     if options.source == "noise":
         spec, architecture = find_image_spec(zoo), zoo.architecture
         return make_noise_images(architecture.input_shape, architecture.classes, mean=spec.mean, std=spec.std)
-    images = load_images(zoo.images, options.images_root)
+    if (images := options.images) is None:
+        raise ArgumentError("answers to training images need the images; pass AnswerOptions(images=load_images(name))")
     pixels = images.splits["train"].pixels[:NUM_PROBE_IMAGES]
     unlabeled = Split(pixels, torch.zeros(len(pixels), dtype=torch.int64))
     return Images(images.name, images.classes, images.mean, images.std, {"train": unlabeled})
+
+
+def measure_hits(zoo: Zoo, options: AnswerOptions) -> Tensor | None:
+    """Return which test images each state gets right, (N, B) bool; None if the images are not there.
+
+    Args:
+        zoo: the states.
+        options: images and engine.
+    """
+    images = options.images
+    if images is None or images.name != zoo.images:
+        return None
+    try:
+        networks = read_networks(zoo)
+    except RecipeError:
+        return None
+    labels = images.labels("test")
+    hits = torch.empty(len(zoo), len(labels), dtype=torch.bool)
+    engine = get_engine(options.engine)
+    for index, logits in engine.compute_logits(zoo.architecture.name, images, zoo.weights, networks, "test"):
+        hits[index] = logits.argmax(dim=1) == labels
+    return hits
 
 
 def make_weight_free_features(name: str, tables: Mapping[str, pd.DataFrame]) -> dict[str, dict[str, Tensor]]:

@@ -20,7 +20,7 @@ PENALTIES = (1e3, 3e2, 1e2, 3e1, 1e1, 3, 1, 3e-1, 1e-1, 3e-2, 1e-2, 3e-3, 1e-3, 
 _STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # 1 / penalty of the softmax classifier
 _ITERATIONS = 300
 # Trees on all 2,464 weights of 700 networks take 33 s a property, on 64 axes 0.7 s, and score the same: test accuracy
-# of the demo has R² .976 and .977, within an epoch -.85 both. On 256 axes they are slower and worse.
+# R² of .976 and .977 in the demo, within an epoch -.85 both. On 256 axes they are slower and worse.
 MAX_TREE_FEATURES = 256
 NUM_TREE_AXES = 64
 

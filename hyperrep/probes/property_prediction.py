@@ -23,18 +23,16 @@ from modelzoo_datasets.seeds import keyed_generator
 from ..data import drop_diverged, drop_large, find_image_spec
 from ..json_record import JsonRecord, replace_nan
 from ..model import HyperRepresentation
-from ..zoo_values import read_numbers
 from .bootstrap import (
     Resampling,
     Score,
-    compute_ceiling,
-    compute_ceiling_within,
     find_last_epochs,
     resample_hits,
     resample_r2,
     resample_r2_within,
     score_order,
 )
+from .ceilings import MEASURED_ON, compute_ceilings
 from .features import (
     CATEGORIES,
     HYPERPARAMETERS_EPOCH,
@@ -42,11 +40,11 @@ from .features import (
     Splits,
     make_features,
     make_weight_free_features,
+    measure_hits,
 )
 from .linear import Decomposition, predict_boosted, predict_ridge, predict_softmax, reduce_features
 
-MEASURED = ("test_acc", "ggap")  # on a finite number of images, so that noise bounds what can be predicted
-NUMBERS = (*MEASURED, "epoch", "lr", "weight_decay", "dropout")  # as published; those that vary
+NUMBERS = (*MEASURED_ON, "epoch", "lr", "weight_decay", "dropout")  # as published; those that vary
 BOOSTED = ", boosted"
 MAX_WEIGHT = 5.0  # as published (2110.15288, 2209.14764): models beyond it have exploded
 _MIN_MODELS = 2  # in the training split, and in the test split
@@ -76,8 +74,9 @@ class Probe(JsonRecord):
     r2_within_low: float | None = None
     r2_within_high: float | None = None
     epochs: Sequence[int] = ()  # the last five in which the property varies
-    ceiling: float | None = None  # of R², from the number of images that the property is measured on
+    ceiling: float | None = None  # highest R² that the noise of a finite number of images allows
     ceiling_within: float | None = None
+    ceiling_from: str = ""  # "errors" of the test states, or "size": then the true ceiling may be higher
     tied: float | None = None  # share of the pairs that differ in the property whose predictions are equal
     tau_untied: float | None = None  # tau without stuck models, if models are stuck
     gain: float | None = None  # headline minus that of hyper-parameters and epoch, whose better row counts
@@ -100,12 +99,13 @@ class _Method:
 
 @dataclass(frozen=True)
 class _Inputs:
-    """What all properties are predicted from."""
+    """States and features that all properties are predicted from."""
 
     zoo: Mapping[str, Zoo]
     features: Mapping[str, Splits]
     tree_features: Mapping[str, Splits]  # the same, reduced where there are many
-    decompositions: Mapping[str, Decomposition]  # of all training states
+    decompositions: Mapping[str, Decomposition]  # those of all training states
+    hits: Tensor | None  # (N, B) which test images each test state gets right
     seed: int
 
 
@@ -130,7 +130,8 @@ def probe_properties(
             and predictions scored on test, which may be of another zoo.
         seed: of the bootstrap intervals.
         max_weight: states with a weight beyond it are left out; None keeps all.
-        answers: images that networks answer, and the engine that runs them.
+        answers: images that networks answer, and the engine that runs them; with the zoo's images the ceilings are
+            measured by the errors of the test states instead of estimated from the number of images.
         progress: display of the properties.
 
     Returns:
@@ -145,10 +146,11 @@ def probe_properties(
     if left_out:
         total = sum(map(len, finite.values()))
         _log.warning("%d of %d states are left out of the probes: a weight is beyond %g", left_out, total, max_weight)
-    features = make_features(zoo, rep, answers or AnswerOptions())
+    options = answers or AnswerOptions()
+    features = make_features(zoo, rep, options)
     decompositions = {kind: Decomposition.from_features(splits["train"]) for kind, splits in features.items()}
     reduced = {kind: reduce_features(splits, decompositions[kind]) for kind, splits in features.items()}
-    inputs = _Inputs(zoo, features, reduced, decompositions, seed)
+    inputs = _Inputs(zoo, features, reduced, decompositions, measure_hits(zoo["test"], options), seed)
     rows = []
     names = _find_varying(zoo)
     with progress.start("probing", len(names)) as task:
@@ -188,8 +190,8 @@ def _probe_property(name: str, inputs: _Inputs, note: Mapping[str, float | None]
     tables = {split: part.table[part.table[name].notna()] for split, part in inputs.zoo.items()}
     targets, test = _make_targets(name, tables), tables["test"]
     resampling = Resampling.from_models(list(test["model_id"]), keyed_generator(inputs.seed, "bootstrap", name))
-    common: dict[str, float | None] = {"states": len(test), "models": test["model_id"].nunique(), **note}
-    common |= _score_property(name, test, inputs.zoo["test"])
+    common: dict[str, object] = {"states": len(test), "models": test["model_id"].nunique(), **note}
+    common |= _score_property(name, inputs)
     scores, headlines = {}, {}
     for method in _list_methods(name, inputs, tables):
         predicted = method.predict(method.features, targets)
@@ -198,28 +200,14 @@ def _probe_property(name: str, inputs: _Inputs, note: Mapping[str, float | None]
     return [Probe(name, kind, **replace_nan({**scores[kind], **gains.get(kind, {}), **common})) for kind in scores]
 
 
-def _score_property(name: str, test: pd.DataFrame, zoo: Zoo) -> dict[str, float]:
+def _score_property(name: str, inputs: _Inputs) -> dict[str, float | str]:
     """Return what bounds all scores of a property: its ceilings, or the share of its most frequent class."""
+    zoo = inputs.zoo["test"]
+    known = zoo.table[name].notna().to_numpy()
     if name in CATEGORIES:
-        return {"majority": float(test[name].value_counts(normalize=True).iloc[0])}
-    noise = _estimate_noise(name, test, find_image_spec(zoo).sizes)
-    if noise is None:
-        return {}
-    target, epochs = read_numbers(test, name), torch.tensor(test["epoch"].to_numpy())
-    within = compute_ceiling_within(target, noise, epochs)
-    return {"ceiling": compute_ceiling(target, noise), "ceiling_within": within}
-
-
-def _estimate_noise(name: str, table: pd.DataFrame, sizes: Mapping[str, int]) -> Tensor | None:
-    """Return the variance p (1 - p) / B of each measurement (N,), None for what no images measure or if B is unknown.
-
-    The gap is the difference of two accuracies, and has the noise of both.
-    """
-    columns = {"test_acc": ("test",), "ggap": ("test", "train")}.get(name, ())
-    shares = [(read_numbers(table, f"{split}_acc"), sizes.get(split, 0)) for split in columns]
-    if not shares or any(p.isnan().any() or not images for p, images in shares):
-        return None
-    return torch.stack([p * (1 - p) / images for p, images in shares]).sum(dim=0)
+        return {"majority": float(zoo.table[name].value_counts(normalize=True).iloc[0])}
+    hits = None if inputs.hits is None else inputs.hits[torch.tensor(known)]
+    return compute_ceilings(name, zoo.table[known], find_image_spec(zoo).sizes, hits)
 
 
 def _list_methods(name: str, inputs: _Inputs, tables: Mapping[str, pd.DataFrame]) -> list[_Method]:
@@ -269,7 +257,7 @@ def _score(
         **_flatten("tau", order.tau),
         "tau_ceiling": order.ceiling,
         "tied": order.tied,
-        **({"tau_untied": order.untied} if name in MEASURED else {}),
+        **({"tau_untied": order.untied} if name in MEASURED_ON else {}),
     }, within
 
 

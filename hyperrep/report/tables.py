@@ -19,6 +19,11 @@ from ..evaluation import (
 from ..probes import Probe
 
 _ENSEMBLE_SIZES = (1, 2, 5, 10, 20, 30)  # columns of the table, beside the largest
+_CEILINGS = {
+    "errors": "ceiling: R² of a predictor that knows all models without the noise of a finite number of images",
+    "size": "ceiling: R² of a predictor that knows all models without the noise of a finite number of images, if every "
+    "model had images of its own; models of a zoo share their images and errors, so that the true ceiling is higher",
+}
 _FLOOR = -10  # a lower R² says no more
 
 
@@ -207,11 +212,7 @@ def describe_probes(probes: Sequence[Probe]) -> list[str]:
     lines = [_describe_within(probes)] if probes else []
     if any(probe.gain is not None for probe in probes):
         lines.append("beats epoch: the interval of the difference to hyper-parameters and epoch is above zero")
-    if any(probe.ceiling is not None for probe in probes):
-        lines.append(
-            "ceiling: R² of a predictor that knows all models without the noise of a finite number of images, if every "
-            "model had images of its own; models that share their errors can be told better"
-        )
+    lines += [_CEILINGS[kind] for kind in dict.fromkeys(probe.ceiling_from for probe in probes) if kind]
     if any(probe.tied for probe in probes):
         lines.append("tied: share of the pairs of states that differ in the property and not in the prediction")
     if probes and probes[0].left_out and probes[0].max_weight is not None:

@@ -71,10 +71,10 @@ def _interpolate(side: int, size: int) -> Tensor:
     """Return the matrix (size, side) of linear interpolation, times size - 1, which makes it one of integers."""
     steps = max(size - 1, 1)
     positions = torch.arange(size) * (side - 1)
-    left = (positions // steps).clamp_max(side - 2)
+    first = (positions // steps).clamp_max(side - 2)
     weights = torch.zeros(size, side, dtype=torch.int64)
-    rows, rest = torch.arange(size), positions - left * steps
-    weights[rows, left], weights[rows, left + 1] = steps - rest, rest
+    rows, rest = torch.arange(size), positions - first * steps
+    weights[rows, first], weights[rows, first + 1] = steps - rest, rest
     return weights
 
 

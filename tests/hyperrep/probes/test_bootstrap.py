@@ -12,8 +12,6 @@ from torch import Tensor
 from hyperrep.probes.bootstrap import (
     Resampling,
     Score,
-    compute_ceiling,
-    compute_ceiling_within,
     resample_hits,
     resample_r2,
     resample_r2_within,
@@ -121,36 +119,6 @@ def test_samples_of_one_model_alone_do_not_widen_the_interval() -> None:
     assert alone.any() and found[alone].isnan().all() and found[~alone].isfinite().all()
 
 
-def test_what_a_perfect_predictor_scores_on_noisy_measurements_is_the_ceiling() -> None:
-    """A population of known accuracies, each measured on images of its own."""
-    draws, images, models = keyed_generator(0, "noise"), 1000, 4000
-    epochs = torch.arange(3).repeat(models)
-    true = (
-        0.5 + 0.1 * epochs + torch.tensor([0.01, 0.02, 0.04]).repeat(models) * torch.randn(3 * models, generator=draws)
-    ).clamp(0, 1)
-    measured = torch.binomial(torch.full_like(true, images), true, generator=draws).double() / images
-    noise = measured * (1 - measured) / images
-    sample = Resampling.from_models([f"m{i // 3}" for i in range(len(true))], keyed_generator(0, "bootstrap"))
-    sample = Resampling(sample.index, sample.counts[:2])
-    pooled, within = compute_ceiling(measured, noise), compute_ceiling_within(measured, noise, epochs)
-    assert float(resample_r2(true, measured, sample)[0]) == pytest.approx(pooled, abs=0.01)
-    assert float(resample_r2_within(true, measured, epochs, sample)[0]) == pytest.approx(within, abs=0.02)
-    assert 0.5 < within < 0.65 < 0.95 < pooled < 1
-
-
-def test_ceilings_are_one_minus_mean_noise_over_variance_epoch_by_epoch() -> None:
-    _, target = values()
-    noise = torch.linspace(0.1, 0.4, len(target)).double()
-    y, v, expected = target.tolist(), noise.tolist(), []
-    for epochs in ([1], [2], [7], [1, 2, 7, 9]):
-        own = [i for i, e in enumerate(EPOCHS.tolist()) if e in epochs]
-        mean = sum(y[i] for i in own) / len(own)
-        expected.append(max(0, 1 - sum(v[i] for i in own) / sum((y[i] - mean) ** 2 for i in own)))
-    assert compute_ceiling(target, noise) == pytest.approx(expected[-1])
-    assert compute_ceiling_within(target, noise, EPOCHS) == pytest.approx(sum(expected[:3]) / 3)
-    assert compute_ceiling(target, noise * 100) == 0
-
-
 def test_the_ceiling_is_the_best_of_all_orders_without_ties() -> None:
     sample = Resampling.from_models(list("abcdef"), keyed_generator(0, "bootstrap"))
     for target in ([0, 0, 1, 2, 2, 2], [3, 1, 2, 5, 4, 0], [0, 0, 0, 0, 1, 1]):
@@ -198,7 +166,7 @@ def test_what_is_not_defined_is_not_a_number() -> None:
         r2_of(np.ones(4), np.arange(4))
     )
     same = resample_r2_within(torch.ones(4), torch.ones(4), torch.arange(4), sample)
-    assert same.isnan().all() and math.isnan(compute_ceiling_within(torch.ones(4), torch.ones(4), torch.arange(4)))
+    assert same.isnan().all()
 
 
 def test_a_block_of_rows_more_changes_nothing() -> None:

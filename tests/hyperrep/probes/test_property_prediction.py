@@ -12,7 +12,14 @@ from helpers.tiny_learning import ridge_r2
 from hyperrep import HyperRepresentation
 from hyperrep.data import drop_untrained
 from hyperrep.probes.bootstrap import Resampling, resample_r2_within
-from hyperrep.probes.features import AnswerOptions, find_probe_images, make_features, make_hyperparameter_features
+from hyperrep.probes.ceilings import compute_ceilings
+from hyperrep.probes.features import (
+    AnswerOptions,
+    find_probe_images,
+    make_features,
+    make_hyperparameter_features,
+    measure_hits,
+)
 from hyperrep.probes.linear import Decomposition, predict_boosted, predict_ridge, predict_softmax, reduce_features
 from hyperrep.probes.property_prediction import Probe, _make_targets, probe_properties
 from modelzoo_datasets.architectures import architecture_from_layout
@@ -99,6 +106,16 @@ def test_ceilings_are_those_of_the_images_that_are_measured_on(
     noise = noise + q * (1 - q) / 4200
     within = [max(0, 1 - noise[own].mean() / y[own].var()) for own in (table["epoch"] == 1, table["epoch"] == 2)]
     assert of_seed["ggap", "W"].ceiling_within == pytest.approx(np.mean(within))
+
+
+def test_with_the_images_the_ceilings_are_measured(learned: dict[str, Zoo], images: Images) -> None:
+    options = AnswerOptions(engine="torch", images=images)
+    hits, test = measure_hits(learned["test"], options), learned["test"].table
+    assert hits is not None and hits.double().mean(dim=1).tolist() == pytest.approx(test["test_acc"].tolist())
+    rows = [row for row in probe_properties(None, learned, answers=options) if row.property == "test_acc"]
+    expected = compute_ceilings("test_acc", test, {"test": 1000}, hits)
+    assert {(r.ceiling, r.ceiling_within, r.ceiling_from) for r in rows} == {(*expected.values(),)}
+    assert measure_hits(dataclasses.replace(learned["test"], images="others"), options) is None
 
 
 def test_without_the_number_of_images_there_is_no_ceiling(learned: dict[str, Zoo]) -> None:
@@ -303,7 +320,7 @@ def test_each_network_answers_with_its_own_activation(hyp: dict[str, Zoo]) -> No
 def test_training_images_are_answered_without_labels_and_no_other_images(
     learned: dict[str, Zoo], images: Images
 ) -> None:
-    chosen = find_probe_images(learned["train"], AnswerOptions(source="training"))
+    chosen = find_probe_images(learned["train"], AnswerOptions(source="training", images=images))
     assert [*chosen.splits] == ["train"]
     assert torch.equal(chosen.splits["train"].pixels, images.splits["train"].pixels[:128])
     assert not chosen.labels("train").any()

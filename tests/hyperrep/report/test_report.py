@@ -294,7 +294,8 @@ def test_r2_within_an_epoch_comes_first_and_says_which_rows_beat_the_epoch() -> 
     within = {"r2_within": 0.6, "r2_within_low": 0.5, "r2_within_high": 0.7, "epochs": [8, 9], "ceiling_within": 0.75}
     number = probe("test_acc", "answers", 0.97) | within | {"tied": 0.25, "max_weight": 5.0, "left_out": 3}
     rows = [
-        number | {"gain": 0.2, "gain_low": 0.1, "gain_high": 0.3, "tau_untied": 0.5, "ceiling": 0.99},
+        number
+        | {"gain": 0.2, "gain_low": 0.1, "gain_high": 0.3, "tau_untied": 0.5, "ceiling": 0.99, "ceiling_from": "size"},
         number | {"representation": "W", "r2_within": -4e13, "gain": 0.1, "gain_low": -0.1, "gain_high": 0.3},
         number | {"representation": "hyper-parameters, epoch"},
         probe("epoch", "W", 0.9),
