@@ -300,14 +300,16 @@ def _check_shards(folder: Path, pattern: str, paths: list[str]) -> None:
 def _check_weight_files(folder: Path, config: str, paths: list[str]) -> None:
     """Check that the files exist that the tables of a config name as the place of their weights."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    existing = {*paths}
+    from ..zoo import open_parquet, read_footers  # here, because they import pyarrow
+
+    existing, footers = {*paths}, read_footers(folder)
     for path in (path for path in paths if _find_config(path) == config and path.endswith(".parquet")):
         try:
-            column = pq.read_table(folder / path, columns=["weights_file"], partitioning=None)["weights_file"]
-        except (OSError, pa.ArrowException) as error:
-            raise FormatError(f"cannot read {folder / path}: {error}; {_BUILD_AGAIN}") from error
+            with open_parquet(folder / path, footers.get(path)) as file:
+                column = file.read(columns=["weights_file"])["weights_file"]
+        except (OSError, pa.ArrowException, FormatError) as error:
+            raise FormatError(f"cannot read {folder / path}: {one_line(error)}; {_BUILD_AGAIN}") from error
         if missing := [name for name in column.unique().to_pylist() if name not in existing]:
             raise FormatError(f"{folder} is incomplete: it has no {missing[0]}; {_BUILD_AGAIN}")
 

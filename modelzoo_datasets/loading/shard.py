@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from .._util import one_line
 from ..errors import FormatError, HubError
 from ..hub import RangeReader, RemoteFile
-from ..zoo import Footer, find_texts, read_measured, size_on_disk
+from ..zoo import Footer, TableFile, size_on_disk
 from .cache import CacheEntry
 from .cached_shard import CachedShard
 
@@ -101,10 +101,7 @@ class Shard:
             self.fetch_ahead(groups, columns)
             # If pyarrow's threads call into Python, they can hang the interpreter at its exit (apache/arrow#45214), so
             # remote files, which are read through Python, are read without them.
-            is_local = isinstance(self.file, Path)
-            table = read_measured(
-                self._reader, self.schema, self.nbytes, self.name, groups=groups, columns=columns, use_threads=is_local
-            )
+            table = self._reader.read(groups, columns, use_threads=isinstance(self.file, Path))
         return table.replace_schema_metadata(None)
 
     def read_weights(self, group: int, num_parameters: int) -> np.ndarray:
@@ -143,15 +140,10 @@ class Shard:
         return self.file if isinstance(self.file, Path) else self.file.open()
 
     @cached_property
-    def _reader(self) -> pq.ParquetFile:
+    def _reader(self) -> TableFile:
         # Weights have no redundancy: without checksums, a flipped bit would decode to another number unnoticed.
-        return pq.ParquetFile(
-            self._source,
-            metadata=self.metadata,
-            read_dictionary=find_texts(self.schema),
-            pre_buffer=False,
-            page_checksum_verification=True,
-        )
+        options = {"has_checksum": self.has_checksum, "pre_buffer": False, "page_checksum_verification": True}
+        return TableFile(self._source, self.nbytes, self.name, self.metadata, **options)
 
     def _byte_range(self, groups: Sequence[int], columns: Sequence[str]) -> tuple[int, int]:
         """Return the smallest range [begin, end) of bytes that holds these columns of these row groups."""

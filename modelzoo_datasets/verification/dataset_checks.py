@@ -66,7 +66,8 @@ def check_footers(path: Path) -> Check:
     problems = [f"{path / name} is not listed in {FOOTERS_FILE}; {REMEDY}" for name in present - footers.keys()]
     for name, footer in footers.items():
         try:
-            open_parquet(path / name, footer).close()
+            with open_parquet(path / name, footer):
+                pass
         except (OSError, pa.ArrowException, FormatError) as error:
             problems.append(f"cannot read {path / name}: {one_line(error)}; {REMEDY}")
     return Check("footers", len(footers), sorted(problems))

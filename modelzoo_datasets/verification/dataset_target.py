@@ -12,7 +12,6 @@ from typing import Any
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
@@ -26,6 +25,7 @@ from ..zoo import (
     ByteRange,
     DatasetInfo,
     Footer,
+    TableFile,
     ZooInfo,
     assign_trajectory_files,
     make_trajectory_header,
@@ -149,10 +149,10 @@ class _Shards:
         """Return the columns as the first file of a config that can be read has them."""
         for path in sorted(config.glob("*.parquet")):
             with contextlib.suppress(OSError, pa.ArrowException, FormatError), self._open(path) as file:
-                return columns.as_stored(file.schema_arrow)
+                return columns.as_stored(file.schema)
         return columns
 
-    def _open(self, path: Path) -> pq.ParquetFile:
+    def _open(self, path: Path) -> TableFile:
         return open_parquet(path, self._find_footer(path))
 
     def _find_footer(self, path: Path) -> Footer | None:
@@ -174,13 +174,13 @@ class _Shards:
     def _open_file(self, path: Path, split: str, columns: TableSchema) -> None:
         extra = [column.name for column in BYTE_RANGE_FIELDS] if columns.weights == "files" else []
         with self._open(path) as file:
-            if not (schema := file.schema_arrow).equals(columns.full):
+            if not (schema := file.schema).equals(columns.full):
                 difference = describe_difference(schema, columns.full)
                 difference = difference or f"its columns must be {_describe(columns.full)}"
                 self.problems.append(f"{path}: {difference}; {REMEDY}")
                 return
             names = [*columns.index.names, *extra]
-            tables = [file.read_row_group(number, names) for number in range(file.num_row_groups)]
+            tables = [file.read([number], names) for number in range(file.metadata.num_row_groups)]
         if empty := [name for name in (*_REQUIRED, *extra) if any(table[name].null_count for table in tables)]:
             self.problems.append(f"{path}: column {empty[0]!r} must have a value in every row; {REMEDY}")
             return

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from .._util import is_config_name_on_hub, one_line
 from ..errors import FormatError
 from ..hub import read_card_header
-from ..zoo import Footer, open_parquet, read_footers
+from ..zoo import Footer, TableFile, open_parquet, read_footers
 from .base import Check
 from .dataset_target import REMEDY, describe_difference
 
@@ -134,7 +134,7 @@ def _check_files(path: Path, entry: Mapping[str, Any], footers: Mapping[str, Foo
             where, count = file.relative_to(path).as_posix(), count + 1
             try:
                 with open_parquet(file, footers.get(where)) as parquet:
-                    first = first or (where, parquet.schema_arrow)
+                    first = first or (where, parquet.schema)
                     problems += _check_file(parquet, where, first, where in footers, limits)
                     shows_page = file == files[0]
                     page_problems, page_notes = _check_first_page(parquet, where, limits) if shows_page else ([], [])
@@ -162,12 +162,12 @@ def _find_files(path: Path, pattern: str) -> list[Path]:
 
 
 def _check_file(
-    file: pq.ParquetFile, where: str, first: tuple[str, pa.Schema], has_checksum: bool, limits: Limits
+    file: TableFile, where: str, first: tuple[str, pa.Schema], has_checksum: bool, limits: Limits
 ) -> Iterator[str]:
     """Find problems of a file; those of its columns only if it is the first one, because all have the same."""
     metadata = file.metadata
-    names = file.schema_arrow.names
-    if difference := describe_difference(file.schema_arrow, first[1]):
+    names = file.schema.names
+    if difference := describe_difference(file.schema, first[1]):
         yield f"{where} is not like {first[0]}: {difference}; give all files one schema"
     if where == first[0] and len(names) > limits.columns:
         yield f"{where} has {len(names):,} columns, the viewer shows {limits.columns:,} at most; leave some out"
@@ -200,13 +200,14 @@ def _estimate_page(group: pq.RowGroupMetaData, has_checksum: bool, limits: Limit
     return nbytes, "there is no page index"
 
 
-def measure_rows(file: pq.ParquetFile, count: int) -> list[int]:
+def measure_rows(file: TableFile, count: int) -> list[int]:
     """Return the size in bytes of each of the first rows of a file as JSON, as the viewer decodes them."""
-    batch = next(file.iter_batches(batch_size=count), None)
-    return [len(json.dumps(row, default=str).encode()) for row in batch.to_pylist()] if batch is not None else []
+    table = file.read(max_rows=count)
+    rows = (table.slice(i, 1).to_pylist()[0] for i in range(len(table)))  # one at a time, because texts may be long
+    return [len(json.dumps(row, default=str).encode()) for row in rows]
 
 
-def _check_first_page(file: pq.ParquetFile, where: str, limits: Limits) -> tuple[list[str], list[str]]:
+def _check_first_page(file: TableFile, where: str, limits: Limits) -> tuple[list[str], list[str]]:
     """Return (problems, notes): rows that are too large to be shown, and how much of the first page is shown."""
     sizes = measure_rows(file, limits.min_rows)
     if not sizes:

@@ -63,8 +63,7 @@ from .safetensors_io import make_header as make_header
 from .safetensors_io import read_header_bytes as read_header_bytes
 from .safetensors_io import read_tensors as read_tensors
 from .safetensors_io import write_tensors as write_tensors
-from .table_size import find_texts as find_texts
-from .table_size import read_measured as read_measured
+from .table_size import TableFile as TableFile
 from .tables import parse_table as parse_table
 from .tables import read_table as read_table
 from .tables import write_table as write_table

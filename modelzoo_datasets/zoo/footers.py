@@ -16,6 +16,8 @@ import pyarrow.parquet as pq
 
 from ..errors import FormatError
 from .json_files import read_json, write_json
+from .plain_files import size_on_disk
+from .table_size import TableFile
 
 FOOTERS_FILE = "footers.json"
 _END = 8  # bytes behind the metadata: its length, and PAR1
@@ -78,7 +80,7 @@ def read_footers(folder: Path) -> Mapping[str, Footer]:
     raise FormatError(f"{path} must list nbytes and sha256 of each Parquet file; build the dataset again")
 
 
-def open_parquet(path: Path, footer: Footer | None) -> pq.ParquetFile:
+def open_parquet(path: Path, footer: Footer | None) -> TableFile:
     """Open a Parquet file of a dataset, whose footer is compared first if the dataset lists it.
 
     Raises:
@@ -86,8 +88,9 @@ def open_parquet(path: Path, footer: Footer | None) -> pq.ParquetFile:
         OSError: The file cannot be read.
         ArrowException: The file is damaged.
     """
+    nbytes = size_on_disk(path.stat())
     if footer is None:
-        return pq.ParquetFile(path)
+        return TableFile(path, nbytes, str(path))
     with path.open("rb") as file:
         metadata = footer.read(file)
-    return pq.ParquetFile(path, metadata=metadata)
+    return TableFile(path, nbytes, str(path), metadata, has_checksum=True)

@@ -21,7 +21,7 @@ from .json_files import read_json
 from .paths import PROGRESS, STATES_FILE
 from .plain_files import check_plain_file
 from .safetensors_io import hash_weights
-from .table_size import find_texts, read_measured
+from .table_size import TableFile
 
 Row = dict[str, Any]
 _TYPES = {  # columns of the table of states; all other columns are metrics
@@ -64,10 +64,8 @@ def parse_table(source: Path | BinaryIO, nbytes: int, name: str) -> pa.Table:
         FormatError: The table is too large for a file of this size.
         ArrowException: The file is damaged.
     """
-    with pq.ParquetFile(source) as file:
-        schema = file.schema_arrow
-        with pq.ParquetFile(source, metadata=file.metadata, read_dictionary=find_texts(schema)) as again:
-            return read_measured(again, schema, nbytes, name)
+    with TableFile(source, nbytes, name) as file:
+        return file.read()
 
 
 def read_table(path: Path) -> pd.DataFrame:

@@ -12,12 +12,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from helpers.memory_limits import run_code_limited, run_limited
 from helpers.processes import run
 from helpers.resnet_zoos import linked
 
 from modelzoo_datasets import load_zoo, stream_zoo
 from modelzoo_datasets.errors import FormatError
-from modelzoo_datasets.zoo import ZooFolder, write_footers
+from modelzoo_datasets.verification.dataset_target import open_dataset as open_verified
+from modelzoo_datasets.zoo import ZooFolder, limits, write_footers
 
 Loader = Callable[..., Any]
 
@@ -180,17 +182,107 @@ def test_a_table_of_more_rows_than_its_size_allows(dataset: Path) -> None:
     assert " bytes of memory, more than the limit of 1," in error_of(load_all, dataset)
 
 
+def repeat_text(folder: Path, column: str, nbytes: int) -> None:
+    """Write 2,000 rows with one text of this size, which a dictionary repeats."""
+    (path,) = shards_of(folder)
+    rows = pq.read_table(path).take(pa.array([0] * 2_000, pa.int64()))
+    texts = pa.DictionaryArray.from_arrays(pa.nulls(2_000, pa.int32()).fill_null(0), pa.array(["x" * nbytes]))
+    place = rows.schema.get_field_index(column)
+    types = {"ARROW:schema": pq.read_metadata(path).metadata[b"ARROW:schema"]}  # of texts, not of dictionaries
+    table = rows.set_column(place, column, texts)
+    path.unlink()  # of a hard link alone
+    with pq.ParquetWriter(path, table.schema, compression="zstd", store_schema=False) as writer:
+        writer.write_table(table)
+        writer.add_key_value_metadata(types)
+    write_footers(folder)
+    assert path.stat().st_size < 1_000_000
+
+
 @both
 def test_a_text_that_a_dictionary_repeats(load: Loader, dataset: Path) -> None:
-    (path,) = shards_of(dataset)
-    table = pq.read_table(path)
-    rows = table.take(pa.array([0] * 2_000, pa.int64()))
-    texts = pa.DictionaryArray.from_arrays(pa.nulls(2_000, pa.int32()).fill_null(0), pa.array(["x" * 1_000_000]))
-    place = rows.schema.get_field_index("activation")
-    pq.write_table(rows.set_column(place, "activation", texts), path, compression="zstd", store_schema=False)
-    write_footers(dataset)
-    assert path.stat().st_size < 1_000_000
+    repeat_text(dataset, "activation", 1_000_000)
     assert " bytes of memory, more than the limit of 1," in error_of(load, dataset)
+
+
+def claim_rows(path: Path, before: int, after: int) -> None:
+    """Exchange a number in a footer for a smaller one, in numbers of Thrift that have as many bytes."""
+
+    def encode(value: int, length: int) -> bytes:
+        digits = [2 * value >> 7 * i & 127 for i in range(length)]
+        return bytes([digit | 128 for digit in digits[:-1]] + digits[-1:])
+
+    content = bytearray(path.read_bytes())
+    start = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+    length = -(-(2 * before).bit_length() // 7)
+    assert encode(before, length) in content[start:]
+    content[start:] = content[start:].replace(encode(before, length), encode(after, length))
+    path.write_bytes(content)
+
+
+@both
+def test_a_list_of_more_numbers_than_its_footer_says(
+    load: Loader, dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "BASE_BYTES", 10_000_000)
+    load(dataset, "seed")
+    (path,) = shards_of(dataset)
+    rows, count = pq.read_table(path).slice(0, 1), 3_000_000
+    kind = rows.schema.field("test_recall").type
+    recall = pa.ListArray.from_arrays(pa.array([0, count], pa.int32()), pa.nulls(count, pa.float64()).fill_null(0.5))
+    place = rows.schema.get_field_index("test_recall")
+    pq.write_table(rows.set_column(place, "test_recall", recall.cast(kind)), path, compression="zstd")
+    claim_rows(path, count, 10)
+    write_footers(dataset)
+    assert path.stat().st_size < 100_000
+    assert pq.read_table(path)["test_recall"].to_pylist()[0][-1] == 0.5, "PyArrow reads them all"
+    assert " bytes of memory, more than the limit of " in error_of(load, dataset)
+
+
+@both
+def test_pages_of_more_bytes_than_the_rows_need(load: Loader, dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (path,) = shards_of(dataset)
+    first, count = pq.read_table(path).slice(0, 1), 1_000_000
+    names = [column.name for column in first.schema if column.type == pa.float64()]
+    zeros = {name: pa.nulls(count, pa.float64()).fill_null(0.5) for name in names}
+    others = first.drop_columns([*names, "weights"]).take(pa.nulls(count, pa.int64()).fill_null(0))
+    table = pa.table({**{name: others[name] for name in others.column_names}, **zeros})
+    options: dict[str, Any] = {"use_dictionary": others.column_names, "data_page_size": 2**31 - 2}
+    options |= {"max_rows_per_page": count} if int(pa.__version__.split(".")[0]) >= 22 else {}
+    pq.write_table(table, path, compression="zstd", row_group_size=count, **options)
+    claim_rows(path, count, 1)
+    write_footers(dataset)
+    assert path.stat().st_size < 300_000 and len(names) > 6
+    monkeypatch.setattr(limits, "BASE_BYTES", 10_000_000)
+    assert " bytes of memory, more than the limit of " in error_of(load, dataset)
+
+
+def test_verification_reads_no_more_than_loading(dataset: Path) -> None:
+    repeat_text(dataset, "activation", 1_000_000)
+    end = run_limited(["modelzoo-verify", dataset, "--states", "0"], dataset)
+    assert end.status == 1 and end.peak < 300_000_000
+    _, (config, *_) = open_verified(dataset)
+    (problem,) = config.files.problems
+    assert problem.startswith("cannot read ") and " bytes of memory, more than the limit of 1," in problem
+
+
+def test_the_first_rows_that_the_viewer_shows_take_no_more_either(dataset: Path) -> None:
+    repeat_text(dataset, "activation", 100_000_000)
+    end = run_code_limited(
+        "import sys\nfrom pathlib import Path\nfrom modelzoo_datasets.verification.viewer import check_viewer\n"
+        f"print(*check_viewer(Path({str(dataset)!r})).problems, sep='\\n', file=sys.stderr)",
+        dataset,
+    )
+    assert end.status == 0 and end.peak < 600_000_000
+    assert any(" bytes of memory, more than the limit of 1," in line for line in end.lines)
+
+
+def test_the_names_of_weights_files_of_a_push_take_no_more_either(resnet_dataset: Path, tmp_path: Path) -> None:
+    folder = linked(resnet_dataset, tmp_path / "dataset")
+    repeat_text(folder, "weights_file", 1_000_000)
+    end = run_limited(["modelzoo-push", folder, "zoos/tiny", "--dry-run"], folder)
+    assert end.status == 2 and end.peak < 300_000_000
+    (line,) = end.lines
+    assert " bytes of memory, more than the limit of 1," in line
 
 
 def move_locations(folder: Path, change: Callable[[Any], None]) -> None:

@@ -18,7 +18,7 @@ from helpers.shards import rewrite
 
 from modelzoo_datasets.verification import Check
 from modelzoo_datasets.verification.viewer import LIMITS, check_viewer, measure_rows
-from modelzoo_datasets.zoo import write_footers
+from modelzoo_datasets.zoo import open_parquet, write_footers
 
 FILE = "seed/train-00000-of-00001.parquet"
 
@@ -53,7 +53,7 @@ def said(path: Path, **options: Any) -> list[str]:
 def test_a_dataset_as_it_is_built_keeps_every_limit(tiny_dataset: Path) -> None:
     found = check_viewer(tiny_dataset)
     assert (found.name, found.n, found.problems) == ("viewer", 12, [])
-    sizes = measure_rows(pq.ParquetFile(tiny_dataset / FILE), 10)
+    sizes = measure_rows(open_parquet(tiny_dataset / FILE, None), 10)
     rows = int(1_000_000 / (sum(sizes) / 10))
     assert found.notes[0] == f"{FILE}: the first page shows about {rows} rows"
     assert len(found.notes) == 2  # of the configs with weights; the others are shown whole
@@ -135,14 +135,14 @@ def test_a_row_group_of_more_than_300_mb_breaks_the_viewer_unless_it_has_a_page_
 
 def test_rows_of_which_ten_fill_more_than_a_megabyte_are_truncated(tmp_path: Path) -> None:
     found = check_viewer(folder(tmp_path, {FILE: table(12, 6000)}))
-    size = sum(measure_rows(pq.ParquetFile(tmp_path / FILE), 10))
+    size = sum(measure_rows(open_parquet(tmp_path / FILE, None), 10))
     assert found.problems == []
     assert found.notes == [f"{FILE}: cells will be truncated: 10 rows have {size:,} bytes as JSON"]
 
 
 def test_a_row_of_more_than_two_megabytes_breaks_the_viewer(tmp_path: Path) -> None:
     folder(tmp_path, {FILE: table(2, 110_000)})
-    largest = max(measure_rows(pq.ParquetFile(tmp_path / FILE), 10))
+    largest = max(measure_rows(open_parquet(tmp_path / FILE, None), 10))
     assert said(tmp_path) == [
         f"{FILE}: a row has {largest:,} bytes as JSON, the viewer shows 2,000,000 at most; keep weights of this size "
         "in files"
