@@ -14,6 +14,8 @@ from .statistics import ensemble_curve as ensemble_curve
 from .statistics import fine_tune as fine_tune
 from .statistics import layer_statistics as layer_statistics
 from .summary import MEASURES as MEASURES
+from .summary import compute_statistics as compute_statistics
+from .summary import describe_tables as describe_tables
 from .summary import read_statistics as read_statistics
 from .summary import write_statistics as write_statistics
 from .unit_statistics import UnitStatistics as UnitStatistics

@@ -40,15 +40,38 @@ def write_statistics(zoo: ZooFolder, engine: Engine, images: Images, *, progress
     Returns:
         False if the statistics were up to date.
     """
-    digest = hashlib.sha256("".join(zoo.states["sha256"]).encode()).hexdigest()
     path = zoo.path / STATISTICS_FILE
-    if path.is_file() and (zoo.path / PAIRS_FILE).is_file() and read_json(path).get("states_sha256") == digest:
+    is_current = path.is_file() and read_json(path).get("states_sha256") == _hash_states(zoo)
+    if is_current and (zoo.path / PAIRS_FILE).is_file():
         return False
-    with one_thread():  # so that the bits do not depend on the number of cores
-        pairs, statistics = _compute_statistics(zoo, engine, images, progress)
+    pairs, statistics = compute_statistics(zoo, engine, images, progress=progress)
     write_table(zoo.path / PAIRS_FILE, pairs)
-    write_json(path, {"format": STATISTICS_FORMAT, "states_sha256": digest, **statistics})
+    write_json(path, statistics)
     return True
+
+
+def compute_statistics(
+    zoo: ZooFolder, engine: Engine, images: Images, *, progress: Progress = NO_PROGRESS
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Return the table of pairs and the content of `statistics.json`; arguments as for `write_statistics`."""
+    with one_thread():  # so that the bits do not depend on the number of cores
+        return _compute_statistics(zoo, engine, images, progress)
+
+
+def describe_tables(zoo: ZooFolder) -> dict[str, Any]:
+    """Return the part of `statistics.json` that follows from the tables alone."""
+    sound = zoo.models[~zoo.models["diverged"]]
+    return {
+        "format": STATISTICS_FORMAT,
+        "states_sha256": _hash_states(zoo),
+        "models": len(zoo.models),
+        "diverged": len(zoo.models) - len(sound),
+        "epochs": _to_records(accuracy_spread(zoo.states[zoo.states["model_id"].isin(sound["model_id"])])),
+    }
+
+
+def _hash_states(zoo: ZooFolder) -> str:
+    return hashlib.sha256("".join(zoo.states["sha256"]).encode()).hexdigest()
 
 
 def _compute_statistics(
@@ -57,12 +80,8 @@ def _compute_statistics(
     sound = zoo.models[~zoo.models["diverged"]]
     states = zoo.states[zoo.states["model_id"].isin(sound["model_id"])]
     selected = _select_models(zoo, images, sound)
-    result: dict[str, Any] = {
-        "models": len(zoo.models),
-        "diverged": len(zoo.models) - len(sound),
-        "compared": len(selected),
-        "epochs": _to_records(accuracy_spread(states)),
-    }
+    result = describe_tables(zoo)
+    result |= {"compared": len(selected), "epochs": result.pop("epochs")}  # in this order in the file
     if selected.empty:
         return _tabulate_pairs([], {}), {**result, "layers": [], "pairs": {}}
     last = states.groupby("model_id")["epoch"].max()

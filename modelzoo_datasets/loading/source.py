@@ -1,8 +1,10 @@
 """The source of a dataset, a folder or a repo on the Hub: the info of one config, its layout and its files."""
 
+import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ from .file_checks import check_locations, check_shards
 from .query import Query, Selection, select_rows
 from .shard import Shard
 
+_log = logging.getLogger(__name__)
 _MIN_DOWNLOAD_FRACTION = 0.25  # if more of a file is needed, the whole file is downloaded into the cache
 _INFO_FILES = ("zoo.json", "layout.json", FOOTERS_FILE)
 _INDEX_SUFFIX = "_index"  # names the config with the same rows without weights
@@ -272,10 +275,12 @@ def open_dataset(source: str | Path, config: str | None, revision: str | None, *
             f"{folder / 'layout.json'} is not the layout of config {config!r} in zoo.json; build the dataset again"
         )
     footers = read_footers(folder)
-    if not footers and FormatTag.read(folder / "zoo.json").format == DATASET_FORMAT:
-        raise FormatError(
-            f"{source} is incomplete: it has no {FOOTERS_FILE}; build the dataset again, or copy it again"
-        )
+    if not footers:
+        if (tag := FormatTag.read(folder / "zoo.json").format) == DATASET_FORMAT:
+            raise FormatError(
+                f"{source} is incomplete: it has no {FOOTERS_FILE}; build the dataset again, or copy it again"
+            )
+        _warn_of_old_format(str(source), tag)
     return Dataset(
         source=str(source),
         repo_id=repo_id,
@@ -285,6 +290,17 @@ def open_dataset(source: str | Path, config: str | None, revision: str | None, *
         layout=layout,
         cache=cache,
         footers=footers,
+    )
+
+
+@cache
+def _warn_of_old_format(source: str, tag: str | None) -> None:
+    """Say once what loading cannot notice, because older formats list no footers."""
+    _log.warning(
+        "%s has the older format %r, which does not list its files: an exchanged Parquet file would not be noticed; "
+        "build it again with modelzoo-build",
+        source,
+        tag,
     )
 
 

@@ -7,24 +7,31 @@ imported models, only metrics that their originals recorded, on the same data as
 Of models that are trained again with the same engine and versions, every state must be equal bit for bit, and so must
 its metrics. With others, rounding errors grow from step to step: then accuracy and sparsity after the last epoch may
 differ by 0.05.
+
+The statistics of a zoo are computed again from its states.
 """
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+import pandas as pd
 import torch
 
-from .._util import METRIC_PREFIX, SPLITS
+from .._util import METRIC_PREFIX, SPLITS, one_line
+from ..analysis import compute_statistics, describe_tables, read_statistics
 from ..engines import METRICS, SPARSITY, Engine, Job, NetworkSpec, SplitMetrics, States
 from ..errors import FormatError
 from ..images import Images, image_dataset_names, load_images
-from ..zoo import hash_weights
+from ..zoo import PAIRS_FILE, STATISTICS_FILE, ZooFolder, hash_weights
 from .base import Check, Key, Request, Target, shorten_hash, to_number
 
 _RETRAIN_TOLERANCE = 0.05  # for accuracy and sparsity of another engine or version
+_EXACT_STATISTICS, _LOOSE_STATISTICS = 1e-5, 0.02  # relative and absolute, for agreement, CKA, distances and layers
+_MAX_COST = 10**12  # weights times images that are run for statistics; 1,000 small CNNs on 10,000 images are 2.5e10
 
 
 @dataclass(frozen=True)
@@ -246,3 +253,59 @@ def _compare_roughly(target: Target, key: Key, states: States, i: int) -> str:
 
 def _read_metrics(states: States, i: int) -> Mapping[str, float]:
     return {name: states.metrics[name][i].item() for name in (*METRICS, SPARSITY) if name in states.metrics}
+
+
+def check_statistics(folder: ZooFolder, target: Target, images: Images | None, request: Request) -> Check:
+    """Compute statistics.json and pairs.parquet again and compare them, if the folder has them.
+
+    Args:
+        folder: the zoo folder.
+        target: its states.
+        images: the images of the zoo; without them, or for large networks, only what follows from the tables is
+            compared.
+        request: which engine computes the outputs of models.
+    """
+    engine = request.select_engine(target.info)
+    tolerance = _EXACT_STATISTICS if _repeats_bits(target, engine) else _LOOSE_STATISTICS
+    repair = f"delete {STATISTICS_FILE} and {PAIRS_FILE} there and run its {folder.maker} command again"
+    notes: list[str] = []
+    try:
+        if (stored := read_statistics(folder.path)) is None:
+            return Check("statistics", 0, [])
+        if images is not None and len(folder.models) * len(images.labels("test")) * folder.layout.size < _MAX_COST:
+            pairs, computed = compute_statistics(folder, engine, images, progress=request.progress)
+        else:
+            pairs, computed = stored[1], {**stored[0], **describe_tables(folder)}
+            reason = "--states 1 does it" if images is None else "that takes long for networks of this size"
+            notes = [f"{PAIRS_FILE}, and layers and pairs of {STATISTICS_FILE}, are not computed again: {reason}"]
+        expected, values = _label_values(computed, pairs), _label_values(*stored)
+    except (FormatError, AttributeError, TypeError) as error:
+        return Check("statistics", 1, [f"{folder.path}: statistics cannot be compared: {one_line(error)}; {repair}"])
+    different = [
+        name
+        for name in expected | values
+        if name not in expected or name not in values or not _is_close(values[name], expected[name], tolerance)
+    ]
+    return Check(
+        "statistics", 2, [f"{folder.path / name} is not what the states give; {repair}" for name in different], notes
+    )
+
+
+def _label_values(statistics: Mapping[str, Any], pairs: pd.DataFrame) -> dict[str, Any]:
+    """Return file and key -> value, and file and column -> values."""
+    values = {f"{STATISTICS_FILE}: {key}": value for key, value in statistics.items()}
+    return values | {f"{PAIRS_FILE}: {name}": column for name, column in pairs.to_dict("list").items()}
+
+
+def _is_close(stored: Any, computed: Any, tolerance: float) -> bool:
+    """Return True if two values of JSON are equal, apart from rounding."""
+    if type(stored) is not type(computed):
+        return False
+    if isinstance(computed, float):
+        close = math.isclose(stored, computed, rel_tol=tolerance, abs_tol=tolerance)
+        return close or (math.isnan(stored) and math.isnan(computed))
+    if isinstance(computed, dict):
+        return stored.keys() == computed.keys() and all(_is_close(stored[k], computed[k], tolerance) for k in computed)
+    if isinstance(computed, list):
+        return len(stored) == len(computed) and all(map(partial(_is_close, tolerance=tolerance), stored, computed))
+    return bool(stored == computed)

@@ -14,7 +14,7 @@ from .base import Check, Key, Request, Target
 from .dataset_checks import check_card, check_checksums, check_footers, check_index, check_layouts, check_rows
 from .dataset_target import DatasetConfig, open_dataset
 from .description_checks import check_descriptions
-from .reproduction import check_images, check_metrics, check_retrained, skip_metrics
+from .reproduction import check_images, check_metrics, check_retrained, check_statistics, skip_metrics
 from .state_checks import check_states
 from .viewer import check_viewer
 from .zoo_checks import check_complete, check_layout, check_recipe, find_wrong_divergence, open_zoo
@@ -108,13 +108,16 @@ def _verify_zoo(path: Path, request: Request) -> list[Check]:
     for check in results:
         more = find_wrong_divergence(folder) if check.name == "finite" else []
         checks.append(replace(check, problems=check.problems + more))
-    if not (request.states or request.retrain):
-        return checks
-    if not target.is_measurable:
-        return [*checks, skip_metrics(target)]
-    check, images = check_images(target, request)
-    more_checks = _check_training(target, parent, sound, images, request) if check.has_passed else []
-    return [*checks, check, *more_checks]
+    images: Images | None = None
+    if request.states or request.retrain:
+        if target.is_measurable:
+            check, images = check_images(target, request)
+            checks += [check, *(_check_training(target, parent, sound, images, request) if check.has_passed else [])]
+        else:
+            checks.append(skip_metrics(target))
+    if all(check.has_passed for check in checks):  # other states have other statistics
+        checks.append(check_statistics(folder, target, images, request))
+    return checks
 
 
 def _refuse_retraining(target: Target, request: Request) -> None:

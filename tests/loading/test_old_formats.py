@@ -25,6 +25,30 @@ def test_an_older_dataset_is_loaded(number: int) -> None:
 
 
 @pytest.mark.parametrize("number", NUMBERS)
+def test_loading_an_older_dataset_says_what_it_cannot_notice(
+    number: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = Path(shutil.copytree(OLD / f"dataset-{number}", tmp_path / "dataset"))
+    load_zoo(folder, cache=False)
+    load_zoo(folder, cache=False)
+    assert caplog.messages == [
+        f"{folder} has the older format 'modelzoo-dataset-{number}', which does not list its files: an exchanged "
+        "Parquet file would not be noticed; build it again with modelzoo-build"
+    ]
+
+
+def test_verifying_the_last_older_format_notices_an_exchanged_file(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(OLD / "dataset-3", tmp_path / "dataset"))
+    first, second = (next((folder / "seed").glob(f"{split}-*.parquet")) for split in ("train", "validation"))
+    content = first.read_bytes()
+    first.write_bytes(second.read_bytes())
+    second.write_bytes(content)
+    load_zoo(folder, cache=False)
+    failed = {check.name: check.problems for check in verify_folder(folder, states=0) if not check.has_passed}
+    assert len(failed["checksums"]) == 2 and "seed: recipe" in failed
+
+
+@pytest.mark.parametrize("number", NUMBERS)
 def test_filters_select_the_same_rows_of_an_older_dataset(number: int) -> None:
     zoo = load_zoo(OLD / f"dataset-{number}", filters=[("epoch", ">", 0), ("test_acc", ">=", 0.0)], cache=False)
     assert len(zoo) == 7 and {*zoo.table["epoch"]} == {1}

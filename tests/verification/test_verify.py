@@ -141,6 +141,7 @@ def test_an_intact_zoo_passes_every_check(tiny_hyp_zoo: Path) -> None:
         Check("images", 1, []),
         Check("metrics, equal", 4, []),
         Check("retrained, bit for bit", 1, []),
+        Check("statistics", 2, []),
     ]
     assert hashes(tiny_hyp_zoo) == before
 
@@ -149,13 +150,13 @@ def test_an_intact_packed_zoo_passes(packed_zoo: Path) -> None:
     found = {check.name: check.n for check in checked(packed_zoo, states=4, retrain=1) if check.has_passed}
     assert found == {
         **{"complete": 4, "recipe": 2, "layout": 1, "states": 4, "hashes": 4, "finite": 4, "images": 1},
-        **{"metrics, equal": 4, "retrained, bit for bit": 1},
+        **{"metrics, equal": 4, "retrained, bit for bit": 1, "statistics": 2},
     }
 
 
 def test_intact_twins_pass_with_and_without_their_parents(twin_zoo: Path, tiny_hyp_zoo: Path) -> None:
     read = {"complete": 4, "recipe": 2, "layout": 2, "states": 4, "hashes": 4, "finite": 4, "twins": 4}
-    retrained = {"images": 1, "retrained, bit for bit": 1}
+    retrained = {"images": 1, "retrained, bit for bit": 1, "statistics": 2}
     for parent, states, measured in ((None, 0, {}), (tiny_hyp_zoo, 4, {"metrics, equal": 4})):
         checks = checked(twin_zoo, states, retrain=1, parent=parent)
         assert {check.name: check.n for check in checks if check.has_passed} == {**read, **retrained, **measured}
@@ -189,6 +190,7 @@ def test_progress_counts_states_and_models(tiny_hyp_zoo: Path) -> None:
     assert told[len(reading) :] == [
         *(("measuring tiny/hyp", 0, 2), ("measuring tiny/hyp", 2, 2)),
         *(("training tiny/hyp again", 0, 1), ("training tiny/hyp again", 0, 1), ("training tiny/hyp again", 1, 1)),
+        *(("comparing models", done, 8) for done in range(9)),
     ]
 
 
@@ -302,8 +304,48 @@ def test_a_diverged_model_must_be_marked(zoo: Path) -> None:
         ]
     }
     change_table(zoo / "models.parquet", setting(0, diverged=True))
+    assert [*wrong(zoo)] == ["statistics"], "they are those of the zoo before"
+    (zoo / "statistics.json").unlink()
     assert wrong(zoo) == {}
     assert {check.name: check.n for check in checked(zoo, states=16)}["metrics, equal"] == 15
+
+
+def change_statistics(zoo: Path, key: str, value: object) -> None:
+    statistics = read_json(zoo / "statistics.json")
+    write_json(zoo / "statistics.json", {**statistics, key: value})
+
+
+def test_altered_statistics_are_found(zoo: Path) -> None:
+    intact = {name: (zoo / name).read_bytes() for name in ("statistics.json", "pairs.parquet")}
+    repair = "delete statistics.json and pairs.parquet there and run its modelzoo-generate command again"
+    epochs, layers, pairs = (read_json(zoo / "statistics.json")[key] for key in ("epochs", "layers", "pairs"))
+    alterations: dict[str, tuple[Callable[[], None], bool]] = {  # what is named, and whether the tables alone tell it
+        "statistics.json: epochs": (
+            lambda: change_statistics(zoo, "epochs", [epochs[0], epochs[1] | {"mean": 0.9}]),
+            True,
+        ),
+        "statistics.json: models": (lambda: change_statistics(zoo, "models", 9), True),
+        "statistics.json: states_sha256": (lambda: change_statistics(zoo, "states_sha256", "0"), True),
+        "statistics.json: layers": (
+            lambda: change_statistics(zoo, "layers", [layers[0] | {"std": 1.0}, *layers[1:]]),
+            False,
+        ),
+        "statistics.json: pairs": (lambda: change_statistics(zoo, "pairs", pairs | {"l2": {}}), False),
+        "statistics.json: more": (lambda: change_statistics(zoo, "more", 1), False),
+        "pairs.parquet: cka": (lambda: change_table(zoo / "pairs.parquet", setting(3, cka=0.5)), False),
+        "pairs.parquet: agreement": (lambda: change_table(zoo / "pairs.parquet", setting(0, agreement=1.0)), False),
+        "pairs.parquet: model_a": (lambda: change_table(zoo / "pairs.parquet", setting(0, model_a="hyp-00009")), False),
+    }
+    for name, (alter, is_in_tables) in alterations.items():
+        alter()
+        expected = {"statistics": [f"{zoo / name} is not what the states give; {repair}"]}
+        assert wrong(zoo, states=1) == expected
+        assert wrong(zoo) == (expected if is_in_tables else {})
+        for file, content in intact.items():
+            (zoo / file).write_bytes(content)
+    (zoo / "statistics.json").write_text("[")
+    (problem,) = wrong(zoo)["statistics"]
+    assert problem.startswith(f"{zoo}: statistics cannot be compared: cannot read {zoo / 'statistics.json'}: ")
 
 
 def test_a_damaged_packed_file_is_named(packed_zoo: Path, tmp_path: Path) -> None:
@@ -372,7 +414,7 @@ def test_an_altered_metric_is_found_by_measuring(zoo: Path) -> None:
             f"test_loss is {row['test_loss']:.6g}, recorded {loss:.6g}; remove {folder} and run modelzoo-generate again"
         ]
     }
-    assert wrong(zoo) == {}  # nothing was measured
+    assert [*wrong(zoo)] == ["statistics"], "nothing was measured, but their spread over the models is stored"
 
 
 def test_train_metrics_are_measured_at_epoch_0_and_trained_again_later(packed_zoo: Path, tmp_path: Path) -> None:
@@ -399,7 +441,7 @@ def test_states_that_their_rows_do_not_give_are_found_by_training_again(packed_z
     flip(path)
     found = hash_weights(ZooFolder(zoo).weights("hyp-00002", 1))
     change_table(zoo / "states.parquet", setting(3, sha256=found))
-    assert wrong(zoo) == {}  # the table says so itself
+    assert [*wrong(zoo)] == ["statistics"], "the table says so itself, and the statistics are of others"
     assert wrong(zoo, retrain=2) == {
         "retrained, bit for bit": [
             f"hyp-00002 epoch 1 ({path}) trained again: other weights (sha256 {recorded[:12]}…, recorded "
@@ -570,7 +612,7 @@ def _double_the_first_kept(weights: torch.Tensor) -> None:
 
 def test_a_twin_that_does_not_start_from_its_parent_is_found(twins: Path, tiny_hyp_zoo: Path) -> None:
     path = _change_twin(twins, 0, _double_the_first_kept, ("states", "variational"))
-    assert wrong(twins) == {}  # without the parents there is nothing to hold it against
+    assert [*wrong(twins)] == ["statistics"], "without the parents there is nothing else to hold it against"
     beside = Path(shutil.copytree(tiny_hyp_zoo, twins.parent / "hyp"))
     for options, parent in (({"parent": tiny_hyp_zoo}, tiny_hyp_zoo), ({}, beside)):
         assert wrong(twins, **options) == {
@@ -754,7 +796,7 @@ def test_the_command_prints_a_table_and_succeeds(
     assert cells == [
         *(["complete", "16", "passed"], ["recipe", "8", "passed"], ["layout", "1", "passed"]),
         *(["states", "16", "passed"], ["hashes", "16", "passed"], ["finite", "16", "passed"]),
-        *(["images", "1", "passed"], ["metrics, equal", "2", "passed"]),
+        *(["images", "1", "passed"], ["metrics, equal", "2", "passed"], ["statistics", "2", "passed"]),
     ]
 
 
