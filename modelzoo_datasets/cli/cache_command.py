@@ -134,6 +134,10 @@ def _find_check(name: str) -> Callable[[Path], str] | None:
         from ..engines import check_library
 
         return check_library
+    if name == "cuda":
+        from ..engines import check_result
+
+        return check_result
     return None
 
 

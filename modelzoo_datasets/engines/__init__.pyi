@@ -9,6 +9,7 @@ from .common import one_thread as one_thread
 from .common import variational_layout as variational_layout
 from .cuda.cuda_engine import CudaEngine as CudaEngine
 from .cuda.device import full_precision as full_precision
+from .cuda.device_check import check_result as check_result
 from .functional import BatchedNetwork as BatchedNetwork
 from .functional import make_batched_network as make_batched_network
 from .native.compiler import check_library as check_library

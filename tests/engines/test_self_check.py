@@ -26,7 +26,13 @@ from modelzoo_datasets.engines import (
     one_thread,
 )
 from modelzoo_datasets.engines.cuda import device_check
-from modelzoo_datasets.engines.cuda.device_check import DeviceInfo, explain_unsound, hash_source, run_self_check
+from modelzoo_datasets.engines.cuda.device_check import (
+    DeviceInfo,
+    check_result,
+    explain_unsound,
+    hash_source,
+    run_self_check,
+)
 from modelzoo_datasets.engines.cuda.stacked import StackedModels
 from modelzoo_datasets.engines.cuda.stacked_trainer import StackedTrainer
 from modelzoo_datasets.engines.self_check import CHAIN_CASES, OTHER_CASES, CheckCase, find_deviation
@@ -286,7 +292,9 @@ def test_a_changed_result_is_not_believed(change: Callable[[bytes], bytes], chec
     (path,) = tmp_path.iterdir()
     content = path.read_bytes()
     assert change(content) != content
+    assert check_result(path) == "intact"
     path.write_bytes(change(content))
+    assert check_result(path) == "damaged"
     forget()
     checks.append("failing")
     assert explain_unsound(CudaEngine(CPU), INFO, tmp_path) == "failed its self-check on Model T: failing"
@@ -318,6 +326,20 @@ def test_without_a_cache_a_process_checks_once(checks: list[Any], tmp_path: Path
     checks.append(None)
     for _ in range(2):
         assert explain_unsound(CudaEngine(CPU), INFO, tmp_path / "cache") is None
+
+
+def test_a_result_that_others_could_write_is_neither_read_nor_kept(checks: list[Any], tmp_path: Path) -> None:
+    folder = tmp_path / "cache"
+    checks += ["failing", "failing", None]
+    assert explain_unsound(CudaEngine(CPU), INFO, folder) is None
+    (path,) = folder.iterdir()
+    content = path.read_bytes()
+    for open_folder in (folder, tmp_path / "other"):
+        open_folder.mkdir(exist_ok=True)
+        open_folder.chmod(0o777)
+        forget()
+        assert explain_unsound(CudaEngine(CPU), INFO, open_folder) == "failed its self-check on Model T: failing"
+    assert path.read_bytes() == content and not list((tmp_path / "other").iterdir())
 
 
 def test_a_kept_result_names_its_device(checks: list[Any], tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ import torch
 
 from ..._util import one_line, user_cache_folder, versions
 from ...errors import CompilerError, DiskFullError, NoCompilerError
-from ...zoo import write_bytes
+from ...zoo import is_private, write_bytes
 from ..base import Engine
 from ..native.native_engine import NativeEngine
 from ..native.native_trainer import get_compiled_network
@@ -104,17 +104,18 @@ def explain_unsound(engine: CudaEngine, info: DeviceInfo | None = None, folder: 
     Args:
         engine: The engine.
         info: Its device; by default that of the GPU of the engine.
-        folder: Folder that keeps results; by default in the user's cache.
+        folder: Folder that keeps results; by default in the user's cache. It is not used if others can write to it.
     """
     info = DeviceInfo.from_device(engine.device) if info is None else info
     if info not in _reasons:
         folder = user_cache_folder("cuda") if folder is None else folder
-        _reasons[info] = _check_or_read(engine, info, folder / f"self-check-{info.digest}.json")
+        path = folder / f"self-check-{info.digest}.json"
+        _reasons[info] = _check_or_read(engine, info, path if is_private(folder) else None)
     return _reasons[info]
 
 
-def _check_or_read(engine: CudaEngine, info: DeviceInfo, path: Path) -> str | None:
-    is_known, problem = _read_result(path, info)
+def _check_or_read(engine: CudaEngine, info: DeviceInfo, path: Path | None) -> str | None:
+    is_known, problem = (False, None) if path is None else _read_result(path, info)
     if not is_known:
         _LOG.info("engine 'cuda': first use on %s, comparing it with other engines; this takes a minute", info.name)
         try:
@@ -122,7 +123,8 @@ def _check_or_read(engine: CudaEngine, info: DeviceInfo, path: Path) -> str | No
         except Exception as error:  # an engine that never ran here may raise anything
             return f"cannot run its self-check on {info.name}: {type(error).__name__}: {one_line(error)}"
         with contextlib.suppress(OSError, DiskFullError):
-            write_bytes(path, _encode_result(info, problem))
+            if path is not None:
+                write_bytes(path, _encode_result(info, problem))
     return problem and f"failed its self-check on {info.name}: {problem}"
 
 
@@ -162,6 +164,15 @@ def _encode_result(info: DeviceInfo, problem: str | None) -> bytes:
     values: dict[str, Any] = {"format": _FORMAT, "device": asdict(info), "problem": problem}
     checksum = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
     return json.dumps({**values, "sha256": checksum}, indent=2).encode() + b"\n"
+
+
+def check_result(path: Path) -> str:
+    """Return "intact" or "damaged" for a file of the cache folder."""
+    try:
+        info = DeviceInfo(**json.loads(path.read_bytes())["device"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return "damaged"
+    return "intact" if _read_result(path, info)[0] else "damaged"
 
 
 def _read_result(path: Path, info: DeviceInfo) -> tuple[bool, str | None]:
