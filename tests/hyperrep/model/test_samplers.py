@@ -20,7 +20,7 @@ from hyperrep.model.samplers import (
     select_best_states,
     uniform,
 )
-from hyperrep.sampler_names import SAMPLER_INFO, parse_sampler
+from hyperrep.sampler_names import SAMPLER_INFO, SamplerEntry
 from modelzoo_datasets.errors import ModelZooError
 from modelzoo_datasets.seeds import keyed_generator
 
@@ -189,14 +189,14 @@ def test_too_few_states_are_told() -> None:
     )
 
 
-def test_an_entry_of_a_recipe_may_say_how_large_a_share_is_drawn_from() -> None:
-    assert parse_sampler("kde", 0.3) == ("kde", 0.3)
-    assert parse_sampler("kde-shared@100", 0.3) == ("kde-shared", 1.0)
-    for entry in ("kde@", "kde@0", "kde@101", "kde@3.5", "kde@x"):
-        with pytest.raises(ModelZooError) as caught:
-            parse_sampler(entry, 0.3)
-        told = f"'{entry}': expected a percentage of the training states behind @, from 1 to 100"
-        assert str(caught.value) == told
+def test_an_entry_of_a_recipe_may_say_how_large_a_share_is_drawn_from_and_kept() -> None:
+    assert SamplerEntry.parse("kde", 0.3) == SamplerEntry("kde", 0.3)
+    assert SamplerEntry.parse("kde-shared@100/20", 0.3) == SamplerEntry("kde-shared", 1.0, 0.2)
+    for percent in ("", "0", "101", "3.5", "x"):
+        for entry, what in ((f"kde@{percent}", "training states behind @"), (f"kde/{percent}", "draws behind /")):
+            with pytest.raises(ModelZooError) as caught:
+                SamplerEntry.parse(entry, 0.3)
+            assert str(caught.value) == f"'{entry}': expected a percentage of the {what}, from 1 to 100"
 
 
 def test_every_sampler_is_found_by_its_name_and_says_what_it_promises() -> None:
