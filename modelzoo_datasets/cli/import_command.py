@@ -86,7 +86,9 @@ def command(
             progress=progress,
         )
     _warn(imported)
-    print(f"{out}: {imported.name}, {imported.models:,} models, {imported.states:,} states; {imported.added:,} added")
+    note = "" if imported.added else "; it is finished already"
+    counts = f"{imported.models:,} models, {imported.states:,} states; {imported.added:,} added"
+    print(f"{out}: {imported.name}, {counts}{note}")
 
 
 def _warn(imported: "Imported") -> None:

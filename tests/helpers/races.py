@@ -15,14 +15,22 @@ _FORKED = multiprocessing.get_context("forkserver")
 
 
 def race(
-    commands: Sequence[Sequence[str | Path]], delays: Sequence[float], folder: Path, patience: float = 300
+    commands: Sequence[Sequence[str | Path]],
+    delays: Sequence[float],
+    folder: Path,
+    *,
+    with_lock: bool = True,
+    patience: float = 300,
 ) -> list[subprocess.CompletedProcess[str]]:
-    """Run commands that meet at a barrier, and then start after these seconds; their output goes through `folder`."""
+    """Run commands that meet at a barrier, and then start after these seconds; their output goes through `folder`.
+
+    Without the lock of outputs, each believes that it is alone.
+    """
     folder.mkdir()
     barrier = _FORKED.Barrier(len(commands))
     outs = [folder / str(i) for i in range(len(commands))]
     racers = [
-        fork(_start_together, ([str(word) for word in words], barrier, delay), os.environ, out)
+        fork(_start_together, ([str(word) for word in words], barrier, delay, with_lock), os.environ, out)
         for words, delay, out in zip(commands, delays, outs, strict=True)
     ]
     results = []
@@ -35,9 +43,13 @@ def race(
     return results
 
 
-def _start_together(words: list[str], barrier: Barrier, delay: float) -> None:
+def _start_together(words: list[str], barrier: Barrier, delay: float, with_lock: bool) -> None:
     sys.argv = words
     main = find_command(words[0])
+    if not with_lock:
+        from modelzoo_datasets.zoo.lock import OutputLock
+
+        OutputLock._acquire = lambda self: os.open(os.devnull, os.O_RDONLY)  # type: ignore[method-assign]
     barrier.wait()
     time.sleep(delay)
     main()
