@@ -4,6 +4,7 @@ import re
 import shutil
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -103,6 +104,16 @@ def test_a_push_that_was_killed_halfway_goes_on(hub: HubServer, ann: Client, tin
     assert len(sent) + len(hub.asked("^PUT")) == len(
         [path for kind in ("*.parquet", "*.png", "*.safetensors") for path in tiny_dataset.rglob(kind)]
     )
+
+
+def test_of_two_pushes_at_the_same_time_the_repo_is_whole(hub: HubServer, ann: Client, dataset: Path) -> None:
+    others = [ann, replace(ann, home=ann.home / "other")]
+    for text in ("", "\nA new paragraph.\n"):
+        (dataset / "README.md").write_text((dataset / "README.md").read_text() + text)
+        results = [running.result() for running in [one.start(pushes, str(dataset), "zoos/tiny") for one in others]]
+        assert [result.returncode for result in results] == [0, 0], results
+        assert all("zoos/tiny: " in result.stdout.splitlines()[-1] for result in results)
+        assert holds(hub, dataset)
 
 
 def test_a_hub_that_fails_now_and_then_is_asked_again(hub: HubServer, ann: Client, tiny_dataset: Path) -> None:

@@ -120,8 +120,11 @@ def writers(
 
 
 def contents(out: Path) -> Mapping[str, str]:
-    """All files, hidden ones included, but TensorBoard's, which hold the time of day."""
-    return {path: digest for path, digest in hashes(out).items() if "events" not in Path(path).parts}
+    """All files, hidden ones included, but TensorBoard's, which hold the time of day; CPU times count nothing."""
+    found = {path: digest for path, digest in hashes(out).items() if "events" not in Path(path).parts}
+    for path in (path for path in found if path.endswith(".json")):
+        found[path] = re.sub(r'"cpu_seconds": [^,}]+', "", (out / path).read_text())
+    return found
 
 
 @cache
@@ -183,11 +186,10 @@ def test_many_rounds(name: str, writers: dict[str, Writer], tmp_path: Path) -> N
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("name", ["generate", "import", "build", "train", "sample"])
 def test_without_the_lock_rounds_fail(name: str, writers: dict[str, Writer], tmp_path: Path) -> None:
-    generator, failures = random.Random(name), 0
-    for number in range(8):
+    generator = random.Random(name)
+    for number in range(1, 49, 2):  # two that write the same bytes do each other no harm
         try:
             run_round(writers[name], number, tmp_path, generator, with_lock=False)
         except AssertionError:
-            failures += 1
-    print(f"{name}: {failures} of 8 rounds failed")
-    assert failures
+            return
+    pytest.fail("both commands ran without the lock, and no round of 24 failed")
