@@ -15,6 +15,7 @@ _COMMANDS = {
     "modelzoo-verify": ["nowhere"],
     "modelzoo-push": ["nowhere", "org/name"],
     "modelzoo-hyperrep": ["train", "nowhere", "--out", "rep"],
+    "modelzoo-judge": ["nowhere", "--against", "org/name"],
     "modelzoo-demo": ["--recipe", "no-such-recipe", "--out", "demo"],
 }  # command -> arguments of a typical error
 _STATEMENTS = ("import modelzoo_datasets", "from modelzoo_datasets import load_zoo")

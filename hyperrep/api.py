@@ -2,21 +2,21 @@
 
 import dataclasses
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from modelzoo_datasets._util import file_sha256, format_versions, versions
+from modelzoo_datasets._util import file_sha256
 from modelzoo_datasets.engines import Engine, get_engine, one_thread
 from modelzoo_datasets.errors import FormatError
 from modelzoo_datasets.extras import require_extra
 from modelzoo_datasets.images import load_images
 from modelzoo_datasets.loading import load_zoo
 from modelzoo_datasets.progress import NO_PROGRESS, Progress
-from modelzoo_datasets.zoo import OutputLock, read_json, write_bytes, write_json
+from modelzoo_datasets.zoo import OutputLock, read_json, write_json
 
 from .data import (
     check_trained_on,
@@ -30,7 +30,6 @@ from .data import (
     read_stored_recipe,
 )
 from .evaluation import EvaluationResult, run_protocol
-from .json_record import describe_record
 from .model import WEIGHTS_FILE, HyperRepresentation
 from .probes import MAX_WEIGHT, AnswerOptions, AnswerSource, Probe, probe_properties
 from .recipe import HyperRecipe
@@ -40,7 +39,7 @@ from .release import not_evaluated, representation_card
 from .storage import TrainingInfo, check_unused, finish_folder, is_finished, start_folder, write_csv
 from .trainer import Precision, check_trainable, create_representation, open_metrics_log, train_epochs
 from .training_inputs import prepare_training
-from .zoo_values import describe_stand_ins, read_numbers
+from .zoo_values import describe_stand_ins
 
 _CPU = torch.device("cpu")
 PROBES_FILE = "probes.json"
@@ -210,46 +209,13 @@ def evaluate(
     folder = locate_representation(representation)
     rep = HyperRepresentation.from_pretrained(folder)
     info = check_trained_on(folder, recipe, dataset)
+    from .report import write_report  # here, because training needs no figures
+
     with OutputLock(out):
         result = run_protocol(rep, dataset, recipe, out, info, engine=runner, images_root=root, progress=progress)
-        write_report(out / "report.html", dataset, [recipe.data.config], recipe.name, result)
+        title, zoo = f"Hyper-representation {recipe.name}", load_zoo(dataset, recipe.data.config)
+        write_report(out / "report.html", title, {recipe.data.config: zoo}, result, {"recipe": recipe.name})
     return result
-
-
-def write_report(
-    path: Path, dataset: str | Path, configs: Sequence[str], recipe: str, result: EvaluationResult, title: str = ""
-) -> None:
-    """Write report.html: an evaluation, and the zoos of these configs.
-
-    Args:
-        path: file to write.
-        dataset: dataset folder or repo.
-        configs: its configs to show.
-        recipe: name of the recipe, for the provenance.
-        result: the evaluation.
-        title: heading of the page.
-    """
-    from .report import render_report  # here, because training needs no figures
-
-    zoos = {config: load_zoo(dataset, config) for config in configs}
-    first = next(iter(zoos.values()))
-    provenance = {
-        "images": first.images,
-        "architecture": f"{first.architecture.name}, {first.layout.size:,} parameters",
-        "models": ", ".join(f"{zoo.table['model_id'].nunique()} in {config}" for config, zoo in zoos.items()),
-        "states": ", ".join(f"{len(zoo)} in {config}" for config, zoo in zoos.items()),
-        "recipe": recipe,
-        "protocol": describe_record(result.protocol),
-        "versions": format_versions(versions()),
-    }
-    page = render_report(
-        title or f"Hyper-representation {recipe}",
-        {name: zoo.table.assign(test_acc=read_numbers(zoo.table, "test_acc").numpy()) for name, zoo in zoos.items()},
-        ["×".join(map(str, layer.weight.shape)) for layer in first.layout.layers],
-        result,
-        provenance,
-    )
-    write_bytes(path, page.encode())
 
 
 @one_thread()

@@ -1,4 +1,4 @@
-"""The commands of hyperrep: modelzoo-hyperrep, modelzoo-push and modelzoo-demo."""
+"""The commands of hyperrep: modelzoo-hyperrep, modelzoo-judge, modelzoo-push and modelzoo-demo."""
 
 import lazy_loader
 

@@ -84,10 +84,9 @@ def run_pipeline(
     _check_accuracies(dataset, recipe, engine)
     hyperrep.train(dataset, hyper_recipe, representation, **inputs)
     result = hyperrep.evaluate(dataset, representation, hyper_recipe, out / "evaluation", **inputs)
-    from ..api import write_report
-
     names = f"{recipe.name}, {hyper_recipe.name}"
-    write_report(out / "report.html", dataset, list(recipe.configs), names, result, f"Model zoo {recipe.name}")
+    configs = {config: loading.load_zoo(dataset, config) for config in recipe.configs}
+    report.write_report(out / "report.html", f"Model zoo {recipe.name}", configs, result, {"recipe": names})
     return result
 
 

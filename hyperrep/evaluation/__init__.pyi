@@ -3,8 +3,10 @@ from .baselines import draw_weights as draw_weights
 from .judgment import measure_dispersion as measure_dispersion
 from .metrics import Evaluator as Evaluator
 from .metrics import evaluate_population as evaluate_population
+from .metrics import evaluate_scratch as evaluate_scratch
 from .nulls import GAUSSIAN as GAUSSIAN
 from .nulls import REPAIR as REPAIR
+from .origins import renumber_units as renumber_units
 from .population import RANDOM as RANDOM
 from .population import SCRATCH as SCRATCH
 from .population import Population as Population
@@ -14,10 +16,15 @@ from .populations import RETRIEVAL as RETRIEVAL
 from .populations import SEEN as SEEN
 from .populations import TRAINING_MEMBERS as TRAINING_MEMBERS
 from .populations import UNSEEN as UNSEEN
+from .populations import surround_samples as surround_samples
+from .protocol import claim_folder as claim_folder
 from .protocol import judge_populations as judge_populations
 from .protocol import read_evaluated_training as read_evaluated_training
+from .protocol import read_finished as read_finished
 from .protocol import run_protocol as run_protocol
 from .result import COPIES as COPIES
+from .result import EVALUATION_FILE as EVALUATION_FILE
+from .result import EVALUATION_FORMAT as EVALUATION_FORMAT
 from .result import NEW as NEW
 from .result import CurveResult as CurveResult
 from .result import Curves as Curves
@@ -31,4 +38,6 @@ from .result import PopulationResult as PopulationResult
 from .result import SignificanceResult as SignificanceResult
 from .result import select_epoch as select_epoch
 from .training_states import TrainingStates as TrainingStates
+from .training_states import hash_tensor as hash_tensor
 from .training_states import measure_novelty as measure_novelty
+from .transfer import check_transfer as check_transfer

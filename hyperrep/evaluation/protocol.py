@@ -77,9 +77,9 @@ def run_protocol(
         FolderInUseError: `out` holds another evaluation, or other files.
     """
     protocol = recipe.evaluation
-    if _is_claimed(out, _describe(training_info, protocol, engine)) and (out / EVALUATION_FILE).is_file():
-        _log.info("%s is finished already; nothing was evaluated", out)
-        return EvaluationResult.read(out)
+    claim = _describe(training_info, protocol, engine)
+    if finished := read_finished(out, claim):
+        return finished
     zoo = load_zoo(dataset, recipe.data.config)
     splits = group_by_split(drop_untrained(zoo))
     states = {split: load_recipe_states(dataset, recipe, split) for split in SPLITS}
@@ -92,7 +92,7 @@ def run_protocol(
     samples = draw_samples(SamplingContext(rep=rep, training=training), evaluator)
     last = {split: states[split] for split in ("train", "test")}
     populations = [*surround_samples(samples, last, evaluator), *make_reconstructions(rep, last, evaluator)]
-    _claim_folder(out, training_info, protocol, engine)
+    claim_folder(out, claim)
     result = judge_populations(
         populations,
         evaluator,
@@ -194,12 +194,27 @@ def _list_accuracies(zoo: Zoo) -> list[float | None] | None:
     return [None if math.isnan(value) else value for value in accuracy.tolist()]
 
 
-def _claim_folder(out: Path, training_info: TrainingInfo, protocol: EvaluationRecipe, engine: Engine) -> None:
+def read_finished(out: Path, claim: Mapping[str, Any]) -> EvaluationResult | None:
+    """Return the result that a folder holds, with a line; None where it is unfinished.
+
+    Args:
+        out: the folder of the evaluation.
+        claim: everything that decides the result.
+
+    Raises:
+        FolderInUseError: the folder holds another evaluation, or other files.
+    """
+    if not (_is_claimed(out, claim) and (out / EVALUATION_FILE).is_file()):
+        return None
+    _log.info("%s is finished already; nothing was evaluated", out)
+    return EvaluationResult.read(out)
+
+
+def claim_folder(out: Path, claim: Mapping[str, Any]) -> None:
     """Write what `out` is the evaluation of; raise FolderInUseError where it holds anything else."""
-    values = _describe(training_info, protocol, engine)
-    _is_claimed(out, values)
+    _is_claimed(out, claim)
     remove_partial_files(out)
-    write_json(out / INFO_FILE, values)
+    write_json(out / INFO_FILE, claim)
 
 
 def _describe(training_info: TrainingInfo, protocol: EvaluationRecipe, engine: Engine) -> dict[str, Any]:

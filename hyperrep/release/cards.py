@@ -4,7 +4,6 @@ import csv
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pyarrow as pa
 from huggingface_hub import DatasetCardData, EvalResult, ModelCardData
 
@@ -16,7 +15,7 @@ from modelzoo_datasets.errors import FormatError
 from ..evaluation import EvaluationResult, read_evaluated_training
 from ..json_record import describe_record
 from ..model import LIBRARY, UNKNOWN, HyperRepresentation, make_card, render_template
-from ..report import accuracy_table, judgment_table, novelty_table, write_verdicts
+from ..report import accuracy_table, format_markdown, judgment_table, novelty_table, write_verdicts
 from ..storage import CARD_FILE, DatasetOrigin, TrainingInfo
 from .sampled_model import SampleInfo, SampleMetrics
 
@@ -82,13 +81,6 @@ def not_evaluated(validation_r2: float) -> str:
 deviations, relative to the training mean: **{validation_r2:.4f}**.
 
 It was not evaluated: accuracy and novelty of sampled networks were not measured."""
-
-
-def format_markdown(table: pd.DataFrame) -> str:
-    """Return a table in Markdown."""
-    lines = [[str(name) for name in table.columns], ["---"] * len(table.columns)]
-    lines += [[str(cell) for cell in row] for row in table.itertuples(index=False)]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def render_card(folder: Path, evaluation: Path | None = None) -> str | None:

@@ -1,7 +1,10 @@
 from .html import render_report as render_report
+from .html import write_report as write_report
 from .tables import accuracy_table as accuracy_table
 from .tables import describe_probes as describe_probes
+from .tables import format_markdown as format_markdown
 from .tables import judgment_table as judgment_table
 from .tables import novelty_table as novelty_table
 from .tables import probe_table as probe_table
+from .verdicts import describe_judgment as describe_judgment
 from .verdicts import write_verdicts as write_verdicts

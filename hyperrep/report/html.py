@@ -1,20 +1,62 @@
-"""The report: one HTML file with its figures inside, rendered from measured values alone."""
+"""The report: one HTML file with its figures inside, rendered from measured values alone.
+
+An evaluation of a hyper-representation and a judgment of anybody's networks have the same page; sections of questions
+that were not asked are left out.
+"""
 
 import base64
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
+from pathlib import Path
 
 import jinja2
 import pandas as pd
 from markupsafe import Markup
 
+from modelzoo_datasets._util import format_versions, versions
+from modelzoo_datasets.loading import Zoo
 from modelzoo_datasets.plots import plot_accuracy_over_epochs
+from modelzoo_datasets.zoo import write_bytes
 
 from ..evaluation import MEMBERS, PAIRS, REPAIR, SCRATCH, TRAINING_MEMBERS, EvaluationResult, PopulationResult
+from ..json_record import describe_record
+from ..zoo_values import read_numbers
 from . import figures, tables
-from .verdicts import write_verdicts
+from .verdicts import describe_judgment, write_verdicts
 
 _REFERENCES = (MEMBERS, PAIRS, SCRATCH)  # populations in the curves, next to samples and their matched noise
+
+
+def write_report(
+    path: Path, title: str, zoos: Mapping[str, Zoo], result: EvaluationResult, source: Mapping[str, str]
+) -> None:
+    """Write report.html: an evaluation, and the zoos.
+
+    Args:
+        path: file to write.
+        title: heading of the page.
+        zoos: config -> its states.
+        result: the evaluation.
+        source: where the samples are from, for the provenance.
+    """
+    first = next(iter(zoos.values()))
+    provenance = {
+        "images": first.images,
+        "architecture": f"{first.architecture.name}, {first.layout.size:,} parameters",
+        "models": ", ".join(f"{zoo.table['model_id'].nunique()} in {config}" for config, zoo in zoos.items()),
+        "states": ", ".join(f"{len(zoo)} in {config}" for config, zoo in zoos.items()),
+        **source,
+        "protocol": describe_record(result.protocol),
+        "versions": format_versions(versions()),
+    }
+    page = render_report(
+        title,
+        {name: zoo.table.assign(test_acc=read_numbers(zoo.table, "test_acc").numpy()) for name, zoo in zoos.items()},
+        ["×".join(map(str, layer.weight.shape)) for layer in first.layout.layers],
+        result,
+        provenance,
+    )
+    write_bytes(path, page.encode())
 
 
 def render_report(
@@ -39,9 +81,13 @@ def render_report(
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     environment.filters["table"] = _format_html
     template = environment.from_string((files("hyperrep.report") / "report.html.j2").read_text())
+    sentences = [describe_judgment(*item) for item in evaluation.judgments.items()]
+    summary = sentences[0] if len(sentences) == 1 else None
     return template.render(
         title=title,
-        verdicts=write_verdicts(evaluation),
+        summary=summary,
+        verdicts=[sentence for sentence in write_verdicts(evaluation) if sentence != summary],
+        is_representation=bool(evaluation.reconstruction),
         judgments=tables.judgment_table(populations, evaluation.judgments),
         populations=tables.accuracy_table(populations, epochs),
         novelty=tables.novelty_table(populations),
@@ -69,12 +115,16 @@ def _plot_all(
     ]
     pngs = {
         "zoo": plot_accuracy_over_epochs(zoos),
-        "curves": figures.plot_finetuning([p for p in shown if p.curves], last),
         "frontier": figures.plot_frontier(populations),
-        "reconstruction": figures.plot_reconstruction(evaluation.reconstruction, layers),
-        "probes": figures.plot_probes(evaluation.probes),
-        "map": figures.plot_embeddings(evaluation.embeddings),
     }
+    if any(p.curves and p.name != SCRATCH for p in shown):
+        pngs["curves"] = figures.plot_finetuning([p for p in shown if p.curves], last)
+    if evaluation.reconstruction:
+        pngs["reconstruction"] = figures.plot_reconstruction(evaluation.reconstruction, layers)
+    if evaluation.probes:
+        pngs["probes"] = figures.plot_probes(evaluation.probes)
+    if evaluation.embeddings:
+        pngs["map"] = figures.plot_embeddings(evaluation.embeddings)
     for kind, places in (("transfer", evaluation.transfer), ("changed", evaluation.changed)):
         if places:
             pngs[kind] = figures.plot_transfer(places, last)

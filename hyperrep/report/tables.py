@@ -231,6 +231,13 @@ def _describe_within(probes: Sequence[Probe]) -> str:
     return f"R² in an epoch: around the mean of each epoch, mean over epochs {', '.join(map(str, epochs))}{constant}"
 
 
+def format_markdown(table: pd.DataFrame) -> str:
+    """Return a table in Markdown."""
+    lines = [[str(name) for name in table.columns], ["---"] * len(table.columns)]
+    lines += [[str(cell) for cell in row] for row in table.itertuples(index=False)]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
 def format_p_value(p: float) -> str:
     """Return p in two digits; a t-test cannot tell values below one in ten thousand apart."""
     return f"{p:.2g}" if p >= 1e-4 else "< 0.0001"

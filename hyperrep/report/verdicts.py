@@ -37,7 +37,7 @@ def write_verdicts(evaluation: EvaluationResult) -> list[str]:
             sentences += [describe_judgment(name, judgment)] if judgment else []
             sentences.append(_describe_novelty(population, populations, judgment))
             sentences += [*_describe_finetuning(name, rows), *_describe_transfer(name, rows)]
-    return sentences
+    return [_shorten(sentence) for sentence in sentences]
 
 
 def _describe_reconstruction(populations: _Populations, r2: Mapping[str, ReconstructionResult]) -> str:
@@ -54,6 +54,15 @@ def _describe_reconstruction(populations: _Populations, r2: Mapping[str, Reconst
 
 def describe_judgment(name: str, judgment: Judgment) -> str:
     """Say in one sentence what samples are: copies, noise, averages, or new."""
+    return _shorten(_describe_kind(name, judgment))
+
+
+def _shorten(sentence: str) -> str:
+    """Return a sentence about samples that have no name of their own."""
+    return sentence.replace("Samples of samples", "The samples").replace("samples of samples", "the samples")
+
+
+def _describe_kind(name: str, judgment: Judgment) -> str:
     where = f"at matched novelty, {judgment.distance:.2f} layer standard deviations from the nearest training state"
     if judgment.kind == COPIES:
         return (

@@ -43,7 +43,12 @@ def max_checkpoint_size(layout: Layout) -> int:
 
 
 def read_checkpoint(content: bytes, max_size: int) -> dict[str, Tensor]:
-    """Read the state dict in a file of `torch.save`; no code in it is run.
+    """Read the state dict in a file of `torch.save`; arguments and errors as for `load_tensors`."""
+    return unwrap_state_dict(load_tensors(content, max_size))
+
+
+def load_tensors(content: bytes, max_size: int) -> Any:
+    """Load what a file of `torch.save` holds: tensors and plain containers of them; no code in it is run.
 
     Args:
         content: The file.
@@ -58,12 +63,11 @@ def read_checkpoint(content: bytes, max_size: int) -> dict[str, Tensor]:
         with warnings.catch_warnings():  # unusual pickles warn, and are skipped anyhow
             warnings.simplefilter("ignore")
             # The only unpickling there is: weights_only builds tensors and plain containers, and calls nothing else.
-            content_dict = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)  # noqa: TID251
+            return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)  # noqa: TID251
     except Exception as error:  # damaged bytes make readers of zips, pickles and unicode raise almost anything
         is_pickle = content.startswith(_PICKLE) or "global" in str(error).lower()
         unsafe = type(error).__name__ == "UnpicklingError" and is_pickle
         raise Skipped(_UNSAFE if unsafe else _UNREADABLE) from error
-    return _unwrap_state_dict(content_dict)
 
 
 def _check_members(content: bytes, max_size: int) -> None:
@@ -78,7 +82,7 @@ def _check_members(content: bytes, max_size: int) -> None:
             raise ValueError("a checksum is wrong")
 
 
-def _unwrap_state_dict(value: Any) -> dict[str, Tensor]:
+def unwrap_state_dict(value: Any) -> dict[str, Tensor]:
     """Remove the wrappers that some codes put around a state dict, and the prefix of DataParallel."""
     for wrapper in _WRAPPERS:
         if isinstance(value, Mapping) and isinstance(value.get(wrapper), Mapping):

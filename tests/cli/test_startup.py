@@ -35,6 +35,8 @@ ERRORS = [
     ["modelzoo-hyperrep", "probe", "nowhere", "--hyperrep", "rep"],
     ["modelzoo-hyperrep", "sample", "--hyperrep", "nowhere", "--out", "samples"],
     ["modelzoo-hyperrep", "evaluate", "nowhere", "--hyperrep", "rep", "--out", "evaluation"],
+    ["modelzoo-judge", "nowhere", "--against", "zoos/tiny"],
+    ["modelzoo-judge", ".", "--against", "zoos/tiny", "--protocol", "nowhere.toml"],
     ["modelzoo-demo", "--recipe", "no-such-recipe", "--out", "demo"],
     ["modelzoo-push", "nowhere", "zoos/tiny"],
     ["modelzoo-push", ".", "zoos/tiny"],

@@ -15,7 +15,7 @@ from hyperrep import HyperRepresentation, evaluate
 from hyperrep.evaluation.baselines import initialize_models
 from hyperrep.evaluation.metrics import Evaluator
 from hyperrep.evaluation.population import Population
-from hyperrep.evaluation.protocol import INFO_FILE, _claim_folder, project_embeddings
+from hyperrep.evaluation.protocol import INFO_FILE, _describe, claim_folder, project_embeddings
 from hyperrep.evaluation.result import EvaluationResult
 from hyperrep.evaluation.significance import compare_populations
 from hyperrep.evaluation.transfer import check_transfer
@@ -211,13 +211,13 @@ def test_an_evaluation_of_a_release_that_did_not_ask_a_question_is_gone_on_with(
 ) -> None:
     """A key that was added since means what its default means."""
     asked, info = EvaluationRecipe(num_samples=3), TrainingInfo.read(trained)
-    _claim_folder(tmp_path, info, asked, engine)
+    claim_folder(tmp_path, _describe(info, asked, engine))
     stored = json.loads((tmp_path / INFO_FILE).read_text())
     del stored["protocol"]["moves"]
     (tmp_path / INFO_FILE).write_text(json.dumps(stored))
-    _claim_folder(tmp_path, info, asked, engine)
+    claim_folder(tmp_path, _describe(info, asked, engine))
     with pytest.raises(FolderInUseError):
-        _claim_folder(tmp_path, info, dataclasses.replace(asked, moves=(0.1,)), engine)
+        claim_folder(tmp_path, _describe(info, dataclasses.replace(asked, moves=(0.1,)), engine))
 
 
 def test_an_evaluation_of_an_earlier_release_is_read_and_not_mixed_with_a_new_one(
