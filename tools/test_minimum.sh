@@ -14,6 +14,7 @@ cat >"$work/tools.in" <<'END'
 duckdb>=1.0
 hatchling>=1.27
 jsonschema>=4.20
+pip>=22.3
 pytest>=8.2
 pytest-timeout>=2.3
 END
