@@ -77,7 +77,7 @@ class Watched(NoProgress):
 ray_cohorts._cohorts = counted
 here = Path(__file__).parent
 recipe, options = read_recipe(sys.argv[1]), {"address": sys.argv[2], "images_root": here, "progress": Watched()}
-ray_cohorts.generate_on_ray(recipe, "hyp", here / "zoo", cohort_size=1, **options)
+ray_cohorts.generate_on_ray(recipe, here / "zoo", config="hyp", cohort_size=1, **options)
 """
 
 
@@ -325,7 +325,8 @@ def test_nodes_with_other_versions_or_too_little_are_refused(
     here = versions()
     mine, other = (f"modelzoo-datasets {own}, torch {here['torch']}" for own in (here["modelzoo-datasets"], "9.9"))
     words = ["modelzoo-generate", f"{tiny_recipe}/hyp", "--out", tmp_path / "zoo", "--ray"]
-    with served(PYTHONPATH=str(information.parent.parent)) as cluster:
+    path = [str(information.parent.parent), *filter(None, sys.path)]
+    with served(PYTHONPATH=os.pathsep.join(path)) as cluster:
         told = f"node {socket.gethostname()} has {other}, but the zoo is made with {mine}; "
         told += "install the same versions on every node"
         refused([*words, cluster.address], told)

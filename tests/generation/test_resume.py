@@ -8,29 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.processes import BIN, hashes, kill_when, run
+from helpers.tiny_learning import write_toml
 
 from modelzoo_datasets import generate_zoo, get_engine, read_recipe
 from modelzoo_datasets.zoo import ZooFolder
 
-TINY_HYPER_RECIPE = """
-[data]
-config = "seed"
-epochs = [1, 2]
-
-[model]
-width = 16
-blocks = 1
-heads = 2
-feedforward = 16
-bottleneck = "tokens"
-latent = 0.2
-
-[learning]
-epochs = 24
-batch_size = 4
-lr = 1e-3
-weight_decay = 1e-2
-
+EVALUATION = """
 [evaluation]
 samples = 2
 compared = 2
@@ -41,7 +24,7 @@ fine_tune = [1]
 @pytest.fixture(scope="module")
 def hyper_recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("recipe") / "tiny-hyper.toml"
-    path.write_text(TINY_HYPER_RECIPE)
+    path.write_text(write_toml(epochs=24, batch_size=4) + EVALUATION)
     return path
 
 

@@ -14,7 +14,7 @@ from hyperrep.trainer.initialize import create_representation
 from hyperrep.trainer.loop import train_epochs
 from modelzoo_datasets.loading import Zoo
 
-TINY_TOML = """\
+_TOML = """\
 [data]
 config = "seed"
 epochs = [1, 2]
@@ -26,11 +26,19 @@ feedforward = 32
 bottleneck = "tokens"
 latent = 0.4
 [learning]
-epochs = 3
-batch_size = 8
+epochs = {epochs}
+batch_size = {batch_size}
 lr = 1e-3
 weight_decay = 1e-2
 """
+
+
+def write_toml(epochs: int = 3, batch_size: int = 8) -> str:
+    """The text of a tiny recipe; its last table is [learning]."""
+    return _TOML.format(epochs=epochs, batch_size=batch_size)
+
+
+TINY_TOML = write_toml()
 
 
 def recipe(*, data: dict[str, Any] | None = None, model: dict[str, Any] | None = None, **learning: Any) -> HyperRecipe:

@@ -16,28 +16,12 @@ from pathlib import Path
 import pytest
 from helpers.processes import hashes, run
 from helpers.races import race
+from helpers.tiny_learning import write_toml
 from helpers.untrained_originals import write_zoo
 
 WRITERS = ("generate", "import", "build", "train", "sample", "embed", "probe", "evaluate", "push", "demo")
 QUICK = ("generate", "import", "build", "train", "sample")
-LEARNING = """
-[data]
-config = "seed"
-epochs = [1, 2]
-
-[model]
-width = 16
-blocks = 1
-heads = 2
-feedforward = 16
-bottleneck = "tokens"
-latent = 0.2
-
-[learning]
-epochs = 2
-batch_size = 4
-lr = 1e-3
-weight_decay = 1e-2
+LEARNING = """\
 seed = {seed}
 
 [evaluation]
@@ -76,7 +60,7 @@ def writers(
 ) -> dict[str, Writer]:
     folder = tmp_path_factory.mktemp("races")
     for seed in (0, 1):
-        (folder / f"learning-{seed}.toml").write_text(LEARNING.format(seed=seed))
+        (folder / f"learning-{seed}.toml").write_text(write_toml(epochs=2, batch_size=4) + LEARNING.format(seed=seed))
     recipes = [folder / f"learning-{seed}.toml" for seed in (0, 1)]
     rep = folder / "rep"
     (result,) = race(
