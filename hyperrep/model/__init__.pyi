@@ -1,5 +1,4 @@
 from .autoencoder import HyperRepresentation as HyperRepresentation
-from .autoencoder import init_parameters as init_parameters
 from .bottlenecks import compute_layer_statistics as compute_layer_statistics
 from .hub_mixin import CONFIG_FILE as CONFIG_FILE
 from .hub_mixin import HYPERREP_FORMAT as HYPERREP_FORMAT
@@ -13,6 +12,7 @@ from .hub_mixin import check_tensors as check_tensors
 from .hub_mixin import locate_files as locate_files
 from .hub_mixin import make_card as make_card
 from .hub_mixin import render_template as render_template
+from .network import init_parameters as init_parameters
 from .samplers import SAMPLERS as SAMPLERS
 from .samplers import compute_principal_axes as compute_principal_axes
 from .samplers import draw_embeddings as draw_embeddings

@@ -10,9 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
-import pyarrow as pa
 from torch import Tensor
 
 from modelzoo_datasets._util import file_sha256
@@ -25,7 +23,6 @@ from modelzoo_datasets.seeds import keyed_generator
 from modelzoo_datasets.zoo import (
     OutputLock,
     atomic_folder,
-    hash_weights,
     own_partial_path,
     read_table,
     write_bytes,
@@ -50,7 +47,7 @@ from ..recipe import EvaluationRecipe
 from ..sampler_names import DEFAULT_SAMPLER, DEFAULT_TOP_FRACTION, SAMPLER_INFO, check_sampler
 from ..storage import CARD_FILE, TrainingInfo, check_unused
 from .cards import sample_card, samples_card, write_sample_code
-from .sampled_model import Lineage, NearestState, SampleInfo, SampleMetrics
+from .sampled_model import Lineage, NearestState, SampleInfo, SampleMetrics, make_table
 
 TABLE_FILE = "samples.parquet"
 _log = logging.getLogger(__name__)
@@ -289,36 +286,7 @@ def _write_samples(out: Path, weights: Tensor, rep: HyperRepresentation, samples
             write_tensors(partial / info.name / WEIGHTS_FILE, layout.unpack(vector))
             write_json(partial / info.name / CONFIG_FILE, info.to_json())
             write_bytes(partial / info.name / CARD_FILE, sample_card(info, code).encode())
-        table = _make_table(weights, rep.encode(weights), samples)
+        table = make_table(weights, rep.encode(weights), samples)
         write_table(partial / TABLE_FILE, table)
         write_json(partial / "samples.json", samples[0].to_table_json(layout))
         write_bytes(partial / CARD_FILE, samples_card(samples[0], table, code).encode())
-
-
-def _make_table(weights: Tensor, z: Tensor, samples: Sequence[SampleInfo]) -> pa.Table:
-    """Return a row per sample: origin, novelty, metrics, embedding and weights."""
-    metrics, nearest = [info.metrics for info in samples], [info.nearest for info in samples]
-    columns: dict[str, Any] = {
-        "sample": pa.array([info.name for info in samples]),
-        "sampler": pa.array([info.lineage.sampler for info in samples]),
-        "seed": pa.array([info.lineage.seed for info in samples], pa.int64()),
-        "distance": pa.array([state.distance for state in nearest], pa.float64()),
-        "nearest_model_id": pa.array([state.model_id for state in nearest], pa.string()),
-        "nearest_epoch": pa.array([state.epoch for state in nearest], pa.int32()),
-        "error_similarity": pa.array([m and m.error_overlap for m in metrics], pa.float64()),
-        "test_acc": pa.array([m and m.zero_shot for m in metrics], pa.float64()),
-        "tuned_epochs": pa.array([m and next(map(int, m.tuned), None) for m in metrics], pa.int32()),
-        "tuned_test_acc": pa.array([m and next(iter(m.tuned.values()), None) for m in metrics], pa.float64()),
-        "lineage": pa.array([json.dumps(info.lineage.to_json(), sort_keys=True) for info in samples]),
-        "sha256": pa.array([hash_weights(row) for row in weights]),
-        "z": _make_lists(z),
-        "weights": _make_lists(weights),
-    }
-    return pa.table(columns)
-
-
-def _make_lists(rows: Tensor) -> pa.FixedSizeListArray:
-    """Return float32 rows (n, K) as fixed-size lists whose numbers cannot be null."""
-    flat = pa.array(np.ascontiguousarray(rows.numpy()).reshape(-1), pa.float32())
-    kind = pa.list_(pa.field("element", pa.float32(), nullable=False), rows.shape[1])
-    return pa.FixedSizeListArray.from_arrays(flat, type=kind)

@@ -1,19 +1,22 @@
-"""Sampled models: loading, and the content of config.json and samples.json, whose keys no other module uses."""
+"""Sampled models: loading, and the content of config.json, samples.json and samples.parquet."""
 
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from torch import nn
+import numpy as np
+import pyarrow as pa
+from torch import Tensor, nn
 
 from modelzoo_datasets._util import one_line
 from modelzoo_datasets.architectures import find_registered
 from modelzoo_datasets.errors import FormatError, RecipeError
 from modelzoo_datasets.plugins import use_plugin
 from modelzoo_datasets.weights import Layout
-from modelzoo_datasets.zoo import SafetensorsHeader, read_json, read_tensors
+from modelzoo_datasets.zoo import SafetensorsHeader, hash_weights, read_json, read_tensors
 
 from ..json_record import JsonRecord
 from ..model import CONFIG_FILE, WEIGHTS_FILE, check_network, check_tensors, locate_files
@@ -135,6 +138,41 @@ class SampleInfo(JsonRecord):
         """Return samples.json: the values that all samples of one call share, and the layout of their weights."""
         shared = {key: value for key, value in self.to_json().items() if key not in ("number", "nearest", "measured")}
         return {**shared, "format": SAMPLES_FORMAT, "layout": layout.to_json()}
+
+
+def make_table(weights: Tensor, z: Tensor, samples: Sequence[SampleInfo]) -> pa.Table:
+    """Return samples.parquet, a row per sample: origin, novelty, metrics, embedding and weights.
+
+    Args:
+        weights: weights (n, P).
+        z: embeddings (n, D).
+        samples: what is known of each sample.
+    """
+    metrics, nearest = [info.metrics for info in samples], [info.nearest for info in samples]
+    columns: dict[str, Any] = {
+        "sample": pa.array([info.name for info in samples]),
+        "sampler": pa.array([info.lineage.sampler for info in samples]),
+        "seed": pa.array([info.lineage.seed for info in samples], pa.int64()),
+        "distance": pa.array([state.distance for state in nearest], pa.float64()),
+        "nearest_model_id": pa.array([state.model_id for state in nearest], pa.string()),
+        "nearest_epoch": pa.array([state.epoch for state in nearest], pa.int32()),
+        "error_similarity": pa.array([m and m.error_overlap for m in metrics], pa.float64()),
+        "test_acc": pa.array([m and m.zero_shot for m in metrics], pa.float64()),
+        "tuned_epochs": pa.array([m and next(map(int, m.tuned), None) for m in metrics], pa.int32()),
+        "tuned_test_acc": pa.array([m and next(iter(m.tuned.values()), None) for m in metrics], pa.float64()),
+        "lineage": pa.array([json.dumps(info.lineage.to_json(), sort_keys=True) for info in samples]),
+        "sha256": pa.array([hash_weights(row) for row in weights]),
+        "z": _make_lists(z),
+        "weights": _make_lists(weights),
+    }
+    return pa.table(columns)
+
+
+def _make_lists(rows: Tensor) -> pa.FixedSizeListArray:
+    """Return float32 rows (n, K) as fixed-size lists whose numbers cannot be null."""
+    flat = pa.array(np.ascontiguousarray(rows.numpy()).reshape(-1), pa.float32())
+    kind = pa.list_(pa.field("element", pa.float32(), nullable=False), rows.shape[1])
+    return pa.FixedSizeListArray.from_arrays(flat, type=kind)
 
 
 def load_sample(

@@ -80,21 +80,22 @@ def verify_folder(
     require_zoo_file(path, or_dataset=True)
     check_plain_files(path)
     tag = FormatTag.read(path / ZOO_FILE)
-    if tag.format == DATASET_FORMAT:
+    return _verify_format(path, tag.format, request) if tag.is_dataset else _verify_zoo(path, request)
+
+
+def _verify_format(path: Path, name: str | None, request: Request) -> list[Check]:
+    """Check a dataset folder of this format, or of an older one with checksums."""
+    if name == DATASET_FORMAT:
         footers = check_footers(path)
         return [footers, *(_verify_dataset(path, request) if footers.n else [])]
-    if tag.format == _OLDER_WITH_CHECKSUMS:
-        return [_note_older_format(tag.format), *_verify_dataset(path, request)]
-    if tag.format in OLDER_DATASET_FORMATS:
+    if name == _OLDER_WITH_CHECKSUMS:
+        return [_note_older_format(name), *_verify_dataset(path, request)]
+    if name in OLDER_DATASET_FORMATS:
         raise FormatError(
-            f"{path} has dataset format {tag.format!r}, which load_zoo reads, but which has no checksums to verify; "
+            f"{path} has dataset format {name!r}, which load_zoo reads, but which has no checksums to verify; "
             f"{_UPGRADE}"
         )
-    if tag.is_dataset:
-        raise FormatError(
-            f"{path} has dataset format {tag.format!r}, but this release reads {DATASET_FORMAT!r}; {_UPGRADE}"
-        )
-    return _verify_zoo(path, request)
+    raise FormatError(f"{path} has dataset format {name!r}, but this release reads {DATASET_FORMAT!r}; {_UPGRADE}")
 
 
 def _verify_zoo(path: Path, request: Request) -> list[Check]:
