@@ -132,7 +132,13 @@ def _train(
         progress=progress,
     )
     rep = create_representation(recipe, inputs.states).to(device)
-    info = dataclasses.replace(info, notes=inputs.notes, stand_ins=describe_stand_ins(states["train"]))
+    gradients = inputs.recipe.learning.count_image_gradients(len(inputs.states))
+    info = dataclasses.replace(
+        info,
+        notes=inputs.notes,
+        stand_ins=describe_stand_ins(states["train"]),
+        image_gradients=gradients if recipe.learning.needs_images else None,
+    )
     work, info = start_folder(out, info)
     weights, validation = states["train"].weights, states["validation"].weights
     epochs = train_epochs(

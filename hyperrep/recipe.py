@@ -134,6 +134,15 @@ class LearningRecipe(JsonRecord):
         """True if a loss runs networks on images."""
         return self.functional_weight > 0 or self.mixed_functional_weight > 0
 
+    def count_image_gradients(self, num_states: int) -> int:
+        """Return how often training computes the gradient of one network on one image, over all epochs.
+
+        Args:
+            num_states: Number of training states; the last, smaller batch of an epoch is left out.
+        """
+        networks = (self.functional_weight > 0) + (self.mixed_functional_weight > 0)  # decoded per state
+        return self.epochs * (num_states - num_states % self.batch_size) * networks * self.num_queries
+
     @property
     def has_two_views(self) -> bool:
         """True if a loss needs a second view of each state."""
@@ -157,6 +166,8 @@ class EvaluationRecipe(JsonRecord):
         max_ensemble_size: Largest ensemble; 1 for none.
         transfer: Other image datasets to fine-tune on.
         changed: Other architectures that take the same weights.
+        max_equal_epochs: Largest number of epochs that zoo members are fine-tuned for at equal work; 0 for none.
+        num_control: Requests per property of the control test; 0 for none.
         seed: Seed of all randomness.
     """
 
@@ -180,6 +191,8 @@ class EvaluationRecipe(JsonRecord):
     max_ensemble_size: int = 1  # published: 30
     transfer: tuple[str, ...] = ()
     changed: tuple[str, ...] = ()
+    max_equal_epochs: int = 100
+    num_control: int = 100
     seed: int = 0
 
     @property

@@ -30,6 +30,7 @@ _LIMITS: dict[str, Mapping[str, float]] = {
     **dict.fromkeys(("lr", "temperature", "latent", "token_scale", "bandwidth", "noise", "moves"), _POSITIVE),
     **dict.fromkeys(("contrastive_weight", "mixup", "erase_prob"), _SHARE),
     **dict.fromkeys(("noise_std", "weight_decay", "layer_weights", "pooled_dim"), _NOT_NEGATIVE),
+    **dict.fromkeys(("max_equal_epochs", "num_control"), _NOT_NEGATIVE),
     **dict.fromkeys(("functional_weight", "mixed_functional_weight", "statistics_weight"), _NOT_NEGATIVE),
     "top_fraction": {**_POSITIVE, "maximum": 1},
     "mixtures": {**_POSITIVE, "maximum": 0.5},

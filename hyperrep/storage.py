@@ -60,6 +60,7 @@ class TrainingInfo(JsonRecord):
     first_versions: Mapping[str, str] | None = None  # versions of the stopped run, if others resumed it
     notes: tuple[str, ...] = ()  # a line for everything that the zoo does not record or that was not there
     stand_ins: str | None = None  # a line about hyperparameters that are not recorded, if models are fine-tuned
+    image_gradients: int | None = None  # of networks in functional losses, one per image
 
     @classmethod
     def read(cls, folder: Path) -> Self:
@@ -94,8 +95,9 @@ class TrainingInfo(JsonRecord):
             del values["begun_with"]
         if not self.notes:
             del values["notes"]
-        if self.stand_ins is None:
-            del values["stand_ins"]
+        for key in ("stand_ins", "image_gradients"):
+            if values[key] is None:
+                del values[key]
         return values
 
     def is_same_training(self, other: "TrainingInfo") -> bool:

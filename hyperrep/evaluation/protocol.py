@@ -29,6 +29,8 @@ from ..storage import TrainingInfo, check_unused
 from ..trainer import measure_reconstruction
 from ..zoo_values import read_numbers
 from .baselines import SamplingContext
+from .control import evaluate_control
+from .equal_work import compare_equal_work, evaluate_equal_work
 from .judgment import judge_samples
 from .metrics import Evaluator, evaluate_population, evaluate_scratch
 from .population import Population
@@ -100,10 +102,12 @@ def run_protocol(
         scratch=evaluate_scratch(zoo),
         offset=recipe.data.epochs[1],
         images=images,
+        gradients=_count_gradients(training_info, len(states["train"])),
         progress=progress,
     )
     result = dataclasses.replace(
         result,
+        control=evaluate_control(rep, evaluator),
         probes=probe_properties(
             rep,
             splits,
@@ -118,6 +122,13 @@ def run_protocol(
     return EvaluationResult.read(out)
 
 
+def _count_gradients(training_info: TrainingInfo, num_states: int) -> int:
+    """Return the image gradients of a training; earlier releases did not note them."""
+    if training_info.image_gradients is not None:
+        return training_info.image_gradients
+    return training_info.recipe.learning.count_image_gradients(num_states)
+
+
 def judge_populations(
     populations: Sequence[Population],
     evaluator: Evaluator,
@@ -126,6 +137,7 @@ def judge_populations(
     scratch: PopulationResult,
     offset: int,
     images: Sequence[Images] = (),
+    gradients: int = 0,
     progress: Progress = NO_PROGRESS,
 ) -> EvaluationResult:
     """Evaluate samples and all that surrounds them, and compare them; what a file of `out` holds is not done again.
@@ -137,6 +149,8 @@ def judge_populations(
         scratch: the models of the zoo from their first epoch on.
         offset: epochs for which the training states were trained.
         images: other images to fine-tune on.
+        gradients: image gradients that learning the sampler spent, if they are known: members are fine-tuned by as
+            many.
         progress: reports the steps.
 
     Returns:
@@ -144,7 +158,10 @@ def judge_populations(
     """
     results = [*_evaluate_populations(out, populations, evaluator, progress), scratch]
     transfer, changed = evaluate_transfer(out, populations, images, evaluator, progress)
+    equal_work = evaluate_equal_work(gradients, evaluator, out, progress=progress)
     tests = compare_populations(results, transfer, changed, evaluator.recipe, offset)
+    if equal_work is not None:
+        tests += compare_equal_work(equal_work, results)
     return EvaluationResult(
         protocol=evaluator.recipe,
         offset=offset,
@@ -153,6 +170,7 @@ def judge_populations(
         changed=changed,
         tests=tests,
         judgments=judge_samples(results, tests),
+        equal_work=equal_work,
     )
 
 

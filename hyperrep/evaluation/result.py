@@ -159,6 +159,43 @@ class Judgment(JsonRecord):
     prediction_dispersion: float | None = None  # pairwise disagreement over that of zoo members
 
 
+AMORTIZED, WHOLE = "members, budget per sample", "best member, whole budget"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EqualWorkResult(JsonRecord):
+    """Training members that were fine-tuned with the image gradients that learning a sampler spent."""
+
+    gradients: int  # image gradients that learning spent
+    num_samples: int  # samples over which they are amortized
+    epoch_gradients: int  # of one epoch of fine-tuning
+    curves: Mapping[str, CurveResult] = field(default_factory=dict)  # AMORTIZED and WHOLE
+
+    def count_budget(self, name: str) -> int:
+        """Return the image gradients of each model of a row."""
+        return self.gradients if name == WHOLE else -(-self.gradients // self.num_samples)
+
+    def count_spent(self, name: str) -> int:
+        """Return the image gradients that each model got; fewer than its budget where the protocol has a limit."""
+        return (len(self.curves[name].curves[0]) - 1) * self.epoch_gradients
+
+
+@dataclass(frozen=True, kw_only=True)
+class ControlResult(JsonRecord):
+    """The line through measured against asked values of one property; full control has slope 1, R² 1, bias 0."""
+
+    asked: Sequence[float]  # (n,)
+    measured: Sequence[float]  # (n,) of the samples
+    slope: float
+    slope_low: float  # 95 % interval
+    slope_high: float
+    r2: float
+    r2_low: float
+    r2_high: float
+    bias: float  # mean of measured - asked
+
+
+Control = Mapping[str, Mapping[str, ControlResult]]  # property -> sampler -> result
 Places = Mapping[str, Mapping[str, CurveResult]]  # image dataset or architecture -> population -> its curves
 
 
@@ -176,6 +213,8 @@ class EvaluationResult(JsonRecord):
     changed: Places
     tests: Sequence[SignificanceResult]
     judgments: Mapping[str, Judgment] = field(default_factory=dict)  # name of samples -> what they are
+    equal_work: EqualWorkResult | None = None
+    control: Control = field(default_factory=dict)
     # Only a hyper-representation has these.
     probes: Sequence[Probe] = ()
     reconstruction: Mapping[str, ReconstructionResult] = field(default_factory=dict)  # split -> R²

@@ -52,9 +52,11 @@ def _compare_zero_shot(name: str, populations: _Populations) -> Iterator[Signifi
     for baseline in populations.values():
         if baseline.matched_to == name:
             matched = [samples[i] for i in baseline.matched_index]
-            yield from _test("zero-shot", "", name, baseline.name, 0, matched, baseline.zero_shot, is_paired=True)
+            yield from compare_values(
+                "zero-shot", "", name, baseline.name, 0, matched, baseline.zero_shot, is_paired=True
+            )
     if MEMBERS in populations:
-        yield from _test("zero-shot", "", name, MEMBERS, 0, samples, populations[MEMBERS].zero_shot)
+        yield from compare_values("zero-shot", "", name, MEMBERS, 0, samples, populations[MEMBERS].zero_shot)
 
 
 def _compare_finetuning(
@@ -66,12 +68,12 @@ def _compare_finetuning(
         for rival in rivals:
             if rival in populations:
                 values = select_epoch(populations[rival].curves, epoch)
-                yield from _test("fine-tuning", "", name, rival, epoch, samples, values)
+                yield from compare_values("fine-tuning", "", name, rival, epoch, samples, values)
         scratch = populations[SCRATCH].curves
-        yield from _test("fine-tuning", "", name, SCRATCH, epoch, samples, select_epoch(scratch, epoch))
+        yield from compare_values("fine-tuning", "", name, SCRATCH, epoch, samples, select_epoch(scratch, epoch))
         # The paper's counting: the epochs of the learned-from models count as epochs of the samples.
         later = select_epoch(scratch, epoch + offset)
-        yield from _test("fine-tuning", f"+{offset}", name, SCRATCH, epoch, samples, later)
+        yield from compare_values("fine-tuning", f"+{offset}", name, SCRATCH, epoch, samples, later)
 
 
 def _compare_transfer(
@@ -85,7 +87,7 @@ def _compare_transfer(
     for epoch in (0, *recipe.finetune_epochs):
         for rival in (rival for rival in rivals if rival in curves):
             samples, values = (select_epoch(curves[one].curves, epoch) for one in (name, rival))
-            yield from _test(question, where, name, rival, epoch, samples, values)
+            yield from compare_values(question, where, name, rival, epoch, samples, values)
 
 
 def _compare_ensembles(name: str, populations: _Populations) -> Iterator[SignificanceResult]:
@@ -98,10 +100,10 @@ def _compare_ensembles(name: str, populations: _Populations) -> Iterator[Signifi
     for kind, ensemble in populations[name].ensembles.items():
         if rival := rivals.get(kind):
             where = f"{kind}, {len(ensemble.mean)} and {len(rival.mean)} models"
-            yield from _test("ensembles", where, name, MEMBERS, 0, ensemble.hits, rival.hits, is_paired=True)
+            yield from compare_values("ensembles", where, name, MEMBERS, 0, ensemble.hits, rival.hits, is_paired=True)
 
 
-def _test(
+def compare_values(
     question: str,
     where: str,
     population: str,
@@ -112,7 +114,18 @@ def _test(
     *,
     is_paired: bool = False,
 ) -> Iterator[SignificanceResult]:
-    """Yield one test, unless a side has no values."""
+    """Yield one test, unless a side has no values.
+
+    Args:
+        question: what is compared.
+        where: image dataset, architecture, or which counting of epochs.
+        population: name of a population.
+        rival: name of the other.
+        epoch: epochs of fine-tuning.
+        values: accuracies of the population.
+        rival_values: accuracies of the rival.
+        is_paired: whether they correspond one by one.
+    """
     if not len(values) or not len(rival_values):
         return
     comparison = compare_means(values, rival_values, paired=is_paired)

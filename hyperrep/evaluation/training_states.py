@@ -82,6 +82,12 @@ class TrainingStates:
         """The model_id of each state."""
         return list(self.zoo.table["model_id"])
 
+    @cached_property
+    def last(self) -> Tensor:
+        """Indices of the states after the last epoch."""
+        epochs = torch.from_numpy(self.zoo.table["epoch"].to_numpy(copy=True))
+        return (epochs == epochs.max()).nonzero().squeeze(1)
+
     def select_best(self, top_fraction: float) -> Tensor:
         """Return the indices of the best states that baselines are made from."""
         return select_best_states(self.accuracy, top_fraction)

@@ -12,13 +12,16 @@ from modelzoo_datasets.extras import translate_import_errors
 from modelzoo_datasets.plots import COLORS, new_figure, to_png
 
 from ..evaluation import (
+    AMORTIZED,
     GAUSSIAN,
     MEMBERS,
     REPAIR,
     RETRIEVAL,
     TRAINING_MEMBERS,
+    Control,
     Curves,
     EmbeddingPoints,
+    EqualWorkResult,
     Places,
     PopulationResult,
 )
@@ -240,6 +243,41 @@ def plot_ensembles(populations: Sequence[PopulationResult]) -> bytes:
         ax.set(title=kind, xlabel="models in the ensemble")
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes[0].set_ylabel("test accuracy of the mean logits")
+    return _save(figure, axes[0])
+
+
+def plot_equal_work(work: EqualWorkResult, populations: Sequence[PopulationResult]) -> bytes:
+    """Plot accuracy against image gradients: samples, which begin with their share of learning, and members."""
+    figure, (ax,) = new_figure(1, width=9.0)
+    share = work.count_budget(AMORTIZED)
+    for samples in (p for p in populations if p.is_sample and p.curves):
+        color, marker = choose_style(samples.name)
+        _draw_work(
+            ax, samples.curves, share, work.epoch_gradients, color, f"{samples.name} (n={samples.n})", f"{marker}-"
+        )
+    for (name, result), style in zip(work.curves.items(), ("-", "--"), strict=True):
+        _draw_work(ax, result.curves, 0, work.epoch_gradients, COLORS[7], f"{name} (n={result.n})", style)
+    ax.set_xscale("symlog", linthresh=work.epoch_gradients)
+    ax.set(xlabel="image gradients per model, after the training of the zoo", ylabel="test accuracy", ylim=(0, 1))
+    return _save(figure, ax)
+
+
+def _draw_work(ax: Axes, curves: Curves, start: int, step: int, color: str, label: str, style: str) -> None:
+    """Draw the mean of curves that begin at a number of image gradients and rise by a step per epoch."""
+    mean = np.asarray(curves, dtype=float).mean(axis=0)
+    ax.plot(start + step * np.arange(len(mean)), mean, style, color=color, label=label, markersize=5)
+
+
+def plot_control(control: Control) -> bytes:
+    """Plot measured against asked values, one panel per property; full control is the diagonal."""
+    figure, axes = new_figure(len(control), width=4.4)
+    for ax, (name, results) in zip(axes, control.items(), strict=True):
+        for i, (sampler, result) in enumerate(results.items()):
+            ax.scatter(result.asked, result.measured, s=9, color=COLORS[i], alpha=0.6, linewidths=0, label=sampler)
+        ends = [min(result.asked), max(result.asked)]
+        ax.plot(ends, ends, color="black", linewidth=0.8, label="full control")
+        ax.set(title=name, xlabel="asked")
+    axes[0].set_ylabel("measured")
     return _save(figure, axes[0])
 
 

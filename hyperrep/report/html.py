@@ -76,7 +76,7 @@ def render_report(
         provenance: the last section of the page: recipe, versions and so on.
     """
     populations, epochs = evaluation.populations, evaluation.protocol.finetune_epochs
-    questions = ("zero-shot", "fine-tuning", "transfer", "changed", "ensembles")
+    questions = ("zero-shot", "fine-tuning", "equal work", "transfer", "changed", "ensembles")
     transfer = {"transfer": evaluation.transfer, "changed": evaluation.changed}
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     environment.filters["table"] = _format_html
@@ -93,6 +93,9 @@ def render_report(
         novelty=tables.novelty_table(populations),
         accounting=tables.accounting_table(populations, epochs, evaluation.offset),
         offset=evaluation.offset,
+        work=evaluation.equal_work,
+        equal_work=evaluation.equal_work and tables.equal_work_table(evaluation.equal_work, populations, epochs),
+        control=tables.control_table(evaluation.control) if evaluation.control else None,
         transfer={kind: tables.transfer_table(places, epochs) for kind, places in transfer.items() if places},
         ensembles=tables.ensemble_table(populations) if _has_ensembles(populations) else None,
         tests={question: _select_tests(evaluation, question) for question in questions},
@@ -128,6 +131,10 @@ def _plot_all(
     for kind, places in (("transfer", evaluation.transfer), ("changed", evaluation.changed)):
         if places:
             pngs[kind] = figures.plot_transfer(places, last)
+    if evaluation.equal_work is not None:
+        pngs["equal_work"] = figures.plot_equal_work(evaluation.equal_work, populations)
+    if evaluation.control:
+        pngs["control"] = figures.plot_control(evaluation.control)
     if _has_ensembles(populations):
         members = [p for p in populations if p.is_sample or p.name in (*_REFERENCES, TRAINING_MEMBERS)]
         pngs["ensembles"] = figures.plot_ensembles(members)

@@ -6,8 +6,11 @@ import numpy as np
 import pandas as pd
 
 from ..evaluation import (
+    AMORTIZED,
     SCRATCH,
+    Control,
     Curves,
+    EqualWorkResult,
     Judgment,
     PairSummary,
     Places,
@@ -236,6 +239,56 @@ def format_markdown(table: pd.DataFrame) -> str:
     lines = [[str(name) for name in table.columns], ["---"] * len(table.columns)]
     lines += [[str(cell) for cell in row] for row in table.itertuples(index=False)]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def equal_work_table(
+    work: EqualWorkResult, populations: Sequence[PopulationResult], epochs: Sequence[int]
+) -> pd.DataFrame:
+    """Return samples, before and after fine-tuning, beside members that got the image gradients of their learning.
+
+    Args:
+        work: the members.
+        populations: the results; samples that were fine-tuned have rows.
+        epochs: epochs of fine-tuning, a row of each population each.
+    """
+    rows = []
+    for samples in (p for p in populations if p.is_sample and p.curves):
+        for epoch in (0, *epochs):
+            gradients = work.count_budget(AMORTIZED) + epoch * work.epoch_gradients
+            values = select_epoch(samples.curves, epoch) if epoch else samples.zero_shot
+            rows.append(_make_work_row(samples.name, gradients, epoch, values))
+    for name, result in work.curves.items():
+        epoch, spent, budget = len(result.curves[0]) - 1, work.count_spent(name), work.count_budget(name)
+        row = _make_work_row(name, spent, epoch, select_epoch(result.curves, epoch))
+        rows.append(row | {"budget": f"{budget:,}, cut" if spent < budget else f"{budget:,}"})
+    return pd.DataFrame(rows).fillna("")
+
+
+def _make_work_row(name: str, gradients: int, epoch: int, values: Sequence[float]) -> dict[str, str]:
+    return {
+        "models": name,
+        "n": str(len(values)),
+        "image gradients each": f"{gradients:,}",
+        "epochs of fine-tuning": str(epoch),
+        "accuracy": _format_percent(values),
+    }
+
+
+def control_table(control: Control) -> pd.DataFrame:
+    """Return a row per property and sampler: slope and R² of measured against asked values, with 95 % intervals."""
+    return pd.DataFrame(
+        {
+            "property": name,
+            "sampler": sampler,
+            "n": str(len(result.asked)),
+            "asked": f"{min(result.asked):.3f} to {max(result.asked):.3f}",
+            "slope": _format_interval(result.slope, result.slope_low, result.slope_high),
+            "R²": _format_interval(result.r2, result.r2_low, result.r2_high),
+            "bias": f"{result.bias:+.3f}",
+        }
+        for name, results in control.items()
+        for sampler, result in results.items()
+    )
 
 
 def format_p_value(p: float) -> str:

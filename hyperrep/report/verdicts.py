@@ -36,7 +36,8 @@ def write_verdicts(evaluation: EvaluationResult) -> list[str]:
             judgment = evaluation.judgments.get(name)
             sentences += [describe_judgment(name, judgment)] if judgment else []
             sentences.append(_describe_novelty(population, populations, judgment))
-            sentences += [*_describe_finetuning(name, rows), *_describe_transfer(name, rows)]
+            sentences += [*_describe_finetuning(name, rows), *_describe_equal_work(name, rows)]
+            sentences += _describe_transfer(name, rows)
     return [_shorten(sentence) for sentence in sentences]
 
 
@@ -135,6 +136,22 @@ def _describe_finetuning(name: str, rows: _Rows) -> list[str]:
             f"{_compare_epochs(shifted)}."
         )
     return sentences
+
+
+def _describe_equal_work(name: str, rows: _Rows) -> Iterable[str]:
+    """Yield a sentence per row of zoo members that got the image gradients of learning."""
+    for row in (row for row in rows if row.question == "equal work"):
+        begin = f"At equal work, samples of {name}"
+        if row.low is None:
+            means = (
+                f"score {100 * row.mean:.1f} %, fine-tuning of a zoo member ({row.rival}) {100 * row.rival_mean:.1f} %"
+            )
+            yield f"{begin} {means}."
+        else:
+            yield (
+                f"{begin} {_VERBS[row.word]} fine-tuned zoo members ({row.rival}): {_format_means(row)} "
+                f"({_describe_test(row)})."
+            )
 
 
 def _compare_epochs(rows: _Rows) -> str:

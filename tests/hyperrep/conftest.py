@@ -45,7 +45,12 @@ def nothing_kept_of_earlier_runs(tmp_path_factory: pytest.TempPathFactory) -> It
 def tiny_hyper() -> HyperRecipe:
     """A hyper-representation so small that it is learned in a second."""
     judged = EvaluationRecipe(
-        num_samples=2, samplers=("kde", "kde-shared"), top_fraction=0.5, num_finetuned=2, finetune_epochs=(1,)
+        num_samples=2,
+        samplers=("kde", "kde-shared"),
+        top_fraction=0.5,
+        num_finetuned=2,
+        finetune_epochs=(1,),
+        num_control=5,
     )
     return dataclasses.replace(recipe(), evaluation=judged)
 

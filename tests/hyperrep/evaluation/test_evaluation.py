@@ -92,6 +92,8 @@ def test_the_report_holds_every_population_and_every_question(evaluated: tuple[P
     assert questions == {"zero-shot", "fine-tuning", "transfer", "changed", "ensembles"}
     assert json.loads((out / "evaluation.json").read_text()) == json.loads(json.dumps(report))
     assert (out / "report.html").is_file()
+    assert {"test_acc", "test_loss"} < {*report["control"]} and "<h2>Control" in (out / "report.html").read_text()
+    assert report["equal_work"] is None, "this recipe has no functional loss, so learning spent no image gradients"
 
 
 def test_transfer_fine_tunes_the_same_weights_on_other_images(

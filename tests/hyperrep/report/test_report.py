@@ -9,8 +9,17 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
+from hyperrep.evaluation.control import measure_control
+from hyperrep.evaluation.equal_work import compare_equal_work
 from hyperrep.evaluation.judgment import judge_samples, measure_dispersion
-from hyperrep.evaluation.result import CurveResult, EvaluationResult, PopulationResult
+from hyperrep.evaluation.result import (
+    AMORTIZED,
+    WHOLE,
+    CurveResult,
+    EqualWorkResult,
+    EvaluationResult,
+    PopulationResult,
+)
 from hyperrep.evaluation.significance import compare_populations
 from hyperrep.probes import Probe
 from hyperrep.recipe import EvaluationRecipe
@@ -23,7 +32,14 @@ from hyperrep.report import (
     render_report,
 )
 from hyperrep.report.figures import _draw_mean, plot_probes
-from hyperrep.report.tables import accounting_table, ensemble_table, significance_table, transfer_table
+from hyperrep.report.tables import (
+    accounting_table,
+    control_table,
+    ensemble_table,
+    equal_work_table,
+    significance_table,
+    transfer_table,
+)
 from hyperrep.report.verdicts import describe_judgment, write_verdicts
 from modelzoo_datasets.cli import print_table
 
@@ -151,6 +167,61 @@ def test_questions_that_were_not_asked_have_no_place(text: str) -> None:
     assert shorter.count("data:image/png;base64,") == 6
     for heading in ("Transfer", "Changed", "Ensembles"):
         assert f"<h2>{heading}" not in shorter and f"<h2>{heading}" in text
+
+
+def further(found: dict[str, Any], limit: int = 4) -> dict[str, Any]:
+    """The same evaluation with members that got 1,000 image gradients, and a control test of one property."""
+    results = [PopulationResult.from_json(p) for p in found["populations"]]
+    curves = {AMORTIZED: population("a", 0.8, 0.9)["curves"], WHOLE: [[0.8 + 0.01 * e for e in range(limit + 1)]]}
+    work = EqualWorkResult(
+        gradients=1000,
+        num_samples=8,
+        epoch_gradients=100,
+        curves={name: CurveResult(name=name, n=len(rows), curves=rows) for name, rows in curves.items()},
+    )
+    asked = np.linspace(0.6, 0.8, 100)
+    control = {"test_acc": {"targeted": measure_control(asked.tolist(), (asked / 2 + 0.3).tolist()).to_json()}}
+    rows = [*found["comparisons"], *(row.to_json() for row in compare_equal_work(work, results))]
+    return found | {"equal_work": work.to_json(), "control": control, "comparisons": rows}
+
+
+def test_equal_work_and_control_have_their_place(text: str) -> None:
+    longer = page(further(evaluation(0.6, 0.4)))
+    assert longer.count("data:image/png;base64,") == text.count("data:image/png;base64,") + 2
+    for heading in ("Equal work", "Control"):
+        assert f"<h2>{heading}" in longer and f"<h2>{heading}" not in text
+    assert "Learning spent 1,000 image gradients" in longer
+
+
+def test_equal_work_says_what_was_spent_and_what_was_cut() -> None:
+    found = read(further(evaluation(0.6, 0.4)))
+    assert found.equal_work is not None
+    table = equal_work_table(found.equal_work, found.populations, (2,))
+    assert table["models"].tolist() == ["kde", "kde", AMORTIZED, WHOLE]
+    assert table["image gradients each"].tolist() == ["125", "325", "200", "400"]
+    assert table["budget"].tolist() == ["", "", "125", "1,000, cut"]
+    assert [value[:4] for value in table["accuracy"]] == ["60.1", "75.1", "90.1", "84.0"]
+    whole = read(further(evaluation(0.6, 0.4), limit=10))
+    assert whole.equal_work is not None
+    assert equal_work_table(whole.equal_work, whole.populations, (2,))["budget"].iloc[-1] == "1,000"
+    said = [sentence for sentence in write_verdicts(found) if sentence.startswith("At equal work")]
+    assert said[0].startswith(
+        f"At equal work, samples of kde lose to fine-tuned zoo members ({AMORTIZED}): 60.1 % against"
+    )
+    assert said[1] == f"At equal work, samples of kde score 60.1 %, fine-tuning of a zoo member ({WHOLE}) 84.0 %."
+
+
+def test_control_is_a_line_per_property_and_sampler() -> None:
+    table = control_table(read(further(evaluation(0.6, 0.4))).control)
+    assert table.iloc[0].to_dict() == {
+        "property": "test_acc",
+        "sampler": "targeted",
+        "n": "100",
+        "asked": "0.600 to 0.800",
+        "slope": "0.500 [0.50, 0.50]",
+        "R²": "1.000 [1.00, 1.00]",
+        "bias": "-0.050",
+    }
 
 
 def test_equal_values_give_equal_bytes(text: str) -> None:

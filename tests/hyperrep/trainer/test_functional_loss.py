@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.tiny_learning import learned, recipe
+from torch import Tensor
 
 from hyperrep.model import compute_layer_statistics
 from hyperrep.trainer.functional_loss import MIXTURES, Predictor, draw_normal_mixtures, mix_as_ensemble, mix_logits
@@ -152,6 +153,23 @@ def test_learning_behaviour_lowers_it(states: Zoo, unseen: Zoo, queries: Predict
             told[name] = float(queries.compute_divergence(rep.decode(rep.encode(aligned)), asked, wanted))
         assert (history[-1].functional > 0) is (factor > 0)
     assert told["with"] < 0.9 * told["without"]
+
+
+@pytest.mark.parametrize("mixed", [0.0, 1.0])
+def test_image_gradients_are_counted_as_training_computes_them(
+    states: Zoo, unseen: Zoo, queries: Predictor, tmp_path: Path, mixed: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = recipe(epochs=2, batch_size=9, functional_weight=1.0, mixed_functional_weight=mixed, num_queries=5)
+    compute, counts = Predictor.compute_divergence, list[int]()
+
+    def count(self: Predictor, weights: Tensor, images: Tensor, target: Tensor) -> Tensor:
+        counts.append(len(weights) * len(images))
+        return compute(self, weights, images, target)
+
+    monkeypatch.setattr(Predictor, "compute_divergence", count)
+    rep = create_representation(chosen, states)
+    list(train_epochs(rep, states.weights, unseen.weights, chosen, tmp_path, queries))
+    assert chosen.learning.count_image_gradients(len(states)) == sum(counts) > 0
 
 
 def test_a_recipe_that_asks_needs_images(states: Zoo, unseen: Zoo, tmp_path: Path) -> None:
