@@ -52,7 +52,9 @@ def measure_control(asked: Sequence[float], measured: Sequence[float]) -> Contro
     is_finite = np.isfinite(x) & np.isfinite(y)
     x, y = x[is_finite], y[is_finite]
     if len(x) < 4 or x.min() == x.max():
-        raise ArgumentError(f"a control test needs at least 4 different requests with finite results, got {len(x)}")
+        raise ArgumentError(
+            f"a control test needs at least 4 requests with finite results, not all equal; got {len(x)}"
+        )
     line = stats.linregress(x, y)
     margin = float(stats.t.ppf(_LEVEL, len(x) - 2) * line.stderr)
     center = np.arctanh(np.clip(line.rvalue, -1 + 1e-12, 1 - 1e-12))
