@@ -60,7 +60,7 @@ class TrainingInfo(JsonRecord):
     first_versions: Mapping[str, str] | None = None  # versions of the stopped run, if others resumed it
     notes: tuple[str, ...] = ()  # a line for everything that the zoo does not record or that was not there
     stand_ins: str | None = None  # a line about hyperparameters that are not recorded, if models are fine-tuned
-    image_gradients: int | None = None  # of networks in functional losses, one per image
+    image_gradients: int | None = None  # gradients of one network on one image
 
     @classmethod
     def read(cls, folder: Path) -> Self:

@@ -29,13 +29,13 @@ _LEVEL = 0.975  # two-sided intervals of 95 %
 _log = logging.getLogger(__name__)
 
 
-def measure_control(asked: Sequence[float], measured: Sequence[float]) -> ControlResult:
+def measure_control(requests: Sequence[float], measured: Sequence[float]) -> ControlResult:
     """Fit a line through measured against asked values; a sampler in full control has slope 1, R² 1 and bias 0.
 
     Requests or measurements that are not finite are left out.
 
     Args:
-        asked: the values that were asked for (n,).
+        requests: the values that were asked for (n,).
         measured: the values of the samples (n,).
 
     Returns:
@@ -46,7 +46,7 @@ def measure_control(asked: Sequence[float], measured: Sequence[float]) -> Contro
     """
     from scipy import stats  # here, so that only a control test imports scipy
 
-    x, y = np.asarray(asked, dtype=float), np.asarray(measured, dtype=float)
+    x, y = np.asarray(requests, dtype=float), np.asarray(measured, dtype=float)
     if x.shape != y.shape or x.ndim != 1:
         raise ArgumentError(f"expected one measured value per request, got {x.shape} requests and {y.shape} values")
     is_finite = np.isfinite(x) & np.isfinite(y)
@@ -60,7 +60,7 @@ def measure_control(asked: Sequence[float], measured: Sequence[float]) -> Contro
     center = np.arctanh(np.clip(line.rvalue, -1 + 1e-12, 1 - 1e-12))
     ends = np.tanh(center + np.array([-1, 1]) * stats.norm.ppf(_LEVEL) / (len(x) - 3) ** 0.5)
     return ControlResult(
-        asked=x.tolist(),
+        requests=x.tolist(),
         measured=y.tolist(),
         slope=float(line.slope),
         slope_low=float(line.slope - margin),
@@ -83,7 +83,7 @@ class ControlTest:
     evaluator: Evaluator
 
     @cached_property
-    def known(self) -> dict[str, Tensor]:
+    def conditions(self) -> dict[str, Tensor]:
         """Property -> values (L,) by which states are chosen."""
         images = self.evaluator.images
         split = "validation" if "validation" in images.splits and len(images.labels("validation")) else "train"
@@ -113,31 +113,33 @@ class ControlTest:
         widest = max(recalls, key=lambda name: float(requests[name][-1] - requests[name][0]), default="")
         return {name: values for name, values in requests.items() if name not in recalls or name == widest}
 
-    def draw_targeted(self, rep: HyperRepresentation, name: str, asked: Tensor, generator: torch.Generator) -> Tensor:
+    def draw_targeted(
+        self, rep: HyperRepresentation, name: str, requests: Tensor, generator: torch.Generator
+    ) -> Tensor:
         """Draw, for each request, from the normal distribution of the embeddings of the states nearest to it.
 
         Args:
             rep: the hyper-representation that learned from the training states.
             name: name of the property.
-            asked: requests (n,).
+            requests: the values that are asked for (n,).
             generator: source of all randomness.
 
         Returns:
             Weights (n, P).
         """
-        distance = (self.known[name] - asked.unsqueeze(1)).abs()
+        distance = (self.conditions[name] - requests.unsqueeze(1)).abs()
         nearest = distance.topk(min(_NUM_NEAREST, distance.shape[1]), largest=False).indices
         embeddings = rep.embeddings[self.evaluator.states.last]
-        draws = [draw_embeddings("normal", embeddings[rows], 1, 0.0, generator) for rows in nearest]
-        return rep.decode(torch.cat(draws))
+        z = [draw_embeddings("normal", embeddings[rows], 1, 0.0, generator) for rows in nearest]
+        return rep.decode(torch.cat(z))
 
-    def judge(self, sampler: str, weights: Tensor, asked: pd.DataFrame) -> Control:
+    def judge(self, sampler: str, weights: Tensor, table: pd.DataFrame) -> Control:
         """Compare samples with what was asked for, beside retrieval: the training state that is nearest to a request.
 
         Args:
             sampler: name of the sampler.
             weights: samples (n, P).
-            asked: a column of requests per property, a row per sample; NaN where a sample has no such request.
+            table: a column of requests per property, a row per sample; NaN where a sample has no such request.
 
         Returns:
             Property -> sampler, and retrieval -> result.
@@ -145,15 +147,15 @@ class ControlTest:
         Raises:
             ArgumentError: a property is unknown, or there is not one row per sample.
         """
-        if len(asked) != len(weights):
-            raise ArgumentError(f"expected a row of requests per sample, got {len(asked)} for {len(weights)} samples")
+        if len(table) != len(weights):
+            raise ArgumentError(f"expected a row of requests per sample, got {len(table)} for {len(weights)} samples")
         measured = measure_properties(weights, self.evaluator, "test")
         control: dict[str, dict[str, ControlResult]] = {}
-        for name in asked.columns:
+        for name in table.columns:
             if name not in measured:
                 raise ArgumentError(unknown("property", name, measured))
-            requests = torch.from_numpy(asked[name].to_numpy(dtype="float64", copy=True))
-            nearest = (self.known[name] - requests.unsqueeze(1)).abs().nan_to_num(torch.inf).argmin(dim=1)
+            requests = torch.from_numpy(table[name].to_numpy(dtype="float64", copy=True))
+            nearest = (self.conditions[name] - requests.unsqueeze(1)).abs().nan_to_num(torch.inf).argmin(dim=1)
             results = {sampler: measured[name], RETRIEVAL: self.truth[name][nearest]}
             control[name] = {
                 kind: measure_control(requests.tolist(), values.tolist()) for kind, values in results.items()
@@ -189,10 +191,10 @@ def evaluate_control(rep: HyperRepresentation, evaluator: Evaluator) -> Control:
     """
     test, recipe = ControlTest(evaluator=evaluator), evaluator.recipe
     control: dict[str, Mapping[str, ControlResult]] = {}
-    for name, asked in test.spread_requests(recipe.num_control).items() if recipe.num_control else ():
-        samples = test.draw_targeted(rep, name, asked, keyed_generator(recipe.seed, "control", name))
+    for name, values in test.spread_requests(recipe.num_control).items() if recipe.num_control else ():
+        samples = test.draw_targeted(rep, name, values, keyed_generator(recipe.seed, "control", name))
         try:
-            control |= test.judge(TARGETED, samples, pd.DataFrame({name: asked.numpy()}))
+            control |= test.judge(TARGETED, samples, pd.DataFrame({name: values.numpy()}))
         except ArgumentError as error:
             _log.warning("the control test leaves out %s: %s", name, error)
     return control

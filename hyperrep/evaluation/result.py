@@ -168,7 +168,7 @@ class EqualWorkResult(JsonRecord):
 
     gradients: int  # image gradients that learning spent
     num_samples: int  # samples over which they are amortized
-    epoch_gradients: int  # of one epoch of fine-tuning
+    epoch_gradients: int  # in one epoch of fine-tuning
     curves: Mapping[str, CurveResult] = field(default_factory=dict)  # AMORTIZED and WHOLE
 
     def count_budget(self, name: str) -> int:
@@ -184,7 +184,7 @@ class EqualWorkResult(JsonRecord):
 class ControlResult(JsonRecord):
     """The line through measured against asked values of one property; full control has slope 1, R² 1, bias 0."""
 
-    asked: Sequence[float]  # (n,)
+    requests: Sequence[float]  # (n,)
     measured: Sequence[float]  # (n,) of the samples
     slope: float
     slope_low: float  # 95 % interval
@@ -192,7 +192,7 @@ class ControlResult(JsonRecord):
     r2: float
     r2_low: float
     r2_high: float
-    bias: float  # mean of measured - asked
+    bias: float  # mean of measured - requests
 
 
 Control = Mapping[str, Mapping[str, ControlResult]]  # property -> sampler -> result

@@ -273,8 +273,8 @@ def plot_control(control: Control) -> bytes:
     figure, axes = new_figure(len(control), width=4.4)
     for ax, (name, results) in zip(axes, control.items(), strict=True):
         for i, (sampler, result) in enumerate(results.items()):
-            ax.scatter(result.asked, result.measured, s=9, color=COLORS[i], alpha=0.6, linewidths=0, label=sampler)
-        ends = [min(result.asked), max(result.asked)]
+            ax.scatter(result.requests, result.measured, s=9, color=COLORS[i], alpha=0.6, linewidths=0, label=sampler)
+        ends = [min(result.requests), max(result.requests)]
         ax.plot(ends, ends, color="black", linewidth=0.8, label="full control")
         ax.set(title=name, xlabel="asked")
     axes[0].set_ylabel("measured")

@@ -280,8 +280,8 @@ def control_table(control: Control) -> pd.DataFrame:
         {
             "property": name,
             "sampler": sampler,
-            "n": str(len(result.asked)),
-            "asked": f"{min(result.asked):.3f} to {max(result.asked):.3f}",
+            "n": str(len(result.requests)),
+            "asked": f"{min(result.requests):.3f} to {max(result.requests):.3f}",
             "slope": _format_interval(result.slope, result.slope_low, result.slope_high),
             "R²": _format_interval(result.r2, result.r2_low, result.r2_high),
             "bias": f"{result.bias:+.3f}",

@@ -69,7 +69,7 @@ def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
 def test_what_cannot_be_compared_is_refused_and_what_is_not_finite_is_left_out() -> None:
     asked = [0.0, 1.0, 2.0, 3.0, float("nan"), 5.0]
     result = measure_control(asked, [0.0, 1.0, 2.0, 3.0, 4.0, float("inf")])
-    assert result.asked == [0, 1, 2, 3] and result.slope == pytest.approx(1)
+    assert result.requests == [0, 1, 2, 3] and result.slope == pytest.approx(1)
     with pytest.raises(
         ArgumentError, match="^a control test needs at least 4 requests with finite results, not all equal; got 3$"
     ):
@@ -108,7 +108,7 @@ def test_sparsity_is_the_share_of_zeros_in_matrices(control: ControlTest) -> Non
 def test_states_are_chosen_on_other_images_than_samples_are_measured_on(control: ControlTest) -> None:
     states, images = control.evaluator.states, control.evaluator.images
     networks = [control.evaluator.network] * len(states.last)
-    for values, split in ((control.known, "validation"), (control.truth, "test")):
+    for values, split in ((control.conditions, "validation"), (control.truth, "test")):
         metrics = control.evaluator.engine.evaluate("cnn-s", images, states.weights[states.last], networks, split)
         assert torch.equal(values["test_acc"], metrics.accuracy) and torch.equal(values["test_loss"], metrics.loss)
 
@@ -124,7 +124,7 @@ def test_a_targeted_draw_is_made_from_the_nearest_states_alone(
 
     monkeypatch.setattr("hyperrep.evaluation.control.draw_embeddings", note)
     monkeypatch.setattr("hyperrep.evaluation.control._NUM_NEAREST", 3)
-    loss, embeddings = control.known["test_loss"], rep.embeddings[control.evaluator.states.last]
+    loss, embeddings = control.conditions["test_loss"], rep.embeddings[control.evaluator.states.last]
     asked = torch.tensor([loss.min() - 1, loss.max() + 1, loss[4]])
     draws = control.draw_targeted(rep, "test_loss", asked, keyed_generator(0, "draws"))
     order = loss.argsort()
@@ -145,8 +145,8 @@ def test_foreign_samples_are_judged_by_a_table_of_requests(control: ControlTest)
     )
     assert result["test_loss"]["copies"].slope == pytest.approx(1)
     assert result["test_loss"]["copies"].r2 == pytest.approx(1)
-    assert len(result["test_acc"]["copies"].asked) == len(result["test_loss"]["copies"].asked) - 1
-    nearest = (control.known["test_loss"] - control.truth["test_loss"].unsqueeze(1)).abs().argmin(dim=1)
+    assert len(result["test_acc"]["copies"].requests) == len(result["test_loss"]["copies"].requests) - 1
+    nearest = (control.conditions["test_loss"] - control.truth["test_loss"].unsqueeze(1)).abs().argmin(dim=1)
     assert result["test_loss"][RETRIEVAL].measured == control.truth["test_loss"][nearest].tolist()
 
 
@@ -165,7 +165,7 @@ def test_the_protocol_asks_for_every_property(
     assert {"test_acc", "test_loss"} < {*result} and "sparsity" not in result
     for results in result.values():
         assert [*results] == [TARGETED, RETRIEVAL]
-        assert all(isinstance(one, ControlResult) and len(one.asked) == 5 for one in results.values())
+        assert all(isinstance(one, ControlResult) and len(one.requests) == 5 for one in results.values())
     assert (
         evaluate_control(rep, dataclasses.replace(bench, recipe=dataclasses.replace(bench.recipe, num_control=0))) == {}
     )
