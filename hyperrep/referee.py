@@ -4,6 +4,8 @@ n samples, P weights.
 """
 
 import dataclasses
+import hashlib
+import inspect
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,6 +30,8 @@ from .evaluation import (
     EvaluationResult,
     Evaluator,
     Population,
+    Score,
+    ScoreEvaluator,
     TrainingStates,
     check_transfer,
     claim_folder,
@@ -55,6 +59,7 @@ def judge(
     protocol: EvaluationRecipe | None = None,
     engine: str | Engine = "auto",
     images_root: str | Path | None = None,
+    score: Score | None = None,
     name: str = "samples",
     progress: Progress = NO_PROGRESS,
 ) -> EvaluationResult:
@@ -72,6 +77,8 @@ def judge(
             ensembles of up to 10.
         engine: trains and runs networks; an engine or its name.
         images_root: folder of the images; the user's cache by default.
+        score: a function of a module, for networks without images: any real number, higher is better. It stands in
+            place of accuracy; there are no error overlap, no fine-tuning, no ensembles and no REPAIR then.
         name: name of the samples. Say in it how they were selected.
         progress: display of the populations.
 
@@ -82,6 +89,7 @@ def judge(
         MissingExtraError: the extra `report` is not installed.
         ArgumentError: the name is that of another population.
         FormatError: states or zoo are not what they must be, or states are not of the architecture of the zoo.
+        PluginError: the score fails.
         ModelZooError: the protocol needs something that this zoo does not have.
         FolderInUseError: `out` holds another judgment, or other files, or another process is writing it.
 
@@ -99,6 +107,8 @@ def judge(
     zoo = zoo if isinstance(zoo, Zoo) else load_zoo(*parse_source(str(zoo)))
     weights = read_samples(states, zoo)
     protocol = dataclasses.replace(protocol or _DEFAULT, samplers=(), moves=())
+    if score is not None:
+        protocol = dataclasses.replace(protocol, num_finetuned=0, max_ensemble_size=1, transfer=(), changed=())
     samples = Population(
         name=name,
         description=f"networks of {Path(states).name}" if isinstance(states, str | Path) else "networks",
@@ -108,7 +118,7 @@ def judge(
         has_nulls=True,
     )
     root = None if images_root is None else Path(images_root)
-    options: dict[str, Any] = {"engine": get_engine(engine), "images_root": root, "progress": progress}
+    options: dict[str, Any] = {"engine": get_engine(engine), "images_root": root, "score": score, "progress": progress}
     if out is None:
         with tempfile.TemporaryDirectory() as folder:
             return _run(samples, zoo, protocol, Path(folder) / "judgment", **options)
@@ -126,6 +136,7 @@ def _run(
     *,
     engine: Engine,
     images_root: Path | None,
+    score: Score | None,
     progress: Progress,
 ) -> EvaluationResult:
     """Make `out` hold evaluation.json; see `judge`."""
@@ -135,24 +146,28 @@ def _run(
         "samples_sha256": hash_tensor(samples.weights),
         "zoo_sha256": hash_tensor(zoo.weights),
         "protocol": protocol.to_json(),
-        "engine": engine.name,
+        "engine": engine.name if score is None else _describe_score(score),
     }
     if finished := read_finished(out, claim):
         return finished
     # Everything that can be wrong with the request is checked before anything is evaluated or written.
     splits = _split_states(zoo)
     training = TrainingStates.from_zoo(splits["train"])
-    evaluator = Evaluator.from_states(training, protocol, engine, images_root)
+    evaluator: Evaluator | ScoreEvaluator
+    if score is None:
+        evaluator = Evaluator.from_states(training, protocol, engine, images_root)
+        check_transfer(images := [load_images(name, images_root) for name in protocol.transfer], evaluator)
+    else:
+        evaluator, images = ScoreEvaluator(states=training, recipe=protocol, score=score), []
+        evaluator.check_modules()
     samples = dataclasses.replace(samples, weights=renumber_units(samples.weights, training))
-    images = [load_images(name, images_root) for name in protocol.transfer]
-    check_transfer(images, evaluator)
     populations = surround_samples([samples], splits, evaluator)
     claim_folder(out, claim)
     result = judge_populations(
         populations,
         evaluator,
         out,
-        scratch=evaluate_scratch(zoo),
+        scratch=evaluate_scratch(zoo) if score is None else None,
         offset=int(splits["train"].table["epoch"].max()),
         images=images,
         progress=progress,
@@ -200,6 +215,15 @@ def _check_name(name: str) -> None:
         raise ArgumentError(f"{name!r} is the name of another population of the judgment; choose another name")
 
 
+def _describe_score(score: Score) -> str:
+    """Return the name of a function and the hash of its source, where it has one."""
+    try:
+        source = inspect.getsource(score)
+    except (OSError, TypeError):  # made in an interpreter, or no plain function
+        source = ""
+    return f"{getattr(score, '__name__', 'score')} {hashlib.sha256(source.encode()).hexdigest()[:16]}"
+
+
 def _split_states(zoo: Zoo) -> dict[str, Zoo]:
     """Return the finite states of trained models by split; raises FormatError without training states."""
     if lacks := [column for column in _COLUMNS if column not in zoo.table]:
@@ -212,12 +236,13 @@ def _split_states(zoo: Zoo) -> dict[str, Zoo]:
 
 def _write_pages(out: Path, samples: Population, zoo: Zoo, result: EvaluationResult) -> None:
     """Write report.html and summary.md."""
-    from .report import describe_judgment, format_markdown, judgment_table, write_report  # figures take a second
+    from .report import choose_unit, describe_judgment, format_markdown, judgment_table, write_report  # figures
 
     title = f"Judgment of {samples.name}"
     config = zoo.config or "zoo"
     source = {"samples": f"{len(samples.weights)} {samples.description}", "zoo": Path(zoo.dataset).name or "in memory"}
     write_report(out / "report.html", title, {config: zoo}, result, source)
-    table = format_markdown(judgment_table(result.populations, result.judgments))
-    sentence = describe_judgment(samples.name, result.judgments[samples.name])
+    unit = choose_unit(result)
+    table = format_markdown(judgment_table(result.populations, result.judgments, unit))
+    sentence = describe_judgment(samples.name, result.judgments[samples.name], unit)
     write_bytes(out / "summary.md", f"{sentence}\n\n{table}\n".encode())

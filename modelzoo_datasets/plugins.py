@@ -8,9 +8,10 @@ import importlib.util
 import logging
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
+from typing import Any, cast
 
 from ._util import one_line
 from .errors import PluginError, unknown
@@ -36,6 +37,25 @@ def use_plugin(path: Path) -> None:
     except BaseException:
         os.environ[VARIABLE] = before  # so that a notebook can name another file
         raise
+
+
+def load_function(text: str) -> Callable[..., Any]:
+    """Return a function of a plugin, which is imported as `use_plugin` does.
+
+    Args:
+        text: FILE:FUNCTION.
+
+    Raises:
+        PluginError: There is no such file or function, or the import fails.
+    """
+    file, colon, name = text.rpartition(":")
+    if not colon:
+        raise PluginError(f"expected FILE:FUNCTION, such as score.py:score; got {text!r}")
+    use_plugin(Path(file))
+    function = getattr(sys.modules[_name_module(Path(file))], name, None)
+    if not callable(function):
+        raise PluginError(f"plugin {file} has no function {name!r}; define it at the top of the file")
+    return cast(Callable[..., Any], function)
 
 
 def load_plugins() -> None:
@@ -82,12 +102,16 @@ def _load_entry(entry: EntryPoint) -> None:
         )
 
 
+def _name_module(path: Path) -> str:
+    return f"modelzoo_plugin_{path.stem}"
+
+
 def _import(path: Path) -> None:
     if not path.is_file():
         raise PluginError(
             f"there is no plugin file {path}; pass the Python file that registers your architectures or images"
         )
-    name = f"modelzoo_plugin_{path.stem}"
+    name = _name_module(path)
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise PluginError(f"plugin {path} is not a Python file; its name must end in .py")

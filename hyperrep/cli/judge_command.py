@@ -20,6 +20,7 @@ from modelzoo_datasets.cli import (
     show_progress,
 )
 from modelzoo_datasets.errors import FormatError
+from modelzoo_datasets.plugins import load_function
 
 # Rooms import their modules when a name is used, so that help and errors do not wait for torch.
 from .. import report
@@ -52,6 +53,13 @@ def command(
     name: Annotated[
         str, typer.Option(help="Name of the samples in the report; say in it how they were selected.")
     ] = "samples",
+    score: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE:FUNCTION",
+            help="Python function of a module that returns its score, higher is better, for networks without images.",
+        ),
+    ] = None,
     engine: Engine = "auto",
     threads: Threads = None,
     images_root: ImagesRoot = DEFAULT_IMAGES_ROOT,
@@ -67,6 +75,7 @@ def command(
     if not samples.exists():
         raise FormatError(f"there is no folder or file {samples}; pass the networks to judge")
     questions = None if protocol is None else read_protocol(protocol)
+    function = None if score is None else load_function(score)
     runner = engines.get_engine(engine, threads)
     with show_progress(quiet) as progress:
         result = hyperrep.judge(
@@ -76,11 +85,15 @@ def command(
             protocol=questions,
             engine=runner,
             images_root=images_root,
+            score=function,
             name=name,
             progress=progress,
         )
-    print(report.describe_judgment(name, result.judgments[name]))
-    cli.print_table(report.judgment_table(result.populations, result.judgments), "samples and the strongest null")
+    unit = report.choose_unit(result)
+    print(report.describe_judgment(name, result.judgments[name], unit))
+    cli.print_table(report.judgment_table(result.populations, result.judgments, unit), "samples and the strongest null")
+    if function is not None:
+        print("scores know of no images: no error overlap, no fine-tuning, no ensembles, no REPAIR")
     if out is not None:
         print(f"open {out / 'report.html'}")
 

@@ -45,6 +45,8 @@ from .result import Places as Places
 from .result import PopulationResult as PopulationResult
 from .result import SignificanceResult as SignificanceResult
 from .result import select_epoch as select_epoch
+from .scores import Score as Score
+from .scores import ScoreEvaluator as ScoreEvaluator
 from .training_states import TrainingStates as TrainingStates
 from .training_states import hash_tensor as hash_tensor
 from .training_states import measure_novelty as measure_novelty

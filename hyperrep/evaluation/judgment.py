@@ -88,4 +88,4 @@ def measure_dispersion(
 
 
 def _read_mean(population: PopulationResult, key: str) -> float | None:
-    return population.pairs[key].mean
+    return population.pairs[key].mean if key in population.pairs else None

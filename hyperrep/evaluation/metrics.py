@@ -43,14 +43,25 @@ _ORDERS = 20  # random orders in which models join an ensemble
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluator:
-    """Everything that all populations are evaluated with: networks, images, and the training states."""
+class BaseEvaluator:
+    """Training states and the protocol: what nulls are made from."""
 
     states: TrainingStates
+    recipe: EvaluationRecipe
+
+    @property
+    def repairer(self) -> Repairer | None:
+        """REPAIR, which needs images; None without."""
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluator(BaseEvaluator):
+    """Everything that all populations are evaluated with: networks, images, and the training states."""
+
     engine: Engine
     images: Images
     training: Training  # hyper-parameters of the zoo
-    recipe: EvaluationRecipe
 
     @classmethod
     def from_states(

@@ -16,7 +16,7 @@ from ..model import HyperRepresentation
 from ..recipe import EvaluationRecipe
 from ..sampler_names import SAMPLER_INFO, SamplerEntry, check_sampler
 from .baselines import SamplingContext, draw_weights
-from .metrics import Evaluator
+from .metrics import BaseEvaluator, Evaluator
 from .nulls import (
     AVERAGE,
     GAUSSIAN,
@@ -99,7 +99,7 @@ def _draw_samples(name: str, entry: SamplerEntry, context: SamplingContext, eval
 
 
 def surround_samples(
-    samples: Sequence[Population], splits: Mapping[str, Zoo], evaluator: Evaluator
+    samples: Sequence[Population], splits: Mapping[str, Zoo], evaluator: BaseEvaluator
 ) -> list[Population]:
     """Return zoo members, nulls at several distances, and samples, each followed by nulls at its own distances.
 
@@ -116,7 +116,7 @@ def surround_samples(
     return [population for population in populations if len(population.weights)]
 
 
-def make_members(splits: Mapping[str, Zoo], evaluator: Evaluator) -> list[Population]:
+def make_members(splits: Mapping[str, Zoo], evaluator: BaseEvaluator) -> list[Population]:
     """Make the populations of zoo members: test models, and training models, which copies would be."""
     names = {"test": (MEMBERS, "test models as trained")}
     names["train"] = (TRAINING_MEMBERS, "training models as trained: copies would be these")
@@ -145,11 +145,11 @@ def make_reconstructions(rep: HyperRepresentation, splits: Mapping[str, Zoo], ev
     ]
 
 
-def _take_last(zoo: Zoo, evaluator: Evaluator) -> Tensor:
+def _take_last(zoo: Zoo, evaluator: BaseEvaluator) -> Tensor:
     return evaluator.states.alignment.align(select_last_epoch(zoo).weights[:_MAX_MODELS])
 
 
-def _make_null_curves(evaluator: Evaluator) -> list[Population]:
+def _make_null_curves(evaluator: BaseEvaluator) -> list[Population]:
     """Make nulls at several distances: the curves that samplers are compared with."""
     recipe, states = evaluator.recipe, evaluator.states
     best, n = states.select_best(recipe.top_fraction), recipe.num_samples
@@ -176,7 +176,7 @@ def _make_null_curves(evaluator: Evaluator) -> list[Population]:
 
 
 def _make_nulls(
-    name: str, description: str, way: Way, t: float, evaluator: Evaluator, num_finetuned: int = 0
+    name: str, description: str, way: Way, t: float, evaluator: BaseEvaluator, num_finetuned: int = 0
 ) -> list[Population]:
     """Make the models at t of the ways, and these with REPAIR."""
     share = torch.full((len(way),), t)
@@ -189,7 +189,7 @@ def _make_nulls(
     return populations
 
 
-def _make_matched_nulls(samples: Population, evaluator: Evaluator) -> list[Population]:
+def _make_matched_nulls(samples: Population, evaluator: BaseEvaluator) -> list[Population]:
     """Make nulls that are, model by model, as far from their training state as the samples from theirs.
 
     The strongest kinds of noise and averages are fine-tuned too.

@@ -40,8 +40,10 @@ from .result import (
     EVALUATION_FORMAT,
     EmbeddingPoints,
     EvaluationResult,
+    Places,
     PopulationResult,
 )
+from .scores import ScoreEvaluator, score_population
 from .significance import compare_populations
 from .training_states import TrainingStates
 from .transfer import check_transfer, evaluate_each, evaluate_transfer
@@ -131,10 +133,10 @@ def _count_gradients(training_info: TrainingInfo, num_states: int) -> int:
 
 def judge_populations(
     populations: Sequence[Population],
-    evaluator: Evaluator,
+    evaluator: Evaluator | ScoreEvaluator,
     out: Path,
     *,
-    scratch: PopulationResult,
+    scratch: PopulationResult | None,
     offset: int,
     images: Sequence[Images] = (),
     gradients: int = 0,
@@ -146,7 +148,7 @@ def judge_populations(
         populations: samples, zoo members and nulls, see `surround_samples`.
         evaluator: runs and fine-tunes them.
         out: the folder of the evaluation.
-        scratch: the models of the zoo from their first epoch on.
+        scratch: the models of the zoo from their first epoch on; None where nothing is fine-tuned.
         offset: epochs for which the training states were trained.
         images: other images to fine-tune on.
         gradients: image gradients that learning the sampler spent, if they are known: members are fine-tuned by as
@@ -156,9 +158,13 @@ def judge_populations(
     Returns:
         The result without what only a hyper-representation has: probes, reconstruction and embeddings.
     """
-    results = [*_evaluate_populations(out, populations, evaluator, progress), scratch]
-    transfer, changed = evaluate_transfer(out, populations, images, evaluator, progress)
-    equal_work = evaluate_equal_work(gradients, evaluator, out, progress=progress)
+    results = [*_evaluate_populations(out, populations, evaluator, progress), *([] if scratch is None else [scratch])]
+    places: tuple[Places, Places] = ({}, {})
+    equal_work = None
+    if isinstance(evaluator, Evaluator):
+        places = evaluate_transfer(out, populations, images, evaluator, progress)
+        equal_work = evaluate_equal_work(gradients, evaluator, out, progress=progress)
+    transfer, changed = places
     tests = compare_populations(results, transfer, changed, evaluator.recipe, offset)
     if equal_work is not None:
         tests += compare_equal_work(equal_work, results)
@@ -171,15 +177,18 @@ def judge_populations(
         tests=tests,
         judgments=judge_samples(results, tests),
         equal_work=equal_work,
+        score=evaluator.name if isinstance(evaluator, ScoreEvaluator) else "",
     )
 
 
 def _evaluate_populations(
-    out: Path, populations: Sequence[Population], evaluator: Evaluator, progress: Progress
+    out: Path, populations: Sequence[Population], evaluator: Evaluator | ScoreEvaluator, progress: Progress
 ) -> Iterable[PopulationResult]:
     by_name = {population.name: population for population in populations}
 
     def evaluate(name: str) -> PopulationResult:
+        if isinstance(evaluator, ScoreEvaluator):
+            return score_population(by_name[name], evaluator, progress=progress)
         return evaluate_population(by_name[name], evaluator, progress=progress)
 
     return evaluate_each(out / "populations", by_name, PopulationResult, evaluate).values()

@@ -215,6 +215,7 @@ class EvaluationResult(JsonRecord):
     judgments: Mapping[str, Judgment] = field(default_factory=dict)  # name of samples -> what they are
     equal_work: EqualWorkResult | None = None
     control: Control = field(default_factory=dict)
+    score: str = ""  # name of the function whose scores stand in place of accuracies, if there is one
     # Only a hyper-representation has these.
     probes: Sequence[Probe] = ()
     reconstruction: Mapping[str, ReconstructionResult] = field(default_factory=dict)  # split -> R²

@@ -69,7 +69,7 @@ def _compare_finetuning(
             if rival in populations:
                 values = select_epoch(populations[rival].curves, epoch)
                 yield from compare_values("fine-tuning", "", name, rival, epoch, samples, values)
-        scratch = populations[SCRATCH].curves
+        scratch = populations[SCRATCH].curves if SCRATCH in populations else []
         yield from compare_values("fine-tuning", "", name, SCRATCH, epoch, samples, select_epoch(scratch, epoch))
         # The paper's counting: the epochs of the learned-from models count as epochs of the samples.
         later = select_epoch(scratch, epoch + offset)

@@ -1,6 +1,7 @@
 from .html import render_report as render_report
 from .html import write_report as write_report
 from .tables import accuracy_table as accuracy_table
+from .tables import choose_unit as choose_unit
 from .tables import describe_probes as describe_probes
 from .tables import format_markdown as format_markdown
 from .tables import judgment_table as judgment_table

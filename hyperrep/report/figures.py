@@ -68,15 +68,20 @@ _MOVES, _MOVES_COLOR = "move ", "#00BFC4"
 _NUM_BINS = 12  # bins per band
 
 
-def plot_frontier(populations: Sequence[PopulationResult]) -> bytes:
+def plot_frontier(populations: Sequence[PopulationResult], score: str = "") -> bytes:
     """Plot zero-shot accuracy against novelty: distance to, and error overlap with, the nearest training state.
 
     Nulls are bands: the middle 80 % of all of their models, solid lines with REPAIR. A sampler that has learned
     anything lies above all of them.
+
+    Args:
+        populations: the results.
+        score: name of the function whose scores stand in place of accuracies; they know of no errors.
     """
-    figure, (distance_ax, overlap_ax) = new_figure(2)
+    keys = ["distance"] if score else ["distance", "error_overlap"]
+    figure, axes = new_figure(len(keys))
     shown = [p for p in populations if p.distance]
-    for axis, key in ((distance_ax, "distance"), (overlap_ax, "error_overlap")):
+    for axis, key in zip(axes, keys, strict=True):
         for prefixes, (label, color) in _NULLS.items():
             for is_repaired in (False, True):
                 nulls = [p for p in shown if p.name.startswith(prefixes) and (REPAIR in p.name) == is_repaired]
@@ -85,13 +90,14 @@ def plot_frontier(populations: Sequence[PopulationResult]) -> bytes:
         for population in shown:
             if not population.name.startswith((*sum(_NULLS, ()), _MOVES, RETRIEVAL)):
                 _draw_population(axis, population, key)
-        axis.set_ylim(*_choose_limits(shown))
-    distance_ax.set(
-        xlabel="distance to the nearest training state\n(layer standard deviations)", ylabel="zero-shot accuracy"
-    )
-    _scale_distance(distance_ax, shown)
-    overlap_ax.set(xlabel="error overlap (IoU) with the most similar training state", xlim=(0, 1.02))
-    return _save(figure, distance_ax)
+        if not score:
+            axis.set_ylim(*_choose_limits(shown))
+    xlabel = "distance to the nearest training state\n(layer standard deviations)"
+    axes[0].set(xlabel=xlabel, ylabel=f"zero-shot {score or 'accuracy'}")
+    _scale_distance(axes[0], shown)
+    if not score:
+        axes[1].set(xlabel="error overlap (IoU) with the most similar training state", xlim=(0, 1.02))
+    return _save(figure, axes[0])
 
 
 def _choose_limits(populations: Sequence[PopulationResult]) -> tuple[float, float]:

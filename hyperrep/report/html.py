@@ -81,16 +81,18 @@ def render_report(
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     environment.filters["table"] = _format_html
     template = environment.from_string((files("hyperrep.report") / "report.html.j2").read_text())
-    sentences = [describe_judgment(*item) for item in evaluation.judgments.items()]
+    unit = tables.choose_unit(evaluation)
+    sentences = [describe_judgment(*item, unit) for item in evaluation.judgments.items()]
     summary = sentences[0] if len(sentences) == 1 else None
     return template.render(
         title=title,
         summary=summary,
         verdicts=[sentence for sentence in write_verdicts(evaluation) if sentence != summary],
+        score=evaluation.score,
         is_representation=bool(evaluation.reconstruction),
-        judgments=tables.judgment_table(populations, evaluation.judgments),
-        populations=tables.accuracy_table(populations, epochs),
-        novelty=tables.novelty_table(populations),
+        judgments=tables.judgment_table(populations, evaluation.judgments, unit),
+        populations=tables.accuracy_table(populations, () if evaluation.score else epochs, unit),
+        novelty=tables.novelty_table(populations, unit),
         accounting=tables.accounting_table(populations, epochs, evaluation.offset),
         offset=evaluation.offset,
         work=evaluation.equal_work,
@@ -118,7 +120,7 @@ def _plot_all(
     ]
     pngs = {
         "zoo": plot_accuracy_over_epochs(zoos),
-        "frontier": figures.plot_frontier(populations),
+        "frontier": figures.plot_frontier(populations, evaluation.score),
     }
     if any(p.curves and p.name != SCRATCH for p in shown):
         pngs["curves"] = figures.plot_finetuning([p for p in shown if p.curves], last)
@@ -146,7 +148,8 @@ def _has_ensembles(populations: Sequence[PopulationResult]) -> bool:
 
 
 def _select_tests(evaluation: EvaluationResult, question: str) -> pd.DataFrame:
-    return tables.significance_table([row for row in evaluation.tests if row.question == question])
+    rows = [row for row in evaluation.tests if row.question == question]
+    return tables.significance_table(rows, tables.choose_unit(evaluation))
 
 
 def _format_html(table: pd.DataFrame) -> Markup:

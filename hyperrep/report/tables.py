@@ -1,6 +1,7 @@
 """Tables of an evaluation as text: the same rows in the terminal, in the report and on cards."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -11,6 +12,7 @@ from ..evaluation import (
     Control,
     Curves,
     EqualWorkResult,
+    EvaluationResult,
     Judgment,
     PairSummary,
     Places,
@@ -30,18 +32,50 @@ _CEILINGS = {
 _FLOOR = -10  # a lower R² says no more
 
 
-def accuracy_table(populations: Sequence[PopulationResult], epochs: Sequence[int] = (1, 5)) -> pd.DataFrame:
+@dataclass(frozen=True)
+class Unit:
+    """Unit of accuracies, or of scores that stand in their place."""
+
+    factor: float = 100.0
+    digits: str = ".1f"
+    symbol: str = " %"
+    difference: str = " points"
+
+    def format(self, value: float, sign: str = "") -> str:
+        """Return a number without its symbol."""
+        return f"{self.factor * value:{sign}{self.digits}}"
+
+    def format_spread(self, values: Sequence[float]) -> str:
+        """Return mean ± standard deviation of values; a dash without any."""
+        if len(values) == 0:
+            return "-"
+        mean = self.format(float(np.mean(values)))
+        return mean if len(values) == 1 else f"{mean} ± {self.format(float(np.std(values, ddof=1)))}"
+
+
+PERCENT, NUMBER = Unit(), Unit(1.0, ".3g", "", "")
+
+
+def choose_unit(evaluation: EvaluationResult) -> Unit:
+    """Return the unit of accuracies, or of scores."""
+    return NUMBER if evaluation.score else PERCENT
+
+
+def accuracy_table(
+    populations: Sequence[PopulationResult], epochs: Sequence[int] = (1, 5), unit: Unit = PERCENT
+) -> pd.DataFrame:
     """Return a row per population: n, test accuracy (percent, mean ± standard deviation), distance to training states.
 
     Args:
         populations: the results.
         epochs: epochs of fine-tuning whose accuracies are shown.
+        unit: unit of the accuracies.
     """
     return pd.DataFrame(
         {
             "population": population.name,
             "n": str(population.n),
-            "zero-shot": _format_percent(population.zero_shot),
+            "zero-shot": unit.format_spread(population.zero_shot),
             **_format_epochs(population.curves, epochs),
             "n tuned": str(len(population.curves)),
             "distance": _format_spread(population.distance, 2),
@@ -50,7 +84,7 @@ def accuracy_table(populations: Sequence[PopulationResult], epochs: Sequence[int
     )
 
 
-def novelty_table(populations: Sequence[PopulationResult]) -> pd.DataFrame:
+def novelty_table(populations: Sequence[PopulationResult], unit: Unit = PERCENT) -> pd.DataFrame:
     """Return a row per population: distance to training states, error overlap with them, and diversity.
 
     Dispersion is the pairwise distance, and the pairwise disagreement, over those of zoo members.
@@ -60,11 +94,11 @@ def novelty_table(populations: Sequence[PopulationResult]) -> pd.DataFrame:
         {
             "population": population.name,
             "n": str(population.n),
-            "zero-shot": _format_percent(population.zero_shot),
+            "zero-shot": unit.format_spread(population.zero_shot),
             "distance": _format_spread(population.distance, 3),
             "error overlap (IoU)": _format_spread(population.error_overlap, 2),
-            "pairwise distance": _format_pairs(population.pairs["distance"], 2),
-            "pairwise agreement": _format_pairs(population.pairs["agreement"], 3),
+            "pairwise distance": _format_pairs(population.pairs.get("distance"), 2),
+            "pairwise agreement": _format_pairs(population.pairs.get("agreement"), 3),
             "dispersion": _format_dispersion(measure_dispersion(population, by_name)),
         }
         for population in populations
@@ -72,12 +106,15 @@ def novelty_table(populations: Sequence[PopulationResult]) -> pd.DataFrame:
     )
 
 
-def judgment_table(populations: Sequence[PopulationResult], judgments: Mapping[str, Judgment]) -> pd.DataFrame:
+def judgment_table(
+    populations: Sequence[PopulationResult], judgments: Mapping[str, Judgment], unit: Unit = PERCENT
+) -> pd.DataFrame:
     """Return a row per population of samples: what they are, beside the strongest null at equal novelty.
 
     Args:
         populations: the results.
         judgments: name of samples -> what they are.
+        unit: unit of the accuracies.
     """
     rows = []
     for population in (p for p in populations if p.name in judgments):
@@ -87,25 +124,25 @@ def judgment_table(populations: Sequence[PopulationResult], judgments: Mapping[s
             {
                 "samples": population.name,
                 "they are": judgment.kind,
-                "zero-shot": _format_percent(population.zero_shot),
+                "zero-shot": unit.format_spread(population.zero_shot),
                 "novelty": f"{judgment.distance:.2f}",
-                "strongest null": "-" if judgment.null_mean is None else f"{100 * judgment.null_mean:.1f}, {null}",
-                "difference": _format_points(judgment.difference, judgment.low, judgment.high),
+                "strongest null": "-" if judgment.null_mean is None else f"{unit.format(judgment.null_mean)}, {null}",
+                "difference": _format_points(judgment.difference, judgment.low, judgment.high, unit),
                 "dispersion": _format_dispersion((judgment.weight_dispersion, judgment.prediction_dispersion)),
             }
         )
     return pd.DataFrame(rows)
 
 
-def _format_points(difference: float | None, low: float | None, high: float | None) -> str:
+def _format_points(difference: float | None, low: float | None, high: float | None, unit: Unit) -> str:
     if difference is None:
         return "-"
-    return f"{100 * difference:+.1f} {_format_limits(low, high)}".removesuffix(" -")
+    return f"{unit.format(difference, '+')} {_format_limits(low, high, unit)}".removesuffix(" -")
 
 
-def _format_limits(low: float | None, high: float | None) -> str:
+def _format_limits(low: float | None, high: float | None, unit: Unit) -> str:
     """Return an interval in points."""
-    return "-" if low is None or high is None else f"[{100 * low:+.1f}, {100 * high:+.1f}]"
+    return "-" if low is None or high is None else f"[{unit.format(low, '+')}, {unit.format(high, '+')}]"
 
 
 def accounting_table(
@@ -157,7 +194,7 @@ def ensemble_table(populations: Sequence[PopulationResult]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def significance_table(rows: Sequence[SignificanceResult]) -> pd.DataFrame:
+def significance_table(rows: Sequence[SignificanceResult], unit: Unit = PERCENT) -> pd.DataFrame:
     """Return a row per test: both means in percent, their difference in points with its 95 % interval, p and n."""
     cells = []
     for row in rows:
@@ -167,10 +204,10 @@ def significance_table(rows: Sequence[SignificanceResult]) -> pd.DataFrame:
                 "population": row.population,
                 "against": row.rival,
                 "epochs": str(row.epoch),
-                "mean": f"{100 * row.mean:.1f}",
-                "other": f"{100 * row.rival_mean:.1f}",
-                "difference": f"{100 * row.difference:+.1f}",
-                "95 %": _format_limits(row.low, row.high),
+                "mean": unit.format(row.mean),
+                "other": unit.format(row.rival_mean),
+                "difference": unit.format(row.difference, "+"),
+                "95 %": _format_limits(row.low, row.high, unit),
                 "p": "-" if row.p is None else format_p_value(row.p),
                 "test": row.test,
                 "n": str(row.n) if row.test == "paired" else f"{row.n}, {row.n_rival}",
@@ -303,7 +340,7 @@ def _format_epochs(curves: Curves, epochs: Iterable[int]) -> dict[str, str]:
 
 
 def _format_percent(values: Sequence[float]) -> str:
-    return _format_spread([100 * value for value in values if value is not None], 1)
+    return PERCENT.format_spread([value for value in values if value is not None])
 
 
 def _format_spread(values: Sequence[float], digits: int) -> str:
@@ -313,9 +350,9 @@ def _format_spread(values: Sequence[float], digits: int) -> str:
     return mean if len(values) == 1 else f"{mean} ± {np.std(values, ddof=1):.{digits}f}"
 
 
-def _format_pairs(summary: PairSummary, digits: int) -> str:
+def _format_pairs(summary: PairSummary | None, digits: int) -> str:
     """Return mean and spread over pairs, or a dash where there are no pairs."""
-    if summary.mean is None:
+    if summary is None or summary.mean is None:
         return "-"
     spread = "" if summary.std is None else f" ± {summary.std:.{digits}f}"
     return f"{summary.mean:.{digits}f}{spread}"

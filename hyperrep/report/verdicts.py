@@ -19,7 +19,7 @@ from ..evaluation import (
     SignificanceResult,
 )
 from ..trainer import ReconstructionResult
-from .tables import format_p_value
+from .tables import PERCENT, Unit, choose_unit, format_p_value
 
 _VERBS = {"above": "beat", "below": "lose to", "level with": "show no difference from"}
 _Populations = Mapping[str, PopulationResult]
@@ -28,14 +28,14 @@ _Rows = Sequence[SignificanceResult]
 
 def write_verdicts(evaluation: EvaluationResult) -> list[str]:
     """Write sentences about reconstruction, samplers against their baselines, fine-tuning, transfer and ensembles."""
-    populations = {population.name: population for population in evaluation.populations}
+    populations, unit = {population.name: population for population in evaluation.populations}, choose_unit(evaluation)
     sentences = [_describe_reconstruction(populations, evaluation.reconstruction)] if evaluation.reconstruction else []
     for name, population in populations.items():
         if population.is_sample:
             rows = [row for row in evaluation.tests if row.population == name]
             judgment = evaluation.judgments.get(name)
-            sentences += [describe_judgment(name, judgment)] if judgment else []
-            sentences.append(_describe_novelty(population, populations, judgment))
+            sentences += [describe_judgment(name, judgment, unit)] if judgment else []
+            sentences.append(_describe_novelty(population, populations, judgment, unit))
             sentences += [*_describe_finetuning(name, rows), *_describe_equal_work(name, rows)]
             sentences += _describe_transfer(name, rows)
     return [_shorten(sentence) for sentence in sentences]
@@ -53,9 +53,15 @@ def _describe_reconstruction(populations: _Populations, r2: Mapping[str, Reconst
     )
 
 
-def describe_judgment(name: str, judgment: Judgment) -> str:
-    """Say in one sentence what samples are: copies, noise, averages, or new."""
-    return _shorten(_describe_kind(name, judgment))
+def describe_judgment(name: str, judgment: Judgment, unit: Unit = PERCENT) -> str:
+    """Say in one sentence what samples are: copies, noise, averages, or new.
+
+    Args:
+        name: name of the samples.
+        judgment: their judgment.
+        unit: unit of the accuracies.
+    """
+    return _shorten(_describe_kind(name, judgment, unit))
 
 
 def _shorten(sentence: str) -> str:
@@ -63,7 +69,7 @@ def _shorten(sentence: str) -> str:
     return sentence.replace("Samples of samples", "The samples").replace("samples of samples", "the samples")
 
 
-def _describe_kind(name: str, judgment: Judgment) -> str:
+def _describe_kind(name: str, judgment: Judgment, unit: Unit) -> str:
     where = f"at matched novelty, {judgment.distance:.2f} layer standard deviations from the nearest training state"
     if judgment.kind == COPIES:
         return (
@@ -74,33 +80,42 @@ def _describe_kind(name: str, judgment: Judgment) -> str:
         return f"Samples of {name}: there is no null {where}, to compare them with."
     interval = ""
     if judgment.low is not None and judgment.high is not None:
-        interval = f", 95 % interval {100 * judgment.low:+.1f} to {100 * judgment.high:+.1f}"
+        interval = f", 95 % interval {unit.format(judgment.low, '+')} to {unit.format(judgment.high, '+')}"
     null = judgment.null.removesuffix(f" like {name}")
     scores = (
-        f"they score {100 * judgment.mean:.1f} %, and {null}, the strongest null, {100 * judgment.null_mean:.1f} % "
-        f"(difference {100 * judgment.difference:+.1f} points{interval}, {judgment.n} pairs)"
+        f"they score {unit.format(judgment.mean)}{unit.symbol}, and {null}, the strongest null, "
+        f"{unit.format(judgment.null_mean)}{unit.symbol} (difference {unit.format(judgment.difference, '+')}"
+        f"{unit.difference}{interval}, {judgment.n} pairs)"
     )
     if judgment.kind == NEW:
         return f"Samples of {name} are new: they beat every null. {where[0].upper()}{where[1:]}, {scores}."
     return f"Samples of {name} are no better than {judgment.kind}: {where}, {scores}."
 
 
-def _describe_novelty(population: PopulationResult, populations: _Populations, judgment: Judgment | None) -> str:
+def _describe_novelty(
+    population: PopulationResult, populations: _Populations, judgment: Judgment | None, unit: Unit
+) -> str:
     """Describe where samples lie, how they score, and how they differ from each other."""
     sentence = (
         f"Samples of {population.name} (n={population.n}) are {np.mean(population.distance):.2f} layer standard "
-        f"deviations from the nearest training state, share {np.mean(population.error_overlap):.0%} of their errors "
-        f"(IoU) with the most similar one, and score {_format_mean(population)} zero-shot"
+        f"deviations from the nearest training state, {_describe_overlap(population)}and score "
+        f"{_format_mean(population, unit)} zero-shot"
     )
     retrieval = populations.get(f"{RETRIEVAL} like {population.name}")
     if retrieval is not None:
-        sentence += f"; the training states next to them score {_format_mean(retrieval)}"
-    if judgment is not None and judgment.weight_dispersion is not None and judgment.prediction_dispersion is not None:
-        sentence += (
-            f"; they are {judgment.weight_dispersion:.2f} times as far apart as zoo members, and disagree "
-            f"{judgment.prediction_dispersion:.2f} times as often"
-        )
+        sentence += f"; the training states next to them score {_format_mean(retrieval, unit)}"
+    if judgment is not None and judgment.weight_dispersion is not None:
+        sentence += f"; they are {judgment.weight_dispersion:.2f} times as far apart as zoo members"
+        if judgment.prediction_dispersion is not None:
+            sentence += f", and disagree {judgment.prediction_dispersion:.2f} times as often"
     return f"{sentence}."
+
+
+def _describe_overlap(population: PopulationResult) -> str:
+    """Return a part of a sentence about errors, which scores do not have."""
+    if not population.error_overlap:
+        return ""
+    return f"share {np.mean(population.error_overlap):.0%} of their errors (IoU) with the most similar one, "
 
 
 def _describe_test(row: SignificanceResult) -> str:
@@ -190,5 +205,5 @@ def _format_means(row: SignificanceResult) -> str:
     return f"{100 * row.mean:.1f} % against {100 * row.rival_mean:.1f} %"
 
 
-def _format_mean(population: PopulationResult) -> str:
-    return f"{100 * np.mean(population.zero_shot):.1f} %"
+def _format_mean(population: PopulationResult, unit: Unit = PERCENT) -> str:
+    return f"{unit.format(float(np.mean(population.zero_shot)))}{unit.symbol}"
