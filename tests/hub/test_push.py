@@ -111,8 +111,9 @@ def test_of_two_pushes_at_the_same_time_the_repo_is_whole(hub: HubServer, ann: C
     for text in ("", "\nA new paragraph.\n"):
         (dataset / "README.md").write_text((dataset / "README.md").read_text() + text)
         results = [running.result() for running in [one.start(pushes, str(dataset), "zoos/tiny") for one in others]]
-        assert [result.returncode for result in results] == [0, 0], results
-        assert all("zoos/tiny: " in result.stdout.splitlines()[-1] for result in results)
+        assert 0 in [result.returncode for result in results], results
+        for result in results:  # one may meet the repo before the other has made its first commit
+            assert result.returncode == 0 or (result.returncode, result.stderr.count("\n")) == (2, 1), result
         assert holds(hub, dataset)
 
 

@@ -62,6 +62,7 @@ def writers(
     for seed in (0, 1):
         (folder / f"learning-{seed}.toml").write_text(write_toml(epochs=2, batch_size=4) + LEARNING.format(seed=seed))
     recipes = [folder / f"learning-{seed}.toml" for seed in (0, 1)]
+    (folder / "protocol.toml").write_text("[evaluation]" + LEARNING.format(seed=1).partition("[evaluation]")[2])
     rep = folder / "rep"
     (result,) = race(
         [["modelzoo-hyperrep", "train", tiny_dataset, "--recipe", recipes[0], "--out", rep]], [0], folder / "r"
@@ -96,7 +97,7 @@ def writers(
         "probe": Writer(pair(hyperrep, "probe", *on_rep, "--recipe", recipes[0], *out,
                              differ=[(), ("--test-on", f"{tiny_dataset}/hyp")])),
         "evaluate": Writer(pair(hyperrep, "evaluate", *evaluation, "--recipe", recipes[0],
-                                differ=[(), ("--protocol", recipes[1])])),
+                                differ=[(), ("--protocol", folder / "protocol.toml")])),
         "push": Writer(pair("modelzoo-push", "OUT", differ=[("a/b", "--dry-run"), ("a/c", "--dry-run")]), start=rep),
         "demo": Writer(pair("modelzoo-demo", "--recipe", tiny_recipe, "--threads", "1", *out,
                             differ=[("--hyper-recipe", r) for r in recipes])),
