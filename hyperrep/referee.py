@@ -61,6 +61,7 @@ def judge(
     images_root: str | Path | None = None,
     score: Score | None = None,
     name: str = "samples",
+    gradients: int = 0,
     progress: Progress = NO_PROGRESS,
 ) -> EvaluationResult:
     """Judge networks of any origin beside the models of a zoo: copies, noise, averages, or new.
@@ -80,6 +81,8 @@ def judge(
         score: a function of a module, for networks without images: any real number, higher is better. It stands in
             place of accuracy; there are no error overlap, no fine-tuning, no ensembles and no REPAIR then.
         name: name of the samples. Say in it how they were selected.
+        gradients: image gradients that learning the sampler spent, one per network and image: training members are
+            fine-tuned with as many. Without them there are no rows of equal work.
         progress: display of the populations.
 
     Returns:
@@ -121,9 +124,9 @@ def judge(
     options: dict[str, Any] = {"engine": get_engine(engine), "images_root": root, "score": score, "progress": progress}
     if out is None:
         with tempfile.TemporaryDirectory() as folder:
-            return _run(samples, zoo, protocol, Path(folder) / "judgment", **options)
+            return _run(samples, zoo, protocol, gradients, Path(folder) / "judgment", **options)
     with OutputLock(out := Path(out)):
-        result = _run(samples, zoo, protocol, out, **options)
+        result = _run(samples, zoo, protocol, gradients, out, **options)
         _write_pages(out, samples, zoo, result)
     return result
 
@@ -132,6 +135,7 @@ def _run(
     samples: Population,
     zoo: Zoo,
     protocol: EvaluationRecipe,
+    gradients: int,
     out: Path,
     *,
     engine: Engine,
@@ -147,6 +151,7 @@ def _run(
         "zoo_sha256": hash_tensor(zoo.weights),
         "protocol": protocol.to_json(),
         "engine": engine.name if score is None else _describe_score(score),
+        "gradients": gradients,
     }
     if finished := read_finished(out, claim):
         return finished
@@ -170,6 +175,7 @@ def _run(
         scratch=evaluate_scratch(zoo) if score is None else None,
         offset=int(splits["train"].table["epoch"].max()),
         images=images,
+        gradients=gradients,
         progress=progress,
     )
     write_json(out / EVALUATION_FILE, result.to_json())

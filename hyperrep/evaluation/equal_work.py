@@ -20,7 +20,7 @@ from .transfer import evaluate_each
 
 
 def evaluate_equal_work(
-    gradients: int, evaluator: Evaluator, out: Path, *, progress: Progress = NO_PROGRESS
+    gradients: int, num_samples: int, evaluator: Evaluator, out: Path, *, progress: Progress = NO_PROGRESS
 ) -> EqualWorkResult | None:
     """Fine-tune training members by the budget of a sampler: amortized over its samples, and as a whole on one member.
 
@@ -29,6 +29,7 @@ def evaluate_equal_work(
 
     Args:
         gradients: image gradients that learning the sampler spent.
+        num_samples: samples that they are amortized over.
         evaluator: has the training members, fine-tunes them, and has the protocol.
         out: the folder of the evaluation; what has a file there is not trained again.
         progress: reports the models.
@@ -37,10 +38,10 @@ def evaluate_equal_work(
         The curves; None where learning spent no image gradients, or the protocol leaves the question out.
     """
     recipe, states = evaluator.recipe, evaluator.states
-    if gradients < 1 or recipe.max_equal_epochs == 0:
+    if gradients < 1 or num_samples < 1 or recipe.max_equal_epochs == 0:
         return None
     result = EqualWorkResult(
-        gradients=gradients, num_samples=recipe.num_samples, epoch_gradients=len(evaluator.images.labels("train"))
+        gradients=gradients, num_samples=num_samples, epoch_gradients=len(evaluator.images.labels("train"))
     )
     best = states.last[states.accuracy[states.last].nan_to_num(-1).argmax()]
     starts = {AMORTIZED: states.weights[states.last[: recipe.num_finetuned]], WHOLE: states.weights[best].unsqueeze(0)}

@@ -163,7 +163,8 @@ def judge_populations(
     equal_work = None
     if isinstance(evaluator, Evaluator):
         places = evaluate_transfer(out, populations, images, evaluator, progress)
-        equal_work = evaluate_equal_work(gradients, evaluator, out, progress=progress)
+        num_samples = max((result.n for result in results if result.is_sample), default=0)
+        equal_work = evaluate_equal_work(gradients, num_samples, evaluator, out, progress=progress)
     transfer, changed = places
     tests = compare_populations(results, transfer, changed, evaluator.recipe, offset)
     if equal_work is not None:

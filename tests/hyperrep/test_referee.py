@@ -156,3 +156,12 @@ def test_what_cannot_be_judged_is_refused_in_one_line(
     assert refused(train, test) == "the zoo has no states of the split 'train', which samples are compared with"
     without = dataclasses.replace(zoo, table=zoo.table.drop(columns="split"))
     assert refused(train, without) == "the zoo was loaded without the columns split; load it with all columns"
+
+
+def test_equal_work_is_amortized_over_the_samples_that_are_judged(zoo: Zoo, train: Tensor, engine: TorchEngine) -> None:
+    protocol = dataclasses.replace(PROTOCOL, num_finetuned=1, finetune_epochs=(1,), max_equal_epochs=1)
+    result = judged(train[:3], zoo, engine, protocol=protocol, gradients=9000)
+    assert result.equal_work is not None
+    assert (result.equal_work.gradients, result.equal_work.num_samples) == (9000, 3)
+    assert [row.population for row in result.tests if row.question == "equal work"] == ["samples"] * 2
+    assert judged(train[:3], zoo, engine).equal_work is None

@@ -18,15 +18,13 @@ from modelzoo_datasets.recipes import Training
 
 @pytest.fixture
 def bench_of_few(bench: Evaluator) -> Evaluator:
-    """Two samples, three members, and a limit of four epochs."""
-    return dataclasses.replace(
-        bench, recipe=dataclasses.replace(bench.recipe, num_samples=2, num_finetuned=3, max_equal_epochs=4)
-    )
+    """Three members, and a limit of four epochs."""
+    return dataclasses.replace(bench, recipe=dataclasses.replace(bench.recipe, num_finetuned=3, max_equal_epochs=4))
 
 
 def test_members_get_the_budget_in_whole_epochs(bench_of_few: Evaluator, tmp_path: Path) -> None:
     epoch = len(bench_of_few.images.labels("train"))
-    result = evaluate_equal_work(2 * epoch + 1, bench_of_few, tmp_path)
+    result = evaluate_equal_work(2 * epoch + 1, 2, bench_of_few, tmp_path)
     assert result is not None and (result.num_samples, result.epoch_gradients) == (2, epoch)
     assert result.count_budget(AMORTIZED) == epoch + 1 and result.count_budget(WHOLE) == 2 * epoch + 1
     assert result.count_spent(AMORTIZED) == 2 * epoch and result.count_spent(WHOLE) == 3 * epoch
@@ -40,7 +38,7 @@ def test_members_get_the_budget_in_whole_epochs(bench_of_few: Evaluator, tmp_pat
 
 def test_a_budget_that_is_too_large_is_cut_and_the_result_says_so(bench_of_few: Evaluator, tmp_path: Path) -> None:
     epoch = len(bench_of_few.images.labels("train"))
-    result = evaluate_equal_work(6 * epoch, bench_of_few, tmp_path)
+    result = evaluate_equal_work(6 * epoch, 2, bench_of_few, tmp_path)
     assert result is not None
     assert result.count_spent(AMORTIZED) == result.count_budget(AMORTIZED) == 3 * epoch
     assert result.count_spent(WHOLE) == 4 * epoch < result.count_budget(WHOLE)
@@ -50,7 +48,7 @@ def test_curves_are_those_of_fine_tuning_and_are_not_trained_twice(
     bench_of_few: Evaluator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     epoch = len(bench_of_few.images.labels("train"))
-    result = evaluate_equal_work(epoch, bench_of_few, tmp_path)
+    result = evaluate_equal_work(epoch, 2, bench_of_few, tmp_path)
     assert result is not None
     trainings: list[Training] = []
 
@@ -59,21 +57,22 @@ def test_curves_are_those_of_fine_tuning_and_are_not_trained_twice(
         raise AssertionError("trained again")
 
     monkeypatch.setattr("hyperrep.evaluation.equal_work.fine_tune", note)
-    assert evaluate_equal_work(epoch, bench_of_few, tmp_path) == result and not trainings
+    assert evaluate_equal_work(epoch, 2, bench_of_few, tmp_path) == result and not trainings
     with pytest.raises(AssertionError, match="trained again"):
-        evaluate_equal_work(epoch, bench_of_few, tmp_path / "other")
+        evaluate_equal_work(epoch, 2, bench_of_few, tmp_path / "other")
     assert trainings == [dataclasses.replace(bench_of_few.training, epochs=1)]
 
 
 def test_without_gradients_or_epochs_there_are_no_rows(bench_of_few: Evaluator, tmp_path: Path) -> None:
-    assert evaluate_equal_work(0, bench_of_few, tmp_path) is None
+    assert evaluate_equal_work(0, 2, bench_of_few, tmp_path) is None
+    assert evaluate_equal_work(10**6, 0, bench_of_few, tmp_path) is None
     none = dataclasses.replace(bench_of_few.recipe, max_equal_epochs=0)
-    assert evaluate_equal_work(10**6, dataclasses.replace(bench_of_few, recipe=none), tmp_path) is None
+    assert evaluate_equal_work(10**6, 2, dataclasses.replace(bench_of_few, recipe=none), tmp_path) is None
     assert not [*tmp_path.iterdir()]
 
 
 def test_samples_are_compared_with_the_ends_of_the_curves(bench_of_few: Evaluator, tmp_path: Path) -> None:
-    result = evaluate_equal_work(2 * len(bench_of_few.images.labels("train")), bench_of_few, tmp_path)
+    result = evaluate_equal_work(2 * len(bench_of_few.images.labels("train")), 2, bench_of_few, tmp_path)
     assert result is not None
     samples = PopulationResult(
         name="own", description="", is_sample=True, n=3, zero_shot=[0.1, 0.2, 0.3], curves=[[0.1, 0.2]]
@@ -95,7 +94,7 @@ def test_the_protocol_has_the_rows_where_the_gradients_are_known(
     populations = [populated["zoo members"], populated["kde@50"]]
     scratch, epoch = evaluate_scratch(learned["train"]), len(bench_of_few.images.labels("train"))
     result = judge_populations(populations, bench_of_few, tmp_path, scratch=scratch, offset=2, gradients=2 * epoch)
-    assert result.equal_work == evaluate_equal_work(2 * epoch, bench_of_few, tmp_path)
+    assert result.equal_work == evaluate_equal_work(2 * epoch, 2, bench_of_few, tmp_path)
     rows = [(row.population, row.rival) for row in result.tests if row.question == "equal work"]
     assert rows == [("kde@50", AMORTIZED), ("kde@50", WHOLE)]
     without = judge_populations(populations, bench_of_few, tmp_path, scratch=scratch, offset=2)
