@@ -102,7 +102,8 @@ def judge(
         >>> from modelzoo_datasets import load_zoo
         >>> zoo = load_zoo(dataset, "seed")
         >>> states = zoo[zoo.table["split"] == "train"].weights[-6:]
-        >>> judge(states, zoo, protocol=EvaluationRecipe(num_samples=5, num_finetuned=0)).judgments["samples"].kind
+        >>> short = EvaluationRecipe(num_samples=2, num_finetuned=0, noise=(), mixtures=())
+        >>> judge(states, zoo, protocol=short).judgments["samples"].kind
         'copies'
     """
     require_extra("judgments", "report")

@@ -21,8 +21,8 @@ from modelzoo_datasets.errors import ArgumentError, FolderInUseError, FormatErro
 from modelzoo_datasets.loading import Zoo, load_zoo
 from modelzoo_datasets.weights import permute_units, sample_permutations
 
-PROTOCOL = EvaluationRecipe(num_samples=6, num_finetuned=0, noise=(), mixtures=())
-TOML = "[evaluation]\nsamples = 6\ncompared = 0\nnoise = []\nmixtures = []\n"
+PROTOCOL = EvaluationRecipe(num_samples=2, num_finetuned=0, noise=(), mixtures=())
+TOML = "[evaluation]\nsamples = 2\ncompared = 0\nnoise = []\nmixtures = []\n"
 
 
 @pytest.fixture(scope="module")
@@ -49,17 +49,16 @@ def renumbered(weights: Tensor, zoo: Zoo) -> Tensor:
 def test_training_states_with_their_units_in_another_order_are_copies(
     zoo: Zoo, train: Tensor, engine: TorchEngine
 ) -> None:
-    result = judged(renumbered(train[:8], zoo), zoo, engine)
+    result = judged(renumbered(train[:5], zoo), zoo, engine)
     assert result.judgments["samples"].kind == "copies"
     assert result.judgments["samples"].distance < 1e-5
     (samples,) = (p for p in result.populations if p.is_sample)
-    assert len({model for model, _ in samples.nearest}) == 8 and {epoch for _, epoch in samples.nearest} == {2}
+    assert len({model for model, _ in samples.nearest}) == 5 and {epoch for _, epoch in samples.nearest} == {2}
 
 
 def test_training_states_with_noise_are_not_new(zoo: Zoo, train: Tensor, engine: TorchEngine) -> None:
-    scale = train.std()
-    noise = 0.5 * scale * torch.randn(train.shape, generator=torch.Generator().manual_seed(0))
-    judgment = judged(renumbered(train + noise, zoo), zoo, engine).judgments["samples"]
+    noise = 0.5 * train.std() * torch.randn(train.shape, generator=torch.Generator().manual_seed(0))
+    judgment = judged(renumbered((train + noise)[:8], zoo), zoo, engine).judgments["samples"]
     assert judgment.kind in ("noise", "averages")
     assert 0.05 < judgment.distance < 1
 
@@ -119,15 +118,14 @@ def test_the_command_judges_a_folder_of_files_and_resumes(folder: Path, tiny_dat
 def test_what_is_finished_is_read_and_another_judgment_is_refused(
     zoo: Zoo, train: Tensor, engine: TorchEngine, tmp_path: Path
 ) -> None:
-    short = dataclasses.replace(PROTOCOL, num_samples=2)
-    first = judged(train[:3], zoo, engine, out=tmp_path / "out", protocol=short)
+    first = judged(train[:3], zoo, engine, out=tmp_path / "out")
     steps: list[str] = []
     progress = StepProgress(lambda what, done, total: steps.append(what))
-    assert judged(train[:3], zoo, engine, out=tmp_path / "out", protocol=short, progress=progress) == first
+    assert judged(train[:3], zoo, engine, out=tmp_path / "out", progress=progress) == first
     assert json.loads((tmp_path / "out" / "facts.json").read_text())["samples"] == "samples" and not steps
     told = f"output folder {tmp_path / 'out'} holds another evaluation; pass a different --out"
     with pytest.raises(FolderInUseError, match=f"^{re.escape(told)}$"):
-        judged(train[1:4], zoo, engine, out=tmp_path / "out", protocol=short)
+        judged(train[1:4], zoo, engine, out=tmp_path / "out")
 
 
 def test_what_cannot_be_judged_is_refused_in_one_line(
