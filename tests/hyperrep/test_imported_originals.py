@@ -153,7 +153,7 @@ def test_originals_of_every_kind_go_all_the_way_with_the_default_recipe(
     result = evaluate(dataset, tmp_path / "hr", recipe, tmp_path / "ev", engine=engine, images_root=images)
     if line is not None:
         assert line in messages(caplog) and f"* {line}\n" in (tmp_path / "hr" / "README.md").read_text()
-    assert {"normal", "kde", "zoo members", "scratch"} <= {population.name for population in result.populations}
+    assert {"normal@30", "kde@30", "zoo members", "scratch"} <= {population.name for population in result.populations}
     measurement = Measurement(dataset=dataset, engine=engine, images_root=images)
     request = SampleRequest(n=2, sampler="fresh", top_fraction=0.3, epochs=1)
     export_samples(tmp_path / "hr", tmp_path / "samples", request, measurement)
