@@ -22,7 +22,7 @@ from modelzoo_datasets.loading import Zoo, load_zoo
 from modelzoo_datasets.weights import permute_units, sample_permutations
 
 PROTOCOL = EvaluationRecipe(num_samples=2, num_finetuned=0, noise=(), mixtures=())
-TOML = "[evaluation]\nsamples = 2\ncompared = 0\nnoise = []\nmixtures = []\n"
+TOML = "[evaluation]\nsamples = 2\ncompared = 1\nfine_tune = [1]\nnoise = []\nmixtures = []\n"
 
 
 @pytest.fixture(scope="module")
@@ -102,10 +102,10 @@ def test_the_command_judges_a_folder_of_files_and_resumes(folder: Path, tiny_dat
     lines = first.stdout.splitlines()
     sentence = "The samples are copies: they are 0.000 layer standard deviations from the nearest training state."
     assert lines[0] == sentence and lines[-1] == f"open {out / 'report.html'}"
-    assert (out / "summary.md").read_text().startswith(f"{sentence}\n\n| samples | n | zero-shot |")
+    assert (out / "summary.md").read_text().startswith(f"{sentence}\n\n| samples | they are | zero-shot |")
     page = (out / "report.html").read_text()
     assert page.index("data:image/png") < page.index(sentence) < page.index("<h2>Findings")
-    for heading in ("Reconstruction", "Property", "The latent", "Fine-tuned", "Transfer", "Ensembles"):
+    for heading in ("Reconstruction", "Property", "The latent", "Transfer", "Ensembles"):
         assert f"<h2>{heading}" not in page
     before = (out / "evaluation.json").read_text()
     (out / "evaluation.json").unlink()
