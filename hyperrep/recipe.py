@@ -164,7 +164,7 @@ class EvaluationRecipe(JsonRecord):
         mixtures: Shares by which training states are moved to one of another model.
         moves: Shares of the way by which embeddings are moved to draws of the sampler normal.
         max_ensemble_size: Largest ensemble; 1 for none.
-        transfer: Other image datasets to fine-tune on.
+        transfer: Targets to fine-tune on: names of image datasets, or zoos as DATASET or DATASET/CONFIG.
         changed: Other architectures that take the same weights.
         max_equal_epochs: Largest number of epochs that zoo members are fine-tuned for at equal work; 0 for none.
         num_control: Requests per property of the control test; 0 for none.

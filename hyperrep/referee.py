@@ -17,7 +17,6 @@ from torch import Tensor
 from modelzoo_datasets.engines import Engine, get_engine, one_thread
 from modelzoo_datasets.errors import ArgumentError, FormatError
 from modelzoo_datasets.extras import require_extra
-from modelzoo_datasets.images import load_images
 from modelzoo_datasets.importers import pack_states, read_state_files
 from modelzoo_datasets.loading import Zoo, load_zoo
 from modelzoo_datasets.progress import NO_PROGRESS, Progress
@@ -33,11 +32,11 @@ from .evaluation import (
     Score,
     ScoreEvaluator,
     TrainingStates,
-    check_transfer,
     claim_folder,
     evaluate_scratch,
     hash_tensor,
     judge_populations,
+    load_targets,
     read_finished,
     renumber_units,
     surround_samples,
@@ -162,9 +161,9 @@ def _run(
     evaluator: Evaluator | ScoreEvaluator
     if score is None:
         evaluator = Evaluator.from_states(training, protocol, engine, images_root)
-        check_transfer(images := [load_images(name, images_root) for name in protocol.transfer], evaluator)
+        targets = load_targets(evaluator, images_root)
     else:
-        evaluator, images = ScoreEvaluator(states=training, recipe=protocol, score=score), []
+        evaluator, targets = ScoreEvaluator(states=training, recipe=protocol, score=score), []
         evaluator.check_modules()
     samples = dataclasses.replace(samples, weights=renumber_units(samples.weights, training))
     populations = surround_samples([samples], splits, evaluator)
@@ -175,7 +174,7 @@ def _run(
         out,
         scratch=evaluate_scratch(zoo) if score is None else None,
         offset=int(splits["train"].table["epoch"].max()),
-        images=images,
+        targets=targets,
         gradients=gradients,
         progress=progress,
     )

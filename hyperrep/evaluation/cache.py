@@ -1,7 +1,7 @@
-"""The cache of sampling: measurements of the training states that every call needs, aligned weights and errors.
+"""The cache of evaluation: aligned training states, and what networks answer to images, which every call needs.
 
 Cached files lie beside decoded weights, in the folder that MODELZOO_CACHE names and within MODELZOO_CACHE_BYTES. The
-key is a hash of everything that decides the result: states, images, hyper-representation, engine and its environment
+key is a hash of everything that decides the result: weights, alignment, network, images, engine and its environment
 (GPU, kernel), vector instructions of this machine, and library versions. A cached result equals a new measurement to
 the bit. Its bytes have a hash, and a damaged file is measured again with a line.
 """

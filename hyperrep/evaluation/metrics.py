@@ -5,13 +5,12 @@ n models, S training states, B test images, C classes, P weights.
 
 import dataclasses
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Self
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -32,12 +31,12 @@ from modelzoo_datasets.seeds import derive_seed, keyed_generator
 
 from ..json_record import replace_nan
 from ..recipe import EvaluationRecipe
-from ..zoo_values import complete_training, find_network, read_numbers
+from ..zoo_values import complete_training, find_network, read_column, read_numbers
 from .cache import read_or_measure
 from .nulls import Repairer
 from .population import SCRATCH, Population
 from .result import EnsembleResult, PairSummary, PopulationResult
-from .training_states import TrainingStates
+from .training_states import TrainingStates, hash_tensor
 
 _ORDERS = 20  # random orders in which models join an ensemble
 
@@ -102,35 +101,61 @@ class Evaluator(BaseEvaluator):
     @cached_property
     def train_errors(self) -> Tensor:
         """(S, B) bool: is this training state wrong on this test image?"""
+        predictions = self._read("predictions", self.states.key, lambda: self._measure_predictions(self.states.weights))
+        return predictions != self.images.labels("test")
+
+    def predict(self, weights: Tensor, logits: Tensor | None = None) -> Tensor:
+        """Return the predicted classes (n, B) of models on the test images; the cache keeps them.
+
+        Args:
+            weights: the models (n, P).
+            logits: their logits (n, B, C), where they are known.
+        """
+        return self._read(
+            "predictions", {"states": hash_tensor(weights)}, lambda: self._measure_predictions(weights, logits)
+        )
+
+    def _measure_predictions(self, weights: Tensor, logits: Tensor | None = None) -> Tensor:
+        dtype = torch.uint8 if self.images.classes <= 256 else torch.int16
+        predictions = torch.empty(len(weights), len(self.images.labels("test")), dtype=dtype)
+        for index, scores in self._iterate_logits(weights) if logits is None else enumerate(logits):
+            predictions[index] = scores.argmax(dim=1)
+        return predictions
+
+    def _read(self, what: str, key: Mapping[str, str], measure: Callable[[], Tensor]) -> Tensor:
+        """Return what these networks answer to these images: from the cache, or measured.
+
+        Args:
+            what: kind of the measurement.
+            key: everything that decides the weights.
+            measure: makes the result.
+        """
         engine = self.engine.resolve(self.architecture)
-        key = {"images": self.images.fingerprint, "engine": engine.name, **engine.environment(self.architecture)}
-        packed = read_or_measure("errors", self.states.key | key, self._measure_packed_errors)
-        wrong = np.unpackbits(packed.numpy(), axis=1, count=len(self.images.labels("test")))
-        return torch.from_numpy(wrong.astype(bool))
+        answers = {"architecture": self.architecture, "network": repr(self.network), "images": self.images.fingerprint}
+        environment = {"engine": engine.name, **engine.environment(self.architecture)}
+        return read_or_measure(what, {**key, **answers, **environment}, measure)
 
-    def _measure_packed_errors(self) -> Tensor:
-        """Return the errors of the training states as (S, B / 8) bytes of eight images each."""
-        labels = self.images.labels("test")
-        aligned = self.states.weights
-        wrong = np.empty((len(aligned), len(labels)), dtype=bool)
-        for index, logits in self.iterate_logits(aligned):
-            wrong[index] = (logits.argmax(dim=1) != labels).numpy()
-        return torch.from_numpy(np.packbits(wrong, axis=1))
-
-    def iterate_logits(self, weights: Tensor) -> Iterable[tuple[int, Tensor]]:
+    def _iterate_logits(self, weights: Tensor) -> Iterable[tuple[int, Tensor]]:
         """Yield (index, logits (B, C)) of every model (n, P) on the test images, in the order of completion."""
         networks = [self.network] * len(weights)
         return self.engine.compute_logits(self.architecture, self.images, weights, networks, "test")
 
     def measure_accuracy(self, weights: Tensor, split: str) -> Tensor:
-        """Return the accuracy (n,) of models (n, P) on a split."""
+        """Return the accuracy (n,) of models (n, P) on a split; the cache keeps it."""
         networks = [self.network] * len(weights)
-        return self.engine.evaluate(self.architecture, self.images, weights, networks, split).accuracy
+        return self._read(
+            f"{split} accuracy",
+            {"states": hash_tensor(weights)},
+            lambda: self.engine.evaluate(self.architecture, self.images, weights, networks, split).accuracy,
+        )
 
     def compute_logits(self, weights: Tensor) -> Tensor:
-        """Return the logits (n, B, C) of models (n, P) on the test images."""
+        """Return the logits (n, B, C) of models (n, P) on the test images; the cache keeps them."""
+        return self._read("logits", {"states": hash_tensor(weights)}, lambda: self._measure_logits(weights))
+
+    def _measure_logits(self, weights: Tensor) -> Tensor:
         result = torch.empty(len(weights), len(self.images.labels("test")), self.images.classes)
-        for index, logits in self.iterate_logits(weights):
+        for index, logits in self._iterate_logits(weights):
             result[index] = logits
         return result
 
@@ -141,8 +166,9 @@ class Evaluator(BaseEvaluator):
         description: str,
         images: Images | None = None,
         architecture: str = "",
+        training: Training | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Fine-tune models with the hyper-parameters of the zoo.
+        """Fine-tune models for as many epochs as the protocol says.
 
         Args:
             weights: start weights (n, P).
@@ -150,11 +176,12 @@ class Evaluator(BaseEvaluator):
             description: what the progress bar says.
             images: other images than those of the zoo.
             architecture: another architecture than that of the zoo.
+            training: other hyper-parameters than those of the zoo.
 
         Returns:
             Test accuracy (n, E + 1) over the epochs, and the weights (n, P) after the last one.
         """
-        training = dataclasses.replace(self.training, epochs=self.recipe.max_finetune_epochs)
+        training = dataclasses.replace(training or self.training, epochs=self.recipe.max_finetune_epochs)
         seeds = [derive_seed(self.recipe.seed, "fine-tuning", i) for i in range(len(weights))]
         where = architecture or self.architecture, images or self.images
         return fine_tune(self.engine, *where, weights, training, seeds, progress=progress, what=description)
@@ -172,13 +199,16 @@ def evaluate_population(
     """
     begin = _read_cpu_seconds()
     weights, labels, states = population.weights, evaluator.images.labels("test"), evaluator.states
-    logits = evaluator.compute_logits(weights)
-    predictions = logits.argmax(dim=2)
-    distance, nearest_state = states.measure_novelty(weights)
+    logits = None
+    if population.num_finetuned and evaluator.recipe.max_ensemble_size > 1:
+        logits = evaluator.compute_logits(weights)
+    predictions = evaluator.predict(weights, logits)
+    aligned = states.alignment.align(weights)
+    distance, nearest_state = states.measure_novelty(weights, aligned)
     overlap, _ = find_error_overlap(predictions != labels, evaluator.train_errors)
     rows = states.zoo.table.iloc[nearest_state.tolist()]
     curves, ensembles = _evaluate_finetuning(population, logits, evaluator, progress)
-    l2, _ = weight_distances(states.alignment.align(weights) / states.alignment.scale)
+    l2, _ = weight_distances(aligned / states.alignment.scale)
     return PopulationResult(
         name=population.name,
         description=population.description,
@@ -207,18 +237,17 @@ def _read_cpu_seconds() -> float:
 
 
 def _evaluate_finetuning(
-    population: Population, logits: Tensor, evaluator: Evaluator, progress: Progress
+    population: Population, logits: Tensor | None, evaluator: Evaluator, progress: Progress
 ) -> tuple[list[list[float]], dict[str, EnsembleResult]]:
-    """Return the curves of fine-tuning, and the ensembles before and after it."""
+    """Return the curves of fine-tuning, and the ensembles before and after it; none without logits."""
     count = min(population.num_finetuned, len(population.weights))
     if not count:
         return [], {}
     description = f"fine-tuning {population.name}"
     accuracy, tuned = evaluator.finetune(population.weights[:count], progress, description)
     ensembles: dict[str, EnsembleResult] = {}
-    if evaluator.recipe.max_ensemble_size > 1:
-        kinds = {"zero-shot": logits, "tuned": evaluator.compute_logits(tuned)}
-        for kind, members in kinds.items():
+    if logits is not None:
+        for kind, members in (("zero-shot", logits), ("tuned", evaluator.compute_logits(tuned))):
             if ensemble := _evaluate_ensembles(members, evaluator, population.name):
                 ensembles[kind] = ensemble
     return accuracy.tolist(), ensembles
@@ -248,7 +277,13 @@ def _evaluate_ensembles(logits: Tensor, evaluator: Evaluator, name: str) -> Ense
 
 
 def evaluate_scratch(zoo: Zoo) -> PopulationResult:
-    """Return training from scratch as a population: the models of the zoo, over all of their epochs."""
+    """Return training from scratch as a population: the models of the zoo, over all of their epochs.
+
+    Sparsified twins are not trained from scratch: the population is empty, and its description says so.
+    """
+    if read_column(zoo.table, "parent_id").notna().any():
+        words = "none: the models of the zoo are sparsified twins, which begin with trained models"
+        return PopulationResult(name=SCRATCH, description=words, is_sample=False, n=0, zero_shot=[], curves=[])
     recorded = zoo.table.assign(test_acc=read_numbers(zoo.table, "test_acc").numpy())
     table = recorded.pivot(index="model_id", columns="epoch", values="test_acc")
     curves = table.reindex(columns=range(int(table.columns.max()) + 1)).astype(object)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 SCRATCH, RANDOM = "scratch", "random init"
+TARGET_MEMBERS, TARGET_ZOO = "target members", "target zoo"  # rows that a target zoo adds to transfer
 
 
 @dataclass(frozen=True, kw_only=True)

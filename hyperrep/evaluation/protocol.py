@@ -16,7 +16,6 @@ from torch import Tensor
 from modelzoo_datasets._util import SPLITS
 from modelzoo_datasets.engines import Engine
 from modelzoo_datasets.errors import FolderInUseError, FormatError
-from modelzoo_datasets.images import Images, load_images
 from modelzoo_datasets.loading import Zoo, load_zoo
 from modelzoo_datasets.progress import NO_PROGRESS, Progress
 from modelzoo_datasets.zoo import read_json, remove_partial_files, write_json
@@ -46,7 +45,7 @@ from .result import (
 from .scores import ScoreEvaluator, score_population
 from .significance import compare_populations
 from .training_states import TrainingStates
-from .transfer import check_transfer, evaluate_each, evaluate_transfer
+from .transfer import TransferTarget, evaluate_each, evaluate_transfer, load_targets
 
 INFO_FILE = "facts.json"
 _log = logging.getLogger(__name__)
@@ -90,8 +89,7 @@ def run_protocol(
     # Everything that can be wrong with the request is checked before anything is evaluated or written.
     training = TrainingStates.from_representation(rep, states["train"])
     evaluator = Evaluator.from_states(training, protocol, engine, images_root)
-    images = [load_images(name, images_root) for name in protocol.transfer]
-    check_transfer(images, evaluator)
+    targets = load_targets(evaluator, images_root)
     select_probed_states(rep, splits)
     samples = draw_samples(SamplingContext(rep=rep, training=training), evaluator)
     last = {split: states[split] for split in ("train", "test")}
@@ -103,7 +101,7 @@ def run_protocol(
         out,
         scratch=evaluate_scratch(zoo),
         offset=recipe.data.epochs[1],
-        images=images,
+        targets=targets,
         gradients=_count_gradients(training_info, len(states["train"])),
         progress=progress,
     )
@@ -138,7 +136,7 @@ def judge_populations(
     *,
     scratch: PopulationResult | None,
     offset: int,
-    images: Sequence[Images] = (),
+    targets: Sequence[TransferTarget] = (),
     gradients: int = 0,
     progress: Progress = NO_PROGRESS,
 ) -> EvaluationResult:
@@ -150,7 +148,7 @@ def judge_populations(
         out: the folder of the evaluation.
         scratch: the models of the zoo from their first epoch on; None where nothing is fine-tuned.
         offset: epochs for which the training states were trained.
-        images: other images to fine-tune on.
+        targets: what models are fine-tuned on besides the images of the zoo.
         gradients: image gradients that learning the sampler spent, if they are known: members are fine-tuned by as
             many.
         progress: reports the steps.
@@ -162,7 +160,7 @@ def judge_populations(
     places: tuple[Places, Places] = ({}, {})
     equal_work = None
     if isinstance(evaluator, Evaluator):
-        places = evaluate_transfer(out, populations, images, evaluator, progress)
+        places = evaluate_transfer(out, populations, targets, evaluator, progress)
         num_samples = max((result.n for result in results if result.is_sample), default=0)
         equal_work = evaluate_equal_work(gradients, num_samples, evaluator, out, progress=progress)
     transfer, changed = places

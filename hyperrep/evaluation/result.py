@@ -39,6 +39,8 @@ class CurveResult(JsonRecord):
     name: str
     n: int
     curves: Curves
+    hyperparameters: Mapping[str, Any] = field(default_factory=dict)  # that the models were trained with
+    source: str = ""  # where these are from
 
 
 @dataclass(frozen=True, kw_only=True)

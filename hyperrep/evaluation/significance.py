@@ -8,7 +8,7 @@ from modelzoo_datasets.analysis import compare_means
 
 from ..json_record import replace_nan
 from ..recipe import EvaluationRecipe
-from .population import RANDOM, SCRATCH
+from .population import RANDOM, SCRATCH, TARGET_MEMBERS
 from .populations import MEMBERS
 from .result import CurveResult, Places, PopulationResult, SignificanceResult, select_epoch
 
@@ -22,7 +22,7 @@ def compare_populations(
 
     Args:
         results: all populations.
-        transfer: image dataset -> curves of the populations that were fine-tuned on it.
+        transfer: target -> curves of the populations that were fine-tuned on it.
         changed: architecture -> curves of the populations that were fine-tuned in it.
         recipe: the protocol.
         offset: epochs for which the learned-from models were trained (published: 25).
@@ -35,7 +35,7 @@ def compare_populations(
     for name in samplers:
         rows += _compare_finetuning(name, populations, recipe, offset)
     for question, places, rivals in (
-        ("transfer", transfer, (MEMBERS, SCRATCH)),
+        ("transfer", transfer, (MEMBERS, SCRATCH, TARGET_MEMBERS)),
         ("changed", changed, (RANDOM, MEMBERS)),
     ):
         for where, curves in places.items():

@@ -96,7 +96,7 @@ class TrainingStates:
         """Return True if states, given by their indices, are of several models."""
         return len({self.models[i] for i in states.tolist()}) > 1
 
-    def measure_novelty(self, weights: Tensor) -> tuple[Tensor, Tensor]:
+    def measure_novelty(self, weights: Tensor, aligned: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Measure the distance of models to the nearest training state.
 
         A model is compared as it is and aligned to the reference, and the smaller distance counts: alignment is a
@@ -104,26 +104,30 @@ class TrainingStates:
 
         Args:
             weights: models (n, P).
+            aligned: the same models aligned, where they are known.
 
         Returns:
             Distance (n,) in layer standard deviations, root mean square over the weights, and the index (n,) of the
             state.
         """
-        return measure_novelty(self.alignment, weights, self.weights)
+        return measure_novelty(self.alignment, weights, self.weights, aligned)
 
 
-def measure_novelty(alignment: Alignment, weights: Tensor, train: Tensor) -> tuple[Tensor, Tensor]:
+def measure_novelty(
+    alignment: Alignment, weights: Tensor, train: Tensor, aligned: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Measure the distance of models to the nearest of some states; see `TrainingStates.measure_novelty`.
 
     Args:
         alignment: aligns models, and has the standard deviations of the layers.
         weights: models (n, P).
         train: aligned states (S, P).
+        aligned: the models aligned, where they are known.
     """
-    versions = (weights, alignment.align(weights))
-    plain, aligned = (find_nearest(version, train, alignment.scale) for version in versions)
-    nearer = plain[0] <= aligned[0]
-    return torch.where(nearer, plain[0], aligned[0]), torch.where(nearer, plain[1], aligned[1])
+    versions = (weights, alignment.align(weights) if aligned is None else aligned)
+    (plain, state), (moved, moved_state) = (find_nearest(version, train, alignment.scale) for version in versions)
+    nearer = plain <= moved
+    return torch.where(nearer, plain, moved), torch.where(nearer, state, moved_state)
 
 
 def hash_tensor(values: Tensor) -> str:

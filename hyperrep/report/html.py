@@ -18,7 +18,7 @@ from modelzoo_datasets.loading import Zoo
 from modelzoo_datasets.plots import plot_accuracy_over_epochs
 from modelzoo_datasets.zoo import write_bytes
 
-from ..evaluation import MEMBERS, PAIRS, REPAIR, SCRATCH, TRAINING_MEMBERS, EvaluationResult, PopulationResult
+from ..evaluation import MEMBERS, PAIRS, REPAIR, SCRATCH, TRAINING_MEMBERS, EvaluationResult, Places, PopulationResult
 from ..json_record import describe_record
 from ..zoo_values import read_numbers
 from . import figures, tables
@@ -101,7 +101,8 @@ def render_report(
         transfer={kind: tables.transfer_table(places, epochs) for kind, places in transfer.items() if places},
         ensembles=tables.ensemble_table(populations) if _has_ensembles(populations) else None,
         tests={question: _select_tests(evaluation, question) for question in questions},
-        descriptions={population.name: population.description for population in populations},
+        descriptions={population.name: _describe_population(population) for population in populations},
+        sources=_describe_sources(evaluation.transfer),
         probes=tables.probe_table(evaluation.probes),
         probe_notes=tables.describe_probes(evaluation.probes),
         figures={name: _make_data_url(png) for name, png in _plot_all(zoos, layers, evaluation).items()},
@@ -141,6 +142,23 @@ def _plot_all(
         members = [p for p in populations if p.is_sample or p.name in (*_REFERENCES, TRAINING_MEMBERS)]
         pngs["ensembles"] = figures.plot_ensembles(members)
     return pngs
+
+
+def _describe_population(population: PopulationResult) -> str:
+    """Describe a population, and say what its evaluation cost."""
+    seconds = population.cpu_seconds
+    return population.description + ("" if seconds is None else f" ({seconds:.1f} CPU seconds)")
+
+
+def _describe_sources(places: Places) -> list[str]:
+    """Say for each target which hyper-parameters samples are fine-tuned with; earlier releases did not note them."""
+    lines = []
+    for place, results in places.items():
+        result = next(iter(results.values()))
+        numbers = ", ".join(f"{name} {value}" for name, value in result.hyperparameters.items())
+        if result.source:
+            lines.append(f"{place}: {numbers}, from {result.source}")
+    return lines
 
 
 def _has_ensembles(populations: Sequence[PopulationResult]) -> bool:

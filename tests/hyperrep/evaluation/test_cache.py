@@ -11,7 +11,9 @@ from torch import Tensor
 
 from hyperrep import HyperRepresentation
 from hyperrep.evaluation.cache import read_or_measure
-from hyperrep.evaluation.metrics import Evaluator
+from hyperrep.evaluation.metrics import Evaluator, evaluate_population
+from hyperrep.evaluation.population import Population
+from hyperrep.evaluation.result import PopulationResult
 from hyperrep.evaluation.training_states import TrainingStates
 from hyperrep.release.export import Measurement, SampleRequest, export_samples
 from modelzoo_datasets.engines import NetworkSpec
@@ -61,7 +63,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_samples_are_measured_to_the_same_bytes_and_the_second_time_states_are_not_run_again(
+def test_samples_are_measured_to_the_same_bytes_and_the_second_time_no_network_is_run_again(
     trained: Path, tiny_dataset: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine, aligned = CountingEngine(num_workers=1), []
@@ -79,7 +81,7 @@ def test_samples_are_measured_to_the_same_bytes_and_the_second_time_states_are_n
         engine.asked, aligned[:] = [], []
         export_samples(trained, tmp_path / name, SampleRequest(n=2, sampler="noise", seed=5), measuring)
         runs[name] = (sorted(engine.asked), 28 in aligned, len([*cache.glob("*")]))
-    assert runs == {"unkept": ([2, 28], True, 0), "first": ([2, 28], True, 2), "second": ([2], False, 2)}
+    assert runs == {"unkept": ([2, 28], True, 0), "first": ([2, 28], True, 3), "second": ([], False, 3)}
     assert contents(tmp_path / "unkept") == contents(tmp_path / "first") == contents(tmp_path / "second")
     assert {path.suffix for path in cache.iterdir()} == {".safetensors"}, "nothing is left in the making"
 
@@ -101,26 +103,58 @@ def test_errors_that_are_kept_are_those_of_these_images_states_and_engine(
         ours = Evaluator(**fields | {"states": align(learned["train"])})
         assert torch.equal(ours.train_errors, bench.train_errors)
         assert ours.train_errors.dtype == torch.bool
-    assert len(bench.images.labels("test")) % 8, "the last byte of a row is not full"
     measured: list[Evaluator] = []
 
-    def note(evaluator: Evaluator) -> Tensor:
+    def note(evaluator: Evaluator, weights: Tensor) -> Tensor:
         measured.append(evaluator)
-        return torch.zeros(28, -(-len(evaluator.images.labels("test")) // 8), dtype=torch.uint8)
+        return torch.zeros(28, len(evaluator.images.labels("test")), dtype=torch.uint8)
 
-    monkeypatch.setattr(Evaluator, "_measure_packed_errors", note)
+    monkeypatch.setattr(Evaluator, "_measure_predictions", note)
     moved = dataclasses.replace(learned["train"], weights=learned["train"].weights + 1e-6)
     other_scale = dataclasses.replace(rep.alignment, scale=2 * rep.scale)
     changes: list[dict[str, object]] = [
         {"images": images},
         {"engine": OtherEngine(num_workers=1)},
         {"engine": OtherPath(num_workers=1)},
+        {"training": dataclasses.replace(bench.training, activation="relu")},
         {"states": align(moved)},
         {"states": dataclasses.replace(align(learned["train"]), alignment=other_scale)},
     ]
     for change in ({}, *changes):
         assert len(Evaluator(**fields | change).train_errors) == 28
     assert len(measured) == len(changes), "what was kept is of these states, images and engine alone"
+
+
+def test_a_second_protocol_runs_no_network_that_the_first_has_run_and_measures_the_same(
+    bench: Evaluator, rep: HyperRepresentation, learned: dict[str, Zoo], cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = rep.align(learned["test"].weights)[:3]
+    population = Population(name="some", description="", weights=weights, num_finetuned=2)
+    aligned, align = [], Alignment.align
+
+    def counted(alignment: Alignment, weights: Tensor) -> Tensor:
+        aligned.append(len(weights))
+        return align(alignment, weights)
+
+    monkeypatch.setattr(Alignment, "align", counted)
+
+    def evaluate(max_ensemble_size: int, budget: str) -> tuple[PopulationResult, list[int]]:
+        monkeypatch.setenv("MODELZOO_CACHE_BYTES", budget)
+        engine = CountingEngine(num_workers=1)
+        engine.asked, aligned[:] = [], []
+        recipe = dataclasses.replace(bench.recipe, max_ensemble_size=max_ensemble_size)
+        fields = {field.name: getattr(bench, field.name) for field in dataclasses.fields(Evaluator)}
+        evaluator = Evaluator(**fields | {"engine": engine, "recipe": recipe})
+        result = evaluate_population(population, evaluator)
+        assert aligned.count(3) == 1, "novelty and pairwise distance share the aligned models"
+        return dataclasses.replace(result, cpu_seconds=None), engine.asked
+
+    expected: list[tuple[int, list[int]]] = [(3, [3, 28, 2]), (3, []), (1, []), (4, [])]
+    for size, asked in expected:
+        uncached, _ = evaluate(size, "0")
+        assert evaluate(size, "") == (uncached, asked)
+    assert torch.equal(bench.measure_accuracy(weights, "validation"), bench.measure_accuracy(weights, "validation"))
+    assert bench.predict(weights).dtype == torch.uint8
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,13 @@ from hyperrep.evaluation.population import Population
 from hyperrep.evaluation.protocol import INFO_FILE, _describe, claim_folder, project_embeddings
 from hyperrep.evaluation.result import EvaluationResult
 from hyperrep.evaluation.significance import compare_populations
-from hyperrep.evaluation.transfer import check_transfer
+from hyperrep.evaluation.transfer import (
+    _list_target_rows,
+    _make_stem,
+    check_transfer,
+    evaluate_transfer,
+    load_targets,
+)
 from hyperrep.recipe import DataRecipe, EvaluationRecipe, HyperRecipe
 from hyperrep.storage import TrainingInfo
 from hyperrep.trainer.loop import measure_reconstruction
@@ -27,7 +33,9 @@ from modelzoo_datasets.engines import NetworkSpec
 from modelzoo_datasets.engines.torch_engine import TorchEngine
 from modelzoo_datasets.errors import FolderInUseError, FormatError, ModelZooError
 from modelzoo_datasets.images import Images
-from modelzoo_datasets.loading import Zoo
+from modelzoo_datasets.loading import Zoo, load_zoo
+from modelzoo_datasets.progress import NO_PROGRESS
+from modelzoo_datasets.recipes import read_recipe
 from modelzoo_datasets.seeds import derive_seed
 
 
@@ -105,12 +113,77 @@ def test_transfer_fine_tunes_the_same_weights_on_other_images(
 ) -> None:
     _, report = evaluated
     found = report["transfer"]["fashion-mnist-5k"]
-    training = dataclasses.replace(learned["train"].hyperparameters(0), epochs=1)
+    # The shipped recipe of these images: another learning rate, batch size and initialization than those of the zoo.
+    training = dataclasses.replace(read_recipe("fashion-mnist-5k-cnn-s").members("seed")[0].training, epochs=1)
+    own = learned["train"].hyperparameters(0)
+    assert (training.batch_size, training.lr, training.init) != (own.batch_size, own.lr, own.init)
+    for result in found.values():
+        assert result["source"] == "the recipe fashion-mnist-5k-cnn-s/seed"
+        assert result["hyperparameters"] == {k: v for k, v in vars(training).items() if k != "epochs"}
     seeds = [derive_seed(0, "fine-tuning", i) for i in range(2)]
     begin = populated["kde@50"].weights
     assert found["kde@50"]["curves"] == fine_tune(engine, "cnn-s", images, begin, training, seeds)[0].tolist()
     fresh = initialize_models("cnn-s", "tanh", training.init, [derive_seed(0, "scratch", i) for i in range(2)])
     assert found["scratch"]["curves"] == fine_tune(engine, "cnn-s", images, fresh, training, seeds)[0].tolist()
+
+
+def test_transfer_to_a_zoo_trains_by_its_hyperparameters_beside_its_own_members(
+    tiny_dataset: Path, bench: Evaluator, images: Images, populated: dict[str, Population], tmp_path: Path
+) -> None:
+    name, zoo = f"{tiny_dataset}/hyp", load_zoo(tiny_dataset, "hyp")
+    recipe = dataclasses.replace(bench.recipe, transfer=(name,), changed=(), finetune_epochs=(1,))
+    evaluator = dataclasses.replace(bench, recipe=recipe)
+    (target,) = load_targets(evaluator, tmp_path)
+    assert (target.source, target.training.optimizer) == (f"the zoo {tiny_dataset.name}/hyp", "adam")
+    target = dataclasses.replace(
+        target, images=bench.images, training=dataclasses.replace(target.training, activation="relu", dropout=0.2)
+    )
+    places, _ = evaluate_transfer(tmp_path, [populated["kde@50"]], [target], evaluator, NO_PROGRESS)
+    found = places[name]
+    assert [*found] == ["kde@50", "scratch", "target members", "target zoo"]
+    assert {n: (r.hyperparameters["activation"], r.hyperparameters["dropout"]) for n, r in found.items()} == {
+        "kde@50": ("tanh", 0.2),
+        "scratch": ("tanh", 0.2),
+        "target members": ("relu", 0.2),
+        "target zoo": ("relu", 0.2),
+    }
+    members = zoo.select((zoo.table["split"] == "test") & (zoo.table["epoch"] == 1)).weights[:2]
+    training = dataclasses.replace(target.training, epochs=1)
+    seeds = [derive_seed(0, "fine-tuning", i) for i in range(2)]
+    curves, _ = fine_tune(bench.engine, "cnn-s", bench.images, members, training, seeds)
+    assert found["target members"].curves == curves.tolist()
+    recorded = zoo.table[zoo.table["epoch"] == 1].sort_values("model_id")["test_acc"]
+    assert [curve[1] for curve in found["target zoo"].curves] == recorded.tolist()
+    assert {path.name for path in tmp_path.rglob("*.json")} == {
+        *(f"{n}.json" for n in ("kde-50", "scratch", "target-members", "target-zoo"))
+    }
+
+
+def test_a_target_zoo_has_only_the_rows_that_it_can_fill(tiny_dataset: Path) -> None:
+    zoo = load_zoo(tiny_dataset, "hyp")
+    twins = dataclasses.replace(zoo, table=zoo.table.assign(parent_id="hyp-00001"))
+    trained = zoo.select(zoo.table["split"] == "train")
+    found = [_list_target_rows(part) for part in (None, zoo, twins, trained)]
+    assert found == [[], ["target members", "target zoo"], ["target members"], ["target zoo"]]
+
+
+def test_images_without_a_recipe_are_told_and_names_stay_in_their_folder(
+    bench: Evaluator, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("hyperrep.evaluation.transfer.recipe_names", lambda kind: ["cifar10-cnn-s"])
+    recipe = dataclasses.replace(bench.recipe, transfer=("fashion-mnist-5k",), changed=())
+    (target,) = load_targets(dataclasses.replace(bench, recipe=recipe), tmp_path)
+    assert (target.training, target.source) == (bench.training, "the zoo of the samples")
+    assert caplog.messages == [
+        "no recipe ships for cnn-s of fashion-mnist-5k: models are fine-tuned there with the hyper-parameters of their "
+        "own zoo"
+    ]
+    assert [_make_stem(name) for name in ("..", "../zoo/seed", "kde@30/20", "mnist")] == [
+        "-.",
+        "-.-zoo-seed",
+        "kde-30-20",
+        "mnist",
+    ]
 
 
 def test_a_changed_architecture_holds_the_sample_and_begins_elsewhere_as_without_it(

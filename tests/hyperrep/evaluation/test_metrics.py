@@ -108,3 +108,11 @@ def test_scratch_is_the_zoos_own_table(tiny_dataset: Path) -> None:
     assert found["n"] == 20
     thinned = evaluate_scratch(zoo.select(zoo.table["epoch"] != 1))
     assert thinned.curves == [[curve[0], None, curve[2]] for curve in curves.values()]
+
+
+def test_twins_are_not_trained_from_scratch(tiny_dataset: Path) -> None:
+    zoo = load_zoo(tiny_dataset, "seed")
+    twins = dataclasses.replace(zoo, table=zoo.table.assign(parent_id="seed-00001"))
+    found = evaluate_scratch(twins)
+    assert (found.n, found.zero_shot, found.curves) == (0, [], [])
+    assert found.description == "none: the models of the zoo are sparsified twins, which begin with trained models"

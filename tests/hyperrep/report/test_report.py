@@ -224,6 +224,18 @@ def test_control_is_a_line_per_property_and_sampler() -> None:
     }
 
 
+def test_the_page_says_what_was_trained_how_and_at_what_cost() -> None:
+    found = evaluation(0.6, 0.4)
+    words = "none: the models of the zoo are sparsified twins"
+    found["populations"][-1] |= {"n": 0, "zero_shot": [], "curves": [], "pairs": {}, "what": words}
+    found["populations"][0]["cpu_seconds"] = 12.34
+    found["transfer"]["mnist"]["kde"] |= {"source": "the recipe mnist-cnn-s/seed", "hyperparameters": {"lr": 3e-4}}
+    text = page(found)
+    assert f"<dt>scratch</dt><dd>{words}</dd>" in text
+    assert "(12.3 CPU seconds)</dd>" in text
+    assert '<p class="note">mnist: lr 0.0003, from the recipe mnist-cnn-s/seed.</p>' in text
+
+
 def test_equal_values_give_equal_bytes(text: str) -> None:
     assert page(evaluation(0.6, 0.4)) == text
 
