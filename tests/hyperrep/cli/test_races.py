@@ -107,8 +107,9 @@ def writers(
 def contents(out: Path) -> Mapping[str, str]:
     """All files, hidden ones included, but TensorBoard's, which hold the time of day; CPU times count nothing."""
     found = {path: digest for path, digest in hashes(out).items() if "events" not in Path(path).parts}
-    for path in (path for path in found if path.endswith(".json")):
-        found[path] = re.sub(r'"cpu_seconds": [^,}]+', "", (out / path).read_text())
+    seconds = re.compile(r'"cpu_seconds": [^,}]+|\([\d.]+ CPU seconds\)')
+    for path in (path for path in found if path.endswith((".json", ".html"))):
+        found[path] = seconds.sub("", (out / path).read_text())
     return found
 
 
