@@ -60,6 +60,11 @@ def read_hyper_recipe(name_or_path: str) -> HyperRecipe:
     return HyperRecipe(name=path.stem, **_read_sections(path, "recipe", "a hyper-representation recipe", SECTIONS))
 
 
+def resolve_recipe(recipe: str | HyperRecipe) -> HyperRecipe:
+    """Return a recipe, or read the one of this name or file."""
+    return read_hyper_recipe(recipe) if isinstance(recipe, str) else recipe
+
+
 def read_protocol(path: Path) -> EvaluationRecipe:
     """Read a TOML file that has an [evaluation] section alone; raises RecipeError."""
     protocol: EvaluationRecipe = _read_sections(path, "protocol", "a protocol", ("evaluation",))["evaluation"]

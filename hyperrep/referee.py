@@ -34,6 +34,7 @@ from .evaluation import (
     TrainingStates,
     claim_folder,
     evaluate_scratch,
+    hash_targets,
     hash_tensor,
     judge_populations,
     load_targets,
@@ -152,6 +153,7 @@ def _run(
         "protocol": protocol.to_json(),
         "engine": engine.name if score is None else _describe_score(score),
         "gradients": gradients,
+        "targets": hash_targets(protocol.transfer),
     }
     if finished := read_finished(out, claim):
         return finished

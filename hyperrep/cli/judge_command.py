@@ -60,6 +60,13 @@ def command(
             help="Python function of a module that returns its score, higher is better, for networks without images.",
         ),
     ] = None,
+    gradients: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Image gradients that the sampler was learned with: zoo members are fine-tuned with as many.",
+        ),
+    ] = 0,
     engine: Engine = "auto",
     threads: Threads = None,
     images_root: ImagesRoot = DEFAULT_IMAGES_ROOT,
@@ -87,6 +94,7 @@ def command(
             images_root=images_root,
             score=function,
             name=name,
+            gradients=gradients,
             progress=progress,
         )
     unit = report.choose_unit(result)

@@ -50,4 +50,5 @@ from .scores import ScoreEvaluator as ScoreEvaluator
 from .training_states import TrainingStates as TrainingStates
 from .training_states import hash_tensor as hash_tensor
 from .training_states import measure_novelty as measure_novelty
+from .transfer import hash_targets as hash_targets
 from .transfer import load_targets as load_targets

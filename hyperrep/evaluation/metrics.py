@@ -198,16 +198,38 @@ def evaluate_population(
         progress: reports the models that are fine-tuned.
     """
     begin = _read_cpu_seconds()
-    weights, labels, states = population.weights, evaluator.images.labels("test"), evaluator.states
+    weights, labels = population.weights, evaluator.images.labels("test")
     logits = None
     if population.num_finetuned and evaluator.recipe.max_ensemble_size > 1:
         logits = evaluator.compute_logits(weights)
     predictions = evaluator.predict(weights, logits)
-    aligned = states.alignment.align(weights)
-    distance, nearest_state = states.measure_novelty(weights, aligned)
     overlap, _ = find_error_overlap(predictions != labels, evaluator.train_errors)
-    rows = states.zoo.table.iloc[nearest_state.tolist()]
     curves, ensembles = _evaluate_finetuning(population, logits, evaluator, progress)
+    result = measure_weights(population, evaluator.states)
+    return dataclasses.replace(
+        result,
+        zero_shot=(predictions == labels).double().mean(dim=1).tolist(),
+        curves=curves,
+        error_overlap=overlap.tolist(),
+        pairs={**result.pairs, "agreement": _summarize(agreement(predictions))},
+        ensembles=ensembles,
+        cpu_seconds=_read_cpu_seconds() - begin,
+    )
+
+
+def measure_weights(population: Population, states: TrainingStates) -> PopulationResult:
+    """Measure what needs no images: novelty, the nearest training states, and distances between models.
+
+    Args:
+        population: the models.
+        states: the training states.
+
+    Returns:
+        A result whose accuracies are empty.
+    """
+    aligned = states.alignment.align(population.weights)
+    distance, nearest_state = states.measure_novelty(population.weights, aligned)
+    rows = states.zoo.table.iloc[nearest_state.tolist()]
     l2, _ = weight_distances(aligned / states.alignment.scale)
     return PopulationResult(
         name=population.name,
@@ -215,19 +237,17 @@ def evaluate_population(
         is_sample=population.is_sample,
         matched_to=population.matched_to,
         matched_index=list(population.matched_index),
-        n=len(weights),
-        zero_shot=(predictions == labels).double().mean(dim=1).tolist(),
-        curves=curves,
+        n=len(aligned),
+        zero_shot=[],
+        curves=[],
         distance=distance.tolist(),
         nearest=[(str(m), int(e)) for m, e in zip(rows["model_id"], rows["epoch"], strict=True)],
-        error_overlap=overlap.tolist(),
-        pairs={
-            name: PairSummary.from_json(replace_nan(summarize_pairs(matrix)))
-            for name, matrix in (("distance", l2 / weights.shape[1] ** 0.5), ("agreement", agreement(predictions)))
-        },
-        ensembles=ensembles,
-        cpu_seconds=_read_cpu_seconds() - begin,
+        pairs={"distance": _summarize(l2 / aligned.shape[1] ** 0.5)},
     )
+
+
+def _summarize(matrix: Tensor) -> PairSummary:
+    return PairSummary.from_json(replace_nan(summarize_pairs(matrix)))
 
 
 def _read_cpu_seconds() -> float:

@@ -45,7 +45,7 @@ from .result import (
 from .scores import ScoreEvaluator, score_population
 from .significance import compare_populations
 from .training_states import TrainingStates
-from .transfer import TransferTarget, evaluate_each, evaluate_transfer, load_targets
+from .transfer import TransferTarget, evaluate_each, evaluate_transfer, hash_targets, load_targets
 
 INFO_FILE = "facts.json"
 _log = logging.getLogger(__name__)
@@ -246,7 +246,7 @@ def claim_folder(out: Path, claim: Mapping[str, Any]) -> None:
 def _describe(training_info: TrainingInfo, protocol: EvaluationRecipe, engine: Engine) -> dict[str, Any]:
     training_info = dataclasses.replace(training_info, evaluation=None)  # the protocol counts, not the stored one
     parts = {"trained": training_info.to_json(), "protocol": protocol.to_json()}
-    return {"format": EVALUATION_FORMAT, **parts, "engine": engine.name}
+    return {"format": EVALUATION_FORMAT, **parts, "engine": engine.name, "targets": hash_targets(protocol.transfer)}
 
 
 def _is_claimed(out: Path, values: Mapping[str, Any]) -> bool:

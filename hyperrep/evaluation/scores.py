@@ -5,22 +5,20 @@ n models, P weights.
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from modelzoo_datasets._util import one_line
-from modelzoo_datasets.analysis import summarize_pairs, weight_distances
 from modelzoo_datasets.architectures import build_module
 from modelzoo_datasets.errors import ArgumentError, PluginError
 from modelzoo_datasets.progress import NO_PROGRESS, Progress
 
-from ..json_record import replace_nan
 from ..zoo_values import read_network
-from .metrics import BaseEvaluator
+from .metrics import BaseEvaluator, measure_weights
 from .population import Population
-from .result import PairSummary, PopulationResult
+from .result import PopulationResult
 
 Score = Callable[[nn.Module], float]  # any real number; higher is better
 
@@ -70,26 +68,9 @@ def score_population(
     population: Population, evaluator: ScoreEvaluator, *, progress: Progress = NO_PROGRESS
 ) -> PopulationResult:
     """Measure scores, novelty and distances of a population; arguments as for `evaluate_population`."""
-    weights, states = population.weights, evaluator.states
     scores = []
-    with progress.start(f"scoring {population.name}", len(weights)) as task:
-        for value in evaluator.iterate_scores(weights, population.name):
+    with progress.start(f"scoring {population.name}", len(population.weights)) as task:
+        for value in evaluator.iterate_scores(population.weights, population.name):
             scores.append(value)
             task.update()
-    distance, nearest_state = states.measure_novelty(weights)
-    rows = states.zoo.table.iloc[nearest_state.tolist()]
-    l2, _ = weight_distances(states.alignment.align(weights) / states.alignment.scale)
-    summary = PairSummary.from_json(replace_nan(summarize_pairs(l2 / weights.shape[1] ** 0.5)))
-    return PopulationResult(
-        name=population.name,
-        description=population.description,
-        is_sample=population.is_sample,
-        matched_to=population.matched_to,
-        matched_index=list(population.matched_index),
-        n=len(weights),
-        zero_shot=scores,
-        curves=[],
-        distance=distance.tolist(),
-        nearest=[(str(m), int(e)) for m, e in zip(rows["model_id"], rows["epoch"], strict=True)],
-        pairs={"distance": summary},
-    )
+    return replace(measure_weights(population, evaluator.states), zero_shot=scores)

@@ -8,6 +8,7 @@ n models, P weights.
 """
 
 import dataclasses
+import hashlib
 import logging
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -27,7 +28,7 @@ from modelzoo_datasets.recipes import Training, read_recipe, recipe_names
 from modelzoo_datasets.seeds import derive_seed
 from modelzoo_datasets.zoo import read_json, write_json
 
-from ..data import drop_diverged, parse_source
+from ..data import drop_diverged, parse_source, read_dataset_info
 from ..json_record import JsonRecord
 from ..zoo_values import complete_training, find_network
 from .baselines import initialize_models
@@ -67,8 +68,29 @@ def load_targets(evaluator: Evaluator, images_root: Path | None) -> list[Transfe
     return targets
 
 
+def hash_targets(names: Sequence[str]) -> dict[str, list[str | None]]:
+    """Return the hashes of the states of each target that is a zoo: an evaluation is not resumed beside other states.
+
+    Args:
+        names: the targets of a protocol.
+
+    Raises:
+        FormatError: a target is neither an image dataset nor a zoo.
+    """
+    hashes = {}
+    for name in filter(_is_zoo, names):
+        dataset, config = parse_source(name)
+        configs = read_dataset_info(dataset).configs
+        hashes[name] = [info.states_sha256 for key, info in configs.items() if config in (None, key)]
+    return hashes
+
+
+def _is_zoo(name: str) -> bool:
+    return name not in image_dataset_names() and ("/" in name or Path(name).is_dir())
+
+
 def _load_target(name: str, evaluator: Evaluator, images_root: Path | None) -> TransferTarget:
-    if name not in image_dataset_names() and ("/" in name or Path(name).is_dir()):
+    if _is_zoo(name):
         dataset, config = parse_source(name)
         zoo = load_zoo(dataset, config)
         training = dataclasses.replace(complete_training(zoo), activation=find_network(zoo).activation)
@@ -110,7 +132,7 @@ def evaluate_transfer(
     for target in targets:
         run = partial(_finetune_on, target, evaluator, starts, progress)
         names = [*starts, SCRATCH, *_list_target_rows(target.zoo)]
-        transfer[target.name] = evaluate_each(out / "transfer" / _make_stem(target.name), names, CurveResult, run)
+        transfer[target.name] = evaluate_each(out / "transfer" / _name_folder(target.name), names, CurveResult, run)
     for name in evaluator.recipe.changed:
         run = partial(_finetune_changed, name, evaluator, starts, progress)
         changed[name] = evaluate_each(out / "changed" / name, [*starts, RANDOM], CurveResult, run)
@@ -123,6 +145,12 @@ def _list_target_rows(zoo: Zoo | None) -> list[str]:
         return []
     rows = {TARGET_MEMBERS: (zoo.table["split"] == "test").any(), TARGET_ZOO: bool(evaluate_scratch(zoo).curves)}
     return [name for name, is_there in rows.items() if is_there]
+
+
+def _name_folder(target: str) -> str:
+    """Return the folder of a target; two targets never share one."""
+    stem = _make_stem(target)
+    return stem if stem == target else f"{stem}-{hashlib.sha256(target.encode()).hexdigest()[:8]}"
 
 
 def _make_stem(name: str) -> str:

@@ -1,11 +1,11 @@
 from .html import render_report as render_report
 from .html import write_report as write_report
+from .probe_tables import describe_probes as describe_probes
+from .probe_tables import probe_table as probe_table
 from .tables import accuracy_table as accuracy_table
 from .tables import choose_unit as choose_unit
-from .tables import describe_probes as describe_probes
 from .tables import format_markdown as format_markdown
 from .tables import judgment_table as judgment_table
 from .tables import novelty_table as novelty_table
-from .tables import probe_table as probe_table
 from .verdicts import describe_judgment as describe_judgment
 from .verdicts import write_verdicts as write_verdicts

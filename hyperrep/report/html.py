@@ -21,7 +21,8 @@ from modelzoo_datasets.zoo import write_bytes
 from ..evaluation import MEMBERS, PAIRS, REPAIR, SCRATCH, TRAINING_MEMBERS, EvaluationResult, Places, PopulationResult
 from ..json_record import describe_record
 from ..zoo_values import read_numbers
-from . import figures, tables
+from . import figures, probe_figures, tables
+from .probe_tables import describe_probes, probe_table
 from .verdicts import describe_judgment, write_verdicts
 
 _REFERENCES = (MEMBERS, PAIRS, SCRATCH)  # populations in the curves, next to samples and their matched noise
@@ -103,8 +104,8 @@ def render_report(
         tests={question: _select_tests(evaluation, question) for question in questions},
         descriptions={population.name: _describe_population(population) for population in populations},
         sources=_describe_sources(evaluation.transfer),
-        probes=tables.probe_table(evaluation.probes),
-        probe_notes=tables.describe_probes(evaluation.probes),
+        probes=probe_table(evaluation.probes),
+        probe_notes=describe_probes(evaluation.probes),
         figures={name: _make_data_url(png) for name, png in _plot_all(zoos, layers, evaluation).items()},
         provenance=provenance,
     )
@@ -128,7 +129,7 @@ def _plot_all(
     if evaluation.reconstruction:
         pngs["reconstruction"] = figures.plot_reconstruction(evaluation.reconstruction, layers)
     if evaluation.probes:
-        pngs["probes"] = figures.plot_probes(evaluation.probes)
+        pngs["probes"] = probe_figures.plot_probes(evaluation.probes)
     if evaluation.embeddings:
         pngs["map"] = figures.plot_embeddings(evaluation.embeddings)
     for kind, places in (("transfer", evaluation.transfer), ("changed", evaluation.changed)):

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from hyperrep.api import probe
 from hyperrep.cli import hyperrep_command
 from hyperrep.cli.hyperrep_command import sample_command
 from hyperrep.data import drop_untrained, parse_source
 from hyperrep.evaluation.baselines import BASELINES
 from hyperrep.model.samplers import SAMPLERS
+from hyperrep.probe_step import probe
 from hyperrep.recipe import HyperRecipe
 from modelzoo_datasets.errors import FolderInUseError, FormatError
 from modelzoo_datasets.loading import load_zoo

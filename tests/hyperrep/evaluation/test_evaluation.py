@@ -21,8 +21,10 @@ from hyperrep.evaluation.significance import compare_populations
 from hyperrep.evaluation.transfer import (
     _list_target_rows,
     _make_stem,
+    _name_folder,
     check_transfer,
     evaluate_transfer,
+    hash_targets,
     load_targets,
 )
 from hyperrep.recipe import DataRecipe, EvaluationRecipe, HyperRecipe
@@ -376,3 +378,11 @@ def test_what_the_protocol_cannot_ask_of_this_zoo_is_told_before_anything_is_jud
     )
     names = ("res-cnn", "cnn-more-layers", "cnn-more-layers-residual", "cnn-residual")
     check_transfer([], dataclasses.replace(bench, recipe=dataclasses.replace(bench.recipe, changed=names)))
+
+
+def test_targets_never_share_a_folder_and_a_zoo_among_them_is_known_by_its_states(tiny_dataset: Path) -> None:
+    names = ["a/b", "a-b", "a b", "mnist"]
+    assert len({_name_folder(name) for name in names}) == 4 and _name_folder("mnist") == "mnist"
+    configs = json.loads((tiny_dataset / "zoo.json").read_text())["configs"]
+    target = f"{tiny_dataset}/seed"
+    assert hash_targets(("mnist", target)) == {target: [configs["seed"]["states_sha256"]]}

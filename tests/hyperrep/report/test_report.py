@@ -31,7 +31,8 @@ from hyperrep.report import (
     probe_table,
     render_report,
 )
-from hyperrep.report.figures import _draw_mean, plot_probes
+from hyperrep.report.figures import _draw_mean
+from hyperrep.report.probe_figures import plot_probes
 from hyperrep.report.tables import (
     accounting_table,
     control_table,
