@@ -66,6 +66,7 @@ def describe_judgment(name: str, judgment: Judgment, unit: Unit = PERCENT) -> st
 
 def _shorten(sentence: str) -> str:
     """Return a sentence about samples that have no name of their own."""
+    sentence = sentence.replace("Fine-tuned samples of samples", "The fine-tuned samples")
     return sentence.replace("Samples of samples", "The samples").replace("samples of samples", "the samples")
 
 

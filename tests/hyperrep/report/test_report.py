@@ -41,7 +41,7 @@ from hyperrep.report.tables import (
     significance_table,
     transfer_table,
 )
-from hyperrep.report.verdicts import describe_judgment, write_verdicts
+from hyperrep.report.verdicts import _shorten, describe_judgment, write_verdicts
 from modelzoo_datasets.cli import print_table
 
 RECIPE = EvaluationRecipe(samplers=("kde",), finetune_epochs=(1, 2))
@@ -334,6 +334,19 @@ def test_no_difference_is_never_said_without_its_interval_and_n() -> None:
     assert clauses
     for clause in clauses:
         assert re.search(r"95 % interval [+-][\d.]+ to [+-][\d.]+, p .*n=8 and 8$", clause), clause
+
+
+@pytest.mark.parametrize(
+    ("sentence", "shorter"),
+    [
+        ("Samples of samples are new.", "The samples are new."),
+        ("Fine-tuned samples of samples next to noise.", "The fine-tuned samples next to noise."),
+        ("Ensembles of samples of samples beat it.", "Ensembles of the samples beat it."),
+        ("Samples of kde are new.", "Samples of kde are new."),
+    ],
+)
+def test_samples_without_a_name_are_the_samples(sentence: str, shorter: str) -> None:
+    assert _shorten(sentence) == shorter
 
 
 def test_without_nulls_it_is_said_that_there_are_none() -> None:
